@@ -1,0 +1,130 @@
+"""Everything that a run needs to go on bit for bit, in a folder that is either whole or not there.
+
+model.safetensors   the weights
+state.pt            optimizer, schedule, random generators, place in the data: plain values and tensors
+SHA256SUMS          of both, in the format of `sha256sum --check`
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from kobert_core.errors import InputError
+from kobert_core.files import atomic_folder, sha256_file
+
+WEIGHTS, STATE, SUMS = "model.safetensors", "state.pt", "SHA256SUMS"
+
+
+def checkpoint_folder(checkpoints: Path, update: int) -> Path:
+    """Where the checkpoint after `update` updates lies."""
+    return checkpoints / f"update-{update:08d}"
+
+
+def save_checkpoint(folder: Path, model: nn.Module, state: dict[str, Any]) -> None:
+    """Write a checkpoint aside, then rename it; one of the same update that is there already is replaced."""
+    from safetensors.torch import save_file
+
+    if folder.exists():
+        shutil.rmtree(folder)
+    with atomic_folder(folder) as temporary:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
+        torch.save(state, temporary / STATE)
+        lines = [f"{sha256_file(temporary / name)}  {name}\n" for name in (WEIGHTS, STATE)]
+        (temporary / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint, on the CPU.
+
+    Raises:
+        InputError: the checkpoint is not whole, or was altered after it was written.
+    """
+    from safetensors.torch import load_file
+
+    verify_checkpoint(folder, only=WEIGHTS)
+    return load_file(folder / WEIGHTS)
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """The state beside the weights, as it was given to `save_checkpoint`. Raises as `load_weights`."""
+    verify_checkpoint(folder, only=STATE)
+    state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    return state
+
+
+def verify_checkpoint(folder: Path, *, only: str | None = None) -> None:
+    """Hold the files of a checkpoint (or `only` one) against their SHA-256.
+
+    Raises:
+        InputError: a file is missing or is not what was written.
+    """
+    fix = "take another trial's or an earlier checkpoint"
+    try:
+        sums = (folder / SUMS).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("no whole checkpoint is here", where=folder, fix=fix) from error
+    expected = {name: digest for digest, name in re.findall(r"^([0-9a-f]{64})  (\S+)$", sums, re.MULTILINE)}
+    for name in (only,) if only else (WEIGHTS, STATE):
+        if not (folder / name).is_file():
+            raise InputError("the file is missing from its checkpoint", where=folder / name, fix=fix)
+        if sha256_file(folder / name) != expected.get(name):
+            raise InputError(
+                "the checkpoint is corrupt: its SHA-256 is not the one written", where=folder / name, fix=fix
+            )
+
+
+def newest_checkpoint(checkpoints: Path) -> Path | None:
+    """The latest whole checkpoint in a run's folder; torn and altered ones are passed over."""
+    for folder in sorted(checkpoints.glob("update-*"), reverse=True):
+        try:
+            verify_checkpoint(folder)
+        except InputError:
+            continue
+        return folder
+    return None
+
+
+def prune_checkpoints(checkpoints: Path, keep: set[str]) -> None:
+    """Remove a run's checkpoints but those whose folders are named in `keep`."""
+    for folder in checkpoints.glob("update-*"):
+        if folder.name not in keep:
+            shutil.rmtree(folder)
+
+
+def get_rng_state() -> dict[str, Any]:
+    """The state of every random generator of this process, as plain values and tensors."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [str(name), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put every random generator of this process where `get_rng_state` saw it."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and PyTorch's generators, on every device."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

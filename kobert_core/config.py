@@ -1,0 +1,199 @@
+"""Frozen models of what one training run needs. A later stage never changes one: it gets a new value.
+
+What depends on the task (`data`, and what its model adds) is declared beside the task, in `kobert_core.tasks`.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class FrozenConfig(BaseModel):
+    """A value that cannot be changed, and refuses keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+class DataConfig(FrozenConfig):
+    """What every task says of its data; a task adds its own fields."""
+
+    train: Path
+    """Labelled file to train on. A relative path is relative to the study file."""
+    dev: Path | None = None
+    """Labelled file that trials are compared on; without it a part of `train` is set aside."""
+    test: Path | None = None
+    """Labelled file that is read once, at the end of a sweep."""
+    dev_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Part of `train` that becomes the dev split, when `dev` is not given."""
+    split_seed: int = 0
+    """Seed of the dev split and of `max_train_examples`; the same for all trials."""
+    max_train_examples: PositiveInt | None = None
+    """Train on a sample of this many examples."""
+    max_dev_examples: PositiveInt | None = None
+    """Compare trials on a sample of this many examples."""
+    max_bad_fraction: Fraction = 0.01
+    """Part of a file's rows that may be unusable and set aside before the run is refused."""
+
+
+class ModelConfig(FrozenConfig):
+    """The encoder and its tokenizer; a task adds its head."""
+
+    backbone: str | None = None
+    """Hub name or local folder of a BERT encoder. May be left out with `init: random` and `config`."""
+    revision: str | None = None
+    """Branch, tag or commit of `backbone` on the hub."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """Where the weights of the encoder come from. Random only when the study says so."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Values of `transformers.BertConfig` that replace those of `backbone`; sizes only with `init: random`."""
+    tokenizer: str | None = None
+    """Hub name or local folder of the tokenizer, when it is not that of `backbone`."""
+    tokenizer_vocab_size: PositiveInt | None = None
+    """Train a SentencePiece model of this many pieces on the training texts, instead of loading a tokenizer."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout before the head."""
+    hidden_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout inside the encoder's layers (`hidden_dropout_prob`); that of `backbone` when not given."""
+    attention_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout of attention weights (`attention_probs_dropout_prob`); that of `backbone` when not given."""
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> ModelConfig:
+        if self.init == "pretrained" and self.backbone is None:
+            raise ValueError("`backbone` must be given with `init: pretrained`")
+        if self.backbone is None and self.tokenizer is None and self.tokenizer_vocab_size is None:
+            raise ValueError("without `backbone`, `tokenizer` or `tokenizer_vocab_size` must be given")
+        if self.tokenizer is not None and self.tokenizer_vocab_size is not None:
+            raise ValueError("give `tokenizer` or `tokenizer_vocab_size`, not both")
+        if self.init == "pretrained" and self.tokenizer_vocab_size is not None:
+            raise ValueError("`tokenizer_vocab_size` makes new pieces: it needs `init: random`")
+        return self
+
+
+class OptimConfig(FrozenConfig):
+    """AdamW with a learning rate for the encoder and one for the head."""
+
+    backbone_lr: Annotated[float, Field(ge=0)] = 5e-5
+    """Peak learning rate of the encoder."""
+    classifier_lr: Annotated[float, Field(ge=0)] = 5e-5
+    """Peak learning rate of the head."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """After the warmup: linear decay to zero at the last update, or constant."""
+    warmup_ratio: Fraction = 0.1
+    """Part of all updates in which the learning rates rise from zero."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Updates of warmup; takes the place of `warmup_ratio`."""
+    batch_size: PositiveInt = 32
+    """Examples that go through the model at once, on one worker."""
+    accumulation: PositiveInt = 1
+    """Micro-batches whose gradients make one update."""
+    effective_batch_size: PositiveInt | None = None
+    """Examples of one update over all workers; `accumulation` then follows from it and `batch_size`."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay; never on biases and LayerNorm."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the encoder's learning rate from each layer to the one below it."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients are clipped to this global norm."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of AdamW's moments."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """AdamW's epsilon."""
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> OptimConfig:
+        if self.effective_batch_size is not None and "accumulation" in self.model_fields_set:
+            raise ValueError("give `accumulation` or `effective_batch_size`, not both")
+        if self.warmup_steps is not None and "warmup_ratio" in self.model_fields_set:
+            raise ValueError("give `warmup_ratio` or `warmup_steps`, not both")
+        return self
+
+    def examples_per_update(self, workers: int) -> int:
+        """Examples of one update over all `workers`."""
+        return self.effective_batch_size or self.batch_size * self.accumulation * workers
+
+
+class RunConfig(FrozenConfig):
+    """How long a run is, and what makes it repeatable."""
+
+    epochs: Annotated[float, Field(gt=0)] = 4
+    """Passes over the training examples; 0.5 is half a pass."""
+    seed: int = 0
+    """Seed of the weights, the order of the examples and dropout."""
+    eval_percent: PositiveInt = 10
+    """Evaluate each time this percentage of the run's own updates is done; these are the scheduler's rungs."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 autocast on CUDA, float32 on CPU."""
+
+    @field_validator("eval_percent")
+    @classmethod
+    def _divides_a_hundred(cls, value: int) -> int:
+        if 100 % value:
+            raise ValueError(f"`eval_percent` must divide 100, but got {value}")
+        return value
+
+
+class Objective(FrozenConfig):
+    """What makes one set of weights better than another."""
+
+    metric: str
+    """A metric that the task reports, such as `eval/accuracy`."""
+    mode: Literal["max", "min"] = "max"
+    """Whether more of it is better, or less."""
+
+    def is_better(self, value: float, than: float | None) -> bool:
+        """Whether `value` beats `than`; anything finite beats None, and NaN beats nothing."""
+        if not math.isfinite(value):
+            return False
+        return than is None or (value > than if self.mode == "max" else value < than)
+
+
+class TrainConfig(FrozenConfig):
+    """All that decides the result of one training run."""
+
+    task: str
+    """Name of a task in `kobert_core.tasks`."""
+    data: SerializeAsAny[DataConfig]
+    """Files and how they become examples; its class is the task's `Data`."""
+    model: SerializeAsAny[ModelConfig]
+    """Encoder, tokenizer and head; its class is the task's `Model`."""
+    optim: OptimConfig = OptimConfig()
+    """Optimizer, schedule and batch."""
+    train: RunConfig = RunConfig()
+    """Length, seed, evaluations."""
+    objective: Objective | None = None
+    """Decides which checkpoint is the best; the task's own objective when not given."""
+
+    @field_validator("task")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        from kobert_core.tasks import TASKS
+
+        if value not in TASKS:
+            raise ValueError(f"`task` must be one of {', '.join(TASKS)}, but got {value!r}")
+        return value
+
+    @field_validator("data", "model", mode="before")
+    @classmethod
+    def _belongs_to_the_task(cls, value: Any, info: ValidationInfo) -> Any:
+        from kobert_core.tasks import TASKS
+
+        if "task" not in info.data or isinstance(value, FrozenConfig):
+            return value
+        task = TASKS[info.data["task"]]
+        return (task.Data if info.field_name == "data" else task.Model).model_validate(value)

@@ -1,0 +1,1 @@
+"""From files to what goes on the device together."""

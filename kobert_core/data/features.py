@@ -1,0 +1,112 @@
+"""Labelled texts as arrays of token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from kobert_core.tokenization import KoBertTokenizer
+
+CODE_VERSION = 1
+"""Part of the cache's key: raised when the arrays would come out differently."""
+
+
+class TextExamples(Dataset[dict[str, torch.Tensor]]):
+    """Labelled texts, tokenized; a `Dataset` whose `collate_fn` goes into any `DataLoader`.
+
+    All ids lie end to end in one array without special tokens and untruncated, so that one memory map
+    serves every `max_length` and every split.
+    """
+
+    def __init__(
+        self,
+        ids: np.ndarray,
+        starts: np.ndarray,
+        labels: np.ndarray,
+        tokenizer: KoBertTokenizer,
+        *,
+        max_length: int,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        """Views over the arrays of `tokenize`.
+
+        Args:
+            ids: int32, shape (pieces of all texts,).
+            starts: int64, shape (texts + 1,): text i is `ids[starts[i]:starts[i + 1]]`.
+            labels: int64, shape (texts,); class indices.
+            tokenizer: Gives the special ids.
+            max_length: Longest example in tokens, `[CLS]` and `[SEP]` counted.
+            rows: Which texts are seen, in this order; all when not given.
+        """
+        self._ids, self._starts, self._labels = ids, starts, labels
+        self._tokenizer, self._max_length = tokenizer, max_length
+        self.rows = np.arange(len(labels)) if rows is None else np.asarray(rows)
+        self.labels = np.asarray(labels[self.rows])
+        self.lengths = np.minimum(starts[self.rows + 1] - starts[self.rows] + 2, max_length)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """`input_ids` of shape (length,) with `[CLS] … [SEP]`, and the scalar `labels`."""
+        row = self.rows[index]
+        start = self._starts[row]
+        pieces = self._ids[start : start + self.lengths[index] - 2]
+        ids = np.concatenate(([self._tokenizer.cls_id], pieces, [self._tokenizer.sep_id]))
+        return {
+            "input_ids": torch.from_numpy(ids.astype(np.int64)),
+            "labels": torch.tensor(int(self.labels[index])),
+        }
+
+    def collate_fn(self, items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Items of `__getitem__`, padded to the longest: int64 tensors of shape (batch, width), labels (batch,)."""
+        input_ids = torch.nn.utils.rnn.pad_sequence(
+            [item["input_ids"] for item in items], batch_first=True, padding_value=self._tokenizer.pad_id
+        )
+        lengths = torch.tensor([len(item["input_ids"]) for item in items])
+        attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": torch.zeros_like(input_ids),
+            "labels": torch.stack([item["labels"] for item in items]),
+        }
+
+    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """What `collate_fn` gives for the examples at `indices`, without a tensor an example."""
+        lengths = self.lengths[indices]
+        positions = np.arange(lengths.max())
+        attention_mask = positions < lengths[:, None]
+        input_ids = np.full(attention_mask.shape, self._tokenizer.pad_id, dtype=np.int64)
+        inner = attention_mask & (positions > 0) & (positions < lengths[:, None] - 1)
+        at = self._starts[self.rows[indices]][:, None] + positions - 1
+        input_ids[inner] = self._ids[at[inner]]
+        input_ids[:, 0] = self._tokenizer.cls_id
+        input_ids[np.arange(len(indices)), lengths - 1] = self._tokenizer.sep_id
+        ids = torch.from_numpy(input_ids)
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.from_numpy(attention_mask.astype(np.int64)),
+            "token_type_ids": torch.zeros_like(ids),
+            "labels": torch.from_numpy(self.labels[indices]),
+        }
+
+    def take(self, indices: np.ndarray) -> TextExamples:
+        """The examples at `indices`, over the same memory."""
+        return TextExamples(
+            self._ids,
+            self._starts,
+            self._labels,
+            self._tokenizer,
+            max_length=self._max_length,
+            rows=self.rows[indices],
+        )
+
+
+def tokenize(texts: Sequence[str], labels: np.ndarray, tokenizer: KoBertTokenizer) -> dict[str, np.ndarray]:
+    """The arrays that `TextExamples` views: `ids`, `starts` and `labels`."""
+    ids, starts = tokenizer.encode_batch_flat(texts)
+    return {"ids": ids, "starts": starts, "labels": np.asarray(labels, dtype=np.int64)}

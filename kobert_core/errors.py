@@ -1,0 +1,14 @@
+"""The one exception for bad input from a user."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """A user gave something that cannot be used: what it is, where it stands and what would be right.
+
+    The command line prints it as one line and exits with code 2.
+    """
+
+    def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
+        line = f"{where}: {what}" if where is not None else what
+        super().__init__(" ".join(f"{line}; {fix}".split()) if fix else " ".join(line.split()))

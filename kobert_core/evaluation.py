@@ -1,0 +1,55 @@
+"""Scoring without gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from kobert_core.data.batching import batches_of_tokens
+from kobert_core.runtime import Runtime
+from kobert_core.tasks.base import Batch, Examples, Task
+
+TOKENS_PER_BATCH = 8192
+"""Padded tokens that go through the model together: evaluation needs no memory for gradients."""
+
+
+def evaluate(model: nn.Module, task: Task[Any], examples: Examples, runtime: Runtime) -> dict[str, float]:
+    """The task's `eval/…` metrics over all examples, each counted once however many workers share them."""
+    return task.score(examples, predict(model, task, examples, runtime))
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, task: Task[Any], examples: Examples, runtime: Runtime) -> dict[str, np.ndarray]:
+    """The task's outputs of all examples, in their order: arrays with one row an example, on every worker."""
+    training = model.training
+    model.eval()
+    # A task may give outputs as wide as a batch; rows are kept a batch until all are there.
+    mine: list[tuple[np.ndarray, dict[str, torch.Tensor]]] = []
+    for indices in batches_of_tokens(examples.lengths, tokens=TOKENS_PER_BATCH)[runtime.rank :: runtime.workers]:
+        mine.append((indices, task.outputs(model, to_device(examples.batch(indices), runtime.device))))
+    model.train(training)
+    on_cpu = [(indices, {name: rows.cpu().numpy() for name, rows in outputs.items()}) for indices, outputs in mine]
+    parts = [part for parts in runtime.gather(on_cpu) for part in parts]
+    return _in_order(parts, len(examples))
+
+
+def _in_order(parts: list[tuple[np.ndarray, dict[str, np.ndarray]]], size: int) -> dict[str, np.ndarray]:
+    outputs: dict[str, np.ndarray] = {}
+    for name in parts[0][1]:
+        width = [max(sizes) for sizes in zip(*(part[name].shape[1:] for _, part in parts), strict=True)]
+        rows = np.full((size, *width), -np.inf, dtype=parts[0][1][name].dtype)
+        for indices, part in parts:
+            place: Any = (indices, *(slice(0, length) for length in part[name].shape[1:]))
+            rows[place] = part[name]
+        outputs[name] = rows
+    return outputs
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch on the device; the copy to CUDA does not wait."""
+    if device.type != "cuda":
+        return batch
+    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -1,0 +1,83 @@
+"""What a run needs of the world around it: a device, its fellow workers, somebody to report to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a run says at each evaluation."""
+
+    progress: int
+    """Percent of the run's own updates that are done; 100 is the end."""
+    update: int
+    """Updates that are done."""
+    metrics: dict[str, float]
+    """Values by name, such as `eval/accuracy`."""
+    is_best: bool
+    """Whether these weights beat all before them in this run."""
+    checkpoint: str | None
+    """Folder of the checkpoint of this moment, when the run keeps checkpoints."""
+
+
+class Runtime(Protocol):
+    """Where a run takes place. The loop knows this and nothing else of Ray."""
+
+    device: torch.device
+    rank: int
+    workers: int
+    checkpoints: Path | None
+    """Folder for this run's checkpoints; None keeps none."""
+    resume: bool
+    """Whether to go on from the newest whole checkpoint in `checkpoints`."""
+
+    def report(self, report: Report) -> None:
+        """Hand on a report; every worker calls this, and that of rank 0 counts."""
+        ...
+
+    def should_stop(self) -> bool:
+        """Whether the run is to end now; asked after every update, the same answer on all workers."""
+        ...
+
+    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over all workers, in place."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all workers, in the order of their ranks, on every worker."""
+        ...
+
+
+@dataclass(kw_only=True)
+class LocalRuntime:
+    """One process, without Ray."""
+
+    device: torch.device = field(default_factory=lambda: default_device())
+    checkpoints: Path | None = None
+    resume: bool = False
+    on_report: Callable[[Report], None] = lambda report: None
+    rank: int = 0
+    workers: int = 1
+
+    def report(self, report: Report) -> None:
+        self.on_report(report)
+
+    def should_stop(self) -> bool:
+        return False
+
+    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+        pass
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+def default_device() -> torch.device:
+    """The current CUDA device if there is one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

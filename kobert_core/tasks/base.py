@@ -1,0 +1,100 @@
+"""What a task must offer so that the loop can train it and a sweep can compare its runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from kobert_core.config import DataConfig, ModelConfig, Objective, TrainConfig
+from kobert_core.data.readers import BadRow
+from kobert_core.tokenization import KoBertTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+Batch = dict[str, torch.Tensor]
+
+
+class Examples(Protocol):
+    """Examples of one split, read by position."""
+
+    lengths: np.ndarray
+    """Tokens of each example, special ones counted: int array of shape (examples,)."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """The examples at `indices`, padded to the longest of them, as CPU tensors of shape (batch, width)."""
+        ...
+
+
+E = TypeVar("E", bound=Examples)
+
+
+class Task(Protocol[E]):
+    """One task on the data of one config. Made once a run; its features come from the cache."""
+
+    name: ClassVar[str]
+    Data: ClassVar[type[DataConfig]]
+    Model: ClassVar[type[ModelConfig]]
+    metrics: ClassVar[tuple[str, ...]]
+    objective: ClassVar[Objective]
+
+    config: TrainConfig
+
+    def __init__(
+        self, config: TrainConfig, *, cache: Path | None = None, tokenizer: KoBertTokenizer | None = None
+    ) -> None: ...
+
+    @property
+    def tokenizer(self) -> KoBertTokenizer: ...
+
+    @property
+    def train(self) -> E: ...
+
+    @property
+    def dev(self) -> E: ...
+
+    def build_model(self) -> nn.Module:
+        """A model with its encoder in `model.bert`, on the CPU, initialised as the config says."""
+        ...
+
+    def hf_config(self) -> PretrainedConfig:
+        """The `config.json` with which transformers loads the model's weights."""
+        ...
+
+    def read(self, path: Path) -> E:
+        """The labelled examples of another file, such as the test file."""
+        ...
+
+    def bad_rows(self, path: Path) -> list[BadRow]:
+        """What was set aside of a labelled file, with its place."""
+        ...
+
+    def read_inputs(self, path: Path) -> tuple[list[str], E]:
+        """Ids and examples of a file to predict, which needs no labels."""
+        ...
+
+    def answers(self, ids: list[str], outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """One flat record an id: what the model says of it, in a form for people."""
+        ...
+
+    def weights(self, examples: E, indices: np.ndarray) -> float:
+        """The weights of the examples in the loss, added up; the loss of an update is divided by it."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """The weighted losses of a batch, added up: a scalar on the model's device."""
+        ...
+
+    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """What scoring needs: tensors with one row an example."""
+        ...
+
+    def score(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, float]:
+        """`eval/…` metrics from the outputs of all examples, in their order."""
+        ...

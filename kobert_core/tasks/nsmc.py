@@ -1,0 +1,284 @@
+"""Classification of texts: the sentiment of NAVER movie reviews, or any labelled table with any number of classes."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from functools import cache as memoised
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch import nn
+
+from kobert_core.config import DataConfig, ModelConfig, Objective, TrainConfig
+from kobert_core.data.cache import cached_arrays
+from kobert_core.data.features import CODE_VERSION, TextExamples, tokenize
+from kobert_core.data.readers import BadRow, Columns, Rows, read_rows
+from kobert_core.data.splits import stratified_sample, stratified_split
+from kobert_core.errors import InputError
+from kobert_core.files import sha256_file
+from kobert_core.metrics.accuracy import accuracy, cross_entropy, probabilities
+from kobert_core.models import KoBertClassifier, load_bert, make_bert_config
+from kobert_core.tasks.base import Batch, Task
+from kobert_core.tokenization import KoBertTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+class NsmcData(DataConfig):
+    """Labelled texts in a TSV, CSV, JSON Lines or Parquet file."""
+
+    text_column: str = "document"
+    """Column of the text."""
+    label_column: str = "label"
+    """Column of the label."""
+    id_column: str | None = "id"
+    """Column of the id, which must be unique; may be missing from the file."""
+    labels: dict[str, str] = Field(default={"0": "negative", "1": "positive"}, min_length=2)
+    """Name of the class for each label as it stands in the file; their order is the class index."""
+    max_length: Annotated[int, Field(ge=3)] = 128
+    """Longest example in tokens, `[CLS]` and `[SEP]` counted; the rest of a text is cut off."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        return {str(label): str(name) for label, name in value.items()} if isinstance(value, dict) else value
+
+    @property
+    def columns(self) -> Columns:
+        """The names of the columns, as the reader takes them."""
+        return Columns(text=self.text_column, label=self.label_column, id=self.id_column)
+
+
+class NsmcModel(ModelConfig):
+    """A linear layer over the pooled output."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Part of each target's mass that is spread over all classes."""
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
+    """Weight of each class in the loss; `balanced` is inverse to its frequency in the training examples."""
+
+
+class Nsmc(Task[TextExamples]):
+    """Text classification on the data of one config."""
+
+    name = "nsmc"
+    Data: ClassVar[type[DataConfig]] = NsmcData
+    Model: ClassVar[type[ModelConfig]] = NsmcModel
+    metrics = ("eval/accuracy", "eval/loss")
+    objective = Objective(metric="eval/accuracy", mode="max")
+
+    def __init__(
+        self, config: TrainConfig, *, cache: Path | None = None, tokenizer: KoBertTokenizer | None = None
+    ) -> None:
+        """A task whose data is read when it is first asked for.
+
+        Args:
+            config: What the run is.
+            cache: Folder of the feature cache; None builds in memory.
+            tokenizer: Takes the place of the one that the config names.
+        """
+        assert isinstance(config.data, NsmcData) and isinstance(config.model, NsmcModel)
+        self.config, self.data, self.model, self._cache = config, config.data, config.model, cache
+        if tokenizer is not None:
+            self.tokenizer = tokenizer
+
+    @cached_property
+    def tokenizer(self) -> KoBertTokenizer:
+        """The one that the config names, or one trained on the training texts."""
+        model = self.model
+        if model.tokenizer_vocab_size is None:
+            source = model.tokenizer or model.backbone
+            assert source is not None
+            return KoBertTokenizer.from_pretrained(source)
+        return self._train_tokenizer(model.tokenizer_vocab_size)
+
+    @cached_property
+    def train(self) -> TextExamples:
+        """The training split."""
+        return self.read(self.data.train).take(self._split["train"])
+
+    @cached_property
+    def dev(self) -> TextExamples:
+        """The split that runs are compared on."""
+        return self.read(self.data.dev or self.data.train).take(self._split["dev"])
+
+    def build_model(self) -> KoBertClassifier:
+        weights = self._class_weights
+        return KoBertClassifier(
+            load_bert(self.model, self.tokenizer),
+            num_labels=len(self.data.labels),
+            dropout=self.model.dropout,
+            label_smoothing=self.model.label_smoothing,
+            class_weights=None if weights is None else torch.tensor(weights),
+        )
+
+    def hf_config(self) -> PretrainedConfig:
+        config = make_bert_config(self.model, self.tokenizer)
+        names = list(self.data.labels.values())
+        config.update(
+            {
+                "architectures": ["BertForSequenceClassification"],
+                "classifier_dropout": self.model.dropout,
+                "id2label": dict(enumerate(names)),
+                "label2id": {name: index for index, name in enumerate(names)},
+                "problem_type": "single_label_classification",
+            }
+        )
+        return config
+
+    def read_inputs(self, path: Path) -> tuple[list[str], TextExamples]:
+        """Ids and examples of a file without labels, every usable row in its order."""
+        rows = read_rows(path, columns=self.data.columns, labels=None, labelled=False)
+        arrays = tokenize(rows.texts, np.zeros(len(rows)), self.tokenizer)
+        return rows.ids, self._examples(arrays)
+
+    def answers(self, ids: list[str], outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """For each id its label as the training file has it, the name of that class, and all probabilities."""
+        labels, names = list(self.data.labels), list(self.data.labels.values())
+        return [
+            {"id": row_id, "label": labels[row.argmax()], "name": names[row.argmax()]}
+            | {f"probability_{name}": round(float(value), 6) for name, value in zip(names, row, strict=True)}
+            for row_id, row in zip(ids, probabilities(outputs["logits"]), strict=True)
+        ]
+
+    def weights(self, examples: TextExamples, indices: np.ndarray) -> float:
+        if self._class_weights is None:
+            return float(len(indices))
+        return float(self._class_weights[examples.labels[indices]].sum(dtype=np.float64))
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        loss: torch.Tensor = model(**batch, reduction="sum").loss
+        return loss
+
+    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        return {"logits": model(**inputs).logits.float()}
+
+    def score(self, examples: TextExamples, outputs: dict[str, np.ndarray]) -> dict[str, float]:
+        return {
+            "eval/accuracy": accuracy(outputs["logits"], examples.labels),
+            "eval/loss": cross_entropy(outputs["logits"], examples.labels),
+        }
+
+    def read(self, path: Path) -> TextExamples:
+        key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint, "features": CODE_VERSION}
+
+        def build() -> dict[str, np.ndarray]:
+            rows = self.read_rows(path)
+            return tokenize(rows.texts, rows.labels, self.tokenizer)
+
+        arrays = cached_arrays(self._cache, key, build)
+        return self._examples(arrays)
+
+    def _examples(self, arrays: dict[str, np.ndarray]) -> TextExamples:
+        return TextExamples(**arrays, tokenizer=self.tokenizer, max_length=self.data.max_length)
+
+    def read_rows(self, path: Path) -> Rows:
+        """The usable rows of a labelled file, and those that were set aside."""
+        return read_rows(
+            path,
+            columns=self.data.columns,
+            labels=self.data.labels,
+            max_bad_fraction=self.data.max_bad_fraction,
+        )
+
+    def bad_rows(self, path: Path) -> list[BadRow]:
+        """The rows of a labelled file that were set aside."""
+        facts = self._facts(path)
+        return [BadRow(int(line), str(why)) for line, why in zip(facts["bad_lines"], facts["bad_reasons"], strict=True)]
+
+    def _facts(self, path: Path) -> dict[str, np.ndarray]:
+        """What is known of a file's rows before they are tokenized."""
+
+        def build() -> dict[str, np.ndarray]:
+            rows = self.read_rows(path)
+            return {
+                "labels": rows.labels,
+                "bad_lines": np.array([bad.line for bad in rows.bad], dtype=np.int64),
+                "bad_reasons": np.array([bad.reason for bad in rows.bad], dtype=np.str_),
+            }
+
+        return cached_arrays(self._cache, self._file_key(path) | {"facts": CODE_VERSION}, build)
+
+    def _file_key(self, path: Path) -> dict[str, object]:
+        """All that the usable rows of a file depend on."""
+        columns = self.data.columns
+        return {
+            "file": file_digest(path),
+            "columns": [columns.text, columns.label, columns.id],
+            "labels": list(self.data.labels),
+            "max_bad_fraction": self.data.max_bad_fraction,
+        }
+
+    @cached_property
+    def _split(self) -> dict[str, np.ndarray]:
+        """Rows of the train and the dev split: of `train` both, or of `train` and of `dev`."""
+        data = self.data
+
+        train_labels = self._facts(data.train)["labels"]
+        if data.dev is None:
+            train, dev = stratified_split(train_labels, dev_fraction=data.dev_fraction, seed=data.split_seed)
+            dev_labels = train_labels
+        else:
+            dev_labels = self._facts(data.dev)["labels"]
+            train, dev = np.arange(len(train_labels)), np.arange(len(dev_labels))
+        return {
+            "train": self._sample(train, train_labels, data.max_train_examples),
+            "dev": self._sample(dev, dev_labels, data.max_dev_examples),
+        }
+
+    def _sample(self, rows: np.ndarray, labels: np.ndarray, size: int | None) -> np.ndarray:
+        if size is None or size >= len(rows):
+            return rows
+        return rows[stratified_sample(labels[rows], size, seed=self.data.split_seed)]
+
+    def _train_tokenizer(self, vocab_size: int) -> KoBertTokenizer:
+        train = np.ascontiguousarray(self._split["train"])
+
+        def build() -> dict[str, np.ndarray]:
+            """Only texts that are trained on shape the pieces: the dev split stays unseen."""
+            texts = self.read_rows(self.data.train).take(train).texts
+            with tempfile.TemporaryDirectory() as folder:
+                KoBertTokenizer.train(texts, folder, vocab_size)
+                return {"model": np.fromfile(Path(folder, "spiece.model"), dtype=np.uint8)}
+
+        rows = hashlib.sha256(train.tobytes()).hexdigest()
+        key = self._file_key(self.data.train) | {"rows": rows, "vocab_size": vocab_size}
+        return KoBertTokenizer(cached_arrays(self._cache, key, build)["model"].tobytes())
+
+    @cached_property
+    def _class_weights(self) -> np.ndarray | None:
+        """float32, shape (classes,); None when all weigh the same."""
+        weights, classes = self.model.class_weights, len(self.data.labels)
+        if weights is None:
+            return None
+        if weights == "balanced":
+            counts = np.bincount(self.train.labels, minlength=classes)
+            return (len(self.train) / (classes * np.maximum(counts, 1))).astype(np.float32)
+        if len(weights) != classes:
+            raise InputError(f"{len(weights)} weights for {classes} classes", where="model.class_weights")
+        return np.array(weights, dtype=np.float32)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, computed once a process while its size and time of change stay.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _digest(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"the file cannot be read ({error.strerror})", where=path) from error
+
+
+@memoised
+def _digest(path: Path, size: int, changed: int) -> str:
+    return sha256_file(path)

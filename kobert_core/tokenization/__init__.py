@@ -1,0 +1,7 @@
+"""KoBERT's pieces: exact ids, offsets into the user's text, a small trainer, export as `tokenizer.json`."""
+
+from __future__ import annotations
+
+from kobert_core.tokenization.tokenizer import KoBertTokenizer
+
+__all__ = ["KoBertTokenizer"]

@@ -1,0 +1,129 @@
+"""Finding and reading the tokenizer's files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+import sentencepiece
+
+from kobert_core.errors import InputError
+
+UNK, PAD, CLS, SEP, MASK = SPECIAL_TOKENS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
+
+SKT_MODEL = "spiece.model"
+MONOLOGG_MODEL = "tokenizer_78b3253a26.model"
+MONOLOGG_VOCAB = "vocab.txt"
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+# White space, a syllable of three conjoining jamo, two compatibility jamo, a ligature.
+_PROBE, _PROBE_NORMALISED = " \u1112\u1161\u11ab  ㅋㅠﬁ ", "▁한▁큐fi"
+
+
+def find_folder(name: str | PathLike[str]) -> Path:
+    """The local folder of this name, or the one that the hub's files are downloaded to.
+
+    Raises:
+        InputError: neither is there.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if not _HUB_NAME.fullmatch(str(name)):
+        raise InputError(
+            "no such folder", where=folder, fix="give a local folder or a hub name such as skt/kobert-base-v1"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=[SKT_MODEL, MONOLOGG_MODEL, MONOLOGG_VOCAB]))
+    except Exception as error:  # the hub's client lets through the errors of the libraries below it
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"no such folder here, and not had from the HuggingFace hub ({type(error).__name__}: {reason})",
+            where=name,
+            fix="check the name and the network, or give a local folder",
+        ) from error
+
+
+def read_layout(folder: Path) -> tuple[bytes, list[str] | None]:
+    """The model's bytes, and the vocabulary of monologg's layout.
+
+    Raises:
+        InputError: files are missing or cannot be read.
+    """
+    try:
+        if (folder / SKT_MODEL).is_file():
+            return (folder / SKT_MODEL).read_bytes(), None
+        if (folder / MONOLOGG_MODEL).is_file():
+            text = (folder / MONOLOGG_VOCAB).read_text(encoding="utf-8")
+            return (folder / MONOLOGG_MODEL).read_bytes(), text.removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the tokenizer's files ({error})", where=folder) from error
+    expected = f"expected {SKT_MODEL}, or {MONOLOGG_MODEL} with {MONOLOGG_VOCAB}"
+    raise InputError("no tokenizer files", where=folder, fix=expected)
+
+
+def load_processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
+    """A SentencePiece model that normalises as KoBERT's does (`nmt_nfkc`).
+
+    Raises:
+        InputError: it is none.
+    """
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.load_from_serialized_proto(model)
+    except (RuntimeError, OSError) as error:
+        raise InputError("not a SentencePiece model", fix="the file is damaged or something else") from error
+    # The tokenizer's short cuts lean on this normalisation; with another one they would give other ids.
+    if processor.normalize(_PROBE) != _PROBE_NORMALISED:
+        raise InputError("this SentencePiece model does not normalise text as KoBERT's does (nmt_nfkc)")
+    return processor
+
+
+def with_ids_of(model: bytes, vocab: Sequence[str]) -> sentencepiece.SentencePieceProcessor:
+    """The model with its pieces in the vocabulary's order, so that SentencePiece itself gives the right ids.
+
+    Translating the ids in Python would cost a quarter of SentencePiece's own time. Tokens that the model does
+    not have become control pieces, which no text gives; pieces that the vocabulary does not have go last.
+
+    Raises:
+        InputError: a token is there twice, or the vocabulary is another model's.
+    """
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
+
+    known = ids_by_token(vocab)
+    proto = ModelProto.FromString(model)
+    kinds = ModelProto.SentencePiece
+    pieces = {
+        piece.piece: piece for piece in proto.pieces if piece.type not in (kinds.UNKNOWN, kinds.CONTROL)
+    }
+    extra = [piece for name, piece in pieces.items() if name not in known]
+    if len(extra) > len(pieces) // 2:
+        raise InputError("this vocabulary does not belong to the SentencePiece model beside it")
+    ordered = []
+    for token in vocab:
+        kind = kinds.UNKNOWN if token == UNK else kinds.CONTROL
+        ordered.append(pieces.get(token) or kinds(piece=token, score=0.0, type=kind))
+    del proto.pieces[:]
+    proto.pieces.extend(ordered + extra)
+    return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+
+
+def ids_by_token(tokens: Sequence[str]) -> dict[str, int]:
+    """Token to id.
+
+    Raises:
+        InputError: a token is there twice, or a special one is not.
+    """
+    ids = {token: i for i, token in enumerate(tokens)}
+    if len(ids) < len(tokens):
+        twice = next(token for i, token in enumerate(tokens) if ids[token] != i)
+        raise InputError(f"the token {twice!r} is in the vocabulary twice")
+    missing = [token for token in SPECIAL_TOKENS if token not in ids]
+    if missing:
+        raise InputError(f"the vocabulary has no {', '.join(missing)}", fix="KoBERT's has all five")
+    return ids

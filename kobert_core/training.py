@@ -1,0 +1,212 @@
+"""The loop. Every run of every task goes through `train`, alone in a process or as one of many workers."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from kobert_core.checkpoint import (
+    checkpoint_folder,
+    get_rng_state,
+    load_state,
+    load_weights,
+    newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+    seed_everything,
+    set_rng_state,
+)
+from kobert_core.config import TrainConfig
+from kobert_core.data.batching import UpdateOrder, micro_batches
+from kobert_core.evaluation import evaluate, to_device
+from kobert_core.optim import make_optimizer, make_schedule
+from kobert_core.runtime import Report, Runtime
+from kobert_core.tasks.base import Task
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or the objective is NaN or infinite: the run is worth nothing from here on."""
+
+
+@dataclass
+class Progress:
+    """Where a run is; with the weights, the optimizer and the generators, all that a checkpoint holds."""
+
+    update: int = 0
+    best_value: float | None = None
+    best_checkpoint: str | None = None
+
+
+def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
+    """Train a model from the start, or from the newest checkpoint when the runtime says so.
+
+    Reports at each `eval_percent` of the run's own updates, after a checkpoint of that moment is on disk.
+    The same config and data on the same device with the same number of threads and workers give the same
+    numbers, bit for bit on CPU, also after a stop and a resume.
+
+    Returns:
+        The model with the weights of the last update, in training mode.
+
+    Raises:
+        InputError: the model cannot be built.
+        NonFiniteError: the loss or the objective is not a finite number at an evaluation.
+    """
+    seed_everything(config.train.seed)
+    model = task.build_model().to(runtime.device).train()
+    seed_everything(config.train.seed + runtime.rank)  # the same weights on all workers, each its own dropout
+
+    optim = config.optim
+    order = UpdateOrder(
+        task.train.lengths,
+        examples_per_update=optim.examples_per_update(runtime.workers),
+        seed=config.train.seed,
+    )
+    updates = max(1, round(config.train.epochs * order.updates_per_epoch))
+    evaluations = evaluation_updates(updates, config.train.eval_percent)
+    optimizer = make_optimizer(model, optim)
+    schedule = make_schedule(optimizer, optim, updates=updates)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    autocast = torch.autocast(runtime.device.type, torch.bfloat16, enabled=uses_bf16(config, runtime))
+
+    progress = restore(model, optimizer, schedule, runtime) or Progress()
+    window = Window(runtime.device)
+    while progress.update < updates:
+        examples = order.update(progress.update)
+        weight = task.weights(task.train, examples)
+        for micro_batch in micro_batches(
+            examples,
+            task.train.lengths,
+            batch_size=optim.batch_size,
+            rank=runtime.rank,
+            workers=runtime.workers,
+        ):
+            with autocast:
+                loss = task.loss(model, to_device(task.train.batch(micro_batch), runtime.device)) / weight
+            loss.backward()
+            window.loss += loss.detach()
+
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        runtime.add_up(gradients)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        if optim.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, optim.max_grad_norm)
+        learning_rates = learning_rates_of(optimizer)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        progress.update += 1
+        window.updates += 1
+        window.examples += len(examples)
+
+        if (percent := evaluations.get(progress.update)) is not None:
+            metrics = window.metrics(runtime) | learning_rates | evaluate(model, task, task.dev, runtime)
+            report(config, task, runtime, progress, percent, metrics, (model, optimizer, schedule))
+            window = Window(runtime.device)
+        if runtime.should_stop():
+            break
+    return model
+
+
+def evaluation_updates(updates: int, percent: int) -> dict[int, int]:
+    """After which updates a run evaluates, and how many percent are then done: `{update: percent}`.
+
+    The last update is always one of them. A run of few updates evaluates at most once an update.
+    """
+    return {math.ceil(updates * done / 100): done for done in range(percent, 101, percent)}
+
+
+def uses_bf16(config: TrainConfig, runtime: Runtime) -> bool:
+    """Whether matrix products run in bf16: asked for, or `auto` on a CUDA device that has it."""
+    if config.train.precision == "auto":
+        return runtime.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.train.precision == "bf16"
+
+
+def learning_rates_of(optimizer: AdamW) -> dict[str, float]:
+    """The highest learning rate of the encoder and that of the head, by the names that a study gives them."""
+    rates = {"optim/backbone_lr": 0.0, "optim/classifier_lr": 0.0}
+    for group in optimizer.param_groups:
+        name = f"optim/{group['name']}_lr"
+        rates[name] = max(rates[name], float(group["lr"]))
+    return rates
+
+
+class Window:
+    """What happened since the last evaluation; the loss stays on the device until it is read."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss = torch.zeros((), device=device)
+        self.updates = self.examples = 0
+        self.begin = time.perf_counter()
+
+    def metrics(self, runtime: Runtime) -> dict[str, float]:
+        """Mean loss an update, and examples per second."""
+        runtime.add_up([self.loss])
+        loss = float(self.loss) / self.updates  # the one wait for the device
+        return {
+            "train/loss": loss,
+            "train/examples_per_second": self.examples / (time.perf_counter() - self.begin),
+        }
+
+
+def report(
+    config: TrainConfig,
+    task: Task[Any],
+    runtime: Runtime,
+    progress: Progress,
+    percent: int,
+    metrics: dict[str, float],
+    trained: tuple[nn.Module, AdamW, LambdaLR],
+) -> None:
+    """Judge this moment, write its checkpoint, keep that and the best one, then tell."""
+    objective = config.objective or task.objective
+    value = metrics[objective.metric]
+    if not (math.isfinite(metrics["train/loss"]) and math.isfinite(value)):
+        raise NonFiniteError(
+            f"after update {progress.update} train/loss is {metrics['train/loss']} and {objective.metric} is {value}"
+        )
+    is_best = objective.is_better(value, progress.best_value)
+    folder = checkpoint_folder(runtime.checkpoints, progress.update) if runtime.checkpoints else None
+    if is_best:
+        progress.best_value, progress.best_checkpoint = value, folder.name if folder else None
+    generators = runtime.gather(get_rng_state())
+    if folder and runtime.rank == 0:
+        model, optimizer, schedule = trained
+        state: dict[str, Any] = {
+            "progress": vars(progress),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "generators": generators,
+        }
+        save_checkpoint(folder, model, state)
+        prune_checkpoints(folder.parent, keep={folder.name, progress.best_checkpoint or folder.name})
+    runtime.report(
+        Report(
+            progress=percent,
+            update=progress.update,
+            metrics=metrics,
+            is_best=is_best,
+            checkpoint=str(folder) if folder else None,
+        )
+    )
+
+
+def restore(model: nn.Module, optimizer: AdamW, schedule: LambdaLR, runtime: Runtime) -> Progress | None:
+    """Put everything where the newest whole checkpoint left it; None when the run begins at the start."""
+    folder = newest_checkpoint(runtime.checkpoints) if runtime.resume and runtime.checkpoints else None
+    if folder is None:
+        return None
+    state = load_state(folder)
+    model.load_state_dict(load_weights(folder))
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    set_rng_state(state["generators"][runtime.rank])
+    return Progress(**state["progress"])

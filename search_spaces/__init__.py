@@ -1,0 +1,1 @@
+"""Study files that people copy, and what reads them."""

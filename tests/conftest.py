@@ -1,0 +1,34 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the project; in CI its absence is an error, elsewhere a skip."""
+    if not SHARED.is_dir():
+        if os.environ.get("CI"):
+            pytest.fail("the folder of real data (../shared) is missing")
+        pytest.skip("needs the real data in ../shared")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A feature cache for all tests of one session."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """The number of threads is part of what makes a run repeatable."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,259 @@
+"""One real sweep of the quickstart study from the command line, and everything that a user does with it after."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from kobert_core.checkpoint import WEIGHTS
+from kobert_core.pretrained import load_pretrained
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
+TUNE = [sys.executable, "-m", "tuning"]
+
+
+def tune(*arguments: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user would; its exit code must be `code`."""
+    done = subprocess.run(
+        [*TUNE, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=400, env=environment()
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {
+        "PYTHONPATH": str(ROOT)
+    }
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The quickstart, with a trial more that cannot but fail."""
+    folder = tmp_path_factory.mktemp("work")
+    done = tune("sweep", QUICKSTART, "--name", "first", "--json", cwd=folder)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    result["folder"], result["stderr"] = Path(result["sweep"]), done.stderr
+    return result
+
+
+def records(sweep: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((sweep["folder"] / "trials.json").read_text())
+    return found
+
+
+def test_trials_end_in_states_that_add_up(sweep: dict[str, Any]) -> None:
+    assert sum(sweep["states"].values()) == 12
+    assert set(sweep["states"]) == {"COMPLETE", "PRUNED"}
+    assert all(record["progress"] == 100 for record in records(sweep) if record["state"] == "COMPLETE")
+    assert all(record["progress"] < 100 for record in records(sweep) if record["state"] == "PRUNED")
+    with open(sweep["folder"] / "trials.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["trial"]) for row in rows] == list(range(12))
+    assert rows[0]["optim.backbone_lr"] == "0.001"
+
+
+def test_the_winner_is_the_best_of_the_whole_trials(sweep: dict[str, Any]) -> None:
+    complete = [record for record in records(sweep) if record["state"] == "COMPLETE"]
+    assert sweep["winner"]["value"] == max(record["value"] for record in complete)
+    assert json.loads((sweep["folder"] / "winner.json").read_text())["winner"] == sweep["winner"]
+    assert set(sweep["test"]) == {"winner", "trial_0"}
+
+
+def test_only_the_best_few_trials_and_trial_0_keep_a_checkpoint(sweep: dict[str, Any]) -> None:
+    kept = {record["trial"] for record in records(sweep) if record["checkpoint"]}
+    assert {0, sweep["winner"]["trial"]} <= kept and len(kept) <= 4
+    for record in records(sweep):
+        found = list((sweep["folder"] / "trials" / f"{record['trial']:04d}").glob(f"checkpoints/*/{WEIGHTS}"))
+        assert [str(path.parent) for path in found] == ([record["checkpoint"]] if record["checkpoint"] else [])
+
+
+def test_optuna_was_told_the_truth(sweep: dict[str, Any]) -> None:
+    storage = JournalStorage(JournalFileBackend(str(sweep["folder"] / "optuna_journal.log")))
+    study = optuna.load_study(study_name="first", storage=storage)
+    states = {record["trial"]: record["state"] for record in records(sweep)}
+    for trial in study.trials:
+        assert trial.state.name == states[trial.number]
+        assert trial.intermediate_values
+        curve = list(trial.intermediate_values.values())
+        if trial.state == TrialState.PRUNED:
+            assert max(trial.intermediate_values) < 100
+        else:
+            assert list(trial.intermediate_values) == list(range(10, 101, 10))
+            assert trial.value == max(curve)
+    assert {TrialState.PRUNED, TrialState.COMPLETE} == {trial.state for trial in study.trials}
+
+
+def test_mlflow_has_the_parent_and_a_child_a_trial(sweep: dict[str, Any]) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(sweep["tracking_uri"])
+    experiment = client.get_experiment_by_name("quickstart")
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert [run.info.status for run in parents] == ["FINISHED"] and len(children) == 12
+    by_trial = {int(run.data.tags["trial"]): run for run in children}
+    for record in records(sweep):
+        run = by_trial[record["trial"]]
+        assert run.info.status == {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}[record["state"]]
+        assert (run.data.tags.get("pruned") == "true") == (record["state"] == "PRUNED")
+        assert float(run.data.params["optim.backbone_lr"]) == record["values"]["optim.backbone_lr"]
+        history = client.get_metric_history(run.info.run_id, "eval/accuracy")
+        assert max(point.value for point in history) == record["value"]
+        assert max(point.step for point in history) == record["update"]
+    assert {"train/loss", "eval/loss", "eval/accuracy", "train/examples_per_second", "optim/backbone_lr"} <= by_trial[
+        0
+    ].data.metrics.keys()
+    assert {inputs.tags[0].value for inputs in parents[0].inputs.dataset_inputs} == {
+        "training",
+        "validation",
+        "testing",
+    }
+    names = {artifact.path for artifact in client.list_artifacts(parents[0].info.run_id)}
+    assert {"study.yaml", "trials.csv", "environment.txt", "winner.json"} <= names
+    models = client.search_logged_models([experiment.experiment_id])
+    assert len(models) == 1 and models[0].source_run_id == by_trial[sweep["winner"]["trial"]].info.run_id
+
+
+def test_evaluate_agrees_with_the_sweep_and_is_recorded(sweep: dict[str, Any]) -> None:
+    test_file = QUICKSTART.parent / "sample" / "test.tsv"
+    done = tune("evaluate", sweep["model"], test_file, "--json", cwd=sweep["folder"])
+    result = json.loads(done.stdout)
+    assert result["accuracy"] == sweep["test"]["winner"]["test/accuracy"]
+    assert result["loss"] == pytest.approx(sweep["test"]["winner"]["test/loss"], abs=1e-6)
+    assert (result["examples"], result["earlier_readings"]) == (160, 1)
+    again = json.loads(tune("evaluate", sweep["model"], test_file, "--json", cwd=sweep["folder"]).stdout)
+    assert again["earlier_readings"] == 2
+
+
+def test_transformers_loads_the_export_and_gives_the_same_logits(sweep: dict[str, Any], tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tune("export", sweep["folder"], "--output", tmp_path / "model", cwd=tmp_path)
+    texts = ["정말 재미있어요", "시간이 아까웠다..", "나쁘지 않은데?"]
+    ours = load_pretrained(tmp_path / "model")
+    batch = AutoTokenizer.from_pretrained(tmp_path / "model")(texts, padding=True, return_tensors="pt")
+    ids = ours.task.tokenizer.encode_batch(texts)
+    assert [[i for i in row if i != 1] for row in batch["input_ids"].tolist()] == ids
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    assert theirs.config.id2label == {0: "negative", 1: "positive"}
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(**batch).logits, ours.model(**batch).logits, rtol=0, atol=1e-5)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "language: ko" in card and f"{sweep['winner']['metrics']['eval/accuracy']:.6g}" in card
+    refused = tune("export", sweep["folder"], "--output", tmp_path / "model", cwd=tmp_path, code=2)
+    assert "the output is not empty" in refused.stderr
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".jsonl"])
+def test_predict_writes_a_label_and_probabilities_for_every_row(
+    sweep: dict[str, Any], tmp_path: Path, suffix: str
+) -> None:
+    source = tmp_path / "new.csv"
+    source.write_text('document\n"정말 재미있어요, 강추"\n시간이 아까웠다\n', encoding="utf-8")
+    tune("predict", sweep["model"], source, "--output", tmp_path / f"out{suffix}", cwd=tmp_path)
+    text = (tmp_path / f"out{suffix}").read_text(encoding="utf-8")
+    if suffix == ".tsv":
+        rows = [dict(zip(text.splitlines()[0].split("\t"), r.split("\t"), strict=True)) for r in text.splitlines()[1:]]
+    else:
+        rows = [json.loads(line) for line in text.splitlines()]
+    assert len(rows) == 2
+    for row in rows:
+        probability = {name: float(row[f"probability_{name}"]) for name in ("negative", "positive")}
+        assert sum(probability.values()) == pytest.approx(1, abs=1e-5)
+        assert row["name"] == max(probability, key=probability.__getitem__)
+        assert str(row["label"]) == {"negative": "0", "positive": "1"}[row["name"]]
+
+
+def test_list_and_logs_show_sweeps_and_trials(sweep: dict[str, Any]) -> None:
+    listed = tune("list", cwd=sweep["folder"].parents[1]).stdout
+    assert "first" in listed and f"{sweep['states']['PRUNED']} pruned" in listed
+    log = tune("logs", sweep["folder"], 0, cwd=sweep["folder"]).stdout
+    assert "100% update" in log and "eval/accuracy" in log
+    missing = tune("logs", sweep["folder"], 99, cwd=sweep["folder"], code=2)
+    assert "there is no trial 99" in missing.stderr
+
+
+def test_a_used_name_is_refused_and_resume_extends(sweep: dict[str, Any]) -> None:
+    work = sweep["folder"].parents[1]
+    refused = tune("sweep", QUICKSTART, "--name", "first", cwd=work, code=2)
+    assert "is in use" in refused.stderr and len(refused.stderr.strip().splitlines()) == 1
+    other = tune("sweep", QUICKSTART, "--name", "first", "--resume", "--set", "train.epochs=3", cwd=work, code=2)
+    assert "`train` is not what this sweep began with" in other.stderr
+    before = records(sweep)
+    done = tune("sweep", QUICKSTART, "--name", "first", "--resume", "--trials", 14, "--json", cwd=work)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert sum(result["states"].values()) == 14
+    after = records(sweep)
+    for old, new in zip(before, after, strict=False):
+        assert {**old, "checkpoint": None} == {**new, "checkpoint": None}
+    new_values = [json.dumps(record["values"]) for record in after]
+    assert len(set(new_values)) == 14
+
+
+def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
+    command = [*TUNE, "sweep", str(QUICKSTART), "--name", "cut", "--trials", "4", "--set", "train.epochs=30"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    ledger = tmp_path / "sweeps" / "cut" / "trials.json"
+    deadline = time.monotonic() + 120
+    while not (ledger.is_file() and any(record["progress"] >= 10 for record in json.loads(ledger.read_text()))):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert "--resume" in output and "Traceback" not in output
+    cut = json.loads(ledger.read_text())
+    assert any(record["state"] == "INTERRUPTED" for record in cut)
+    storage = JournalStorage(JournalFileBackend(str(ledger.parent / "optuna_journal.log")))
+    states = [trial.state for trial in optuna.load_study(study_name="cut", storage=storage).trials]
+    assert TrialState.RUNNING not in states and TrialState.WAITING in states
+    done = tune(*command[len(TUNE) :], "--resume", "--json", cwd=tmp_path)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert sum(result["states"].values()) == 4 and set(result["states"]) <= {"COMPLETE", "PRUNED"}
+    resumed = json.loads(ledger.read_text())
+    assert [record["values"] for record in resumed][: len(cut)] == [record["values"] for record in cut]
+
+
+def test_a_trial_that_fails_does_not_end_the_sweep(tmp_path: Path) -> None:
+    overrides = [
+        "parameters={optim.backbone_lr: {values: [1e-3, 1e+18]}, optim.max_grad_norm: {values: [1.0, 1e+9]}}",
+        "search={algorithm: grid}",
+        "scheduler.name=none",
+        "train.epochs=1",
+        "optim.warmup_ratio=0.0",
+    ]
+    arguments = [part for override in overrides for part in ("--set", override)]
+    done = tune("sweep", QUICKSTART, "--name", "bad", "--trials", 4, "--json", *arguments, cwd=tmp_path)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["states"]["FAILED"] >= 1 and result["states"]["COMPLETE"] >= 2
+    assert result["winner"]["values"]["optim.backbone_lr"] == 1e-3
+    failed = [record for record in json.loads((tmp_path / "sweeps/bad/trials.json").read_text()) if record["reason"]]
+    assert all("NonFiniteError" in record["reason"] for record in failed)
+    log = tune("logs", tmp_path / "sweeps/bad", failed[0]["trial"], cwd=tmp_path).stdout
+    assert "NonFiniteError" in log
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "sweeps/bad/optuna_journal.log")))
+    for trial in optuna.load_study(study_name="bad", storage=storage).trials:
+        assert (trial.state == TrialState.FAIL) == any(record["trial"] == trial.number for record in failed)
+        assert all(math.isfinite(value) for value in trial.intermediate_values.values())

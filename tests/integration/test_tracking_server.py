@@ -1,0 +1,234 @@
+"""Tracking against a real `mlflow server` on a real sqlite store, read back through its REST API."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.browser import CHROMIUM, page_html, screenshot
+from tests.fixtures.tracking import report_sweep
+from tuning.tracking import Tracker, default_tracking_uri, runs_page, sync, ui_command, ui_environment
+
+
+class Server:
+    """`mlflow server` as `kobert-tune ui` starts it, on a free port, in a process group of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            ui_command(port=self.port),
+            env=ui_environment(default_tracking_uri(self.folder)),
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.url}/health", timeout=2)
+                return
+            except OSError:
+                assert self.process.poll() is None, "the server ended"
+                assert time.monotonic() < deadline, "the server does not answer"
+                time.sleep(0.1)
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, number)
+        if number == signal.SIGKILL:
+            self.process.wait()
+
+    def post(self, path: str, **body: Any) -> dict[str, Any]:
+        return self._json(f"/api/2.0/mlflow/{path}", json.dumps(body).encode())
+
+    def get(self, path: str) -> dict[str, Any]:
+        return self._json(f"/api/2.0/mlflow/{path}", None)
+
+    def experiment_id(self, name: str) -> str:
+        found = self.get(f"experiments/get-by-name?experiment_name={name}")
+        return str(found["experiment"]["experiment_id"])
+
+    def runs(self, experiment: str) -> dict[str, Any]:
+        """All runs of an experiment by name, deleted ones apart; no name may come twice."""
+        found = self.post("runs/search", experiment_ids=[self.experiment_id(experiment)], max_results=1000)["runs"]
+        runs = {run["info"]["run_name"]: run for run in found}
+        assert len(runs) == len(found)
+        return runs
+
+    def history(self, run: Any, key: str) -> list[tuple[int, float, int]]:
+        query = f"run_id={run['info']['run_id']}&metric_key={key}&max_results=20000"
+        points = self.get(f"metrics/get-history?{query}").get("metrics", [])
+        return sorted((int(point["step"]), float(point["value"]), int(point["timestamp"])) for point in points)
+
+    def _json(self, path: str, body: bytes | None) -> dict[str, Any]:
+        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return dict(json.load(answer))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.signal(signal.SIGKILL)
+
+
+@pytest.fixture(autouse=True)
+def short_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+
+
+@pytest.fixture
+def open_tracker(server: Server, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], Tracker]:
+    experiment = request.node.name
+    return lambda: Tracker(spool=tmp_path / "s.jsonl", uri=server.url, experiment=experiment, sweep="sweep")
+
+
+def test_a_sweep_is_read_back_through_rest(
+    server: Server, open_tracker: Callable[[], Tracker], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    tracker = open_tracker()
+    report_sweep(tracker, tmp_path)
+    assert tracker.close(60) == 0 == tracker.refused
+
+    runs = server.runs(request.node.name)
+    assert {name: run["info"]["status"] for name, run in runs.items()} == {
+        "sweep": "FINISHED",
+        "trial-0": "FINISHED",
+        "trial-1": "KILLED",
+        "trial-2": "FAILED",
+        "trial-3": "FINISHED",
+    }
+    parent = runs["sweep"]
+    assert parent["inputs"]["dataset_inputs"][0]["dataset"]["digest"] == "ab" * 16
+    for trial in range(4):
+        run = runs[f"trial-{trial}"]
+        tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
+        assert tags["mlflow.parentRunId"] == parent["info"]["run_id"]
+        params = {param["key"]: param["value"] for param in run["data"]["params"]}
+        assert params == {"optim.backbone_lr": "1e-05", "data": "{'a': [1]}"}
+        points = server.history(run, "eval/accuracy")
+        assert [point[:2] for point in points] == [(10, 0.1), (20, 0.2), (30, 0.3)]
+        assert run["info"]["start_time"] <= points[0][2] <= points[-1][2] <= run["info"]["end_time"]
+    files = server.get(f"artifacts/list?run_id={parent['info']['run_id']}&path=study")["files"]
+    assert [file["path"] for file in files] == ["study/config.json"]
+
+    spool = tmp_path / "s.jsonl"
+    spool.with_name("s.jsonl.state.json").unlink()
+    assert sync(spool, uri=server.url).left == 0
+    assert server.runs(request.node.name) == runs
+    assert len(server.history(runs["trial-3"], "eval/accuracy")) == 3
+    experiments = [server.experiment_id(request.node.name)]
+    assert len(server.post("logged-models/search", experiment_ids=experiments)["models"]) == 1
+
+
+@pytest.mark.slow
+def test_a_server_killed_again_and_again_loses_and_doubles_nothing(
+    server: Server, open_tracker: Callable[[], Tracker], request: pytest.FixtureRequest
+) -> None:
+    steps, took = 400, []
+    tracker = open_tracker()
+    tracker.start_sweep(params={}, tags={})
+    assert tracker.flush(30) == 0
+    for trial in range(6):
+        if trial in (3, 5):
+            server.start()
+            assert tracker.flush(60) == 0
+        tracker.start_trial(str(trial), params={"trial": trial}, tags={})
+        for step in range(steps):
+            if trial in (1, 4) and step == steps // 2:
+                server.signal(signal.SIGKILL)
+            started = time.perf_counter()
+            tracker.log_metrics(str(trial), {"train/loss": 1 / (step + 1), "lr": step / steps}, step=step)
+            took.append(time.perf_counter() - started)
+            time.sleep(0.002)
+        tracker.end_trial(str(trial), status="FINISHED", tags={})
+    tracker.end_sweep(status="FINISHED")
+    assert tracker.close(60) == 0 == tracker.refused
+
+    took.sort()
+    assert took[int(len(took) * 0.99)] < 0.01, "logging waits for the server"
+    runs = server.runs(request.node.name)
+    assert len(runs) == 7
+    assert {run["info"]["status"] for run in runs.values()} == {"FINISHED"}
+    for trial in range(6):
+        for key, value in (("train/loss", lambda step: 1 / (step + 1)), ("lr", lambda step: step / steps)):
+            points = server.history(runs[f"trial-{trial}"], key)
+            assert [point[:2] for point in points] == [(step, value(step)) for step in range(steps)]
+
+
+@pytest.mark.slow
+def test_a_hung_server_leaves_no_double_runs(
+    server: Server, open_tracker: Callable[[], Tracker], request: pytest.FixtureRequest
+) -> None:
+    tracker = open_tracker()
+    tracker.start_sweep(params={}, tags={})
+    assert tracker.flush(30) == 0
+    server.signal(signal.SIGSTOP)
+    try:
+        # The kernel takes these requests, and the server answers them when nobody waits any more.
+        report = time.monotonic()
+        for trial in range(3):
+            tracker.start_trial(str(trial), params={"trial": trial}, tags={})
+            tracker.log_metrics(str(trial), {"loss": 1.0}, step=1)
+            tracker.end_trial(str(trial), status="FINISHED", tags={})
+        assert time.monotonic() - report < 1
+        assert tracker.flush(8) > 0
+    finally:
+        server.signal(signal.SIGCONT)
+    tracker.end_sweep(status="FINISHED")
+    assert tracker.close(60) == 0 == tracker.refused
+    runs = server.runs(request.node.name)
+    assert set(runs) == {"sweep", "trial-0", "trial-1", "trial-2"}
+    assert {run["info"]["status"] for run in runs.values()} == {"FINISHED"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_page_shows_trials_their_states_and_artifacts(tmp_path: Path) -> None:
+    # The store of a user without a server: written directly, then looked at.
+    tracker = Tracker(spool=tmp_path / "s.jsonl", uri=default_tracking_uri(tmp_path), experiment="실험", sweep="sweep")
+    report_sweep(tracker, tmp_path)
+    assert tracker.close(60) == 0
+    server = Server(tmp_path)
+    server.start()
+    try:
+        (experiment,) = (
+            found["experiment_id"]
+            for found in server.post("experiments/search", max_results=10)["experiments"]
+            if found["name"] == "실험"
+        )
+        found = server.post("runs/search", experiment_ids=[experiment])["runs"]
+        runs = {run["info"]["run_name"]: run["info"]["run_id"] for run in found}
+        artifact = f"{server.url}/get-artifact?path=study/config.json&run_uuid={runs['sweep']}"
+        assert urllib.request.urlopen(artifact, timeout=30).read() == b"{}"
+
+        page = runs_page(server.url, experiment, "eval/accuracy")
+        html = page_html(page)
+        assert all(name in html for name in runs), "the list shows the sweep and all trials"
+        for trial, status in (("trial-0", "Finished"), ("trial-1", "Killed"), ("trial-2", "Failed")):
+            html = page_html(f"{server.url}/#/experiments/{experiment}/runs/{runs[trial]}")
+            assert status in html
+            assert ("pruned" in html) == (trial == "trial-1")
+        assert screenshot(page, tmp_path / "runs.png").stat().st_size > 20_000
+    finally:
+        server.signal(signal.SIGKILL)

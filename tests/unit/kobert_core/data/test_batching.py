@@ -1,0 +1,42 @@
+"""Updates and micro-batches: every example once, however it is cut."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kobert_core.data.batching import UpdateOrder, batches_of_tokens, micro_batches
+
+
+@given(
+    examples=st.integers(1, 400), per_update=st.integers(1, 64), seed=st.integers(0, 10), epoch=st.integers(0, 3)
+)
+def test_an_epoch_holds_every_example_once(examples: int, per_update: int, seed: int, epoch: int) -> None:
+    lengths = np.random.default_rng(seed).integers(3, 50, size=examples)
+    order = UpdateOrder(lengths, examples_per_update=per_update, seed=seed)
+    begin = epoch * order.updates_per_epoch
+    updates = [order.update(begin + i) for i in range(order.updates_per_epoch)]
+    assert sorted(np.concatenate(updates)) == list(range(examples))
+    assert sum(len(update) != per_update for update in updates) <= 1
+
+
+@given(size=st.integers(1, 100), batch_size=st.integers(1, 40), workers=st.integers(1, 5))
+def test_all_pieces_of_all_workers_hold_every_example_once(size: int, batch_size: int, workers: int) -> None:
+    indices = np.random.default_rng(size).permutation(size)
+    lengths = np.random.default_rng(0).integers(3, 50, size=size)
+    pieces = [
+        micro_batches(indices, lengths, batch_size=batch_size, rank=rank, workers=workers) for rank in range(workers)
+    ]
+    flat = [piece for mine in pieces for piece in mine]
+    assert sorted(np.concatenate(flat)) == list(range(size))
+    assert all(0 < len(piece) <= batch_size for piece in flat)
+    assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
+
+
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=200), tokens=st.integers(1, 2000))
+def test_evaluation_batches_hold_every_example_once_within_their_budget(lengths: list[int], tokens: int) -> None:
+    sizes = np.array(lengths)
+    batches = batches_of_tokens(sizes, tokens=tokens)
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    assert all(len(batch) == 1 or len(batch) * sizes[batch].max() <= tokens for batch in batches)

@@ -1,0 +1,208 @@
+"""The loop: what an update is, that a run repeats bit for bit, and goes on after a stop as if there had been none."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kobert_core.data.batching import UpdateOrder, micro_batches
+from kobert_core.runtime import LocalRuntime, Report
+from kobert_core.tasks.nsmc import Nsmc
+from kobert_core.training import NonFiniteError, evaluation_updates, train
+from tests.fixtures.tiny import tiny_config
+
+NO_DROPOUT = {"dropout": 0.0, "hidden_dropout": 0.0, "attention_dropout": 0.0}
+
+
+class InFloat64(Nsmc):
+    """Rounding in float32 alone drifts above 1e-5: mathematics is compared in float64."""
+
+    def build_model(self):
+        return super().build_model().double()
+
+
+class StopAfter(LocalRuntime):
+    """Ends a run after so many updates, as a scheduler would."""
+
+    def __init__(self, updates: int, **fields) -> None:
+        super().__init__(**fields)
+        self.left = updates
+
+    def should_stop(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def weights_after(config, cache: Path, runtime: LocalRuntime | None = None, task=Nsmc) -> dict[str, torch.Tensor]:
+    model = train(config, task(config, cache=cache), runtime or LocalRuntime(device=torch.device("cpu")))
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+@pytest.mark.parametrize("extra", [{}, {"class_weights": (0.3, 1.7)}, {"label_smoothing": 0.1}], ids=str)
+def test_accumulation_does_not_change_the_mathematics(cache: Path, extra: dict) -> None:
+    """(32, 1), (16, 2) and (8, 4) on the same examples: the same weights after an epoch with a ragged tail."""
+
+    def run(batch_size: int, accumulation: int) -> dict[str, torch.Tensor]:
+        config = tiny_config(
+            model=NO_DROPOUT | extra,
+            optim={"batch_size": batch_size, "accumulation": accumulation},
+            data={"max_train_examples": 333},
+        )
+        return weights_after(config, cache, task=InFloat64)
+
+    whole = run(32, 1)
+    for batch_size, accumulation in ((16, 2), (8, 4)):
+        cut = run(batch_size, accumulation)
+        for name, tensor in whole.items():
+            if tensor.is_floating_point():
+                torch.testing.assert_close(cut[name], tensor, rtol=0, atol=1e-10, msg=name)
+
+
+def test_gradients_of_an_update_do_not_depend_on_how_it_is_cut(cache: Path) -> None:
+    config = tiny_config(model=NO_DROPOUT)
+    task = InFloat64(config, cache=cache)
+    torch.manual_seed(0)
+    model = task.build_model()
+    tail = np.arange(29)
+
+    def gradients(batch_size: int) -> list[torch.Tensor]:
+        model.zero_grad()
+        for piece in micro_batches(tail, task.train.lengths, batch_size=batch_size):
+            (task.loss(model, task.train.batch(piece)) / task.weights(task.train, tail)).backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    whole = gradients(32)
+    mean = model(**task.train.batch(tail)).loss
+    model.zero_grad()
+    mean.backward()
+    for gradient, expected in zip(whole, [p.grad for p in model.parameters() if p.grad is not None], strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
+    for size in (16, 8, 7):
+        for gradient, expected in zip(gradients(size), whole, strict=True):
+            torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
+
+
+def test_effective_batch_size_takes_the_place_of_accumulation(cache: Path) -> None:
+    one = tiny_config(model=NO_DROPOUT, optim={"batch_size": 8, "accumulation": 4})
+    other = tiny_config(model=NO_DROPOUT, optim={"batch_size": 8, "effective_batch_size": 32})
+    assert_equal(weights_after(one, cache), weights_after(other, cache))
+
+
+def test_the_same_config_gives_the_same_bits_and_another_seed_does_not(cache: Path) -> None:
+    config = tiny_config()
+    first = weights_after(config, cache)
+    torch.randn(7)  # whatever ran before must not matter
+    np.random.rand(3)
+    assert_equal(first, weights_after(config, cache))
+    other = weights_after(tiny_config(train={"seed": 1}), cache)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("stop_after", [3, 6, 9])
+def test_a_stopped_run_goes_on_bit_for_bit(cache: Path, tmp_path: Path, stop_after: int) -> None:
+    """Stopped between evaluations, in mid-epoch; resumed from the checkpoint of the last evaluation."""
+    config = tiny_config(train={"epochs": 1.5, "eval_percent": 20})
+    undisturbed: list[Report] = []
+    expected = weights_after(config, cache, LocalRuntime(checkpoints=tmp_path / "whole", on_report=undisturbed.append))
+    reports: list[Report] = []
+    parts = {"checkpoints": tmp_path / "parts", "on_report": reports.append}
+    weights_after(config, cache, StopAfter(stop_after, **parts))
+    torch.manual_seed(999)
+    assert_equal(expected, weights_after(config, cache, LocalRuntime(resume=True, **parts)))
+    assert len(reports) == len(undisturbed) == 5
+    for report, whole in zip(reports, undisturbed, strict=True):
+        assert (report.progress, report.update, report.is_best) == (
+            whole.progress,
+            whole.update,
+            whole.is_best,
+        )
+        steady = [name for name in whole.metrics if name != "train/examples_per_second"]
+        assert {name: report.metrics[name] for name in steady} == {name: whole.metrics[name] for name in steady}
+
+
+def test_only_the_best_and_the_newest_checkpoint_stay(cache: Path, tmp_path: Path) -> None:
+    reports: list[Report] = []
+    config = tiny_config(train={"epochs": 2, "eval_percent": 10})
+    weights_after(config, cache, LocalRuntime(checkpoints=tmp_path, on_report=reports.append))
+    best = max(reports, key=lambda report: (report.metrics["eval/accuracy"], -report.update))
+    assert best.is_best and Path(best.checkpoint).is_dir()
+    assert {folder.name for folder in tmp_path.iterdir()} == {
+        Path(best.checkpoint).name,
+        Path(reports[-1].checkpoint).name,
+    }
+
+
+def test_reports_come_at_percentages_of_the_run(cache: Path) -> None:
+    reports: list[Report] = []
+    config = tiny_config(train={"epochs": 3, "eval_percent": 20})
+    weights_after(config, cache, LocalRuntime(on_report=reports.append))
+    assert [report.progress for report in reports] == [20, 40, 60, 80, 100]
+    updates = reports[-1].update
+    assert updates == 3 * math.ceil(360 / 32)
+    assert [report.update for report in reports] == [math.ceil(updates * p / 100) for p in (20, 40, 60, 80, 100)]
+    assert {
+        "train/loss",
+        "train/examples_per_second",
+        "eval/loss",
+        "eval/accuracy",
+        "optim/backbone_lr",
+    } <= reports[0].metrics.keys()
+
+
+def test_it_learns(cache: Path) -> None:
+    """A small model remembers its training examples."""
+    reports: list[Report] = []
+    config = tiny_config(
+        data={"dev": tiny_config().data.train, "max_train_examples": None},
+        optim={"backbone_lr": 3e-3, "classifier_lr": 3e-3},
+        model=NO_DROPOUT,
+        train={"epochs": 20},
+    )
+    weights_after(config, cache, LocalRuntime(on_report=reports.append))
+    assert reports[-1].metrics["eval/accuracy"] > 0.95
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_place(cache: Path) -> None:
+    config = tiny_config(optim={"backbone_lr": 1e18, "classifier_lr": 1e18, "max_grad_norm": None, "warmup_ratio": 0.0})
+    with pytest.raises(NonFiniteError, match=r"after update \d+ train/loss is"):
+        weights_after(config, cache)
+
+
+def test_a_run_of_few_updates_evaluates_once_an_update() -> None:
+    assert evaluation_updates(3, 10) == {1: 30, 2: 60, 3: 100}
+    assert evaluation_updates(1, 10) == {1: 100}
+
+
+def test_the_training_loss_is_the_mean_over_examples(cache: Path) -> None:
+    """With a learning rate of zero every update sees the first weights."""
+    reports: list[Report] = []
+    config = tiny_config(
+        model=NO_DROPOUT,
+        optim={"backbone_lr": 0.0, "classifier_lr": 0.0, "batch_size": 40},
+        data={"max_train_examples": 320, "dev": tiny_config().data.train},
+        train={"eval_percent": 100},
+    )
+    task = Nsmc(config, cache=cache)
+    model = train(config, task, LocalRuntime(on_report=reports.append)).eval()
+    with torch.no_grad():
+        expected = float(model(**task.train.batch(np.arange(320))).loss)
+    assert reports[0].metrics["train/loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_order_is_drawn_from_seed_and_epoch_alone() -> None:
+    lengths = np.random.default_rng(0).integers(3, 60, size=1000)
+    order, again = (UpdateOrder(lengths, examples_per_update=32, seed=5) for _ in range(2))
+    again.update(70)  # asking for another place first changes nothing
+    for number in (0, 31, 32, 40):
+        assert np.array_equal(order.update(number), again.update(number))
+    assert not np.array_equal(order.update(0), order.update(32))

@@ -1,0 +1,183 @@
+"""What a sweep becomes in a real MLflow store (sqlite)."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.tracking import client_of, dump, history, open_tracker, report_sweep, runs_of, spool_of
+from tuning.tracking import (
+    default_tracking_uri,
+    sync,
+)
+
+
+def test_a_sweep_becomes_a_parent_and_a_child_a_trial(output: Path) -> None:
+    before = time.time_ns() // 1_000_000
+    tracker = open_tracker(output)
+    report_sweep(tracker, output)
+    assert tracker.close(60) == 0
+    after = time.time_ns() // 1_000_000
+
+    runs = runs_of(output)
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "first": "FINISHED",
+        "trial-0": "FINISHED",
+        "trial-1": "KILLED",
+        "trial-2": "FAILED",
+        "trial-3": "FINISHED",
+    }
+    parent = runs.pop("first")
+    assert parent.data.params == {"objective": "eval/accuracy"}
+    assert parent.data.tags["study"] == "nsmc"
+    (dataset,) = parent.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("nsmc", "ab" * 16)
+    assert json.loads(dataset.dataset.profile) == {"num_rows": 150_000, "sha256": "ab" * 32}
+    assert {tag.key: tag.value for tag in dataset.tags} == {"mlflow.data.context": "training"}
+    for trial, run in runs.items():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["kobert_tune.trial"] == trial.removeprefix("trial-")
+        assert run.data.tags["kobert_tune.sweep_id"] == parent.data.tags["kobert_tune.sweep_id"]
+        assert run.data.params == {"optim.backbone_lr": "1e-05", "data": "{'a': [1]}"}
+        points = history(output, run, "eval/accuracy")
+        assert [point[:2] for point in points] == [(10, 0.1), (20, 0.2), (30, 0.3)]
+        times = [before, run.info.start_time, *(point[2] for point in points), run.info.end_time, after]
+        assert times == sorted(times)
+    assert runs["trial-1"].data.tags["pruned"] == "true"
+    assert runs["trial-2"].data.tags["reason"] == "NaN: 나쁨"
+
+
+def test_artifacts_and_the_winner_lie_beside_the_store(output: Path) -> None:
+    tracker = open_tracker(output)
+    report_sweep(tracker, output)
+    assert tracker.close(60) == 0
+    client, runs = client_of(output), runs_of(output)
+    (found,) = client.list_artifacts(runs["first"].info.run_id, "study")
+    assert found.path == "study/config.json"
+    (model,) = client.search_logged_models([runs["first"].info.experiment_id])
+    assert (model.name, str(model.status), model.source_run_id) == (
+        "winner",
+        "READY",
+        runs["trial-0"].info.run_id,
+    )
+    assert model.params == {"lr": "1e-05"}
+    assert [(metric.key, metric.value) for metric in model.metrics] == [("test/accuracy", 0.9)]
+    assert runs["first"].data.metrics == {"test/accuracy": 0.9}
+    assert [file.name for file in (output / "mlartifacts").rglob("config.json")] == ["config.json"] * 2
+
+
+def test_sending_everything_again_changes_nothing(output: Path) -> None:
+    tracker = open_tracker(output)
+    report_sweep(tracker, output)
+    assert tracker.close(60) == 0
+    first = dump(output)
+    spool_of(output).with_name("tracking.jsonl.state.json").unlink()
+
+    result = sync(spool_of(output), uri=default_tracking_uri(output))
+
+    assert (result.left, result.refused) == (0, 0)
+    assert result.sent == len(spool_of(output).read_text("utf-8").splitlines())
+    assert dump(output) == first
+    assert len(client_of(output).search_logged_models([runs_of(output)["first"].info.experiment_id])) == 1
+
+
+def test_a_resumed_trial_repeats_its_steps_and_changes_its_params(output: Path) -> None:
+    for value in (0.1, 0.9):
+        tracker = open_tracker(output)
+        tracker.start_sweep(params={"trials": value}, tags={})
+        tracker.start_trial("7", params={"lr": value, f"only-{value}": 1}, tags={})
+        tracker.log_metrics("7", {"loss": value}, step=1)
+        tracker.log_metrics("7", {"loss": value, f"new-{value}": value}, step=2)
+        tracker.log_metrics("7", {"loss": 0.5}, step=2)
+        assert tracker.close(60) == 0 == tracker.refused
+        assert runs_of(output)["trial-7"].info.status == "RUNNING"
+    tracker = open_tracker(output)
+    tracker.end_trial("7", status="FAILED", tags={})
+    tracker.start_trial("7", params={}, tags={})
+    tracker.end_trial("7", status="FINISHED", tags={})
+    assert tracker.close(60) == 0
+    run = runs_of(output)["trial-7"]
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"lr": "0.1", "only-0.1": "1", "only-0.9": "1"}
+    assert [point[:2] for point in history(output, run, "loss")] == [(1, 0.1), (2, 0.1)]
+    assert [point[:2] for point in history(output, run, "new-0.9")] == [(2, 0.9)]
+
+
+def test_nan_and_infinity_arrive(output: Path) -> None:
+    tracker = open_tracker(output)
+    tracker.log_metrics("0", {"nan": math.nan, "inf": math.inf, "ninf": -math.inf, "whole": 3}, step=0)
+    assert tracker.close(60) == 0 == tracker.refused
+    metrics = runs_of(output)["trial-0"].data.metrics
+    assert math.isnan(metrics["nan"])
+    assert (metrics["inf"], metrics["ninf"]) == (sys.float_info.max, -sys.float_info.max)
+    assert metrics["whole"] == 3
+    for line in spool_of(output).read_text("utf-8").splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_thousands_of_metrics_and_hundreds_of_params_fit_into_requests(output: Path) -> None:
+    tracker = open_tracker(output)
+    tracker.start_trial("0", params={f"p{i}": i for i in range(250)}, tags={f"t{i}": "x" for i in range(150)})
+    tracker.log_metrics("0", {f"m{i}": float(i) for i in range(2300)}, step=1)
+    for step in range(1500):
+        tracker.log_metrics("0", {"loss": float(step)}, step=step)
+    assert tracker.close(60) == 0 == tracker.refused
+    run = runs_of(output)["trial-0"]
+    assert len(run.data.params) == 250
+    assert len(run.data.metrics) == 2301
+    assert [point[0] for point in history(output, run, "loss")] == list(range(1500))
+
+
+def test_a_run_deleted_in_the_page_does_not_stop_the_others(output: Path) -> None:
+    tracker = open_tracker(output)
+    tracker.start_trial("0", params={}, tags={})
+    tracker.start_trial("1", params={}, tags={})
+    assert tracker.flush(60) == 0
+    client_of(output).delete_run(runs_of(output)["trial-0"].info.run_id)
+    tracker.log_metrics("0", {"loss": 1.0}, step=1)
+    tracker.start_trial("0", params={}, tags={})
+    tracker.log_metrics("1", {"loss": 1.0}, step=1)
+    assert tracker.close(60) == 0
+    assert tracker.refused == 2
+    assert runs_of(output)["trial-1"].data.metrics == {"loss": 1.0}
+
+
+def test_a_double_that_a_slow_answer_left_is_deleted(output: Path) -> None:
+    tracker = open_tracker(output)
+    tracker.start_trial("0", params={"lr": 1}, tags={})
+    assert tracker.close(60) == 0
+    client, run = client_of(output), runs_of(output)["trial-0"]
+    client.create_run(run.info.experiment_id, tags=run.data.tags)
+    tracker = open_tracker(output)
+    tracker.log_metrics("0", {"loss": 1.0}, step=1)
+    assert tracker.close(60) == 0
+    assert runs_of(output)["trial-0"].info.run_id == run.info.run_id
+
+
+def test_a_model_that_a_killed_driver_left_pending_is_finished(output: Path) -> None:
+    tracker = open_tracker(output)
+    tracker.start_trial("0", params={}, tags={})
+    assert tracker.close(60) == 0
+    client, run = client_of(output), runs_of(output)["trial-0"]
+    tags = {key: run.data.tags[key] for key in ("kobert_tune.sweep_id", "kobert_tune.trial")}
+    left = client.create_logged_model(run.info.experiment_id, name="winner", source_run_id=run.info.run_id, tags=tags)
+    tracker = open_tracker(output)
+    report_sweep(tracker, output)
+    assert tracker.close(60) == 0
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert (model.model_id, str(model.status)) == (left.model_id, "READY")
+
+
+def test_a_deleted_experiment_is_restored_with_a_warning(output: Path, caplog: pytest.LogCaptureFixture) -> None:
+    client = client_of(output)
+    client.delete_experiment(client.get_experiment_by_name("other").experiment_id)
+    tracker = open_tracker(output, experiment="other")
+    tracker.start_sweep(params={}, tags={})
+    assert tracker.close(60) == 0
+    assert "restored" in caplog.text
+    assert "first" in runs_of(output, "other")

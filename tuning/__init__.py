@@ -1,0 +1,1 @@
+"""The orchestration: Ray, Optuna and MLflow around kobert_core."""

@@ -1,0 +1,352 @@
+"""The command line. Parses, calls, prints; imports what is heavy only in the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from kobert_core.errors import InputError
+
+if TYPE_CHECKING:
+    from kobert_core.tasks.base import Task
+    from tuning.study import StudyConfig
+    from tuning.sweep import SweepResult
+
+app = typer.Typer(
+    name="kobert-tune",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="""Tune Korean BERT encoders on Ray.
+
+    Write a study file, look at it with [bold]train[/] and [bold]sweep --dry-run[/], launch it with [bold]sweep[/],
+    watch it here and with [bold]ui[/], and take away the best model: [bold]export[/], [bold]evaluate[/],
+    [bold]predict[/].""",
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, such as search_spaces/nsmc.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Replace a value of the study file, such as train.epochs=2. Repeatable.",
+    ),
+]
+SweepDir = Annotated[Path, typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep, such as sweeps/nsmc.")]
+ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder of an exported model.")]
+Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object last; all else goes to stderr.")]
+
+SWEEPS = Path("sweeps")
+EXIT_NOTHING_WON, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main() -> None:
+    """Entry point: bad input is one line and exit code 2, never a traceback."""
+    try:
+        app()
+    except InputError as error:
+        Console(stderr=True).print(f"[red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(EXIT_BAD_INPUT)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kobert-tuning {version('kobert-tuning')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more of what happens.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+@app.command()
+def train(
+    study_file: StudyFile,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="MODEL_DIR", help="Export the best checkpoint to this folder."),
+    ] = None,
+) -> None:
+    """One training run in this process, without Ray: for a first look and for debugging.
+
+    Searched parameters take the values of the study's first point, or the middle of their range.
+    """
+    from tuning.local import train_once
+    from tuning.study import load_study
+
+    train_once(load_study(study_file, overrides or ()), say=typer.echo, cache=SWEEPS / "cache", output=output)
+
+
+@app.command()
+def sweep(
+    study_file: StudyFile,
+    overrides: Overrides = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Number of trials, instead of budget.trials.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep, instead of the study's.")] = None,
+    output: Output = SWEEPS,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster to use: auto, or HOST:6379. Default: one is started here."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a sweep that was interrupted, or extend it.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, read the data, run nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search: train many times on Ray, pick the best, export it.
+
+    Ctrl-C stops cleanly; the same command with --resume goes on.
+    """
+    from tuning.study import load_study
+
+    extra = [f"budget.trials={trials}"] if trials is not None else []
+    study = load_study(study_file, [*(overrides or ()), *extra])
+    folder = (output / sweep_name(name or study.name)).resolve()
+    console = Console(stderr=as_json)
+    if dry_run:
+        _describe(study, folder, console)
+        return
+    from tuning.display import Display
+    from tuning.sweep import run_sweep
+
+    result = run_sweep(study, folder, address=address, resume=resume, display=Display(console))
+    _summarise(result, study_file, console)
+    if as_json:
+        typer.echo(json.dumps(result.as_json(), ensure_ascii=False))
+    if result.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if result.winner is None:
+        raise typer.Exit(EXIT_NOTHING_WON)
+
+
+@app.command()
+def export(
+    sweep_dir: SweepDir,
+    output: Annotated[Path, typer.Option("--output", metavar="MODEL_DIR", help="Folder to make.")],
+    trial: Annotated[int | None, typer.Option(metavar="ID", help="A trial's number, instead of the winner's.")] = None,
+) -> None:
+    """Write a trial's best checkpoint as a HuggingFace folder: the winner's, or that of --trial."""
+    from tuning.export import export_model
+    from tuning.results import WINNER, TrialTable, read_winner
+
+    study = _study_of(sweep_dir)
+    table = TrialTable(sweep_dir.resolve(), study.objective)
+    if trial is None:
+        winner = read_winner(sweep_dir)
+        export_model(sweep_dir, study, table[winner["winner"]["trial"]], output, test=winner["test"])
+    else:
+        won = (sweep_dir / WINNER).is_file() and read_winner(sweep_dir)["winner"]["trial"] == trial
+        export_model(sweep_dir, study, table[trial], output, test=read_winner(sweep_dir)["test"] if won else None)
+    typer.echo(f"exported to {output}")
+
+
+@app.command()
+def predict(
+    model_dir: ModelDir,
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A file of the kind that the model was trained on.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="A .tsv or .jsonl file to write.")],
+) -> None:
+    """Label a file: one record a row, with the probability of each class."""
+    from tuning.predict import predict_file
+
+    count = predict_file(model_dir, source, output)
+    typer.echo(f"{count:,} predictions in {output}")
+
+
+@app.command()
+def evaluate(
+    model_dir: ModelDir,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A labelled file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on a labelled file. The reading is recorded in the model's folder."""
+    from tuning.predict import evaluate_file
+
+    result = evaluate_file(model_dir, data)
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for key, value in result.items():
+        typer.echo(f"{key:20} {value:.6f}" if isinstance(value, float) else f"{key:20} {value:,}")
+
+
+@app.command()
+def ui(
+    sweep_dir: Annotated[
+        Path | None, typer.Argument(metavar="[SWEEP_DIR]", help="A sweep whose store to show.")
+    ] = None,
+    output: Output = SWEEPS,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Open the MLflow UI on the store in use, until Ctrl-C."""
+    from tuning.tracking import resolve_tracking_uri, serve_ui
+
+    uri = _study_of(sweep_dir).tracking.uri if sweep_dir else None
+    raise typer.Exit(
+        serve_ui(
+            resolve_tracking_uri(uri, (sweep_dir.resolve().parent if sweep_dir else output)),
+            host=host,
+            port=port,
+        )
+    )
+
+
+@app.command("list")
+def list_(
+    sweep_dir: Annotated[
+        Path | None, typer.Argument(metavar="[SWEEP_DIR]", help="Show the trials of one sweep.")
+    ] = None,
+    output: Output = SWEEPS,
+) -> None:
+    """Sweeps with their trials by state; or the trials of one sweep."""
+    from tuning.display import trial_table
+    from tuning.results import LEDGER, TrialTable
+
+    if sweep_dir is not None:
+        table = TrialTable(sweep_dir, _study_of(sweep_dir).objective)
+        Console().print(trial_table(table, rows=len(table)))
+        return
+    folders = sorted(path.parent for path in output.glob(f"*/{LEDGER}"))
+    if not folders:
+        typer.echo(f"no sweeps in {output}")
+    for folder in folders:
+        table = TrialTable(folder, _study_of(folder).objective)
+        states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(table.states().items()))
+        winner = table.winner()
+        best = f"best {table.objective.metric} {winner.value:.4f} (trial {winner.trial})" if winner else "no winner"
+        typer.echo(f"{folder}  {states}  {best}")
+
+
+@app.command()
+def logs(
+    sweep_dir: SweepDir,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's number.")],
+) -> None:
+    """What a trial printed."""
+    from tuning.results import TrialTable
+    from tuning.trial_files import LOG, trial_folder
+
+    record = TrialTable(sweep_dir, _study_of(sweep_dir).objective)[trial]
+    log = trial_folder(sweep_dir, record.trial) / LOG
+    if log.is_file():
+        typer.echo(log.read_text(encoding="utf-8", errors="replace"), nl=False)
+    if record.reason and not log.is_file():
+        typer.echo(record.reason)
+
+
+def sweep_name(name: str) -> str:
+    """A name that is a folder of its own and nothing else.
+
+    Raises:
+        InputError: it could lead out of the output folder.
+    """
+    if name != Path(name).name or name.startswith((".", "-")) or not name.isprintable():
+        raise InputError(
+            f"`{name}` cannot be the name of a sweep", where="--name", fix="use a plain name such as nsmc-2"
+        )
+    return name
+
+
+def _study_of(sweep_dir: Path) -> StudyConfig:
+    from tuning.study import load_study
+
+    file = sweep_dir / "study.yaml"
+    if not file.is_file():
+        raise InputError("this is no folder of a sweep", where=sweep_dir, fix="see `kobert-tune list`")
+    return load_study(file)
+
+
+def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
+    """What a sweep would do, after all that it depends on was checked."""
+    from tuning.sweep import prepare
+
+    study.check()
+    if (folder / "study.yaml").exists():
+        console.print(f"[yellow]note:[/] the name {_escape(folder.name)} is in use: give another --name, or --resume")
+    task = prepare(study, folder.parent / "cache")
+    config = study.train_config(study.example_values())
+    per_update = config.optim.examples_per_update(study.resources.workers)
+    updates = max(1, round(config.train.epochs * -(-len(task.train) // per_update)))
+    lines: list[tuple[str, Any]] = [
+        ("study", study.name),
+        ("folder", folder),
+        ("train", f"{len(task.train):,} examples"),
+        ("dev", f"{len(task.dev):,} examples"),
+        *(("test", f"{len(task.read(path)):,} examples") for path in (study.data.test,) if path),
+        *_bad_rows(study, task),
+        (
+            "trials",
+            f"{study.budget.trials}, {study.search.algorithm} search, {study.scheduler.name} scheduler",
+        ),
+        ("objective", f"{study.objective.mode} {study.objective.metric}"),
+        ("a run", f"{updates:,} updates of {per_update} examples (trial 0)"),
+        (
+            "workers",
+            f"{study.resources.workers} a trial, {study.resources.cpus_per_worker:g} CPUs and "
+            f"{study.resources.gpus_per_worker:g} GPUs each",
+        ),
+        *((f"  {name}", distribution) for name, distribution in study.space.items()),
+    ]
+    for key, value in lines:
+        console.print(f"{key:24} {_escape(str(value))}", highlight=False, soft_wrap=True)
+
+
+def _bad_rows(study: StudyConfig, task: Task[Any]) -> list[tuple[str, str]]:
+    files = [file for file in (study.data.train, study.data.dev, study.data.test) if file]
+    return [(f"set aside in {file.name}", str(bad)) for file in files for bad in task.bad_rows(file)[:20]]
+
+
+def _summarise(result: SweepResult, study_file: Path, console: Console) -> None:
+    from tuning.display import span, values_as_text
+
+    def say(text: str) -> None:
+        console.print(_escape(text), highlight=False, soft_wrap=True)
+
+    states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(result.states.items()))
+    say(f"{result.folder.name}: {states or 'no trials'}, {span(result.seconds)}")
+    if result.interrupted:
+        say(f"interrupted; go on with: kobert-tune sweep {study_file} --name {result.folder.name} --resume")
+    if result.winner is None:
+        if not result.interrupted:
+            say("no trial came to a model; see `kobert-tune logs`")
+        return
+    winner = result.winner
+    say(f"winner: trial {winner.trial}, {values_as_text(winner)}")
+    for name, value in sorted(winner.metrics.items()):
+        if name.startswith("eval/"):
+            say(f"  {name:16} {value:.4f}")
+    for who, metrics in result.test.items():
+        for name, value in sorted(metrics.items()):
+            say(f"  {name:16} {value:.4f}  ({who.replace('_', ' ')})")
+    if result.model:
+        say(f"model: {result.model}")
+    say(f"look at all trials in MLflow: kobert-tune ui {result.folder}")
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,86 @@
+"""The Ray cluster that a sweep runs on: one of its own on this machine, or one that is there."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kobert_core.errors import InputError
+
+ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the sweep draws its own table
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a study stay what they are
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without a GPU keeps the devices that it sees
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trial table and MLflow hold what they would write
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep stops its trials itself
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own snapshots are not used
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def set_environment() -> None:
+    """Settings that Ray reads when it is imported, where the user has not made them."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[dict[str, float]]:
+    """Join the cluster at `address` (or at `RAY_ADDRESS`), or start one here; leave it at the end.
+
+    Yields:
+        The cluster's resources, such as `{"CPU": 16, "GPU": 2}`.
+
+    Raises:
+        InputError: there is no cluster at the address.
+    """
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address and address.startswith("ray://"):
+        raise InputError(
+            "Ray client addresses are not supported",
+            where=f"--address {address}",
+            fix="give `auto` on a machine of the cluster, or HOST:6379",
+        )
+    try:
+        if address:
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": ENVIRONMENT},
+            )
+        else:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"no Ray cluster can be reached ({reason})", where=f"--address {address}") from error
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def groups_that_fit(resources: dict[str, float], *, workers: int, cpus: float, gpus: float, wanted: int | None) -> int:
+    """How many worker groups run at once: as many as the cluster has room for, at most `wanted`.
+
+    Raises:
+        InputError: there is no room for one.
+    """
+    there = {"CPUs": resources.get("CPU", 0.0), "GPUs": resources.get("GPU", 0.0)}
+    asked = {"CPUs": workers * cpus, "GPUs": workers * gpus}
+    fitting = min(int(there[kind] / asked[kind] + 1e-9) for kind in asked if asked[kind])
+    if fitting < 1:
+        kind = next(kind for kind in asked if asked[kind] > there[kind])
+        raise InputError(
+            f"a trial asks for {asked[kind]:g} {kind}, but the cluster has {there[kind]:g}",
+            where="resources",
+            fix=f"ask for fewer `workers` or `{kind.lower()}_per_worker`",
+        )
+    return min(fitting, wanted) if wanted else fitting

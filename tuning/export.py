@@ -1,0 +1,93 @@
+"""The model of a trial as a HuggingFace folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kobert_core.checkpoint import SUMS, WEIGHTS, verify_checkpoint
+from kobert_core.errors import InputError
+from kobert_core.files import atomic_folder, atomic_write_text, sha256_file
+from tuning.readings import READINGS
+from tuning.results import TrialRecord
+from tuning.study import StudyConfig
+from tuning.trial_files import MODEL_FILES, trial_folder
+
+
+def export_model(
+    sweep: Path,
+    study: StudyConfig,
+    record: TrialRecord,
+    output: Path,
+    *,
+    test: Mapping[str, Mapping[str, float]] | None = None,
+) -> None:
+    """Write the best checkpoint of a trial with its config, tokenizer and model card.
+
+    Raises:
+        InputError: the trial has no checkpoint any more, it is corrupt, or `output` is in use.
+    """
+    if record.checkpoint is None:
+        raise InputError(
+            f"trial {record.trial} ({record.state}) has no checkpoint any more",
+            where=sweep,
+            fix="only the best few trials keep theirs: see `keep_checkpoints` in the study file",
+        )
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError("the output is not empty", where=output, fix="give a folder that is not there yet")
+    checkpoint = Path(record.checkpoint)
+    verify_checkpoint(checkpoint, only=WEIGHTS)
+    with atomic_folder(output) as folder:
+        shutil.copytree(trial_folder(sweep, record.trial) / MODEL_FILES, folder, dirs_exist_ok=True)
+        shutil.copyfile(checkpoint / WEIGHTS, folder / WEIGHTS)
+        (folder / SUMS).write_text(f"{sha256_file(folder / WEIGHTS)}  {WEIGHTS}\n", encoding="utf-8")
+        if (sweep / READINGS).is_file():
+            shutil.copyfile(sweep / READINGS, folder / READINGS)
+        atomic_write_text(folder / "README.md", model_card(sweep, study, record, test or {}))
+
+
+def model_card(sweep: Path, study: StudyConfig, record: TrialRecord, test: Mapping[str, Mapping[str, float]]) -> str:
+    """A model card in the format of the HuggingFace hub: data, values and results."""
+    metrics = {**record.metrics, **test.get("winner", {})}
+    backbone = study.model.backbone or "none (random weights)"
+    rows = [f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items())]
+    values = [f"| `{name}` | {shown(value)} |" for name, value in record.values.items()]
+    baseline = test.get("trial_0", {})
+    compared = [f"| {name}, trial 0 for comparison | {value:.6g} |" for name, value in sorted(baseline.items())]
+    return "\n".join(
+        [
+            "---",
+            "language: ko",
+            "library_name: transformers",
+            f"pipeline_tag: {'text-classification' if study.task == 'nsmc' else 'question-answering'}",
+            "---",
+            "",
+            f"# {sweep.name}, trial {record.trial}",
+            "",
+            f"Task `{study.task}`, encoder {backbone}. Chosen by {study.objective.mode} `{study.objective.metric}` "
+            f"on the dev split among the trials of the sweep `{sweep.name}`; the checkpoint is that of "
+            f"{record.best_progress}% of the run.",
+            "",
+            "| result | value |",
+            "|---|---|",
+            *rows,
+            *compared,
+            "",
+            "| searched parameter | value |",
+            "|---|---|",
+            *values,
+            "",
+            f"Trained on `{study.data.train.name}`, "
+            f"{'dev split carved from it' if study.data.dev is None else f'dev file `{study.data.dev.name}`'}"
+            f"{f', tested on `{study.data.test.name}`' if study.data.test else ''}. "
+            "All values are in `train_config.json`; who read the test file, and when, in `test_readings.jsonl`.",
+            "",
+        ]
+    )
+
+
+def shown(value: Any) -> str:
+    """A value as the card shows it."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

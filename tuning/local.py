@@ -1,0 +1,57 @@
+"""One training run in this process, without Ray."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from kobert_core.pretrained import save_model_files
+from kobert_core.runtime import LocalRuntime, Report
+from kobert_core.tasks import TASKS
+from kobert_core.training import train
+from tuning.export import export_model
+from tuning.results import TrialRecord
+from tuning.study import StudyConfig
+from tuning.trial_files import CHECKPOINTS, MODEL_FILES, trial_folder
+
+
+def train_once(
+    study: StudyConfig, *, say: Callable[[str], object], cache: Path, output: Path | None = None
+) -> TrialRecord:
+    """Train with the study's example values, as a trial of its sweep would on one worker.
+
+    Args:
+        study: Gives the values and the number of threads.
+        say: Gets one line an evaluation.
+        cache: Folder of the feature cache.
+        output: Where the best checkpoint is exported to; None keeps no checkpoint.
+    """
+    torch.set_num_threads(max(1, int(study.resources.cpus_per_worker)))
+    values = study.example_values()
+    config = study.train_config(values)
+    task = TASKS[config.task](config, cache=cache)
+    record = TrialRecord(0, "RUNNING", values)
+
+    def on_report(report: Report) -> None:
+        shown = " ".join(f"{name}={value:.4g}" for name, value in report.metrics.items())
+        say(f"{report.progress:3d}% update {report.update} {shown}{' (best)' if report.is_best else ''}")
+        record.progress, record.update = report.progress, report.update
+        if report.is_best:
+            record.value, record.metrics = report.metrics[study.objective.metric], report.metrics
+            record.best_progress, record.checkpoint = report.progress, report.checkpoint
+
+    say(f"{len(task.train):,} examples to train on, {len(task.dev):,} to compare on")
+    if output is None:
+        train(config, task, LocalRuntime(on_report=on_report))
+        return record
+    with tempfile.TemporaryDirectory(prefix="kobert-tune-") as folder:
+        here = trial_folder(Path(folder), 0)
+        save_model_files(here / MODEL_FILES, task)
+        train(config, task, LocalRuntime(checkpoints=here / CHECKPOINTS, on_report=on_report))
+        record.state = "COMPLETE"
+        export_model(Path(folder), study, record, output)
+    say(f"exported to {output}")
+    return record

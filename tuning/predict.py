@@ -1,0 +1,72 @@
+"""Predictions and scores of an exported model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from kobert_core.errors import InputError
+from kobert_core.evaluation import evaluate, predict
+from kobert_core.files import atomic_write_text
+from kobert_core.pretrained import load_pretrained
+from kobert_core.runtime import LocalRuntime
+from kobert_core.tasks.nsmc import file_digest
+from tuning.readings import record_reading
+
+FORMATS = (".tsv", ".jsonl")
+
+
+def predict_file(model_dir: Path, source: Path, output: Path) -> int:
+    """Write one record for each usable row of a file; how many there were.
+
+    Raises:
+        InputError: the model, the file or the output cannot be used.
+    """
+    if output.suffix not in FORMATS:
+        raise InputError(
+            f"unknown format `{output.suffix}`", where=output, fix=f"end its name in {' or '.join(FORMATS)}"
+        )
+    pretrained, runtime = load_pretrained(model_dir), LocalRuntime()
+    ids, examples = pretrained.task.read_inputs(source)
+    outputs = predict(pretrained.model.to(runtime.device), pretrained.task, examples, runtime)
+    records = pretrained.task.answers(ids, outputs)
+    atomic_write_text(output, as_tsv(records) if output.suffix == ".tsv" else as_json_lines(records))
+    return len(records)
+
+
+def evaluate_file(model_dir: Path, source: Path) -> dict[str, Any]:
+    """The task's metrics on a labelled file, the number of examples, and how often the file was read before.
+
+    The reading is recorded in the model's folder.
+
+    Raises:
+        InputError: the model or the file cannot be used.
+    """
+    pretrained, runtime = load_pretrained(model_dir), LocalRuntime()
+    examples = pretrained.task.read(source)
+    metrics = evaluate(pretrained.model.to(runtime.device), pretrained.task, examples, runtime)
+    result: dict[str, Any] = {name.removeprefix("eval/"): value for name, value in metrics.items()}
+    result["examples"] = len(examples)
+    result["earlier_readings"] = record_reading(
+        model_dir, file=source, sha256=file_digest(source), by="evaluate", metrics=result.copy()
+    )
+    return result
+
+
+def as_tsv(records: list[dict[str, Any]]) -> str:
+    """Records with a header row, without quoting; what would break a row becomes a space."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
+    for record in [dict.fromkeys(records[0])] if records else []:
+        writer.writerow(record)
+    for record in records:
+        writer.writerow([" ".join(str(cell).split()) for cell in record.values()])
+    return buffer.getvalue()
+
+
+def as_json_lines(records: list[dict[str, Any]]) -> str:
+    """One JSON object a line."""
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

@@ -1,0 +1,130 @@
+"""Writes down what happens to the trials of a sweep: in its table, in MLflow, on the disk that checkpoints fill."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial as TuneTrial
+
+from kobert_core.checkpoint import prune_checkpoints
+from tuning.results import State, TrialRecord, TrialTable
+from tuning.study import StudyConfig
+from tuning.tracking import Tracker
+from tuning.trial_files import CHECKPOINTS, trial_folder
+
+
+class DriverOnly:
+    """Stays in the driver: Ray Tune pickles and copies what it is given, for a restore that is never used."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+
+class Recorder(DriverOnly, Callback):
+    """Hears of every trial from Ray Tune."""
+
+    def __init__(self, study: StudyConfig, table: TrialTable, tracker: Tracker) -> None:
+        self._study, self._table, self._tracker = study, table, tracker
+        self._sitting: dict[int, tuple[float, float]] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """A trial begins, or goes on after an interruption or a pause."""
+        number, values = trial.config["trial"], trial.config["values"]
+        record = self._table[number] if number in self._table else TrialRecord(number, "RUNNING", values)
+        record.state, record.started = "RUNNING", record.started or time.time()
+        self._sitting[number] = (time.monotonic(), record.seconds)
+        self._table.put(record)
+        config = self._study.train_config(values).model_dump(mode="json", exclude_none=True)
+        self._tracker.start_trial(str(number), params=flat(config), tags={"trial": str(number)})
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An evaluation."""
+        record, report = self._table[trial.config["trial"]], result["report"]
+        record.progress, record.update = report["progress"], report["update"]
+        if report["is_best"]:
+            record.metrics, record.best_progress = dict(report["metrics"]), report["progress"]
+            record.value, record.checkpoint = result["objective"], report["checkpoint"]
+        self._note_time(record)
+        self._table.put(record)
+        metrics = report["metrics"] | {"progress": float(report["progress"])}
+        self._tracker.log_metrics(str(record.trial), metrics, step=report["update"])
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """The end of a trial that did not fail: its own, or the scheduler's."""
+        record = self._table[trial.config["trial"]]
+        if record.progress == 100:
+            self._end(record, "COMPLETE")
+            self._tracker.end_trial(str(record.trial), status="FINISHED", tags={})
+        else:
+            self._end(record, "PRUNED")
+            self._tracker.end_trial(str(record.trial), status="KILLED", tags={"pruned": "true"})
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """The end of a trial that failed."""
+        number = trial.config["trial"]
+        record = self._table[number] if number in self._table else TrialRecord(number, "FAILED", trial.config["values"])
+        record.reason = reason_of(trial)
+        self._end(record, "FAILED")
+        self._tracker.end_trial(
+            str(number), status="FAILED", tags={"reason": record.reason.strip().splitlines()[-1][:500]}
+        )
+
+    def interrupt(self) -> None:
+        """The sweep ends before its trials."""
+        for record in self._table:
+            if record.state == "RUNNING":
+                self._end(record, "INTERRUPTED")
+                self._tracker.end_trial(str(record.trial), status="KILLED", tags={"interrupted": "true"})
+
+    def keep_best_checkpoints(self) -> None:
+        """Of the trials that ended, the best few and trial 0 keep their best checkpoint; an interrupted one keeps all."""
+        kept = {record.trial for record in self._table.best(self._study.keep_checkpoints)} | {0}
+        for record in self._table:
+            if record.state in ("RUNNING", "INTERRUPTED"):
+                continue
+            folder = trial_folder(self._table.folder, record.trial) / CHECKPOINTS
+            if record.trial in kept and record.checkpoint:
+                prune_checkpoints(folder, keep={Path(record.checkpoint).name})
+            elif folder.is_dir():
+                shutil.rmtree(folder)
+                record.checkpoint = None
+        self._table.write()
+
+    def _end(self, record: TrialRecord, state: State) -> None:
+        self._note_time(record)
+        record.state = state
+        self._sitting.pop(record.trial, None)
+        self._table.put(record)
+        self.keep_best_checkpoints()
+
+    def _note_time(self, record: TrialRecord) -> None:
+        if record.trial in self._sitting:
+            begin, before = self._sitting[record.trial]
+            record.seconds = before + time.monotonic() - begin
+
+
+def reason_of(trial: TuneTrial) -> str:
+    """Why a trial failed: the traceback of its worker."""
+    error = trial.get_error()
+    cause = getattr(error, "cause", None) or error
+    return str(cause) if cause is not None else "unknown"
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections to dotted keys, as a study's parameters are called."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result

@@ -1,0 +1,134 @@
+"""The trial table of a sweep, and its winner."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kobert_core.config import Objective
+from kobert_core.errors import InputError
+from kobert_core.files import atomic_write_json, atomic_write_text
+
+LEDGER, TABLE, WINNER = "trials.json", "trials.csv", "winner.json"
+State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAILED", "INTERRUPTED"]
+
+
+@dataclass
+class TrialRecord:
+    """What a sweep knows of one trial."""
+
+    trial: int
+    state: State
+    values: dict[str, Any]
+    """Searched values, by parameter."""
+    progress: int = 0
+    """Percent of its own updates that are done."""
+    update: int = 0
+    value: float | None = None
+    """The objective at the best evaluation: that of the checkpoint that would be exported."""
+    best_progress: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    """All metrics of the best evaluation."""
+    checkpoint: str | None = None
+    """Folder of the best checkpoint; None when there is none, or it was not among the best few."""
+    started: float = 0.0
+    """Seconds since 1970."""
+    seconds: float = 0.0
+    """Wall time of the trial over all its sittings."""
+    reason: str | None = None
+    """Why it failed."""
+
+
+class TrialTable:
+    """All trials of a sweep, written to its folder at every change: `trials.json` for us, `trials.csv` for people."""
+
+    def __init__(self, folder: Path, objective: Objective) -> None:
+        """The table of a sweep's folder, empty if there is none yet."""
+        self.folder, self.objective = folder, objective
+        self.on_change: Callable[[TrialRecord], None] | None = None
+        self.lock = threading.RLock()
+        self._records: dict[int, TrialRecord] = {}
+        if (folder / LEDGER).is_file():
+            for row in _read_json(folder / LEDGER):
+                self._records[row["trial"]] = TrialRecord(**row)
+
+    def __iter__(self) -> Iterator[TrialRecord]:
+        with self.lock:
+            return iter(sorted(self._records.values(), key=lambda record: record.trial))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __contains__(self, trial: int) -> bool:
+        return trial in self._records
+
+    def __getitem__(self, trial: int) -> TrialRecord:
+        try:
+            return self._records[trial]
+        except KeyError:
+            there = f"trials 0 to {len(self) - 1} are there" if len(self) else "it has no trials"
+            raise InputError(f"there is no trial {trial} in this sweep; {there}", where=self.folder) from None
+
+    def put(self, record: TrialRecord) -> None:
+        """Add or replace a trial, and write the table."""
+        with self.lock:
+            self._records[record.trial] = record
+            self.write()
+        if self.on_change:
+            self.on_change(record)
+
+    def write(self) -> None:
+        """Write both files."""
+        with self.lock:
+            records = list(self)
+        atomic_write_json(self.folder / LEDGER, [asdict(record) for record in records])
+        parameters = sorted({name for record in records for name in record.values})
+        metrics = sorted({name for record in records for name in record.metrics})
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        plain = ["trial", "state", "progress", "value", "best_progress", "seconds"]
+        writer.writerow([*plain, *parameters, *metrics, "checkpoint", "reason"])
+        for record in records:
+            row: list[Any] = [getattr(record, name) for name in plain]
+            row[-1] = round(record.seconds, 3)
+            row += [record.values.get(name) for name in parameters] + [record.metrics.get(name) for name in metrics]
+            reason = record.reason.strip().splitlines()[-1] if record.reason else None
+            writer.writerow(["" if cell is None else cell for cell in [*row, record.checkpoint, reason]])
+        atomic_write_text(self.folder / TABLE, buffer.getvalue())
+
+    def states(self) -> dict[str, int]:
+        """Number of trials by state."""
+        return dict(Counter(record.state for record in self))
+
+    def best(self, count: int) -> list[TrialRecord]:
+        """The trials to keep, best first: whole ones before pruned ones, so that equal efforts are compared."""
+        ranked = [r for r in self if r.value is not None and r.state != "FAILED"]
+        sign = -1 if self.objective.mode == "max" else 1
+        ranked.sort(key=lambda r: (r.state != "COMPLETE", sign * (r.value or 0.0), r.trial))
+        return ranked[:count]
+
+    def winner(self) -> TrialRecord | None:
+        """The best trial that ran to its end; the best of the others if none did; None if all failed."""
+        return next(iter(self.best(1)), None)
+
+
+def read_winner(folder: Path) -> dict[str, Any]:
+    """`winner.json` of a sweep. Raises InputError when there is none."""
+    winner: dict[str, Any] = _read_json(folder / WINNER)
+    return winner
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("the file is not there", where=path, fix="give the folder of a finished sweep") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"the file cannot be read ({error})", where=path) from error

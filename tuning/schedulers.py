@@ -1,0 +1,28 @@
+"""Schedulers by name. Their clock is the percentage of a trial's own updates, so that trials of any length compare."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tuning.study import SchedulerConfig
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+
+CLOCK = "progress"
+
+
+def make_scheduler(config: SchedulerConfig, *, metric: str, mode: str) -> TrialScheduler:
+    """The Ray Tune scheduler that a study names."""
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler, MedianStoppingRule
+
+    common: dict[str, Any] = {"time_attr": CLOCK, "metric": metric, "mode": mode}
+    if config.name == "asha":
+        return ASHAScheduler(
+            max_t=100, grace_period=config.grace_percent, reduction_factor=config.reduction_factor, **common
+        )
+    if config.name == "hyperband":
+        return HyperBandScheduler(max_t=100, reduction_factor=config.reduction_factor, **common)
+    if config.name == "median":
+        return MedianStoppingRule(grace_period=config.grace_percent, **common)
+    return FIFOScheduler()

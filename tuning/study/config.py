@@ -1,0 +1,180 @@
+"""What a study is: what to train, what to search, how, and for how long."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, PlainSerializer, SerializeAsAny, field_validator
+
+from kobert_core.config import (
+    DataConfig,
+    FrozenConfig,
+    ModelConfig,
+    Objective,
+    OptimConfig,
+    PositiveInt,
+    RunConfig,
+    TrainConfig,
+)
+from kobert_core.errors import InputError
+from search_spaces.distributions import Constant, Space
+from search_spaces.validation import Problems, Where, nowhere, show, validate
+from tuning.study.sections import BudgetConfig, ResourcesConfig, SchedulerConfig, SearchConfig, TrackingConfig
+
+FIXED = ("data", "model", "optim", "train")
+"""Sections of `TrainConfig` that hold the values of a run."""
+EITHER_OR = (("accumulation", "effective_batch_size"), ("warmup_ratio", "warmup_steps"))
+"""Fields of `OptimConfig`: the first one must not be written down when the second is in use."""
+
+
+class StudyHead(FrozenConfig):
+    """What stands in a study file outside of its sections."""
+
+    schema_version: Literal[1]
+    """Version of the layout of study files."""
+    name: Annotated[str, Field(max_length=80)]
+    """Name of the study, and of its sweep's folder."""
+    task: str
+    """Name of a task in `kobert_core.tasks`."""
+    keep_checkpoints: PositiveInt = 3
+    """The checkpoints of this many best trials are kept."""
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"\w[\w.-]*", value):
+            raise ValueError(f"a name has letters, digits, `_`, `-` and `.`, but got {show(value)}")
+        return value
+
+
+class StudyConfig(StudyHead):
+    """One study file, checked, with absolute paths."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    data: SerializeAsAny[DataConfig]
+    """Files and how they become examples."""
+    model: SerializeAsAny[ModelConfig]
+    """Encoder, tokenizer and head."""
+    optim: OptimConfig = OptimConfig()
+    """Fixed values of the optimizer, schedule and batch."""
+    train: RunConfig = RunConfig()
+    """Fixed values of length, seed and evaluations."""
+    space: Annotated[Space, PlainSerializer(Space.to_dict)]
+    """What is searched: `parameters` in the file."""
+    objective: Objective
+    """What a trial is judged by; the task's own objective when not given."""
+    search: SearchConfig = SearchConfig()
+    """How values are chosen."""
+    scheduler: SchedulerConfig = SchedulerConfig()
+    """When a trial is stopped early."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """What a trial runs on."""
+    budget: BudgetConfig = BudgetConfig()
+    """When the sweep ends."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where MLflow keeps the runs."""
+
+    def train_config(self, values: Mapping[str, Any]) -> TrainConfig:
+        """The config of one run: the fixed values, with searched ones in their place.
+
+        Args:
+            values: Searched values by dotted key; one that is left out has its fixed value.
+
+        Raises:
+            InputError: a value is not in the space, or they do not go together.
+        """
+        problems = Problems()
+        config = self._train_config(values, problems)
+        problems.raise_first(nowhere)
+        assert config is not None
+        return config
+
+    def check(self, *, corners: int = 2000, where: Where = nowhere) -> None:
+        """Make the config of each point given in advance, and of `corners` extremes of the space.
+
+        Raises:
+            InputError: some values cannot be trained with; `where` tells the place of a dotted key.
+        """
+        for place, point in enumerate(self.search.points):
+            problems = Problems()
+            self._train_config(point, problems)
+            if problems:
+                what = f"point {place} cannot be trained with: {problems[0].what}"
+                raise InputError(what, where=where(f"search.points.{place}"), fix=problems[0].fix)
+        for values in self.space.corners(corners):
+            problems = Problems()
+            self._train_config(values, problems)
+            for problem in problems:
+                about = [name for name in values if name == problem.key or f"`{name.split('.')[-1]}`" in problem.what]
+                place_of = f"parameters.{about[0]}" if about else problem.key
+                fix = f"the space has {show({name: values[name] for name in about or values})}"
+                raise InputError(problem.what, where=where(place_of), fix=problem.fix or fix)
+
+    def example_values(self) -> dict[str, Any]:
+        """The first point given in advance; what it leaves out, or all without points, is the space's middle."""
+        return self.space.suggest(_Middle(self.search.points[0] if self.search.points else {}))
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole study file, with defaults and absolute paths, as plain values."""
+        content = self.model_dump(mode="json")
+        content["parameters"] = content.pop("space")
+        for section in type(self).model_fields.keys() - StudyHead.model_fields.keys() - {"space"}:
+            given = getattr(self, section).model_fields_set
+            for name, value in list(content[section].items()):
+                if name not in given and (value is None or f"{section}.{name}" in self.space):
+                    del content[section][name]
+        optim = content["optim"]
+        for name, instead in EITHER_OR:
+            used = instead in optim or f"optim.{instead}" in self.space
+            if used and name not in self.optim.model_fields_set:
+                optim.pop(name, None)
+        return content
+
+    def _train_config(self, values: Mapping[str, Any], problems: Problems) -> TrainConfig | None:
+        self.space.find_problems(values, key="", problems=problems)
+        if problems:
+            return None
+        constants = {
+            name: self.space[name].ends()[0]
+            for name in self.space.active(values)
+            if isinstance(self.space[name], Constant)
+        }
+        raw = {section: dict(content) for section, content in self._fixed.items()}
+        for name, value in (constants | dict(values)).items():
+            section, _, field = name.partition(".")
+            raw[section][field] = value
+        parts = {
+            section: validate(type(getattr(self, section)), raw[section], key=section, problems=problems)
+            for section in FIXED
+        }
+        if problems:
+            return None
+        return TrainConfig.model_validate({"task": self.task, "objective": self.objective, **parts})
+
+    @cached_property
+    def _fixed(self) -> dict[str, dict[str, Any]]:
+        return {name: getattr(self, name).model_dump(mode="json", exclude_unset=True) for name in FIXED}
+
+
+class _Middle:
+    """Takes given values, and the middle of what is left open."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._given = given
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        middle = (low * high) ** 0.5 if log else (low + high) / 2
+        return self._given.get(name, middle if step is None else low + step * ((middle - low) // step))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        middle = int((low * high) ** 0.5) if log else (low + high) // 2
+        return self._given.get(name, low + step * ((middle - low) // step))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._given.get(name, choices[0])

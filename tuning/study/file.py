@@ -1,0 +1,195 @@
+"""From a study file to a study and back."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+from ruamel.yaml import YAML
+
+from kobert_core.config import DataConfig, FrozenConfig, ModelConfig, Objective, OptimConfig, RunConfig
+from kobert_core.errors import InputError
+from kobert_core.files import atomic_write_text
+from search_spaces.distributions import Space
+from search_spaces.loader import RawStudy, load_study_file
+from search_spaces.validation import Problems, show, suggest_known, validate
+from tuning.study.config import StudyConfig, StudyHead
+from tuning.study.sections import BudgetConfig, ResourcesConfig, SchedulerConfig, SearchConfig, TrackingConfig
+
+if TYPE_CHECKING:
+    from kobert_core.tasks.base import Task
+
+LOOP_METRICS = ("train/loss", "train/examples_per_second")
+"""What the loop reports besides the metrics of the task."""
+SEARCHABLE = (
+    *(f"optim.{name}" for name in OptimConfig.model_fields if name != "betas"),
+    "train.epochs",
+    "train.seed",
+    "model.dropout",
+    "model.hidden_dropout",
+    "model.attention_dropout",
+)
+"""Searchable for every task. What sets the split, the rungs or the files is not: trials would not compare."""
+SOME_CORNERS = 64
+"""Enough to find nearly all mistakes whenever a study is loaded; `StudyConfig.check` tries more."""
+
+
+def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read and check a study file.
+
+    Args:
+        path: The file. Relative paths in it start from its folder.
+        overrides: `KEY=VALUE`; relative paths in them start from the current folder.
+
+    Raises:
+        InputError: it is no study; one line names the place, the key and what would be right.
+    """
+    raw = load_study_file(path, overrides)
+    task = _task_of(raw)
+    problems = Problems()
+    models: dict[str, type[FrozenConfig]] = {
+        "data": task.Data,
+        "model": task.Model,
+        "optim": OptimConfig,
+        "train": RunConfig,
+        "objective": Objective,
+        "search": SearchConfig,
+        "scheduler": SchedulerConfig,
+        "resources": ResourcesConfig,
+        "budget": BudgetConfig,
+        "tracking": TrackingConfig,
+    }
+    known = [*StudyHead.model_fields, *models, "parameters"]
+    for name in raw.values:
+        if name not in known:
+            problems.add(name, f"unknown key `{name}`", suggest_known(name, known))
+    values = _complete(raw, task, models, problems)
+    sections: dict[str, Any] = {
+        name: validate(model, values[name], key=name, problems=problems) for name, model in models.items()
+    }
+    head = {name: value for name, value in values.items() if name in StudyHead.model_fields}
+    checked = validate(StudyHead, head, key="", problems=problems)
+    _check_names(raw.space, task, sections["objective"], problems)
+    if sections["search"]:
+        _check_search(raw.space, sections["search"], problems)
+    problems.raise_first(raw.where)
+    assert checked is not None
+    budget = sections["budget"]
+    if sections["search"].algorithm == "grid" and "trials" not in budget.model_fields_set:
+        sections["budget"] = budget.model_copy(update={"trials": raw.space.grid_size()})
+    study = StudyConfig(**dict(checked), **sections, space=raw.space)
+    study.check(corners=SOME_CORNERS, where=raw.where)
+    return study
+
+
+def dump_study(study: StudyConfig, path: str | os.PathLike[str]) -> None:
+    """Write a study file that `load_study` reads as an equal study."""
+    yaml = YAML(typ="rt", pure=True)
+    yaml.width = 100
+    text = io.StringIO()
+    yaml.dump(study.resolved(), text)
+    atomic_write_text(path, text.getvalue())
+
+
+def searchable(task: type[Task]) -> list[str]:
+    """The dotted keys that a study of this task may search: numbers, switches and choices."""
+    own = (("data", task.Data, DataConfig), ("model", task.Model, ModelConfig))
+    return [
+        *SEARCHABLE,
+        *(
+            f"{section}.{name}"
+            for section, model, base in own
+            for name, field in model.model_fields.items()
+            if name not in base.model_fields
+            and any(kind in (int, float, bool) or get_origin(kind) is Literal for kind in _kinds(field.annotation))
+        ),
+    ]
+
+
+def _task_of(raw: RawStudy) -> type[Task]:
+    from kobert_core.tasks import TASKS  # imports torch
+
+    name = raw.values.get("task")
+    if name is None:
+        raise InputError("`task` must be given", where=raw.where("task"), fix=f"known: {', '.join(TASKS)}")
+    if not isinstance(name, str) or name not in TASKS:
+        what = f"`task` cannot be {show(name)}"
+        raise InputError(what, where=raw.where("task"), fix=suggest_known(str(name), TASKS))
+    return TASKS[name]
+
+
+def _complete(raw: RawStudy, task: type[Task], sections: Iterable[str], problems: Problems) -> dict[str, Any]:
+    """The values of the file with what follows from others: objective, absolute paths."""
+    given = {name: value for name, value in raw.values.items() if value is not None}
+    values = {name: {} for name in sections} | {
+        name: dict(value) if isinstance(value, dict) else value for name, value in given.items()
+    }
+    objective = values["objective"]
+    if not objective:
+        values["objective"] = task.objective.model_dump()
+    elif isinstance(objective, dict) and "mode" not in objective and "metric" in objective:
+        if objective["metric"] == task.objective.metric:
+            objective["mode"] = task.objective.mode
+        else:
+            problems.add("objective", "`objective.mode` must be given", "max or min")
+    _make_absolute(raw, task, values)
+    return values
+
+
+def _make_absolute(raw: RawStudy, task: type[Task], values: dict[str, Any]) -> None:
+    """Files of the data; and of the model what looks like a folder or is one: all else is a name on the hub."""
+    for section, model in (("data", task.Data), ("model", task.Model)):
+        content = values[section]
+        for name, value in list(content.items()) if isinstance(content, dict) else ():
+            if not isinstance(value, str) or name not in model.model_fields:
+                continue
+            path = os.path.abspath(raw.folder_of(f"{section}.{name}") / value)
+            is_folder = value.startswith(("./", "../", "/")) or os.path.isdir(path)
+            if Path in _kinds(model.model_fields[name].annotation) or (
+                name in ("backbone", "tokenizer") and is_folder
+            ):
+                content[name] = path
+
+
+def _check_names(space: Space, task: type[Task], objective: Objective | None, problems: Problems) -> None:
+    """Parameters and the objective's metric must be there to be searched and reported."""
+    known = searchable(task)
+    for name in space:
+        if name not in known:
+            fix = suggest_known(name, known)
+            problems.add(f"parameters.{name}", f"`{name}` is not a parameter that can be searched", fix)
+    metrics = (*task.metrics, *LOOP_METRICS)
+    if objective is not None and objective.metric not in metrics:
+        what = f"`objective.metric` cannot be {show(objective.metric)}"
+        problems.add("objective.metric", what, suggest_known(objective.metric, metrics))
+
+
+def _check_search(space: Space, search: SearchConfig, problems: Problems) -> None:
+    """The algorithm must be able to search the space, and the points must lie in it."""
+    conditional = [name for name, each in space.items() if each.when]
+    if search.algorithm in ("grid", "cmaes") and conditional:
+        key = f"parameters.{conditional[0]}.when"
+        what = f"`search.algorithm: {search.algorithm}` needs all parameters in every trial, but `{key}` is there"
+        problems.add(key, what, "remove the condition, or use tpe or random")
+    if search.algorithm == "grid":
+        try:
+            space.grid_size()
+        except InputError as error:
+            problems.add("search.algorithm", str(error))
+    for place, point in enumerate(search.points):
+        space.find_problems(point, key=f"search.points.{place}", problems=problems)
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types that a value may have: the branches of unions, without what is annotated to them."""
+    if get_origin(annotation) is Annotated:
+        yield from _kinds(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for branch in get_args(annotation):
+            yield from _kinds(branch)
+    else:
+        yield annotation

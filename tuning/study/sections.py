@@ -1,0 +1,103 @@
+"""The sections of a study file that say how to search, rather than what to train."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from kobert_core.config import FrozenConfig, PositiveInt
+
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def seconds(value: Any) -> Any:
+    """A duration such as `90s`, `10m`, `2h`, `1h30m`, or a number of seconds, in seconds."""
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value.replace(" ", ""))
+    if not match or not any(match.groups()):
+        raise ValueError(f"a duration is written like 90s, 10m, 2h or 1h30m, but got {value!r}")
+    days, hours, minutes, rest = (float(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
+Hours = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SearchConfig(FrozenConfig):
+    """How values are chosen."""
+
+    algorithm: Literal["tpe", "random", "grid", "cmaes"] = "tpe"
+    """Optuna's sampler."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the sampler."""
+    startup_trials: PositiveInt = 10
+    """Random trials before `tpe` or `cmaes` begins to learn from results."""
+    points: tuple[dict[str, Any], ...] = ()
+    """Trials given in advance, which run first; values that one leaves out are chosen by the search."""
+    storage: Annotated[str, Field(min_length=1)] | None = None
+    """Optuna storage URL; a journal file in the sweep's folder when not given."""
+
+    @model_validator(mode="after")
+    def _a_grid_needs_no_points(self) -> SearchConfig:
+        if self.algorithm == "grid" and self.points:
+            raise ValueError("a grid search tries every point: leave out `points`")
+        return self
+
+
+class SchedulerConfig(FrozenConfig):
+    """When a trial is stopped early."""
+
+    name: Literal["asha", "hyperband", "median", "none"] = "asha"
+    """Ray Tune's scheduler."""
+    grace_percent: Annotated[int, Field(ge=1, le=100)] = 10
+    """No trial is stopped before this percentage of its own updates."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """One of this many trials goes on at each rung."""
+
+
+class ResourcesConfig(FrozenConfig):
+    """What a trial runs on, and how many run at once."""
+
+    workers: PositiveInt = 1
+    """Workers of one trial; they share each of its updates."""
+    cpus_per_worker: PositiveInt = 1
+    """CPU cores, and so threads, of one worker."""
+    gpus_per_worker: Annotated[float, Field(ge=0, le=1)] = 0
+    """1 for a GPU of its own, a fraction to share one."""
+    concurrent: PositiveInt | Literal["auto"] = "auto"
+    """Trials at once; `auto`: as many as the CPUs and GPUs allow."""
+
+    @model_validator(mode="after")
+    def _workers_do_not_share(self) -> ResourcesConfig:
+        if self.workers > 1 and 0 < self.gpus_per_worker < 1:
+            raise ValueError(
+                f"a part of a GPU (`gpus_per_worker: {self.gpus_per_worker}`) needs `workers: 1`, "
+                f"but got {self.workers}"
+            )
+        return self
+
+
+class BudgetConfig(FrozenConfig):
+    """When a sweep ends; the first limit that is reached counts."""
+
+    trials: PositiveInt = 20
+    """Number of trials; by default 20, or all points of a grid."""
+    wall_time: Duration | None = None
+    """Such as `2h`, `1h30m`, or a number of seconds."""
+    gpu_hours: Hours | None = None
+    """GPUs in use times hours."""
+    cpu_hours: Hours | None = None
+    """CPU cores in use times hours."""
+
+
+class TrackingConfig(FrozenConfig):
+    """Where MLflow keeps the runs."""
+
+    uri: Annotated[str, Field(min_length=1)] | None = None
+    """Tracking server or store; else `MLFLOW_TRACKING_URI`, else a database in the output folder."""
+    experiment: Annotated[str, Field(min_length=1)] | None = None
+    """Name of the MLflow experiment; the study's name when not given."""

@@ -1,0 +1,337 @@
+"""A sweep from its study file to its winner."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kobert_core.errors import InputError
+from kobert_core.files import atomic_write_json, atomic_write_text
+from kobert_core.tasks import TASKS
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.nsmc import file_digest
+from tuning.cluster import groups_that_fit, ray_cluster, set_environment
+from tuning.display import Display
+from tuning.export import export_model
+from tuning.readings import record_reading
+from tuning.results import WINNER, TrialRecord, TrialTable
+from tuning.study import StudyConfig, dump_study, load_study
+from tuning.tracking import Status, Tracker, resolve_tracking_uri
+
+if TYPE_CHECKING:
+    from tuning.budget import Budget
+
+STUDY, SPOOL, MODEL, ENVIRONMENT, CACHE = "study.yaml", "tracking.jsonl", "model", "environment.txt", "cache"
+UNFINISHED = ("RUNNING", "INTERRUPTED")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """What a sweep has to show."""
+
+    folder: Path
+    states: dict[str, int]
+    winner: TrialRecord | None
+    test: dict[str, dict[str, float]]
+    """Metrics on the test file: of the `winner`, and of `trial_0`. Empty without a test file."""
+    model: Path | None
+    """Folder of the exported winner."""
+    tracking_uri: str
+    seconds: float
+    interrupted: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for `--json` and `winner.json`."""
+        return {
+            "sweep": str(self.folder),
+            "states": self.states,
+            "interrupted": self.interrupted,
+            "winner": winner_as_json(self.winner) if self.winner else None,
+            "test": self.test,
+            "model": str(self.model) if self.model else None,
+            "tracking_uri": self.tracking_uri,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def winner_as_json(winner: TrialRecord) -> dict[str, Any]:
+    """The winner as the command line and `winner.json` show it."""
+    names = ("trial", "state", "value", "values", "metrics", "best_progress", "checkpoint")
+    return {name: value for name, value in asdict(winner).items() if name in names}
+
+
+def prepare(study: StudyConfig, cache: Path | None) -> Task[Any]:
+    """Read and tokenize the data and look at the model, so that what cannot work fails before anything starts."""
+    task = TASKS[study.task](study.train_config(study.example_values()), cache=cache)
+    if not len(task.train) or not len(task.dev):
+        raise InputError("no examples are left to train or to compare on", where=study.name)
+    task.hf_config()
+    for path in (study.data.test,):
+        if path is not None:
+            task.read(path)
+    return task
+
+
+@contextmanager
+def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[None]:
+    """Hold the folder of a sweep for this process; make it, or take up the one that is there.
+
+    Raises:
+        InputError: the name is in use, another process holds it, or the study is not the one that began there.
+    """
+    used = (folder / STUDY).exists()
+    if used and not resume:
+        raise InputError(
+            f"the sweep name `{folder.name}` is in use",
+            where=folder,
+            fix="give another `--name`, or `--resume`",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError("another process runs this sweep", where=folder, fix="wait for it, or stop it") from None
+        if used:
+            refuse_other_study(load_study(folder / STUDY), study, folder)
+        dump_study(study, folder / STUDY)
+        yield
+
+
+def refuse_other_study(before: StudyConfig, now: StudyConfig, folder: Path) -> None:
+    """A resumed sweep may get another budget, resources and tracking; all else decides its results."""
+    free = {"budget", "resources", "tracking", "keep_checkpoints", "name"}
+    old, new = before.model_dump(mode="json", exclude=free), now.model_dump(mode="json", exclude=free)
+    changed = [key for key in old if old[key] != new[key]]
+    if changed:
+        raise InputError(
+            f"`{changed[0]}` is not what this sweep began with",
+            where=folder / STUDY,
+            fix="resume it with the same study file, or give another `--name`",
+        )
+
+
+def run_sweep(
+    study: StudyConfig, folder: Path, *, address: str | None = None, resume: bool = False, display: Display
+) -> SweepResult:
+    """Run a sweep to its end, or until it is interrupted or its budget is spent.
+
+    Args:
+        study: What to search.
+        folder: Where all that it leaves goes; its parent holds the MLflow store and the feature cache.
+        address: A Ray cluster to join; by default one is started here.
+        resume: Go on in a folder that a sweep began.
+        display: Shows the trials.
+
+    Raises:
+        InputError: something that a user gave cannot be used.
+    """
+    begin = time.monotonic()
+    set_environment()
+    with sweep_folder(study, folder, resume=resume):
+        cache = folder.parent / CACHE
+        task = prepare(study, cache)
+        table = TrialTable(folder, study.objective)
+        uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
+        tracker = Tracker(
+            spool=folder / SPOOL,
+            uri=uri,
+            experiment=study.tracking.experiment or study.name,
+            sweep=folder.name,
+        )
+        write_environment(folder / ENVIRONMENT)
+        tracker.start_sweep(params=sweep_params(study), tags={"task": study.task})
+        log_datasets(study, task, tracker)
+        status: Status = "FAILED"
+        try:
+            result = _run(study, folder, cache, table, tracker, address, display, begin, uri)
+            status = "KILLED" if result.interrupted else "FINISHED" if result.winner else "FAILED"
+        finally:
+            for name in (STUDY, "trials.csv", ENVIRONMENT, WINNER):
+                if (folder / name).is_file():
+                    tracker.log_artifact(folder / name)
+            tracker.end_sweep(status=status)
+            left = tracker.close()
+            if left:
+                display.say(f"{left} records did not reach MLflow; they are kept in {folder / SPOOL}")
+        return result
+
+
+def _run(
+    study: StudyConfig,
+    folder: Path,
+    cache: Path,
+    table: TrialTable,
+    tracker: Tracker,
+    address: str | None,
+    display: Display,
+    begin: float,
+    uri: str,
+) -> SweepResult:
+    from tuning.budget import Budget, stopping_cleanly
+    from tuning.recording import Recorder
+    from tuning.search import OptunaSearcher, open_optuna_study
+    from tuning.worker_group import WorkerGroups
+
+    resources = study.resources
+    optuna_study = open_optuna_study(folder, name=folder.name, objective=study.objective, search=study.search)
+    searcher = OptunaSearcher(optuna_study, study.space, study.search, study.objective)
+    recorder = Recorder(study, table, tracker)
+    remaining = study.budget.trials - sum(record.state not in UNFINISHED for record in table)
+    with ray_cluster(address) as cluster:
+        size = {
+            "workers": resources.workers,
+            "cpus": resources.cpus_per_worker,
+            "gpus": resources.gpus_per_worker,
+        }
+        wanted = None if resources.concurrent == "auto" else resources.concurrent
+        count = min(groups_that_fit(cluster, wanted=wanted, **size), max(1, remaining))
+        groups = WorkerGroups(count, storage=folder / ".ray", **size)
+        try:
+            with stopping_cleanly(Budget(study, count)) as budget, display.showing(table, study, budget):
+                if remaining > 0:
+                    groups.wait_until_ready()
+                    tune_trials(study, folder, cache, groups, searcher, recorder, budget, remaining)
+                searcher.put_back()
+                recorder.interrupt()
+            recorder.keep_best_checkpoints()
+            winner = None if budget.interrupted else table.winner()
+            test = read_test(study, folder, cache, table, groups, winner) if winner else {}
+        finally:
+            groups.close()
+            shutil.rmtree(folder / ".ray", ignore_errors=True)
+    model = export_winner(study, folder, winner, test, tracker) if winner and winner.checkpoint else None
+    result = SweepResult(
+        folder=folder,
+        states=table.states(),
+        winner=winner,
+        test=test,
+        model=model,
+        tracking_uri=uri,
+        seconds=time.monotonic() - begin,
+        interrupted=budget.interrupted,
+    )
+    if winner:
+        atomic_write_json(folder / WINNER, result.as_json())
+    return result
+
+
+def tune_trials(
+    study: StudyConfig,
+    folder: Path,
+    cache: Path,
+    groups: Any,
+    searcher: Any,
+    recorder: Any,
+    budget: Budget,
+    trials: int,
+) -> None:
+    """Let Ray Tune schedule so many trials on the worker groups."""
+    from ray import tune
+
+    from tuning.schedulers import make_scheduler
+    from tuning.trial import Trial
+
+    fixed = {"study": str(folder / STUDY), "folder": str(folder), "cache": str(cache)}
+    trainable = tune.with_parameters(Trial, exchange=groups.exchange, metric=study.objective.metric, fixed=fixed)
+    tuner = tune.Tuner(
+        # A request of one byte: Tune wants resources, but the CPUs and GPUs are the groups'.
+        tune.with_resources(trainable, {"cpu": 0, "memory": 1}),
+        tune_config=tune.TuneConfig(
+            num_samples=trials,
+            max_concurrent_trials=groups.count,
+            reuse_actors=True,
+            search_alg=searcher,
+            scheduler=make_scheduler(study.scheduler, metric="objective", mode=study.objective.mode),
+        ),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=str(folder / ".ray"), callbacks=[recorder], stop=budget, verbose=0
+        ),
+    )
+    tuner.fit()
+
+
+def read_test(
+    study: StudyConfig, folder: Path, cache: Path, table: TrialTable, groups: Any, winner: TrialRecord
+) -> dict[str, dict[str, float]]:
+    """The one time that the sweep reads the test file: for the winner, and for trial 0 to compare it with."""
+    from tuning.trial import evaluate_checkpoint
+
+    file = study.data.test
+    if file is None:
+        return {}
+    records = {"winner": winner} | ({"trial_0": table[0]} if 0 in table else {})
+    metrics = {
+        name: groups.run(
+            evaluate_checkpoint,
+            values=record.values,
+            study=str(folder / STUDY),
+            cache=str(cache),
+            checkpoint=record.checkpoint,
+            file=str(file),
+        )
+        for name, record in records.items()
+        if record.checkpoint
+    }
+    record_reading(folder, file=file, sha256=file_digest(file), by="sweep", metrics=metrics)
+    return metrics
+
+
+def export_winner(
+    study: StudyConfig, folder: Path, winner: TrialRecord, test: dict[str, dict[str, float]], tracker: Tracker
+) -> Path:
+    """Export the winner into the sweep's folder and hand it to MLflow as a LoggedModel."""
+    model = folder / MODEL
+    if model.exists():
+        shutil.rmtree(model)
+    export_model(folder, study, winner, model, test=test)
+    metrics = winner.metrics | test.get("winner", {})
+    tracker.log_winner(
+        model,
+        name=folder.name,
+        trial=str(winner.trial),
+        params={name: str(value) for name, value in winner.values.items()},
+        metrics=metrics,
+        tags={"task": study.task},
+    )
+    tracker.log_metrics(None, {f"winner/{name}": value for name, value in metrics.items()}, step=0)
+    return model
+
+
+def log_datasets(study: StudyConfig, task: Task[Any], tracker: Tracker) -> None:
+    """The files of a sweep with their hashes, as MLflow's inputs of its run."""
+    data = study.data
+    files = [("training", data.train, len(task.train)), ("validation", data.dev or data.train, len(task.dev))]
+    if data.test is not None:
+        files.append(("testing", data.test, len(task.read(data.test))))
+    for context, path, examples in files:
+        tracker.log_dataset(
+            name=path.name, path=str(path), sha256=file_digest(path), examples=examples, context=context
+        )
+
+
+def sweep_params(study: StudyConfig) -> dict[str, Any]:
+    """What the parent run says of the study."""
+    return {
+        "objective": f"{study.objective.mode} {study.objective.metric}",
+        "search": study.search.algorithm,
+        "scheduler": study.scheduler.name,
+        "trials": study.budget.trials,
+        "seed": study.search.seed,
+        "parameters": json.dumps(list(study.space)),
+    }
+
+
+def write_environment(path: Path) -> None:
+    """Python and all packages, in the form of `pip freeze`."""
+    packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
+    atomic_write_text(path, "\n".join([f"# Python {sys.version.split()[0]}", *packages]) + "\n")

@@ -1,0 +1,261 @@
+"""MLflow itself: finds or creates the runs of one sweep and writes to them. Repeating a call is harmless."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+SWEEP_TAG = "kobert_tune.sweep_id"
+TRIAL_TAG = "kobert_tune.trial"
+
+# One try a request, and a short one: the syncer repeats it, and later.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+}
+_log = logging.getLogger(__name__)
+
+MetricPoint = tuple[str, float, int, int]  # key, value, time in ms, step
+
+
+def prepare_environment() -> None:
+    """Switch MLflow's telemetry, prints and retries off, unless the user's environment says otherwise."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def is_refusal(error: Exception, *, attempts: int) -> bool:
+    """Whether the store will never take what it was sent, however often (`attempts` so far) it is repeated.
+
+    A wrong password or a missing right (401, 403) is not the record's fault, and can be put right.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        if error.error_code == "BAD_REQUEST":  # also MLflow's word for a lost database connection
+            return attempts >= 3
+        status = error.get_http_status_code()
+    elif isinstance(error, OSError):
+        if isinstance(error, FileNotFoundError):
+            return True
+        status = getattr(getattr(error, "response", None), "status_code", 500)
+    else:
+        return isinstance(error, (ValueError, TypeError, LookupError))
+    return 400 <= status < 500 and status not in (401, 403, 408, 429)
+
+
+class Store:
+    """The runs of one sweep in one MLflow store: a parent (trial None) and a child a trial.
+
+    Args:
+        artifact_root: where an experiment that is created here keeps its artifacts; None: the server decides.
+    """
+
+    def __init__(self, *, uri: str, experiment: str, sweep: str, sweep_id: str, artifact_root: Path | None) -> None:
+        self._uri, self._experiment, self._sweep, self._sweep_id = uri, experiment, sweep, sweep_id
+        self._artifact_root = artifact_root
+        self._connected: MlflowClient | None = None
+        self._experiment_id = ""
+        self._runs: dict[str | None, str] = {}
+        # A creation that got no answer may still come about, even after the search for it found nothing.
+        self._doubtful = False
+
+    def connect(self) -> None:
+        """Find or create the experiment and find the sweep's runs; does nothing when that is done."""
+        if self._connected is not None:
+            return
+        from mlflow import MlflowClient
+
+        for name in ("mlflow", "alembic", "sqlalchemy"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+        self._experiment_id = self._find_experiment(client)
+        self._find_runs(client)
+        self._connected = client
+
+    def start_run(self, trial: str | None, *, time: int) -> None:
+        """Create a run, or take the one there up again: its status becomes RUNNING."""
+        if trial in self._runs:
+            self._client.update_run(self._runs[trial], status="RUNNING")
+        self._run_id(trial, time)
+
+    def end_run(self, trial: str | None, *, time: int, status: str) -> None:
+        """Write the final status and the time of the end."""
+        self._client.set_terminated(self._run_id(trial, time), status=status, end_time=time)
+        if trial is None and self._doubtful:
+            self._find_runs(self._client)
+            self._delete_pending_doubles()
+
+    def log_metrics(self, trial: str | None, points: Sequence[MetricPoint]) -> None:
+        """Write metrics with their own times; equal rows are written once by MLflow."""
+        from mlflow.entities import Metric
+
+        run_id = self._run_id(trial, points[0][2])
+        for first in range(0, len(points), 1000):
+            metrics = [Metric(*point) for point in points[first : first + 1000]]
+            self._client.log_batch(run_id, metrics=metrics)
+
+    def log_params(self, trial: str | None, params: Sequence[tuple[str, str]], *, time: int) -> None:
+        """Write parameters, 100 a request."""
+        from mlflow.entities import Param
+
+        for first in range(0, len(params), 100):
+            batch = [Param(*param) for param in params[first : first + 100]]
+            self._client.log_batch(self._run_id(trial, time), params=batch)
+
+    def log_tags(self, trial: str | None, tags: Sequence[tuple[str, str]], *, time: int) -> None:
+        """Write tags, 100 a request."""
+        from mlflow.entities import RunTag
+
+        for first in range(0, len(tags), 100):
+            batch = [RunTag(*tag) for tag in tags[first : first + 100]]
+            self._client.log_batch(self._run_id(trial, time), tags=batch)
+
+    def log_dataset(self, *, name: str, path: str, sha256: str, examples: int, context: str, time: int) -> None:
+        """Name a dataset as input of the parent run; its digest is the first 32 digits of the SHA-256."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=name,
+            digest=sha256[:32],
+            source_type="local",
+            source=json.dumps({"uri": path}, ensure_ascii=False),
+            profile=json.dumps({"num_rows": examples, "sha256": sha256}),
+        )
+        inputs = [DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])]
+        self._client.log_inputs(self._run_id(None, time), datasets=inputs)
+
+    def log_artifact(self, *, trial: str | None, path: str, artifact_path: str | None, time: int) -> None:
+        """Upload a file or a folder as it is now."""
+        run_id = self._run_id(trial, time)
+        if Path(path).is_dir():
+            self._client.log_artifacts(run_id, path, artifact_path)
+        elif Path(path).is_file():
+            self._client.log_artifact(run_id, path, artifact_path)
+        else:
+            raise FileNotFoundError(f"{path} is not there any more")
+
+    def log_winner(
+        self,
+        *,
+        trial: str,
+        model_dir: str,
+        name: str,
+        params: Mapping[str, str],
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        time: int,
+    ) -> None:
+        """Make a LoggedModel of a folder, or finish the one that an earlier try left PENDING.
+
+        Its source is the trial's run. MLflow keeps a model's metrics with a run: here with the parent, where
+        they are the sweep's result, so that the trial's own curves stay as they were reported.
+        """
+        from mlflow.entities import LoggedModelOutput, Metric
+
+        if not Path(model_dir).is_dir():
+            raise FileNotFoundError(f"{model_dir} is not there any more")
+        run_id = self._run_id(trial, time)
+        models = [m for m in self._models() if m.name == name and m.tags.get(TRIAL_TAG) == trial]
+        if any(str(model.status) == "READY" for model in models):
+            return
+        try:
+            model = (
+                models[0]
+                if models
+                else self._client.create_logged_model(
+                    self._experiment_id,
+                    name=name,
+                    source_run_id=run_id,
+                    params=dict(params),
+                    tags={**tags, SWEEP_TAG: self._sweep_id, TRIAL_TAG: trial},
+                )
+            )
+        except Exception:
+            self._doubtful = True
+            raise
+        self._client.log_model_artifacts(model.model_id, model_dir)
+        points = [Metric(key, float(value), time, 0, model_id=model.model_id) for key, value in metrics.items()]
+        if points:
+            self._client.log_batch(self._run_id(None, time), metrics=points)
+        self._client.log_outputs(run_id, models=[LoggedModelOutput(model.model_id, step=0)])
+        self._client.finalize_logged_model(model.model_id, "READY")
+
+    @property
+    def _client(self) -> MlflowClient:
+        assert self._connected is not None, "connect() comes first"
+        return self._connected
+
+    def _find_experiment(self, client: MlflowClient) -> str:
+        found = client.get_experiment_by_name(self._experiment)
+        if found is None:
+            location = None
+            if self._artifact_root is not None:
+                # A sqlite store would put them into the working folder.
+                folder = self._artifact_root / re.sub(r"[^\w.-]+", "_", self._experiment)
+                location = folder.as_uri()
+            # Trained models: MLflow's page would otherwise guess the kind from what it finds.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return client.create_experiment(self._experiment, artifact_location=location, tags=kind)
+        if found.lifecycle_stage == "deleted":
+            _log.warning("the MLflow experiment %r had been deleted: it is restored", self._experiment)
+            client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _run_id(self, trial: str | None, time: int) -> str:
+        if trial not in self._runs and self._doubtful:
+            self._find_runs(self._client)
+        if trial not in self._runs:
+            tags = {SWEEP_TAG: self._sweep_id}
+            if trial is not None:
+                tags |= {TRIAL_TAG: trial, "mlflow.parentRunId": self._run_id(None, time)}
+            name = self._sweep if trial is None else f"trial-{trial}"
+            try:
+                run = self._client.create_run(self._experiment_id, start_time=time, tags=tags, run_name=name)
+            except Exception:
+                self._doubtful = True
+                raise
+            self._runs[trial] = run.info.run_id
+        return self._runs[trial]
+
+    def _find_runs(self, client: MlflowClient) -> None:
+        """Read which runs are there; of two for one trial the empty one goes."""
+        found: dict[str | None, list[Run]] = {}
+        query = f"tags.`{SWEEP_TAG}` = '{self._sweep_id}'"
+        token = None
+        while True:
+            page = client.search_runs([self._experiment_id], query, max_results=1000, page_token=token)
+            for run in page:
+                found.setdefault(run.data.tags.get(TRIAL_TAG), []).append(run)
+            token = page.token
+            if not token:
+                break
+        for trial, runs in found.items():
+            best = max(runs, key=lambda run: len(run.data.metrics) + len(run.data.params))
+            kept = self._runs.setdefault(trial, best.info.run_id)
+            for run in runs:
+                if run.info.run_id != kept and not run.data.metrics and not run.data.params:
+                    client.delete_run(run.info.run_id)
+
+    def _delete_pending_doubles(self) -> None:
+        models = self._models()
+        ready = {(model.name, model.tags.get(TRIAL_TAG)) for model in models if str(model.status) == "READY"}
+        for model in models:
+            if str(model.status) == "PENDING" and (model.name, model.tags.get(TRIAL_TAG)) in ready:
+                self._client.delete_logged_model(model.model_id)
+
+    def _models(self) -> list[Any]:
+        query = f"tags.`{SWEEP_TAG}` = '{self._sweep_id}'"
+        return list(self._client.search_logged_models([self._experiment_id], query))

@@ -1,0 +1,155 @@
+"""One trial: a config goes in, reports come out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import tune
+
+from tuning.trial_files import CHECKPOINTS, LOG, MODEL_FILES, trial_folder
+
+if TYPE_CHECKING:
+    from kobert_core.runtime import Report
+
+
+class Trial(tune.Trainable):
+    """A trial as Ray Tune sees it: it leases a worker group and passes on what the group reports.
+
+    Tune's actor holds no resources and no model, so that it can be reused, killed or started anew at no cost.
+    """
+
+    def setup(self, config: dict[str, Any], **shared: Any) -> None:
+        """`shared`: the `exchange`, the `metric` to compare by, the arguments of `train_trial` that are `fixed`."""
+        self._shared, self._lease = shared, None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The same actor, the next trial."""
+        self._end()
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The next report of the trial, as a result of Ray Tune."""
+        exchange = self._shared["exchange"]
+        if self._lease is None:  # not in `reset_config`: Tune resets an actor before it restores it
+            arguments = self._shared["fixed"] | {
+                "trial": self.config["trial"],
+                "values": self.config["values"],
+            }
+            self._lease = ray.get(exchange.submit.remote(train_trial, arguments))
+        kind, content = ray.get(exchange.take.remote(self._lease))
+        if kind == "error":
+            raise RuntimeError(content)
+        if kind == "value":
+            raise RuntimeError("the trial was stopped before its end")
+        return {
+            "objective": content["metrics"][self._shared["metric"]],
+            "progress": content["progress"],
+            "report": content,
+            "done": content["progress"] == 100,
+        }
+
+    def cleanup(self) -> None:
+        """The trial is over, however it ended."""
+        self._end()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing to save: the worker wrote its checkpoint before it reported."""
+        return {"trial": self.config["trial"]}
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing to load: a trial that has checkpoints goes on from the newest whole one."""
+
+    def _end(self) -> None:
+        if self._lease is not None:
+            ray.get(self._shared["exchange"].stop.remote(self._lease))
+            self._lease = None
+
+
+def train_trial(runtime: Any, *, trial: int, values: dict[str, Any], study: str, folder: str, cache: str) -> None:
+    """On the workers of a group: train with these values, from the trial's newest checkpoint if it has one.
+
+    Args:
+        runtime: The worker's runtime.
+        trial: Its number.
+        values: The searched values, by parameter.
+        study: Path of the resolved study file.
+        folder: The sweep's folder.
+        cache: Folder of the feature cache.
+    """
+    from kobert_core.pretrained import save_model_files
+    from kobert_core.tasks import TASKS
+    from kobert_core.training import train
+    from tuning.study import load_study
+
+    config = load_study(Path(study)).train_config(values)
+    here = trial_folder(Path(folder), trial)
+    with printing_to(here / LOG, rank=runtime.rank):
+        print(f"trial {trial} on {runtime.device}, {runtime.workers} worker(s): {json.dumps(values)}")
+        task = TASKS[config.task](config, cache=Path(cache))
+        runtime.checkpoints, runtime.resume = here / CHECKPOINTS, True
+        if runtime.rank == 0:
+            save_model_files(here / MODEL_FILES, task)
+        train(config, task, Reporting(runtime))
+
+
+class Reporting:
+    """A runtime that prints what is reported, for the trial's log."""
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runtime, name)
+
+    def report(self, report: Report) -> None:
+        """Print and pass on."""
+        metrics = " ".join(f"{name}={value:.6g}" for name, value in report.metrics.items())
+        print(
+            f"{report.progress:3d}% update {report.update}: {metrics}{' (best)' if report.is_best else ''}",
+            flush=True,
+        )
+        self._runtime.report(asdict(report))
+
+
+def evaluate_checkpoint(
+    runtime: Any, *, values: dict[str, Any], study: str, cache: str, checkpoint: str, file: str
+) -> dict[str, float]:
+    """On the workers of a group: the metrics of a checkpoint on another labelled file."""
+    from kobert_core.checkpoint import load_weights
+    from kobert_core.evaluation import evaluate
+    from kobert_core.tasks import TASKS
+    from tuning.study import load_study
+
+    config = load_study(Path(study)).train_config(values)
+    task = TASKS[config.task](config, cache=Path(cache))
+    model = task.build_model()
+    model.load_state_dict(load_weights(Path(checkpoint)))
+    metrics = evaluate(model.to(runtime.device), task, task.read(Path(file)), runtime)
+    return {name.replace("eval/", "test/"): value for name, value in metrics.items()}
+
+
+@contextlib.contextmanager
+def printing_to(log: Path, *, rank: int) -> Any:
+    """What Python code prints and logs goes to the trial's log; each rank but 0 has a file of its own."""
+    import logging
+    import traceback
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    path = log if rank == 0 else log.with_suffix(f".rank{rank}{log.suffix}")
+    with open(path, "a", encoding="utf-8", buffering=1) as file:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(handler)
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
+        except Exception:
+            traceback.print_exc(file=file)
+            raise
+        finally:
+            logging.getLogger().removeHandler(handler)
