@@ -32,9 +32,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", nargs="?", type=Path, default=SHARED / "data/nsmc/ratings_train.txt")
     parser.add_argument("model", nargs="?", type=Path, default=SHARED / "models/skt-kobert-base-v1")
     arguments = parser.parse_args()

@@ -40,7 +40,8 @@ def _in_order(parts: list[tuple[np.ndarray, dict[str, np.ndarray]]], size: int) 
     outputs: dict[str, np.ndarray] = {}
     for name in parts[0][1]:
         width = [max(sizes) for sizes in zip(*(part[name].shape[1:] for _, part in parts), strict=True)]
-        rows = np.full((size, *width), -np.inf, dtype=parts[0][1][name].dtype)
+        dtype = parts[0][1][name].dtype
+        rows = np.full((size, *width), -np.inf if dtype.kind == "f" else 0, dtype=dtype)
         for indices, part in parts:
             place: Any = (indices, *(slice(0, length) for length in part[name].shape[1:]))
             rows[place] = part[name]

@@ -9,14 +9,35 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache as memoised
 from pathlib import Path
 from typing import Any
+
+from kobert_core.errors import InputError
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, computed once a process while its size and time of change stay.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _digest(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"the file cannot be read ({error.strerror})", where=path) from error
+
+
+@memoised
+def _digest(path: Path, size: int, changed: int) -> str:
+    return sha256_file(path)
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> None:

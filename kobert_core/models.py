@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kobert_core.config import ModelConfig
+from kobert_core.data.windows import IGNORED, MAX_TRIM_END, MAX_TRIM_START
 from kobert_core.errors import InputError
 from kobert_core.tokenization import KoBertTokenizer
 
@@ -80,8 +81,112 @@ class KoBertClassifier(nn.Module):
         return ClassifierOutput(loss, logits)
 
 
-def load_bert(config: ModelConfig, tokenizer: KoBertTokenizer) -> BertModel:
-    """The encoder that a study asks for, in float32 on the CPU.
+class AnswerOutput(NamedTuple):
+    """`loss` is a scalar, or None without positions; the rest has one row a token.
+
+    `start_logits` and `end_logits` have shape (batch, width); `trim_start_logits` and `trim_end_logits` shape
+    (batch, width, classes), None without a boundary head: how many characters to trim if the answer begins, or
+    ends, with this token.
+    """
+
+    loss: torch.Tensor | None
+    start_logits: torch.Tensor
+    end_logits: torch.Tensor
+    trim_start_logits: torch.Tensor | None
+    trim_end_logits: torch.Tensor | None
+
+
+class BoundaryHead(nn.Module):
+    """How many characters to trim where an answer begins and ends, from the hidden states of these tokens."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.start = nn.Linear(hidden_size, MAX_TRIM_START + 1)
+        self.end = nn.Linear(hidden_size, MAX_TRIM_END + 1)
+
+    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of both, shape (batch, width, classes), from hidden states of shape (batch, width, size)."""
+        return self.start(hidden), self.end(hidden)
+
+
+class KoBertForQuestionAnswering(nn.Module):
+    """Extractive question answering: a linear layer over the tokens' hidden states, as in BERT.
+
+    The weights have the names of `transformers.BertForQuestionAnswering`, and `boundary.…` those of the boundary
+    head.
+    """
+
+    def __init__(
+        self, bert: BertModel, *, dropout: float = 0.0, boundary_head: bool = True, boundary_weight: float = 1.0
+    ) -> None:
+        """New heads on an encoder without pooler; `boundary_weight` is that of the boundary head in the loss."""
+        super().__init__()
+        self.bert = bert
+        self.dropout = nn.Dropout(dropout)
+        self.qa_outputs = nn.Linear(bert.config.hidden_size, 2)
+        self.boundary = BoundaryHead(bert.config.hidden_size) if boundary_head else None
+        self.boundary_weight = boundary_weight
+        heads = [self.qa_outputs]
+        if self.boundary is not None:
+            heads += [self.boundary.start, self.boundary.end]
+        for layer in heads:
+            layer.weight.data.normal_(std=bert.config.initializer_range)
+            layer.bias.data.zero_()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        start_positions: torch.Tensor | None = None,
+        end_positions: torch.Tensor | None = None,
+        trim_start: torch.Tensor | None = None,
+        trim_end: torch.Tensor | None = None,
+        reduction: str = "mean",
+    ) -> AnswerOutput:
+        """Logits, and with positions the loss too: as BERT's, the mean of the cross-entropies of start and end.
+
+        Padding is no choice in the loss, so that it does not depend on what else is in the batch. The boundary
+        head's loss is the mean of its two cross-entropies at the true tokens, times its weight.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: int64, shape (batch, width).
+            start_positions, end_positions: tokens, shape (batch,).
+            trim_start, trim_end: classes, shape (batch,); negative ones are not counted.
+            reduction: `mean` or `sum` over the batch.
+        """
+        hidden = self.bert(
+            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+        ).last_hidden_state
+        hidden = self.dropout(hidden)
+        start_logits, end_logits = self.qa_outputs(hidden).unbind(-1)
+        trims: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+        if self.boundary is not None:
+            trims = self.boundary(hidden)
+        if start_positions is None or end_positions is None:
+            return AnswerOutput(None, start_logits, end_logits, *trims)
+        padding = None if attention_mask is None else attention_mask == 0
+        loss = _token_loss(start_logits, start_positions, padding) + _token_loss(end_logits, end_positions, padding)
+        boundaries = (trims[0], start_positions, trim_start), (trims[1], end_positions, trim_end)
+        for logits, positions, target in boundaries:
+            if logits is not None and target is not None:
+                at = logits[torch.arange(len(positions), device=positions.device), positions]
+                losses = F.cross_entropy(at.float(), target, ignore_index=IGNORED, reduction="none")
+                loss = loss + self.boundary_weight * losses
+        loss = loss / 2
+        return AnswerOutput(loss.sum() if reduction == "sum" else loss.mean(), start_logits, end_logits, *trims)
+
+
+def _token_loss(logits: torch.Tensor, positions: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
+    """Cross-entropy of each row over its tokens, shape (batch,)."""
+    logits = logits.float()
+    if padding is not None:
+        logits = logits.masked_fill(padding, -torch.inf)
+    return F.cross_entropy(logits, positions, reduction="none")
+
+
+def load_bert(config: ModelConfig, tokenizer: KoBertTokenizer, *, pooler: bool = True) -> BertModel:
+    """The encoder that a study asks for, in float32 on the CPU, with or without its pooler.
 
     Weights come as safetensors, or as a pickle that holds tensors alone. With `init: random` they are drawn from
     PyTorch's generator.
@@ -95,7 +200,7 @@ def load_bert(config: ModelConfig, tokenizer: KoBertTokenizer) -> BertModel:
     loaded: dict[str, Any]
     bert_config = make_bert_config(config, tokenizer)
     if config.init == "random":
-        return BertModel(bert_config)
+        return BertModel(bert_config, add_pooling_layer=pooler)
     assert config.backbone is not None
     try:
         bert, loaded = BertModel.from_pretrained(  # type: ignore[misc]
@@ -106,6 +211,7 @@ def load_bert(config: ModelConfig, tokenizer: KoBertTokenizer) -> BertModel:
             weights_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            add_pooling_layer=pooler,
         )
     except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError …
         raise InputError(

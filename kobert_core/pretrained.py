@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import nn
 
 from kobert_core.checkpoint import SUMS, WEIGHTS, verify_checkpoint
 from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_folder, atomic_write_json
+from kobert_core.files import atomic_folder, atomic_write_json, sha256_file
 from kobert_core.tasks import TASKS
 from kobert_core.tasks.base import Task
 from kobert_core.tokenization import KoBertTokenizer
@@ -34,6 +36,47 @@ def save_model_files(folder: Path, task: Task[Any]) -> None:
         atomic_write_json(temporary / TRAIN_CONFIG, task.config.model_dump(mode="json", exclude_unset=True))
 
 
+def save_weights(folder: Path, task: type[Task[Any]], weights: Mapping[str, torch.Tensor]) -> None:
+    """Write the weights of a checkpoint as they lie in an exported folder, with `SHA256SUMS`.
+
+    What transformers does not know lies beside `model.safetensors`, in the files that the task names.
+    """
+    from safetensors.torch import save_file
+
+    names = []
+    for name, part in split_weights(task, weights).items():
+        if part:
+            save_file(part, folder / name, metadata={"format": "pt"})
+            names.append(name)
+    lines = [f"{sha256_file(folder / name)}  {name}\n" for name in names]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def split_weights(task: type[Task[Any]], weights: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of each file of an exported folder, by its name; together they are all of `weights`."""
+    files = {
+        name: {key: tensor for key, tensor in weights.items() if key.startswith(prefix)}
+        for name, prefix in task.weight_files.items()
+    }
+    apart = {key for part in files.values() for key in part}
+    return {WEIGHTS: {key: tensor for key, tensor in weights.items() if key not in apart}} | files
+
+
+def keep_chosen(folder: Path, task: type[Task[Any]], metrics: Mapping[str, float]) -> None:
+    """Write into `train_config.json` what the dev split chose, such as the null threshold of SQuAD 2.0.
+
+    Args:
+        folder: of an exported model.
+        task: that of the model.
+        metrics: of the checkpoint, on the dev split.
+    """
+    chosen = {value: metrics[metric] for metric, value in task.chosen_on_dev.items() if metric in metrics}
+    if chosen:
+        values = json.loads((folder / TRAIN_CONFIG).read_text(encoding="utf-8"))
+        values["model"] |= chosen
+        atomic_write_json(folder / TRAIN_CONFIG, values)
+
+
 @dataclass(frozen=True)
 class Pretrained:
     """A model with the task that it was trained for."""
@@ -52,9 +95,11 @@ def load_pretrained(folder: Path) -> Pretrained:
     from safetensors.torch import load_file
 
     config = read_train_config(folder)
+    files = [name for name in (WEIGHTS, *TASKS[config.task].weight_files) if (folder / name).is_file()]
     if (folder / SUMS).is_file():
-        verify_checkpoint(folder, only=WEIGHTS)
-    elif not (folder / WEIGHTS).is_file():
+        for name in {WEIGHTS, *files}:
+            verify_checkpoint(folder, only=name)
+    elif WEIGHTS not in files:
         raise InputError("the weights are missing", where=folder / WEIGHTS, fix="export the model again")
     here = {"backbone": str(folder), "tokenizer": str(folder), "init": "random", "config": {}}
     model_config = config.model.model_copy(
@@ -65,7 +110,7 @@ def load_pretrained(folder: Path) -> Pretrained:
     )
     model = task.build_model()
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        model.load_state_dict({key: tensor for name in files for key, tensor in load_file(folder / name).items()})
     except Exception as error:  # safetensors' own error for a torn file, RuntimeError for other names or shapes
         raise InputError(f"the weights cannot be read ({error})", where=folder / WEIGHTS) from error
     return Pretrained(task, model.eval())

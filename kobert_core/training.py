@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -42,12 +42,15 @@ class Progress:
     update: int = 0
     best_value: float | None = None
     best_checkpoint: str | None = None
+    report: dict[str, Any] | None = None
+    """The report that goes with the checkpoint: a resumed run gives it again, in case that nobody heard it."""
 
 
 def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     """Train a model from the start, or from the newest checkpoint when the runtime says so.
 
-    Reports at each `eval_percent` of the run's own updates, after a checkpoint of that moment is on disk.
+    Reports at each `eval_percent` of the run's own updates, after a checkpoint of that moment is on disk. A run that
+    goes on from a checkpoint begins with the report of that moment, which may so be heard twice, but never not at all.
     The same config and data on the same device with the same number of threads and workers give the same
     numbers, bit for bit on CPU, also after a stop and a resume.
 
@@ -76,6 +79,10 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     autocast = torch.autocast(runtime.device.type, torch.bfloat16, enabled=uses_bf16(config, runtime))
 
     progress = restore(model, optimizer, schedule, runtime) or Progress()
+    if progress.report is not None:
+        runtime.report(Report(**progress.report))
+        if runtime.should_stop():
+            return model
     window = Window(runtime.device)
     while progress.update < updates:
         examples = order.update(progress.update)
@@ -177,6 +184,14 @@ def report(
     folder = checkpoint_folder(runtime.checkpoints, progress.update) if runtime.checkpoints else None
     if is_best:
         progress.best_value, progress.best_checkpoint = value, folder.name if folder else None
+    said = Report(
+        progress=percent,
+        update=progress.update,
+        metrics=metrics,
+        is_best=is_best,
+        checkpoint=str(folder) if folder else None,
+    )
+    progress.report = asdict(said)
     generators = runtime.gather(get_rng_state())
     if folder and runtime.rank == 0:
         model, optimizer, schedule = trained
@@ -188,15 +203,7 @@ def report(
         }
         save_checkpoint(folder, model, state)
         prune_checkpoints(folder.parent, keep={folder.name, progress.best_checkpoint or folder.name})
-    runtime.report(
-        Report(
-            progress=percent,
-            update=progress.update,
-            metrics=metrics,
-            is_best=is_best,
-            checkpoint=str(folder) if folder else None,
-        )
-    )
+    runtime.report(said)
 
 
 def restore(model: nn.Module, optimizer: AdamW, schedule: LambdaLR, runtime: Runtime) -> Progress | None:
@@ -209,4 +216,7 @@ def restore(model: nn.Module, optimizer: AdamW, schedule: LambdaLR, runtime: Run
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
     set_rng_state(state["generators"][runtime.rank])
-    return Progress(**state["progress"])
+    progress = Progress(**state["progress"])
+    assert progress.report is not None
+    progress.report["checkpoint"] = str(folder)  # the run's folder may have been moved
+    return progress

@@ -240,5 +240,5 @@ def _refuse_searched_and_fixed(raw: RawStudy, space: Space) -> None:
             raise InputError(
                 f"`{name}` has a fixed value here, but it is searched ({raw.where(f'parameters.{name}')})",
                 where=raw.where(name),
-                fix=f"to fix it, write `parameters.{name}={{value: {show(section)}}}` instead",
+                fix=f"remove one of them, or fix it with `parameters.{name}={{value: {show(section)}}}`",
             )

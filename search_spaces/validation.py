@@ -86,9 +86,9 @@ def show(value: Any) -> str:
 
 
 def _explain(error: ValidationError, model: type[BaseModel], raw: Any, key: str) -> Iterable[Problem]:
-    """A problem for each key; what a union's branches say of it is put together."""
+    """A problem for each key, unknown ones first; what a union's branches say of it is put together."""
     found: dict[str, Problem] = {}
-    for detail in error.errors(include_url=False):
+    for detail in sorted(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden"):
         place = ".".join([key, *_path(raw, detail["loc"], missing=detail["type"] == "missing")]).strip(".")
         problem = _describe(detail, place, model)
         if place in found and found[place].what != problem.what:

@@ -283,7 +283,6 @@ def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
     """What a sweep would do, after all that it depends on was checked."""
     from tuning.sweep import prepare
 
-    study.check()
     if (folder / "study.yaml").exists():
         console.print(f"[yellow]note:[/] the name {_escape(folder.name)} is in use: give another --name, or --resume")
     task = prepare(study, folder.parent / "cache")

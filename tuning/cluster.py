@@ -27,6 +27,8 @@ ENVIRONMENT = {
 def set_environment() -> None:
     """Settings that Ray reads when it is imported, where the user has not made them."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    if not logging.getLogger().isEnabledFor(logging.INFO):  # what fails is told by the sweep, in a line
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def predict_file(model_dir: Path, source: Path, output: Path) -> int:
     pretrained, runtime = load_pretrained(model_dir), LocalRuntime()
     ids, examples = pretrained.task.read_inputs(source)
     outputs = predict(pretrained.model.to(runtime.device), pretrained.task, examples, runtime)
-    records = pretrained.task.answers(ids, outputs)
+    records = pretrained.task.answers(ids, examples, outputs)
     atomic_write_text(output, as_tsv(records) if output.suffix == ".tsv" else as_json_lines(records))
     return len(records)
 

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -30,7 +31,7 @@ def open_optuna_study(folder: Path, *, name: str, objective: Objective, search: 
 
     Trials that a killed driver left RUNNING go back to WAITING.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage: BaseStorage | str = search.storage or JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     study = optuna.create_study(
         storage=storage,
@@ -52,7 +53,7 @@ def make_sampler(search: SearchConfig, space: Space, *, asked: int) -> optuna.sa
     Its random state is not in Optuna's storage, so it follows from the study's seed and the number of trials
     asked for: a resumed study neither repeats its first suggestions nor depends on having been interrupted.
     """
-    seed = search.seed * 1_000_003 + asked
+    seed = int(np.random.SeedSequence([search.seed, asked]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if search.algorithm == "random":
@@ -68,7 +69,6 @@ def make_sampler(search: SearchConfig, space: Space, *, asked: int) -> optuna.sa
             multivariate=True,
             group=space.has_conditions,
             constant_liar=True,
-            warn_independent_sampling=False,
             seed=seed,
         )
 

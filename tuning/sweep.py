@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import shutil
 import sys
@@ -71,13 +72,13 @@ def winner_as_json(winner: TrialRecord) -> dict[str, Any]:
 
 def prepare(study: StudyConfig, cache: Path | None) -> Task[Any]:
     """Read and tokenize the data and look at the model, so that what cannot work fails before anything starts."""
+    study.check()
     task = TASKS[study.task](study.train_config(study.example_values()), cache=cache)
     if not len(task.train) or not len(task.dev):
         raise InputError("no examples are left to train or to compare on", where=study.name)
     task.hf_config()
-    for path in (study.data.test,):
-        if path is not None:
-            task.read(path)
+    if study.data.test is not None:
+        task.read(study.data.test)
     return task
 
 
@@ -308,14 +309,32 @@ def export_winner(
 
 
 def log_datasets(study: StudyConfig, task: Task[Any], tracker: Tracker) -> None:
-    """The files of a sweep with their hashes, as MLflow's inputs of its run."""
+    """The splits of a sweep with their hashes, as MLflow's inputs of its run."""
     data = study.data
-    files = [("training", data.train, len(task.train)), ("validation", data.dev or data.train, len(task.dev))]
+    tracker.log_dataset(
+        name=data.train.name,
+        path=str(data.train),
+        sha256=file_digest(data.train),
+        examples=len(task.train),
+        context="training",
+    )
+    dev, digest = data.dev or data.train, file_digest(data.dev or data.train)
+    if data.dev is None:  # a part of the training file: another hash, or MLflow takes it for the same data
+        digest = hashlib.sha256(f"{digest} {data.dev_fraction} {data.split_seed}".encode()).hexdigest()
+    tracker.log_dataset(
+        name=f"{dev.name}{'' if data.dev else ' (dev split)'}",
+        path=str(dev),
+        sha256=digest,
+        examples=len(task.dev),
+        context="validation",
+    )
     if data.test is not None:
-        files.append(("testing", data.test, len(task.read(data.test))))
-    for context, path, examples in files:
         tracker.log_dataset(
-            name=path.name, path=str(path), sha256=file_digest(path), examples=examples, context=context
+            name=data.test.name,
+            path=str(data.test),
+            sha256=file_digest(data.test),
+            examples=len(task.read(data.test)),
+            context="testing",
         )
 
 

@@ -80,6 +80,7 @@ def read_squad(path: str | Path, *, labelled: bool = True, max_bad_fraction: flo
             squad.bad.append(BadQuestion(place, problem))
             bad += len(questions) - 1 if isinstance(questions, list) and questions else 0
             continue
+        assert isinstance(context, str) and isinstance(questions, list)
         squad.contexts.append(context)
         squad.articles.append(title)
         for number, raw in enumerate(questions):
@@ -144,6 +145,7 @@ def _question(
     problem = _text_problem(question_id, "id") or _text_problem(raw.get("question"), "question")
     if problem is not None:
         return problem
+    assert isinstance(question_id, str)
     if question_id in place_of_id:
         return f"id {question_id!r} is already at {place_of_id[question_id]}"
     answers = _answers(raw, context) if labelled else []

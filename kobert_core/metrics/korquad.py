@@ -72,10 +72,10 @@ def squad2_totals(scores: Sequence[tuple[float, float]], answerable: np.ndarray)
         `HasAns_exact`, `HasAns_f1`, `NoAns_exact`, `NoAns_f1`, as the official SQuAD 2.0 script names them;
         those of a kind that does not occur are left out. Normalisation and F1 are KorQuAD's.
     """
-    totals = {}
+    totals: dict[str, float] = {}
     for name, rows in (("HasAns", np.flatnonzero(answerable)), ("NoAns", np.flatnonzero(~answerable))):
         if len(rows):
-            part = total(scores[row] for row in rows)
+            part = total(scores[row] for row in rows.tolist())
             totals |= {f"{name}_exact": part["exact_match"], f"{name}_f1": part["f1"]}
     return totals
 

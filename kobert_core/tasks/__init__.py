@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.korquad import Korquad
 from kobert_core.tasks.nsmc import Nsmc
 
-TASKS = {Nsmc.name: Nsmc}
+TASKS: dict[str, type[Task[Any]]] = {Nsmc.name: Nsmc, Korquad.name: Korquad}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from kobert_core.config import DataConfig, ModelConfig, Objective, TrainConfig
 from kobert_core.data.readers import BadRow
+from kobert_core.data.squad import BadQuestion
 from kobert_core.tokenization import KoBertTokenizer
 
 if TYPE_CHECKING:
@@ -43,6 +45,10 @@ class Task(Protocol[E]):
     Model: ClassVar[type[ModelConfig]]
     metrics: ClassVar[tuple[str, ...]]
     objective: ClassVar[Objective]
+    weight_files: ClassVar[Mapping[str, str]]
+    """Files beside `model.safetensors`, each with the prefix of the weights in it; what transformers does not know."""
+    chosen_on_dev: ClassVar[Mapping[str, str]]
+    """Metrics that are values of the model's config chosen on the dev split, with that value's name."""
 
     config: TrainConfig
 
@@ -71,7 +77,7 @@ class Task(Protocol[E]):
         """The labelled examples of another file, such as the test file."""
         ...
 
-    def bad_rows(self, path: Path) -> list[BadRow]:
+    def bad_rows(self, path: Path) -> Sequence[BadRow | BadQuestion]:
         """What was set aside of a labelled file, with its place."""
         ...
 
@@ -79,7 +85,7 @@ class Task(Protocol[E]):
         """Ids and examples of a file to predict, which needs no labels."""
         ...
 
-    def answers(self, ids: list[str], outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    def answers(self, ids: list[str], examples: E, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         """One flat record an id: what the model says of it, in a form for people."""
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from functools import cache as memoised
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -20,7 +20,7 @@ from kobert_core.data.features import CODE_VERSION, TextExamples, tokenize
 from kobert_core.data.readers import BadRow, Columns, Rows, read_rows
 from kobert_core.data.splits import stratified_sample, stratified_split
 from kobert_core.errors import InputError
-from kobert_core.files import sha256_file
+from kobert_core.files import file_digest
 from kobert_core.metrics.accuracy import accuracy, cross_entropy, probabilities
 from kobert_core.models import KoBertClassifier, load_bert, make_bert_config
 from kobert_core.tasks.base import Batch, Task
@@ -72,6 +72,8 @@ class Nsmc(Task[TextExamples]):
     Model: ClassVar[type[ModelConfig]] = NsmcModel
     metrics = ("eval/accuracy", "eval/loss")
     objective = Objective(metric="eval/accuracy", mode="max")
+    weight_files: ClassVar[Mapping[str, str]] = {}
+    chosen_on_dev: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self, config: TrainConfig, *, cache: Path | None = None, tokenizer: KoBertTokenizer | None = None
@@ -95,7 +97,7 @@ class Nsmc(Task[TextExamples]):
         if model.tokenizer_vocab_size is None:
             source = model.tokenizer or model.backbone
             assert source is not None
-            return KoBertTokenizer.from_pretrained(source)
+            return KoBertTokenizer.from_pretrained(source, revision=model.revision)
         return self._train_tokenizer(model.tokenizer_vocab_size)
 
     @cached_property
@@ -138,7 +140,9 @@ class Nsmc(Task[TextExamples]):
         arrays = tokenize(rows.texts, np.zeros(len(rows)), self.tokenizer)
         return rows.ids, self._examples(arrays)
 
-    def answers(self, ids: list[str], outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    def answers(
+        self, ids: list[str], examples: TextExamples, outputs: dict[str, np.ndarray]
+    ) -> list[dict[str, Any]]:
         """For each id its label as the training file has it, the name of that class, and all probabilities."""
         labels, names = list(self.data.labels), list(self.data.labels.values())
         return [
@@ -264,21 +268,3 @@ class Nsmc(Task[TextExamples]):
         if len(weights) != classes:
             raise InputError(f"{len(weights)} weights for {classes} classes", where="model.class_weights")
         return np.array(weights, dtype=np.float32)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, computed once a process while its size and time of change stay.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        status = path.stat()
-        return _digest(path, status.st_size, status.st_mtime_ns)
-    except OSError as error:
-        raise InputError(f"the file cannot be read ({error.strerror})", where=path) from error
-
-
-@memoised
-def _digest(path: Path, size: int, changed: int) -> str:
-    return sha256_file(path)

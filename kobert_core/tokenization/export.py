@@ -85,9 +85,7 @@ def build_tokenizer(processor: sentencepiece.SentencePieceProcessor, tokens: Seq
     if lacking := scores.keys() - set(tokens):
         raise InputError(f"the vocabulary lacks {len(lacking)} pieces of the model, such as {min(lacking)!r}")
     ids = {token: i for i, token in enumerate(tokens)}
-    tokenizer = Tokenizer(
-        models.Unigram([(token, scores.get(token, 0.0)) for token in tokens], unk_id=ids[UNK])
-    )
+    tokenizer = Tokenizer(models.Unigram([(token, scores.get(token, 0.0)) for token in tokens], unk_id=ids[UNK]))
     tokenizer.normalizer = normalizers.Sequence(
         [
             *(normalizers.Replace(pair, '"') for pair in QUOTE_PAIRS),

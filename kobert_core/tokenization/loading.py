@@ -23,8 +23,8 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _PROBE, _PROBE_NORMALISED = " \u1112\u1161\u11ab  ㅋㅠﬁ ", "▁한▁큐fi"
 
 
-def find_folder(name: str | PathLike[str]) -> Path:
-    """The local folder of this name, or the one that the hub's files are downloaded to.
+def find_folder(name: str | PathLike[str], revision: str | None = None) -> Path:
+    """The local folder of this name, or the one that the hub's files are downloaded to, at a branch, tag or commit.
 
     Raises:
         InputError: neither is there.
@@ -39,7 +39,8 @@ def find_folder(name: str | PathLike[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(name), allow_patterns=[SKT_MODEL, MONOLOGG_MODEL, MONOLOGG_VOCAB]))
+        patterns = [SKT_MODEL, MONOLOGG_MODEL, MONOLOGG_VOCAB]
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub's client lets through the errors of the libraries below it
         reason = str(error).strip().split("\n")[0]
         raise InputError(
@@ -98,9 +99,7 @@ def with_ids_of(model: bytes, vocab: Sequence[str]) -> sentencepiece.SentencePie
     known = ids_by_token(vocab)
     proto = ModelProto.FromString(model)
     kinds = ModelProto.SentencePiece
-    pieces = {
-        piece.piece: piece for piece in proto.pieces if piece.type not in (kinds.UNKNOWN, kinds.CONTROL)
-    }
+    pieces = {piece.piece: piece for piece in proto.pieces if piece.type not in (kinds.UNKNOWN, kinds.CONTROL)}
     extra = [piece for name, piece in pieces.items() if name not in known]
     if len(extra) > len(pieces) // 2:
         raise InputError("this vocabulary does not belong to the SentencePiece model beside it")

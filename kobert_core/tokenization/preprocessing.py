@@ -61,7 +61,7 @@ def not_plain(texts: Sequence[str]) -> list[int]:
 
 
 def preprocess(text: str) -> str:
-    """A text for SentencePiece that gives the pieces of the original's preprocessing, step by step as above."""
+    """A text for SentencePiece that has the same pieces as what the original's steps give."""
     return preprocess_with_positions(text)[0]
 
 
@@ -71,7 +71,8 @@ def preprocess_with_positions(text: str) -> tuple[str, NDArray[np.int64] | None]
     Returns:
         The preprocessed text of n characters, and positions in `text` of shape (n + 1,), never descending,
         the last one `len(text)`; None when nothing was changed. What vanishes (a combining mark) or melts (a
-        pair of quotes) belongs to the character before it: a character reaches up to the next greater position.
+        pair of quotes) belongs to the character before it: a character reaches up to the next greater
+        position.
     """
     changing = _not_plain_positions(text)
     if not changing:

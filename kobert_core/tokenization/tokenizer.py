@@ -54,7 +54,7 @@ class KoBertTokenizer:
         self._characters = CharacterTable(self._processor, self._shapes)
 
     @classmethod
-    def from_pretrained(cls, name: str | PathLike[str]) -> KoBertTokenizer:
+    def from_pretrained(cls, name: str | PathLike[str], revision: str | None = None) -> KoBertTokenizer:
         """Load from a local folder or from the HuggingFace hub.
 
         Two layouts are known: `spiece.model` alone (skt/kobert-base-v1, or a folder that `save_pretrained` or
@@ -63,7 +63,7 @@ class KoBertTokenizer:
         Raises:
             InputError: no such folder or repository, files missing or broken, or the hub cannot be reached.
         """
-        folder = loading.find_folder(name)
+        folder = loading.find_folder(name, revision)
         model, vocab = loading.read_layout(folder)
         try:
             return cls(model, vocab)

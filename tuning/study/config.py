@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PlainSerializer, SerializeAsAny, field_validator
@@ -94,17 +93,11 @@ class StudyConfig(StudyHead):
         return config
 
     def check(self, *, corners: int = 2000, where: Where = nowhere) -> None:
-        """Make the config of each point given in advance, and of `corners` extremes of the space.
+        """Make the configs of `corners` extremes of the space, and of each point given in advance.
 
         Raises:
             InputError: some values cannot be trained with; `where` tells the place of a dotted key.
         """
-        for place, point in enumerate(self.search.points):
-            problems = Problems()
-            self._train_config(point, problems)
-            if problems:
-                what = f"point {place} cannot be trained with: {problems[0].what}"
-                raise InputError(what, where=where(f"search.points.{place}"), fix=problems[0].fix)
         for values in self.space.corners(corners):
             problems = Problems()
             self._train_config(values, problems)
@@ -113,6 +106,12 @@ class StudyConfig(StudyHead):
                 place_of = f"parameters.{about[0]}" if about else problem.key
                 fix = f"the space has {show({name: values[name] for name in about or values})}"
                 raise InputError(problem.what, where=where(place_of), fix=problem.fix or fix)
+        for place, point in enumerate(self.search.points):
+            problems = Problems()
+            self._train_config(point, problems)
+            if problems:
+                what = f"point {place} cannot be trained with: {problems[0].what}"
+                raise InputError(what, where=where(f"search.points.{place}"), fix=problems[0].fix)
 
     def example_values(self) -> dict[str, Any]:
         """The first point given in advance; what it leaves out, or all without points, is the space's middle."""
@@ -143,7 +142,7 @@ class StudyConfig(StudyHead):
             for name in self.space.active(values)
             if isinstance(self.space[name], Constant)
         }
-        raw = {section: dict(content) for section, content in self._fixed.items()}
+        raw = {name: getattr(self, name).model_dump(mode="json", exclude_unset=True) for name in FIXED}
         for name, value in (constants | dict(values)).items():
             section, _, field = name.partition(".")
             raw[section][field] = value
@@ -154,10 +153,6 @@ class StudyConfig(StudyHead):
         if problems:
             return None
         return TrainConfig.model_validate({"task": self.task, "objective": self.objective, **parts})
-
-    @cached_property
-    def _fixed(self) -> dict[str, dict[str, Any]]:
-        return {name: getattr(self, name).model_dump(mode="json", exclude_unset=True) for name in FIXED}
 
 
 class _Middle:

@@ -131,10 +131,10 @@ def _complete(raw: RawStudy, task: type[Task], sections: Iterable[str], problems
     objective = values["objective"]
     if not objective:
         values["objective"] = task.objective.model_dump()
-    elif isinstance(objective, dict) and "mode" not in objective and "metric" in objective:
-        if objective["metric"] == task.objective.metric:
+    elif isinstance(objective, dict) and "mode" not in objective:
+        if objective.get("metric") == task.objective.metric:
             objective["mode"] = task.objective.mode
-        else:
+        elif objective.get("metric") in (*task.metrics, *LOOP_METRICS):
             problems.add("objective", "`objective.mode` must be given", "max or min")
     _make_absolute(raw, task, values)
     return values

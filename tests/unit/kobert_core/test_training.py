@@ -119,6 +119,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(cache: Path, tmp_path: Path, stop_aft
     weights_after(config, cache, StopAfter(stop_after, **parts))
     torch.manual_seed(999)
     assert_equal(expected, weights_after(config, cache, LocalRuntime(resume=True, **parts)))
+    heard = {report.progress: report for report in reports}
+    assert len(reports) == 5 + (stop_after >= 4), "a resumed run repeats the report of its checkpoint"
+    reports = list(heard.values())
     assert len(reports) == len(undisturbed) == 5
     for report, whole in zip(reports, undisturbed, strict=True):
         assert (report.progress, report.update, report.is_best) == (

@@ -1,0 +1,303 @@
+"""Questions on contexts as arrays, and windows over them.
+
+Every context is tokenized once, however many questions and windows it has: a window is a row of a table that
+points into the context's pieces, and its tokens are put together when it goes into a batch. Contexts are
+tokenized whole, not word by word as the original did: that is one call, and what SentencePiece itself gives. Of
+the 964 contexts of KorQuAD's dev set, 7 differ, all in ties of equal score (`000` is `0` + `00` or `00` + `0`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kobert_core.data.squad import Question, Squad
+from kobert_core.graphemes import grapheme_starts, trims_needed
+from kobert_core.tokenization import KoBertTokenizer
+
+Arrays = dict[str, np.ndarray]
+
+CODE_VERSION = 1
+"""Part of the cache's keys: raised when any of the arrays would come out differently."""
+
+MAX_TRIM_START, MAX_TRIM_END = 1, 3
+"""Graphemes that an answer may be shorter than its pieces: all that is seen in KorQuAD but for 1 of 5,774."""
+
+IGNORED = -100
+"""A target that no loss counts, as in PyTorch."""
+
+
+class Lengths(NamedTuple):
+    """The sizes of windows, in pieces."""
+
+    max_seq_length: int = 384
+    """Longest window, `[CLS] question [SEP] context [SEP]`."""
+    doc_stride: int = 128
+    """From the start of a window's part of the context to that of the next one."""
+    max_query_length: int = 64
+    """Longest question; the rest of it is cut off."""
+
+
+def text_arrays(squad: Squad) -> Arrays:
+    """All that is needed of a file, and of no tokenizer.
+
+    Returns:
+        `codes`, uint32: all contexts as code points, end to end; context i is `codes[starts[i]:starts[i + 1]]`;
+        `graphemes`, int64: from `grapheme_starts` over `codes`;
+        `question_codes`, `question_starts`: the same for the questions; `ids`, str, shape (questions,);
+        `context`, `article`, int64, shape (questions,): numbers of each question's context and article;
+        `answers`, int64, shape (answers, 2): half-open spans in `codes`; those of question i are
+        `answers[answer_starts[i]:answer_starts[i + 1]]`;
+        `targets`, int64, shape (questions, 2): what the model is to find of each question, its first answer
+        without blanks around it; (-1, -1) when it has none;
+        `bad_places`, `bad_reasons`, str, shape (set aside,).
+    """
+    numbers = {title: number for number, title in enumerate(dict.fromkeys(squad.articles))}
+    codes, starts = _codes(squad.contexts)
+    question_codes, question_starts = _codes([question.text for question in squad.questions])
+    context = np.array([question.context for question in squad.questions], dtype=np.int64)
+    answers = [
+        (starts[question.context] + start, starts[question.context] + end)
+        for question in squad.questions
+        for start, end in question.answers
+    ]
+    return {
+        "codes": codes,
+        "starts": starts,
+        "graphemes": grapheme_starts(squad.contexts),
+        "question_codes": question_codes,
+        "question_starts": question_starts,
+        "ids": np.array([question.id for question in squad.questions], dtype=np.str_),
+        "context": context,
+        "article": np.array([numbers[title] for title in squad.articles], dtype=np.int64)[context],
+        "answers": np.array(answers, dtype=np.int64).reshape(-1, 2),
+        "answer_starts": _bounds([len(question.answers) for question in squad.questions]),
+        "targets": np.array([_target(question, squad, starts) for question in squad.questions], dtype=np.int64),
+        "bad_places": np.array([bad.place for bad in squad.bad], dtype=np.str_),
+        "bad_reasons": np.array([bad.reason for bad in squad.bad], dtype=np.str_),
+    }
+
+
+def _target(question: Question, squad: Squad, starts: NDArray[np.int64]) -> tuple[int, int]:
+    if not question.answers:
+        return -1, -1
+    start, end = question.answers[0]
+    text = squad.contexts[question.context][start:end]
+    begin = int(starts[question.context]) + start + len(text) - len(text.lstrip())
+    return begin, begin + len(text.strip())
+
+
+def piece_arrays(texts: Arrays, tokenizer: KoBertTokenizer) -> Arrays:
+    """The pieces of every context and question, and where each target lies in them.
+
+    Returns:
+        `pieces`, int32: ids of all contexts, end to end; those of context i are
+        `pieces[piece_starts[i]:piece_starts[i + 1]]`;
+        `offsets`, int32, shape (pieces, 2): half-open spans in `codes`, never descending;
+        `question_pieces`, `question_piece_starts`: ids of the questions;
+        `spans`, int32, shape (questions, 2): first and last piece of the target, counted in its context;
+        (-1, -1) without a target, or without a piece in the context;
+        `trims`, int8, shape (questions, 2): graphemes by which the target is shorter than its pieces, -1 where no
+        trim in range leads to it.
+    """
+    pieces, piece_starts, offsets = tokenizer.encode_batch_with_offsets(strings(texts["codes"], texts["starts"]))
+    questions, question_starts = tokenizer.encode_batch_flat(
+        strings(texts["question_codes"], texts["question_starts"])
+    )
+    offsets = offsets + np.repeat(texts["starts"][:-1], np.diff(piece_starts))[:, None].astype(np.int32)
+    has_pieces = np.diff(piece_starts)[texts["context"]] > 0
+    answerable = np.flatnonzero(has_pieces & (texts["targets"][:, 0] >= 0))
+    answers = texts["targets"][answerable]
+    spans, trims = np.full((2, len(texts["ids"]), 2), -1, dtype=np.int64)
+    if len(answerable):
+        context = texts["context"][answerable]
+        bounds = np.stack([piece_starts[context], piece_starts[context + 1]], axis=1)
+        covering = _covering(offsets, answers, bounds)
+        spans[answerable] = covering - bounds[:, :1]
+        outer = np.stack([offsets[covering[:, 0], 0], offsets[covering[:, 1], 1]], axis=1)
+        needed = np.stack(trims_needed(texts["graphemes"], outer, answers), axis=1)
+        trims[answerable] = np.where(needed <= (MAX_TRIM_START, MAX_TRIM_END), needed, -1)
+    return {
+        "pieces": pieces,
+        "piece_starts": piece_starts,
+        "offsets": offsets,
+        "question_pieces": questions,
+        "question_piece_starts": question_starts,
+        "spans": spans.astype(np.int32),
+        "trims": trims.astype(np.int8),
+    }
+
+
+def _covering(offsets: np.ndarray, answers: np.ndarray, bounds: np.ndarray) -> NDArray[np.int64]:
+    """First and last piece of each answer: all that share a character with it, shape (answers, 2).
+
+    An answer of characters that are in no piece gets the piece before it.
+    """
+    first = np.searchsorted(offsets[:, 1], answers[:, 0], side="right")
+    last = np.searchsorted(offsets[:, 0], answers[:, 1], side="left") - 1
+    last = np.clip(last, bounds[:, 0], bounds[:, 1] - 1)
+    return np.stack([np.clip(first, bounds[:, 0], last), last], axis=1)
+
+
+def window_arrays(texts: Arrays, pieces: Arrays, lengths: Lengths) -> Arrays:
+    """The windows of every question, in the order of the questions: as transformers' SQuAD processor cuts them.
+
+    Returns:
+        `question`, `first`, `count`, int32, shape (windows,): whose it is, the first piece of the context in it,
+        and how many; `positions`, int32, shape (windows, 2): first and last token of the answer, (0, 0) for
+        `[CLS]` where the window does not hold all of it; `windows`, int64, shape (questions + 1,): those of
+        question i are `windows[i]` up to `windows[i + 1]`.
+    """
+    context = texts["context"]
+    sizes = np.diff(pieces["piece_starts"])[context]
+    query = np.minimum(np.diff(pieces["question_piece_starts"]), lengths.max_query_length)
+    room = lengths.max_seq_length - query - 3
+    windows = 1 + -(-np.maximum(sizes - room, 0) // lengths.doc_stride)
+    bounds = _bounds(windows)
+    question = np.repeat(np.arange(len(context)), windows)
+    first = (np.arange(len(question)) - bounds[:-1][question]) * lengths.doc_stride
+    count = np.minimum(room[question], sizes[question] - first)
+    spans = pieces["spans"][question]
+    inside = (spans[:, 0] >= first) & (spans[:, 1] < first + count) & (spans[:, 0] >= 0)
+    positions = np.where(inside[:, None], spans - first[:, None] + query[question][:, None] + 2, 0)
+    arrays = {"question": question, "first": first, "count": count, "positions": positions}
+    return {name: array.astype(np.int32) for name, array in arrays.items()} | {"windows": bounds}
+
+
+def strings(codes: np.ndarray, starts: np.ndarray) -> list[str]:
+    """The texts that lie end to end in `codes`."""
+    joined = codes.tobytes().decode("utf-32-le")
+    bounds = starts.tolist()
+    return [joined[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+def _codes(texts: list[str]) -> tuple[np.ndarray, NDArray[np.int64]]:
+    return np.frombuffer("".join(texts).encode("utf-32-le"), dtype="<u4"), _bounds([len(text) for text in texts])
+
+
+def _bounds(sizes: list[int] | np.ndarray) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
+
+
+class WindowExamples:
+    """Windows over the arrays of one file; an example is a window, and a question has all of its windows here."""
+
+    def __init__(
+        self,
+        texts: Arrays,
+        pieces: Arrays,
+        windows: Arrays,
+        tokenizer: KoBertTokenizer,
+        *,
+        max_query_length: int,
+        questions: np.ndarray | None = None,
+    ) -> None:
+        """Views over the arrays of `text_arrays`, `piece_arrays` and `window_arrays`.
+
+        Args:
+            texts, pieces, windows: their arrays.
+            tokenizer: Gives the special ids.
+            max_query_length: As the windows were made with.
+            questions: Which questions are seen, in this order; all when not given.
+        """
+        self.texts, self.pieces, self._windows, self._tokenizer = texts, pieces, windows, tokenizer
+        self._max_query_length = max_query_length
+        self.questions = np.arange(len(texts["ids"])) if questions is None else np.asarray(questions)
+        bounds = windows["windows"]
+        sizes = bounds[self.questions + 1] - bounds[self.questions]
+        self.window_starts = _bounds(sizes)
+        """Windows of question i of these: from `window_starts[i]` up to `window_starts[i + 1]`."""
+        shifts = bounds[self.questions] - self.window_starts[:-1]
+        self.rows = np.arange(self.window_starts[-1]) + np.repeat(shifts, sizes)
+        self.question = windows["question"][self.rows].astype(np.int64)
+        """Of each window its question, as a number in the file."""
+        starts = pieces["question_piece_starts"]
+        self.query = np.minimum(starts[self.question + 1] - starts[self.question], max_query_length)
+        """Of each window the pieces of its question."""
+        self.first = windows["first"][self.rows].astype(np.int64)
+        self.count = windows["count"][self.rows].astype(np.int64)
+        self.positions = windows["positions"][self.rows].astype(np.int64)
+        self.lengths = self.query + self.count + 3
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, questions: np.ndarray) -> WindowExamples:
+        """The questions at these positions, with their windows, over the same memory."""
+        return WindowExamples(
+            self.texts,
+            self.pieces,
+            self._windows,
+            self._tokenizer,
+            max_query_length=self._max_query_length,
+            questions=self.questions[questions],
+        )
+
+    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """The windows at `indices`, padded to the longest of them: what the model takes, int64.
+
+        `input_ids`, `attention_mask` and `token_type_ids` have shape (batch, width); `start_positions`,
+        `end_positions`, `trim_start` and `trim_end` shape (batch,), `IGNORED` where nothing is known.
+        """
+        input_ids, _, attention_mask = self._tokens(indices)
+        positions = self.positions[indices]
+        trims = self.pieces["trims"][self.question[indices]].astype(np.int64)
+        trims[(positions[:, :1] == 0).repeat(2, axis=1) | (trims < 0)] = IGNORED
+        after_query = np.arange(input_ids.shape[1]) > self.query[indices][:, None] + 1
+        arrays = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask.astype(np.int64),
+            "token_type_ids": (attention_mask & after_query).astype(np.int64),
+            "start_positions": positions[:, 0],
+            "end_positions": positions[:, 1],
+            "trim_start": trims[:, 0],
+            "trim_end": trims[:, 1],
+        }
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+    def features(self, indices: np.ndarray) -> Arrays:
+        """What `squad_convert_examples_to_features` gave for each window, padded to the longest of them.
+
+        `batch` as arrays, and `cls_index`, `p_mask` (1 where no answer can begin or end: as in the original also
+        on `[UNK]`, which decoding does not heed), `is_impossible` (the window does not hold the answer), and
+        `offsets` of shape (batch, width, 2): the characters of each token in its context, (-1, -1) for tokens of
+        no context.
+        """
+        input_ids, in_context, _ = self._tokens(indices)
+        allowed = in_context & (input_ids != self._tokenizer.unk_id)
+        allowed[:, 0] = True
+        places = self.piece_of(indices, 0)[:, None] + np.arange(input_ids.shape[1])
+        offsets = np.full((*input_ids.shape, 2), -1, dtype=np.int64)
+        begins = self.texts["starts"][self.texts["context"][self.question[indices]]]
+        begins = np.broadcast_to(begins[:, None], input_ids.shape)[in_context]
+        offsets[in_context] = self.pieces["offsets"][places[in_context]] - begins[:, None]
+        return {name: tensor.numpy() for name, tensor in self.batch(indices).items()} | {
+            "cls_index": np.zeros(len(indices), dtype=np.int64),
+            "p_mask": (~allowed).astype(np.int64),
+            "is_impossible": self.positions[indices, 0] == 0,
+            "offsets": offsets,
+        }
+
+    def piece_of(self, indices: np.ndarray, token: np.ndarray | int) -> NDArray[np.int64]:
+        """The place in `pieces` of a token of each window, which must be the context's; shape (batch,)."""
+        context = self.texts["context"][self.question[indices]]
+        start: NDArray[np.int64] = self.pieces["piece_starts"][context] + self.first[indices]
+        return start - self.query[indices] - 2 + token
+
+    def _tokens(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids, and which of them are the context's, and which no padding: all of shape (batch, width)."""
+        lengths, query = self.lengths[indices][:, None], self.query[indices][:, None]
+        place = np.arange(lengths.max())
+        in_query = (place > 0) & (place <= query)
+        in_context = (place > query + 1) & (place < lengths - 1)
+        ids = np.full(in_query.shape, self._tokenizer.pad_id, dtype=np.int64)
+        ids[(place == query + 1) | (place == lengths - 1)] = self._tokenizer.sep_id
+        ids[:, 0] = self._tokenizer.cls_id
+        starts = self.pieces["question_piece_starts"][self.question[indices]]
+        ids[in_query] = self.pieces["question_pieces"][(starts[:, None] + place - 1)[in_query]]
+        ids[in_context] = self.pieces["pieces"][(self.piece_of(indices, 0)[:, None] + place)[in_context]]
+        return ids, in_context, place < lengths

@@ -1,0 +1,338 @@
+"""Extractive question answering: KorQuAD 1.0, and any file in the format of SQuAD 1.1 or 2.0."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from kobert_core.config import DataConfig, ModelConfig, Objective, PositiveInt, TrainConfig
+from kobert_core.data.cache import cached_arrays
+from kobert_core.data.splits import grouped_split
+from kobert_core.data.squad import BadQuestion, read_squad
+from kobert_core.data.windows import (
+    CODE_VERSION,
+    Arrays,
+    Lengths,
+    WindowExamples,
+    piece_arrays,
+    strings,
+    text_arrays,
+    window_arrays,
+)
+from kobert_core.decoding import Answers, Outputs, decode, perfect_outputs, texts
+from kobert_core.errors import InputError
+from kobert_core.files import file_digest
+from kobert_core.metrics.spans import score_answers, span_loss
+from kobert_core.models import KoBertForQuestionAnswering, load_bert, make_bert_config
+from kobert_core.tasks.base import Batch, Task
+from kobert_core.tokenization import KoBertTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+class KorquadData(DataConfig):
+    """Questions on contexts in JSON files in the format of SQuAD; a dev split is carved by article.
+
+    `max_train_examples` and `max_dev_examples` count questions.
+    """
+
+    max_seq_length: Annotated[int, Field(ge=8)] = 384
+    """Longest window in tokens: `[CLS] question [SEP] context [SEP]`."""
+    doc_stride: PositiveInt = 128
+    """From the start of a window's part of the context to that of the next one, in tokens."""
+    max_query_length: PositiveInt = 64
+    """Longest question in tokens; the rest of it is cut off."""
+
+    @model_validator(mode="after")
+    def _windows_leave_nothing_out(self) -> KorquadData:
+        room = self.max_seq_length - self.max_query_length - 3
+        if self.doc_stride > room:
+            raise ValueError(
+                "`doc_stride <= max_seq_length - max_query_length - 3` must hold, or tokens between windows are lost, "
+                f"but got {self.doc_stride} > {room}"
+            )
+        return self
+
+    @property
+    def lengths(self) -> Lengths:
+        """The sizes of the windows."""
+        return Lengths(self.max_seq_length, self.doc_stride, self.max_query_length)
+
+
+class KorquadModel(ModelConfig):
+    """A linear layer over the tokens, the boundary head on top, and how answers are read from both."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the heads; BERT has none there."""
+    boundary_head: bool = True
+    """Predict too how many characters of the first and last piece are no part of the answer."""
+    boundary_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the boundary head's loss."""
+    n_best: PositiveInt = 20
+    """So many starts and so many ends of a window are combined."""
+    max_answer_length: PositiveInt = 30
+    """Longest answer in pieces."""
+    trim: bool = True
+    """Cut off the characters that the boundary head says."""
+    null_threshold: float | None = None
+    """No answer is given where its score is above the best answer's by more than this. When not given: chosen for
+    F1 where questions without answers are scored, and otherwise every question is answered."""
+
+
+class Korquad(Task[WindowExamples]):
+    """Question answering on the data of one config. An example is a window; a question has one or more."""
+
+    name = "korquad"
+    Data: ClassVar[type[DataConfig]] = KorquadData
+    Model: ClassVar[type[ModelConfig]] = KorquadModel
+    metrics = ("eval/f1", "eval/exact_match", "eval/loss")
+    objective = Objective(metric="eval/f1", mode="max")
+    weight_files: ClassVar[Mapping[str, str]] = {"boundary_head.safetensors": "boundary."}
+    chosen_on_dev: ClassVar[Mapping[str, str]] = {"eval/null_threshold": "null_threshold"}
+
+    def __init__(
+        self, config: TrainConfig, *, cache: Path | None = None, tokenizer: KoBertTokenizer | None = None
+    ) -> None:
+        """A task whose data is read when it is first asked for.
+
+        Args:
+            config: What the run is.
+            cache: Folder of the feature cache; None builds in memory.
+            tokenizer: Takes the place of the one that the config names.
+        """
+        assert isinstance(config.data, KorquadData) and isinstance(config.model, KorquadModel)
+        self.config, self.data, self.model, self._cache = config, config.data, config.model, cache
+        if tokenizer is not None:
+            self.tokenizer = tokenizer
+
+    @cached_property
+    def tokenizer(self) -> KoBertTokenizer:
+        """The one that the config names, or one trained on the training texts."""
+        model = self.model
+        if model.tokenizer_vocab_size is None:
+            source = model.tokenizer or model.backbone
+            assert source is not None
+            return KoBertTokenizer.from_pretrained(source)
+        return self._train_tokenizer(model.tokenizer_vocab_size)
+
+    @cached_property
+    def train(self) -> WindowExamples:
+        """The windows of the training split."""
+        return self.read(self.data.train).take(self._split["train"])
+
+    @cached_property
+    def dev(self) -> WindowExamples:
+        """The windows of the split that runs are compared on."""
+        return self.read(self.data.dev or self.data.train).take(self._split["dev"])
+
+    def build_model(self) -> KoBertForQuestionAnswering:
+        return KoBertForQuestionAnswering(
+            load_bert(self.model, self.tokenizer, pooler=False),
+            dropout=self.model.dropout,
+            boundary_head=self.model.boundary_head,
+            boundary_weight=self.model.boundary_weight,
+        )
+
+    def hf_config(self) -> PretrainedConfig:
+        config = make_bert_config(self.model, self.tokenizer)
+        config.update({"architectures": ["BertForQuestionAnswering"]})
+        return config
+
+    def read(self, path: Path) -> WindowExamples:
+        key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint}
+        file = self._texts(path)
+        pieces = cached_arrays(self._cache, key, lambda: piece_arrays(file, self.tokenizer))
+        lengths = self.data.lengths
+        windows = cached_arrays(
+            self._cache, key | lengths._asdict(), lambda: window_arrays(file, pieces, lengths)
+        )
+        return self._examples(file, pieces, windows)
+
+    def bad_rows(self, path: Path) -> list[BadQuestion]:
+        """The questions of a labelled file that were set aside."""
+        file = self._texts(path)
+        pairs = zip(file["bad_places"].tolist(), file["bad_reasons"].tolist(), strict=True)
+        return [BadQuestion(place, reason) for place, reason in pairs]
+
+    def read_inputs(self, path: Path) -> tuple[list[str], WindowExamples]:
+        """Ids and windows of a file without answers, every usable question in its order."""
+        file = text_arrays(read_squad(path, labelled=False, max_bad_fraction=self.data.max_bad_fraction))
+        pieces = piece_arrays(file, self.tokenizer)
+        examples = self._examples(file, pieces, window_arrays(file, pieces, self.data.lengths))
+        return file["ids"].tolist(), examples
+
+    def answers(self, ids: list[str], examples: WindowExamples, outputs: Outputs) -> list[dict[str, Any]]:
+        """For each question its answer, cut from the context; empty where the model says that there is none."""
+        found = texts(examples, self._decode(examples, outputs), null_threshold=self.model.null_threshold)
+        return [{"id": one, "prediction_text": text} for one, text in zip(ids, found, strict=True)]
+
+    def weights(self, examples: WindowExamples, indices: np.ndarray) -> float:
+        return float(len(indices))
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        loss: torch.Tensor = model(**batch, reduction="sum").loss
+        return loss
+
+    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """What `decode` takes: the logits, and the trims that the boundary head finds the likeliest."""
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+        output = model(**inputs)
+        padding = batch["attention_mask"] == 0
+        outputs = {
+            "start_logits": output.start_logits.float().masked_fill(padding, -torch.inf),
+            "end_logits": output.end_logits.float().masked_fill(padding, -torch.inf),
+        }
+        if output.trim_start_logits is not None:
+            outputs["trim_start"] = output.trim_start_logits.argmax(-1).to(torch.uint8)
+            outputs["trim_end"] = output.trim_end_logits.argmax(-1).to(torch.uint8)
+        return outputs
+
+    def score(self, examples: WindowExamples, outputs: Outputs) -> dict[str, float]:
+        """Exact match and F1 in percent over the questions, and the mean loss of pieces over the windows.
+
+        With questions that have no answer, also the totals of SQuAD 2.0, and `eval/null_threshold` if it was
+        chosen here.
+        """
+        scores = score_answers(examples, self._decode(examples, outputs), self.model.null_threshold)
+        return {f"eval/{name}": value for name, value in scores.items()} | {"eval/loss": span_loss(examples, outputs)}
+
+    def tune_decoding(
+        self,
+        examples: WindowExamples,
+        outputs: Outputs,
+        *,
+        n_best: Sequence[int] = (5, 20, 50),
+        max_answer_length: Sequence[int] = (10, 20, 30, 50),
+        trim: Sequence[bool] = (True, False),
+    ) -> list[dict[str, Any]]:
+        """Each combination of settings with its scores on kept outputs, best F1 first; nothing is trained.
+
+        The settings are values of the model's config. Of equal ones the smaller come first.
+        """
+        rows = []
+        for settings in itertools.product(n_best, max_answer_length, trim):
+            named: dict[str, Any] = dict(zip(("n_best", "max_answer_length", "trim"), settings, strict=True))
+            scores = score_answers(examples, decode(examples, outputs, **named), self.model.null_threshold)
+            rows.append(named | scores)
+        return sorted(rows, key=lambda row: -row["f1"])
+
+    def _decode(self, examples: WindowExamples, outputs: Outputs) -> Answers:
+        model = self.model
+        return decode(
+            examples, outputs, n_best=model.n_best, max_answer_length=model.max_answer_length, trim=model.trim
+        )
+
+    def _examples(self, file: Arrays, pieces: Arrays, windows: Arrays) -> WindowExamples:
+        return WindowExamples(file, pieces, windows, self.tokenizer, max_query_length=self.data.max_query_length)
+
+    def _texts(self, path: Path) -> Arrays:
+        """What is known of a file before it is tokenized."""
+
+        def build() -> Arrays:
+            return text_arrays(read_squad(path, max_bad_fraction=self.data.max_bad_fraction))
+
+        return cached_arrays(self._cache, self._file_key(path), build)
+
+    def _file_key(self, path: Path) -> dict[str, object]:
+        """All that the usable questions of a file depend on."""
+        return {
+            "file": file_digest(path),
+            "squad": CODE_VERSION,
+            "max_bad_fraction": self.data.max_bad_fraction,
+        }
+
+    @cached_property
+    def _split(self) -> dict[str, np.ndarray]:
+        """Questions of the train and the dev split: of `train` both, or of `train` and of `dev`."""
+        data = self.data
+        articles = self._texts(data.train)["article"]
+        if data.dev is not None:
+            train, dev = np.arange(len(articles)), np.arange(len(self._texts(data.dev)["article"]))
+        else:
+            try:
+                train, dev = grouped_split(articles.tolist(), dev_fraction=data.dev_fraction, seed=data.split_seed)
+            except ValueError as error:
+                raise InputError(
+                    f"no dev split can be carved by article ({error})", where=data.train, fix="give `data.dev`"
+                ) from error
+        return {
+            "train": self._sample(train, data.max_train_examples),
+            "dev": self._sample(dev, data.max_dev_examples),
+        }
+
+    def _sample(self, questions: np.ndarray, size: int | None) -> np.ndarray:
+        if size is None or size >= len(questions):
+            return questions
+        chosen = np.random.Generator(np.random.PCG64(self.data.split_seed)).permutation(len(questions))[:size]
+        return questions[np.sort(chosen)]
+
+    def _train_tokenizer(self, vocab_size: int) -> KoBertTokenizer:
+        train = np.ascontiguousarray(self._split["train"])
+
+        def build() -> Arrays:
+            """Only texts that are trained on shape the pieces: the dev split stays unseen."""
+            file = self._texts(self.data.train)
+            contexts = strings(file["codes"], file["starts"])
+            questions = strings(file["question_codes"], file["question_starts"])
+            of_train = [contexts[number] for number in np.unique(file["context"][train])]
+            with tempfile.TemporaryDirectory() as folder:
+                KoBertTokenizer.train([*of_train, *(questions[number] for number in train)], folder, vocab_size)
+                return {"model": np.fromfile(Path(folder, "spiece.model"), dtype=np.uint8)}
+
+        rows = hashlib.sha256(train.tobytes()).hexdigest()
+        key = self._file_key(self.data.train) | {"rows": rows, "vocab_size": vocab_size}
+        return KoBertTokenizer(cached_arrays(self._cache, key, build)["model"].tobytes())
+
+
+def describe(file: Path, model_folder: Path, lengths: Lengths | None = None) -> dict[str, Any]:
+    """What is in a labelled file, and the best scores that a model with this tokenizer can reach on it.
+
+    Args:
+        file: in the format of SQuAD.
+        model_folder: folder or hub name whose tokenizer is taken.
+        lengths: of the windows; 384, 128 and 64 when not given.
+
+    Returns:
+        Counts; `trims`: how many targets need so many graphemes trimmed, and how many no trim leads to; and
+        `ceiling`: `exact_match` and `f1` in percent when every piece and trim is right.
+
+    Raises:
+        InputError: the file or the tokenizer cannot be read.
+    """
+    tokenizer, lengths = KoBertTokenizer.from_pretrained(model_folder), lengths or Lengths()
+    arrays = text_arrays(read_squad(file))
+    pieces = piece_arrays(arrays, tokenizer)
+    windows = window_arrays(arrays, pieces, lengths)
+    examples = WindowExamples(arrays, pieces, windows, tokenizer, max_query_length=lengths.max_query_length)
+    answerable = np.diff(arrays["answer_starts"]) > 0
+    reached = np.bincount(windows["question"], weights=windows["positions"][:, 0] > 0) > 0
+    trims = pieces["trims"][answerable]
+    found = decode(examples, perfect_outputs(examples))
+    ceiling = score_answers(examples, found, None if answerable.all() else 0.0)
+    return {
+        "articles": len(np.unique(arrays["article"])),
+        "contexts": len(arrays["starts"]) - 1,
+        "questions": len(arrays["ids"]),
+        "questions_without_answer": int((~answerable).sum()),
+        "set_aside": len(arrays["bad_places"]),
+        "windows": len(examples),
+        "pieces_per_context": float(np.diff(pieces["piece_starts"]).mean()),
+        "answers_in_no_window": int((answerable & ~reached).sum()),
+        "trims": {
+            "start": {str(n): int((trims[:, 0] == n).sum()) for n in np.unique(trims[:, 0]) if n >= 0},
+            "end": {str(n): int((trims[:, 1] == n).sum()) for n in np.unique(trims[:, 1]) if n >= 0},
+            "out_of_range": int((trims < 0).any(axis=1).sum()),
+        },
+        "ceiling": {"exact_match": ceiling["exact_match"], "f1": ceiling["f1"]},
+    }
