@@ -49,9 +49,7 @@ def trim_end(starts: Positions, positions: Positions, graphemes: Positions) -> P
     return np.where(graphemes > 0, moved, positions)
 
 
-def trims_needed(
-    starts: Positions, outer: Positions, inner: Positions
-) -> tuple[Positions, Positions]:
+def trims_needed(starts: Positions, outer: Positions, inner: Positions) -> tuple[Positions, Positions]:
     """How many graphemes `trim_start` and `trim_end` must take to lead from the outer spans to the inner ones.
 
     Args:

@@ -202,16 +202,21 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the store in use, until Ctrl-C."""
-    from tuning.tracking import resolve_tracking_uri, serve_ui
+    from tuning.tracking import resolve_tracking_uri, serve_ui, sweep_page
 
-    uri = _study_of(sweep_dir).tracking.uri if sweep_dir else None
-    raise typer.Exit(
-        serve_ui(
-            resolve_tracking_uri(uri, (sweep_dir.resolve().parent if sweep_dir else output)),
-            host=host,
-            port=port,
-        )
+    study = _study_of(sweep_dir) if sweep_dir else None
+    uri = resolve_tracking_uri(
+        study.tracking.uri if study else None, sweep_dir.resolve().parent if sweep_dir else output
     )
+    server = uri if uri.startswith("http") else f"http://{host}:{port}"
+    page = f"{server}/?workflowType=machine_learning"
+    if study is not None:
+        experiment = study.tracking.experiment or study.name
+        page = sweep_page(uri, server=server, experiment=experiment, metric=study.objective.metric)
+    typer.echo(f"open {page}")
+    if uri.startswith("http"):
+        return
+    raise typer.Exit(serve_ui(uri, host=host, port=port))
 
 
 @app.command("list")

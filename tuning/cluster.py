@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from kobert_core.errors import InputError
 
@@ -28,7 +29,7 @@ def set_environment() -> None:
     """Settings that Ray reads when it is imported, where the user has not made them."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     if not logging.getLogger().isEnabledFor(logging.INFO):  # what fails is told by the sweep, in a line
-        logging.getLogger("ray").setLevel(logging.CRITICAL)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 @contextmanager
@@ -50,23 +51,33 @@ def ray_cluster(address: str | None) -> Iterator[dict[str, float]]:
             where=f"--address {address}",
             fix="give `auto` on a machine of the cluster, or HOST:6379",
         )
-    try:
-        if address:
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": ENVIRONMENT},
-            )
-        else:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"no Ray cluster can be reached ({reason})", where=f"--address {address}") from error
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        try:
+            ray.init(address=address, runtime_env={"env_vars": ENVIRONMENT}, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"no Ray cluster can be reached ({reason})", where=f"--address {address}") from error
+    else:
+        _start_here(quiet)
     try:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _start_here(options: dict[str, Any]) -> None:
+    """Start a Ray of our own. A busy machine may not have it up in the 30 s that Ray waits: it gets three tries."""
+    import ray
+
+    for left in (2, 1, 0):
+        try:
+            ray.init(address="local", include_dashboard=False, **options)
+            return
+        except Exception as error:  # Ray raises a plain Exception here
+            ray.shutdown()
+            if not left:
+                raise InputError(f"Ray does not start on this machine ({str(error).splitlines()[0]})") from error
 
 
 def groups_that_fit(resources: dict[str, float], *, workers: int, cpus: float, gpus: float, wanted: int | None) -> int:

@@ -59,7 +59,7 @@ def make_sampler(search: SearchConfig, space: Space, *, asked: int) -> optuna.sa
         if search.algorithm == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         if search.algorithm == "grid":
-            return optuna.samplers.GridSampler(space.grid(), seed=search.seed)
+            return _Grid(space.grid(), seed=search.seed)
         if search.algorithm == "cmaes":
             return optuna.samplers.CmaEsSampler(
                 n_startup_trials=search.startup_trials, seed=seed, warn_independent_sampling=False
@@ -71,6 +71,13 @@ def make_sampler(search: SearchConfig, space: Space, *, asked: int) -> optuna.sa
             constant_liar=True,
             seed=seed,
         )
+
+
+class _Grid(optuna.samplers.GridSampler):
+    """Optuna's grid, in a loop that is not Optuna's: Ray Tune counts the trials."""
+
+    def after_trial(self, *_: Any, **__: Any) -> None:
+        """Nothing: Optuna would end its own loop after the last point."""
 
 
 class OptunaSearcher(Searcher):

@@ -211,10 +211,11 @@ class WorkerGroups:
     def _run_group(self, group: str) -> str:
         """Run one group until it ends; why it did."""
         from ray.train import RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
+
+        from tuning.lean_trainer import LeanTorchTrainer
 
         resources = {"CPU": self._cpus} | ({"GPU": self._gpus} if self._gpus else {})
-        trainer = TorchTrainer(
+        trainer = LeanTorchTrainer(
             serve,
             train_loop_config={"exchange": self.exchange, "group": group, "threads": max(1, int(self._cpus))},
             scaling_config=ScalingConfig(

@@ -135,9 +135,7 @@ def _paragraphs(articles: list[Any], squad: Squad) -> Iterator[tuple[str, str, d
                 squad.bad.append(BadQuestion(here, "is no object"))
 
 
-def _question(
-    raw: Any, context: str, number: int, place_of_id: dict[str, str], labelled: bool
-) -> Question | str:
+def _question(raw: Any, context: str, number: int, place_of_id: dict[str, str], labelled: bool) -> Question | str:
     """A question of the file, or why it is none."""
     if not isinstance(raw, dict):
         return "is no object"

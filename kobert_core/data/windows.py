@@ -105,9 +105,7 @@ def piece_arrays(texts: Arrays, tokenizer: KoBertTokenizer) -> Arrays:
         trim in range leads to it.
     """
     pieces, piece_starts, offsets = tokenizer.encode_batch_with_offsets(strings(texts["codes"], texts["starts"]))
-    questions, question_starts = tokenizer.encode_batch_flat(
-        strings(texts["question_codes"], texts["question_starts"])
-    )
+    questions, question_starts = tokenizer.encode_batch_flat(strings(texts["question_codes"], texts["question_starts"]))
     offsets = offsets + np.repeat(texts["starts"][:-1], np.diff(piece_starts))[:, None].astype(np.int32)
     has_pieces = np.diff(piece_starts)[texts["context"]] > 0
     answerable = np.flatnonzero(has_pieces & (texts["targets"][:, 0] >= 0))

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 # The script puts a blank for these signs, and then drops ASCII punctuation.
-_NORMALISATION = str.maketrans(
-    {sign: "" for sign in string.punctuation} | dict.fromkeys("'\"《》<>〈〉()‘’", " ")
-)
+_NORMALISATION = str.maketrans({sign: "" for sign in string.punctuation} | dict.fromkeys("'\"《》<>〈〉()‘’", " "))
 
 Scores = dict[str, tuple[float, float]]
 """Exact match (0.0 or 1.0) and F1 (0 to 1) of each question, by its id."""

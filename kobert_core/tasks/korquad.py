@@ -154,9 +154,7 @@ class Korquad(Task[WindowExamples]):
         file = self._texts(path)
         pieces = cached_arrays(self._cache, key, lambda: piece_arrays(file, self.tokenizer))
         lengths = self.data.lengths
-        windows = cached_arrays(
-            self._cache, key | lengths._asdict(), lambda: window_arrays(file, pieces, lengths)
-        )
+        windows = cached_arrays(self._cache, key | lengths._asdict(), lambda: window_arrays(file, pieces, lengths))
         return self._examples(file, pieces, windows)
 
     def bad_rows(self, path: Path) -> list[BadQuestion]:

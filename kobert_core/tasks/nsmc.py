@@ -140,9 +140,7 @@ class Nsmc(Task[TextExamples]):
         arrays = tokenize(rows.texts, np.zeros(len(rows)), self.tokenizer)
         return rows.ids, self._examples(arrays)
 
-    def answers(
-        self, ids: list[str], examples: TextExamples, outputs: dict[str, np.ndarray]
-    ) -> list[dict[str, Any]]:
+    def answers(self, ids: list[str], examples: TextExamples, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         """For each id its label as the training file has it, the name of that class, and all probabilities."""
         labels, names = list(self.data.labels), list(self.data.labels.values())
         return [

@@ -58,7 +58,7 @@ class CharacterTable:
         there[codes[codes < 0x10000]] = True
         new = np.flatnonzero(there & self._safe & ~self._seen)
         characters = [chr(code) for code in new]
-        normalized = self._processor.normalize([preprocess(character)[0] for character in characters])
+        normalized = self._processor.normalize([preprocess(character) for character in characters])
         for code, character, result in zip(new, characters, normalized, strict=True):
             if character.isspace():
                 self._kind[code] = _BLANK
@@ -98,9 +98,7 @@ class CharacterTable:
         return np.stack([starts, stops], axis=1).astype(np.int32)
 
 
-def _measure_unknown(
-    lengths: NDArray[np.int64], unknown: NDArray[np.int64], may_be: NDArray[np.bool_]
-) -> bool:
+def _measure_unknown(lengths: NDArray[np.int64], unknown: NDArray[np.int64], may_be: NDArray[np.bool_]) -> bool:
     """Put the lengths of unknown pieces into `lengths`: each runs up to the next character that is a piece.
 
     False when that is not so, since a piece may begin with a character that is no piece by itself: then all

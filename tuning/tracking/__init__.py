@@ -4,7 +4,7 @@ spool first, so that a slow, broken or missing server never stops, loses or doub
 from __future__ import annotations
 
 from .tracker import Status, SyncResult, Tracker, sync
-from .ui import runs_page, serve_ui, ui_command, ui_environment
+from .ui import runs_page, serve_ui, sweep_page, ui_command, ui_environment
 from .uris import default_tracking_uri, redact_uri, resolve_tracking_uri
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "resolve_tracking_uri",
     "runs_page",
     "serve_ui",
+    "sweep_page",
     "sync",
     "ui_command",
     "ui_environment",

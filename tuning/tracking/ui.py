@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from kobert_core.errors import InputError
 
+from .store import prepare_environment
 from .uris import artifact_root, redact_uri, sqlite_path
 
 
@@ -42,6 +43,15 @@ def runs_page(server: str, experiment_id: str, metric: str) -> str:
     """
     query = {"workflowType": "machine_learning", "orderByKey": f"metrics.`{metric}`", "orderByAsc": "false"}
     return f"{server}/#/experiments/{experiment_id}/runs?{urlencode(query)}"
+
+
+def sweep_page(uri: str, *, server: str, experiment: str, metric: str) -> str:
+    """The address of the list of a sweep's trials; the server's start page when the store lacks the experiment."""
+    prepare_environment()
+    from mlflow import MlflowClient
+
+    found = MlflowClient(uri).get_experiment_by_name(experiment)
+    return runs_page(server, found.experiment_id, metric) if found else f"{server}/?workflowType=machine_learning"
 
 
 def serve_ui(uri: str, *, host: str = "127.0.0.1", port: int = 5000) -> int:

@@ -1,0 +1,153 @@
+"""The bridge between Ray Tune and Optuna, driven as Ray Tune drives it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from kobert_core.config import Objective
+from search_spaces.distributions import Space
+from tuning.search import OptunaSearcher, open_optuna_study
+from tuning.study import SearchConfig
+
+SPACE = Space.from_dict(
+    {
+        "optim.backbone_lr": {"distribution": "log_uniform", "min": 1e-5, "max": 1e-3},
+        "optim.schedule": {"values": ["linear", "constant"]},
+        "optim.warmup_ratio": {"distribution": "uniform", "min": 0.0, "max": 0.3, "when": {"optim.schedule": "linear"}},
+    }
+)
+OBJECTIVE = Objective(metric="eval/accuracy", mode="max")
+
+
+def searcher(folder: Path, search: SearchConfig | None = None, space: Space = SPACE) -> OptunaSearcher:
+    search = search or SearchConfig(seed=3, startup_trials=4)
+    study = open_optuna_study(folder, name="study", objective=OBJECTIVE, search=search)
+    return OptunaSearcher(study, space, search, OBJECTIVE)
+
+
+def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    return open_optuna_study(folder, name="study", objective=OBJECTIVE, search=SearchConfig()).trials
+
+
+def result(progress: int, objective: float) -> dict[str, Any]:
+    return {"progress": progress, "objective": objective}
+
+
+def finish(bridge: OptunaSearcher, trial_id: str, *curve: float) -> None:
+    points = [result(10 * (i + 1), value) for i, value in enumerate(curve)]
+    for point in points[:-1]:
+        bridge.on_trial_result(trial_id, point)
+    bridge.on_trial_complete(trial_id, points[-1])
+
+
+def test_states_and_curves_are_the_truth(tmp_path: Path) -> None:
+    bridge = searcher(tmp_path)
+    for trial_id in "abcd":
+        bridge.suggest(trial_id)
+    finish(bridge, "a", *(0.5, 0.9, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.6))
+    finish(bridge, "b", 0.4, 0.3)
+    bridge.on_trial_result("c", result(10, 0.5))
+    bridge.on_trial_complete("c", None, error=True)
+    bridge.on_trial_complete("d", None, error=True)
+    complete, pruned, crashed, never = trials(tmp_path)
+    assert (complete.state, complete.value) == (TrialState.COMPLETE, 0.9), "its value is that of its best checkpoint"
+    assert complete.intermediate_values[100] == 0.6 and len(complete.intermediate_values) == 10
+    assert pruned.state == TrialState.PRUNED and pruned.intermediate_values == {10: 0.4, 20: 0.3}
+    assert crashed.state == never.state == TrialState.FAIL
+
+
+def test_interrupted_trials_come_back_with_their_numbers_values_and_curves(tmp_path: Path) -> None:
+    bridge = searcher(tmp_path)
+    first, second = bridge.suggest("a"), bridge.suggest("b")
+    finish(bridge, "a", *([0.5] * 10))
+    bridge.on_trial_result("b", result(10, 0.4))
+    bridge.put_back()
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE, TrialState.WAITING]
+    again = searcher(tmp_path)
+    assert again.suggest("x") == second != first
+    again.on_trial_result("x", result(10, 0.4))  # a resumed run repeats the report of its checkpoint
+    again.on_trial_complete("x", result(20, 0.3))
+    resumed = trials(tmp_path)[1]
+    assert resumed.state == TrialState.PRUNED and resumed.intermediate_values == {10: 0.4, 20: 0.3}
+
+
+def test_a_killed_driver_leaves_no_trial_running(tmp_path: Path) -> None:
+    suggested = searcher(tmp_path).suggest("a")
+    again = searcher(tmp_path)
+    assert again.suggest("b") == suggested
+    assert len(trials(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("algorithm", ["tpe", "random", "cmaes"])
+def test_a_resumed_search_goes_on_as_if_it_had_not_stopped(tmp_path: Path, algorithm: str) -> None:
+    """One trial at a time: the same suggestions, whether or not the study was reopened in between."""
+    search = SearchConfig(algorithm=algorithm, seed=5, startup_trials=3)
+    space = SPACE if algorithm != "cmaes" else Space.from_dict(
+        {name: {"distribution": "uniform", "min": 0.0, "max": 1.0} for name in ("optim.warmup_ratio", "model.dropout")}
+    )
+
+    def run(folder: Path, reopen: bool) -> list[dict[str, Any]]:
+        folder.mkdir()
+        bridge, suggested = searcher(folder, search, space), []
+        for number in range(8):
+            if reopen:
+                bridge = searcher(folder, search, space)
+            config = bridge.suggest(str(number))
+            suggested.append(config["values"])
+            finish(bridge, str(number), *([0.1 * number] * 10))
+        return suggested
+
+    undisturbed = run(tmp_path / "one", reopen=False)
+    assert run(tmp_path / "two", reopen=True) == undisturbed
+    assert len({str(values) for values in undisturbed}) == 8
+
+
+def test_another_seed_gives_other_values(tmp_path: Path) -> None:
+    values = []
+    for seed in (1, 2, 2**32 - 1):
+        (tmp_path / str(seed)).mkdir()
+        values.append(searcher(tmp_path / str(seed), SearchConfig(seed=seed)).suggest("a")["values"])
+    assert values[0] != values[1] != values[2]
+
+
+def test_points_come_first_and_a_partial_one_is_completed(tmp_path: Path) -> None:
+    points = ({"optim.backbone_lr": 5e-5, "optim.schedule": "constant"}, {"optim.backbone_lr": 1e-4})
+    bridge = searcher(tmp_path, SearchConfig(points=points))
+    assert bridge.suggest("a")["values"] == {"optim.backbone_lr": 5e-5, "optim.schedule": "constant"}
+    second = bridge.suggest("b")["values"]
+    assert second["optim.backbone_lr"] == 1e-4 and second["optim.schedule"] in ("linear", "constant")
+
+
+def test_a_condition_decides_whether_a_parameter_is_searched(tmp_path: Path) -> None:
+    bridge = searcher(tmp_path)
+    for number in range(12):
+        values = bridge.suggest(str(number))["values"]
+        assert ("optim.warmup_ratio" in values) == (values["optim.schedule"] == "linear")
+        finish(bridge, str(number), *([0.5] * 10))
+
+
+def test_a_grid_tries_every_point_once(tmp_path: Path) -> None:
+    space = Space.from_dict(
+        {"optim.batch_size": {"values": [16, 32]}, "optim.layer_decay": {"values": [0.9, 0.95, 1.0]}}
+    )
+    bridge = searcher(tmp_path, SearchConfig(algorithm="grid"), space)
+    seen = set()
+    for number in range(6):
+        seen.add(tuple(bridge.suggest(str(number))["values"].values()))
+        finish(bridge, str(number), *([0.5] * 10))
+    assert len(seen) == 6
+
+
+def test_less_is_better_with_mode_min(tmp_path: Path) -> None:
+    objective = Objective(metric="eval/loss", mode="min")
+    search = SearchConfig()
+    study = open_optuna_study(tmp_path, name="study", objective=objective, search=search)
+    bridge = OptunaSearcher(study, SPACE, search, objective)
+    bridge.suggest("a")
+    finish(bridge, "a", *(0.9, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5))
+    assert study.best_value == 0.3
