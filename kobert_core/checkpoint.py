@@ -7,6 +7,7 @@ SHA256SUMS          of both, in the format of `sha256sum --check`
 
 from __future__ import annotations
 
+import pickle
 import random
 import re
 import shutil
@@ -57,7 +58,10 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
 def load_state(folder: Path) -> dict[str, Any]:
     """The state beside the weights, as it was given to `save_checkpoint`. Raises as `load_weights`."""
     verify_checkpoint(folder, only=STATE)
-    state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError("holds more than tensors and plain values, and is not loaded", where=folder / STATE) from error
     return state
 
 

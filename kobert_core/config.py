@@ -26,7 +26,9 @@ PositiveInt = Annotated[int, Field(ge=1)]
 class FrozenConfig(BaseModel):
     """A value that cannot be changed, and refuses keys that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+    )
 
 
 class DataConfig(FrozenConfig):

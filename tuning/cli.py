@@ -268,7 +268,7 @@ def sweep_name(name: str) -> str:
     Raises:
         InputError: it could lead out of the output folder.
     """
-    if name != Path(name).name or name.startswith((".", "-")) or not name.isprintable():
+    if not name or name != Path(name).name or name.startswith((".", "-")) or not name.isprintable():
         raise InputError(
             f"`{name}` cannot be the name of a sweep", where="--name", fix="use a plain name such as nsmc-2"
         )

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kobert_core.errors import InputError
+from tuning.study import ResourcesConfig
 
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the sweep draws its own table
@@ -80,20 +81,22 @@ def _start_here(options: dict[str, Any]) -> None:
                 raise InputError(f"Ray does not start on this machine ({str(error).splitlines()[0]})") from error
 
 
-def groups_that_fit(resources: dict[str, float], *, workers: int, cpus: float, gpus: float, wanted: int | None) -> int:
-    """How many worker groups run at once: as many as the cluster has room for, at most `wanted`.
+def groups_that_fit(cluster: dict[str, float], resources: ResourcesConfig) -> int:
+    """How many worker groups run at once: as many as the cluster has room for, at most as many as the study says.
 
     Raises:
         InputError: there is no room for one.
     """
-    there = {"CPUs": resources.get("CPU", 0.0), "GPUs": resources.get("GPU", 0.0)}
-    asked = {"CPUs": workers * cpus, "GPUs": workers * gpus}
-    fitting = min(int(there[kind] / asked[kind] + 1e-9) for kind in asked if asked[kind])
-    if fitting < 1:
-        kind = next(kind for kind in asked if asked[kind] > there[kind])
-        raise InputError(
-            f"a trial asks for {asked[kind]:g} {kind}, but the cluster has {there[kind]:g}",
-            where="resources",
-            fix=f"ask for fewer `workers` or `{kind.lower()}_per_worker`",
-        )
-    return min(fitting, wanted) if wanted else fitting
+    asked = {
+        "CPU": resources.workers * float(resources.cpus_per_worker),
+        "GPU": resources.workers * resources.gpus_per_worker,
+    }
+    for kind, amount in asked.items():
+        if amount > cluster.get(kind, 0.0):
+            raise InputError(
+                f"a trial asks for {amount:g} {kind}s, but the cluster has {cluster.get(kind, 0.0):g}",
+                where="resources",
+                fix=f"ask for fewer `workers` or `{kind.lower()}s_per_worker`",
+            )
+    fitting = min(int(cluster[kind] / amount + 1e-9) for kind, amount in asked.items() if amount)
+    return fitting if resources.concurrent == "auto" else min(fitting, resources.concurrent)

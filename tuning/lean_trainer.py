@@ -15,4 +15,5 @@ class LeanTorchTrainer(TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [each for each in super()._create_default_callbacks() if type(each).__name__ != "DatasetsCallback"]
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # Ray's own, not in its stubs
+        return [each for each in callbacks if type(each).__name__ != "DatasetsCallback"]

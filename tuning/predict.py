@@ -13,7 +13,7 @@ from kobert_core.evaluation import evaluate, predict
 from kobert_core.files import atomic_write_text
 from kobert_core.pretrained import load_pretrained
 from kobert_core.runtime import LocalRuntime
-from kobert_core.tasks.nsmc import file_digest
+from kobert_core.files import file_digest
 from tuning.readings import record_reading
 
 FORMATS = (".tsv", ".jsonl")

@@ -86,7 +86,7 @@ class Recorder(DriverOnly, Callback):
                 self._tracker.end_trial(str(record.trial), status="KILLED", tags={"interrupted": "true"})
 
     def keep_best_checkpoints(self) -> None:
-        """Of the trials that ended, the best few and trial 0 keep their best checkpoint; an interrupted one keeps all."""
+        """Of the trials that ended, the best few and trial 0 keep their best checkpoint; interrupted ones keep all."""
         kept = {record.trial for record in self._table.best(self._study.keep_checkpoints)} | {0}
         for record in self._table:
             if record.state in ("RUNNING", "INTERRUPTED"):

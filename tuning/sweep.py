@@ -16,22 +16,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_write_json, atomic_write_text
+from kobert_core.files import atomic_write_json, atomic_write_text, file_digest
 from kobert_core.tasks import TASKS
 from kobert_core.tasks.base import Task
-from kobert_core.tasks.nsmc import file_digest
 from tuning.cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.display import Display
 from tuning.export import export_model
 from tuning.readings import record_reading
-from tuning.results import WINNER, TrialRecord, TrialTable
+from tuning.results import TABLE, WINNER, TrialRecord, TrialTable
 from tuning.study import StudyConfig, dump_study, load_study
-from tuning.tracking import Status, Tracker, resolve_tracking_uri
+from tuning.tracking import Status, Tracker, redact_uri, resolve_tracking_uri
 
 if TYPE_CHECKING:
     from tuning.budget import Budget
+    from tuning.worker_group import WorkerGroups
 
-STUDY, SPOOL, MODEL, ENVIRONMENT, CACHE = "study.yaml", "tracking.jsonl", "model", "environment.txt", "cache"
+STUDY, SPOOL, MODEL, ENVIRONMENT = "study.yaml", "tracking.jsonl", "model", "environment.txt"
+CACHE, SCRATCH = "cache", ".ray"
 UNFINISHED = ("RUNNING", "INTERRUPTED")
 
 
@@ -136,176 +137,151 @@ def run_sweep(
     Raises:
         InputError: something that a user gave cannot be used.
     """
-    begin = time.monotonic()
     set_environment()
     with sweep_folder(study, folder, resume=resume):
-        cache = folder.parent / CACHE
-        task = prepare(study, cache)
-        table = TrialTable(folder, study.objective)
-        uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
-        tracker = Tracker(
-            spool=folder / SPOOL,
-            uri=uri,
-            experiment=study.tracking.experiment or study.name,
-            sweep=folder.name,
-        )
-        write_environment(folder / ENVIRONMENT)
-        tracker.start_sweep(params=sweep_params(study), tags={"task": study.task})
-        log_datasets(study, task, tracker)
+        return Sweep(study, folder, display).run(address)
+
+
+class Sweep:
+    """One run of the driver in the folder of a sweep."""
+
+    def __init__(self, study: StudyConfig, folder: Path, display: Display) -> None:
+        self.study, self.folder, self.display = study, folder, display
+        self.cache = folder.parent / CACHE
+        self.begin = time.monotonic()
+        self.task = prepare(study, self.cache)
+        self.table = TrialTable(folder, study.objective)
+        self.uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
+        experiment = study.tracking.experiment or study.name
+        self.tracker = Tracker(spool=folder / SPOOL, uri=self.uri, experiment=experiment, sweep=folder.name)
+
+    def run(self, address: str | None) -> SweepResult:
+        """Search, judge, export; whatever happens, MLflow is told how it ended."""
+        write_environment(self.folder / ENVIRONMENT)
+        self.tracker.start_sweep(params=sweep_params(self.study), tags={"task": self.study.task})
+        log_datasets(self.study, self.task, self.tracker)
         status: Status = "FAILED"
         try:
-            result = _run(study, folder, cache, table, tracker, address, display, begin, uri)
+            result = self._search_and_judge(address)
             status = "KILLED" if result.interrupted else "FINISHED" if result.winner else "FAILED"
         finally:
-            for name in (STUDY, "trials.csv", ENVIRONMENT, WINNER):
-                if (folder / name).is_file():
-                    tracker.log_artifact(folder / name)
-            tracker.end_sweep(status=status)
-            left = tracker.close()
+            for name in (STUDY, TABLE, ENVIRONMENT, WINNER):
+                if (self.folder / name).is_file():
+                    self.tracker.log_artifact(self.folder / name)
+            self.tracker.end_sweep(status=status)
+            left = self.tracker.close()
             if left:
-                display.say(f"{left} records did not reach MLflow; they are kept in {folder / SPOOL}")
+                self.display.say(f"{left} records did not reach MLflow; they are kept in {self.folder / SPOOL}")
         return result
 
+    def _search_and_judge(self, address: str | None) -> SweepResult:
+        from tuning.budget import Budget, stopping_cleanly
+        from tuning.recording import Recorder
+        from tuning.search import OptunaSearcher, open_optuna_study
+        from tuning.worker_group import WorkerGroups
 
-def _run(
-    study: StudyConfig,
-    folder: Path,
-    cache: Path,
-    table: TrialTable,
-    tracker: Tracker,
-    address: str | None,
-    display: Display,
-    begin: float,
-    uri: str,
-) -> SweepResult:
-    from tuning.budget import Budget, stopping_cleanly
-    from tuning.recording import Recorder
-    from tuning.search import OptunaSearcher, open_optuna_study
-    from tuning.worker_group import WorkerGroups
-
-    resources = study.resources
-    optuna_study = open_optuna_study(folder, name=folder.name, objective=study.objective, search=study.search)
-    searcher = OptunaSearcher(optuna_study, study.space, study.search, study.objective)
-    recorder = Recorder(study, table, tracker)
-    remaining = study.budget.trials - sum(record.state not in UNFINISHED for record in table)
-    with ray_cluster(address) as cluster:
-        size = {
-            "workers": resources.workers,
-            "cpus": resources.cpus_per_worker,
-            "gpus": resources.gpus_per_worker,
-        }
-        wanted = None if resources.concurrent == "auto" else resources.concurrent
-        count = min(groups_that_fit(cluster, wanted=wanted, **size), max(1, remaining))
-        groups = WorkerGroups(count, storage=folder / ".ray", **size)
-        try:
-            with stopping_cleanly(Budget(study, count)) as budget, display.showing(table, study, budget):
-                if remaining > 0:
-                    groups.wait_until_ready()
-                    tune_trials(study, folder, cache, groups, searcher, recorder, budget, remaining)
-                searcher.put_back()
-                recorder.interrupt()
-            recorder.keep_best_checkpoints()
-            winner = None if budget.interrupted else table.winner()
-            test = read_test(study, folder, cache, table, groups, winner) if winner else {}
-        finally:
-            groups.close()
-            shutil.rmtree(folder / ".ray", ignore_errors=True)
-    model = export_winner(study, folder, winner, test, tracker) if winner and winner.checkpoint else None
-    result = SweepResult(
-        folder=folder,
-        states=table.states(),
-        winner=winner,
-        test=test,
-        model=model,
-        tracking_uri=uri,
-        seconds=time.monotonic() - begin,
-        interrupted=budget.interrupted,
-    )
-    if winner:
-        atomic_write_json(folder / WINNER, result.as_json())
-    return result
-
-
-def tune_trials(
-    study: StudyConfig,
-    folder: Path,
-    cache: Path,
-    groups: Any,
-    searcher: Any,
-    recorder: Any,
-    budget: Budget,
-    trials: int,
-) -> None:
-    """Let Ray Tune schedule so many trials on the worker groups."""
-    from ray import tune
-
-    from tuning.schedulers import make_scheduler
-    from tuning.trial import Trial
-
-    fixed = {"study": str(folder / STUDY), "folder": str(folder), "cache": str(cache)}
-    trainable = tune.with_parameters(Trial, exchange=groups.exchange, metric=study.objective.metric, fixed=fixed)
-    tuner = tune.Tuner(
-        # A request of one byte: Tune wants resources, but the CPUs and GPUs are the groups'.
-        tune.with_resources(trainable, {"cpu": 0, "memory": 1}),
-        tune_config=tune.TuneConfig(
-            num_samples=trials,
-            max_concurrent_trials=groups.count,
-            reuse_actors=True,
-            search_alg=searcher,
-            scheduler=make_scheduler(study.scheduler, metric="objective", mode=study.objective.mode),
-        ),
-        run_config=tune.RunConfig(
-            name="tune", storage_path=str(folder / ".ray"), callbacks=[recorder], stop=budget, verbose=0
-        ),
-    )
-    tuner.fit()
-
-
-def read_test(
-    study: StudyConfig, folder: Path, cache: Path, table: TrialTable, groups: Any, winner: TrialRecord
-) -> dict[str, dict[str, float]]:
-    """The one time that the sweep reads the test file: for the winner, and for trial 0 to compare it with."""
-    from tuning.trial import evaluate_checkpoint
-
-    file = study.data.test
-    if file is None:
-        return {}
-    records = {"winner": winner} | ({"trial_0": table[0]} if 0 in table else {})
-    metrics = {
-        name: groups.run(
-            evaluate_checkpoint,
-            values=record.values,
-            study=str(folder / STUDY),
-            cache=str(cache),
-            checkpoint=record.checkpoint,
-            file=str(file),
+        study, folder, table = self.study, self.folder, self.table
+        optuna_study = open_optuna_study(folder, name=folder.name, objective=study.objective, search=study.search)
+        searcher = OptunaSearcher(optuna_study, study.space, study.search, study.objective)
+        recorder = Recorder(study, table, self.tracker)
+        remaining = study.budget.trials - sum(record.state not in UNFINISHED for record in table)
+        winner, test = None, {}
+        with ray_cluster(address) as cluster:
+            count = min(groups_that_fit(cluster, study.resources), max(1, remaining))
+            groups = WorkerGroups(count, study.resources, storage=folder / SCRATCH)
+            try:
+                with stopping_cleanly(Budget(study, count)) as budget, self.display.showing(table, study, budget):
+                    if remaining > 0:
+                        groups.wait_until_ready()
+                        self._tune(groups, searcher, recorder, budget, trials=remaining)
+                    searcher.put_back()
+                    recorder.interrupt()
+                recorder.keep_best_checkpoints()
+                if not budget.interrupted and (winner := table.winner()):
+                    test = self._read_test(groups, winner)
+            finally:
+                groups.close()
+                shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        result = SweepResult(
+            folder=folder,
+            states=table.states(),
+            winner=winner,
+            test=test,
+            model=self._export(winner, test) if winner and winner.checkpoint else None,
+            tracking_uri=redact_uri(self.uri),
+            seconds=time.monotonic() - self.begin,
+            interrupted=budget.interrupted,
         )
-        for name, record in records.items()
-        if record.checkpoint
-    }
-    record_reading(folder, file=file, sha256=file_digest(file), by="sweep", metrics=metrics)
-    return metrics
+        if winner:
+            atomic_write_json(folder / WINNER, result.as_json())
+        return result
 
+    def _tune(self, groups: WorkerGroups, searcher: Any, recorder: Any, budget: Budget, *, trials: int) -> None:
+        """Let Ray Tune schedule so many trials on the worker groups."""
+        from ray import tune
 
-def export_winner(
-    study: StudyConfig, folder: Path, winner: TrialRecord, test: dict[str, dict[str, float]], tracker: Tracker
-) -> Path:
-    """Export the winner into the sweep's folder and hand it to MLflow as a LoggedModel."""
-    model = folder / MODEL
-    if model.exists():
-        shutil.rmtree(model)
-    export_model(folder, study, winner, model, test=test)
-    metrics = winner.metrics | test.get("winner", {})
-    tracker.log_winner(
-        model,
-        name=folder.name,
-        trial=str(winner.trial),
-        params={name: str(value) for name, value in winner.values.items()},
-        metrics=metrics,
-        tags={"task": study.task},
-    )
-    tracker.log_metrics(None, {f"winner/{name}": value for name, value in metrics.items()}, step=0)
-    return model
+        from tuning.schedulers import make_scheduler
+        from tuning.trial import Trial
+
+        study, objective = self.study, self.study.objective
+        fixed = {"study": str(self.folder / STUDY), "folder": str(self.folder), "cache": str(self.cache)}
+        trainable = tune.with_parameters(Trial, exchange=groups.exchange, metric=objective.metric, fixed=fixed)
+        tuner = tune.Tuner(
+            # A request of one byte: Tune wants resources, but the CPUs and GPUs are the groups'.
+            tune.with_resources(trainable, {"cpu": 0, "memory": 1}),
+            tune_config=tune.TuneConfig(
+                num_samples=trials,
+                max_concurrent_trials=groups.count,
+                reuse_actors=True,
+                search_alg=searcher,
+                scheduler=make_scheduler(study.scheduler, metric="objective", mode=objective.mode),
+            ),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=str(self.folder / SCRATCH), callbacks=[recorder], stop=budget, verbose=0
+            ),
+        )
+        tuner.fit()
+
+    def _read_test(self, groups: WorkerGroups, winner: TrialRecord) -> dict[str, dict[str, float]]:
+        """The one time that the sweep reads the test file: for the winner, and for trial 0 to compare it with."""
+        from tuning.trial import evaluate_checkpoint
+
+        file = self.study.data.test
+        if file is None:
+            return {}
+        records = {"winner": winner} | ({"trial_0": self.table[0]} if 0 in self.table else {})
+        metrics = {
+            name: groups.run(
+                evaluate_checkpoint,
+                values=record.values,
+                study=str(self.folder / STUDY),
+                cache=str(self.cache),
+                checkpoint=record.checkpoint,
+                file=str(file),
+            )
+            for name, record in records.items()
+            if record.checkpoint
+        }
+        record_reading(self.folder, file=file, sha256=file_digest(file), by="sweep", metrics=metrics)
+        return metrics
+
+    def _export(self, winner: TrialRecord, test: dict[str, dict[str, float]]) -> Path:
+        """Export the winner into the sweep's folder and hand it to MLflow as a LoggedModel."""
+        model = self.folder / MODEL
+        if model.exists():
+            shutil.rmtree(model)
+        export_model(self.folder, self.study, winner, model, test=test)
+        metrics = winner.metrics | test.get("winner", {})
+        self.tracker.log_winner(
+            model,
+            name=self.folder.name,
+            trial=str(winner.trial),
+            params={name: str(value) for name, value in winner.values.items()},
+            metrics=metrics,
+            tags={"task": self.study.task},
+        )
+        self.tracker.log_metrics(None, {f"winner/{name}": value for name, value in metrics.items()}, step=0)
+        return model
 
 
 def log_datasets(study: StudyConfig, task: Task[Any], tracker: Tracker) -> None:

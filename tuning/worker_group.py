@@ -19,6 +19,8 @@ from typing import Any
 
 import ray
 
+from tuning.study import ResourcesConfig
+
 Function = Callable[..., Any]
 """Runs on every worker of a group as `function(runtime, **arguments)`; what rank 0 returns is the task's value."""
 
@@ -163,12 +165,12 @@ class Exchange:
 class WorkerGroups:
     """The driver's side: starts groups, keeps them alive, ends them."""
 
-    def __init__(self, count: int, *, workers: int, cpus: float, gpus: float, storage: Path) -> None:
-        """Begin to start `count` groups of `workers` with so many CPUs and GPUs each; does not wait for them."""
+    def __init__(self, count: int, resources: ResourcesConfig, *, storage: Path) -> None:
+        """Begin to start `count` groups, each with the workers of one trial; does not wait for them."""
         actor = ray.remote(num_cpus=0)(Exchange).options(max_concurrency=MAX_WAITING)
-        self.exchange: Any = actor.remote(workers)
-        self.count, self._workers, self._cpus, self._gpus = count, workers, cpus, gpus
-        self._storage, self._closing = storage, threading.Event()
+        self.exchange: Any = actor.remote(resources.workers)
+        self.count, self._resources, self._storage = count, resources, storage
+        self._closing = threading.Event()
         self._threads = [threading.Thread(target=self._keep_alive, args=(i,), daemon=True) for i in range(count)]
         for thread in self._threads:
             thread.start()
@@ -214,12 +216,14 @@ class WorkerGroups:
 
         from tuning.lean_trainer import LeanTorchTrainer
 
-        resources = {"CPU": self._cpus} | ({"GPU": self._gpus} if self._gpus else {})
+        cpus, gpus = self._resources.cpus_per_worker, self._resources.gpus_per_worker
         trainer = LeanTorchTrainer(
             serve,
-            train_loop_config={"exchange": self.exchange, "group": group, "threads": max(1, int(self._cpus))},
+            train_loop_config={"exchange": self.exchange, "group": group, "threads": cpus},
             scaling_config=ScalingConfig(
-                num_workers=self._workers, use_gpu=self._gpus > 0, resources_per_worker=resources
+                num_workers=self._resources.workers,
+                use_gpu=gpus > 0,
+                resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
             ),
             run_config=RunConfig(name=f"group-{group}", storage_path=str(self._storage)),
         )

@@ -40,6 +40,8 @@ from kobert_core.tokenization import KoBertTokenizer
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+PLACES_SHOWN = 20
+
 
 class KorquadData(DataConfig):
     """Questions on contexts in JSON files in the format of SQuAD; a dev split is carved by article.
@@ -302,14 +304,15 @@ def describe(file: Path, model_folder: Path, lengths: Lengths | None = None) -> 
         lengths: of the windows; 384, 128 and 64 when not given.
 
     Returns:
-        Counts; `trims`: how many targets need so many graphemes trimmed, and how many no trim leads to; and
+        Counts; the first places of what was set aside; `trims`: how many targets need so many graphemes trimmed, and how many no trim leads to; and
         `ceiling`: `exact_match` and `f1` in percent when every piece and trim is right.
 
     Raises:
         InputError: the file or the tokenizer cannot be read.
     """
     tokenizer, lengths = KoBertTokenizer.from_pretrained(model_folder), lengths or Lengths()
-    arrays = text_arrays(read_squad(file))
+    squad = read_squad(file, max_bad_fraction=1.0)
+    arrays = text_arrays(squad)
     pieces = piece_arrays(arrays, tokenizer)
     windows = window_arrays(arrays, pieces, lengths)
     examples = WindowExamples(arrays, pieces, windows, tokenizer, max_query_length=lengths.max_query_length)
@@ -323,7 +326,8 @@ def describe(file: Path, model_folder: Path, lengths: Lengths | None = None) -> 
         "contexts": len(arrays["starts"]) - 1,
         "questions": len(arrays["ids"]),
         "questions_without_answer": int((~answerable).sum()),
-        "set_aside": len(arrays["bad_places"]),
+        "set_aside": len(squad.bad),
+        "set_aside_places": [str(bad) for bad in squad.bad[:PLACES_SHOWN]],
         "windows": len(examples),
         "pieces_per_context": float(np.diff(pieces["piece_starts"]).mean()),
         "answers_in_no_window": int((answerable & ~reached).sum()),

@@ -7,13 +7,15 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 import torch
@@ -23,6 +25,7 @@ from optuna.trial import TrialState
 
 from kobert_core.checkpoint import WEIGHTS
 from kobert_core.pretrained import load_pretrained
+from tests.fixtures.browser import CHROMIUM, page_html
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
@@ -132,6 +135,49 @@ def test_mlflow_has_the_parent_and_a_child_a_trial(sweep: dict[str, Any]) -> Non
     assert {"study.yaml", "trials.csv", "environment.txt", "winner.json"} <= names
     models = client.search_logged_models([experiment.experiment_id])
     assert len(models) == 1 and models[0].source_run_id == by_trial[sweep["winner"]["trial"]].info.run_id
+
+
+def rest(server: str, path: str, **content: Any) -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"{server}/api/2.0/mlflow/{path}", json.dumps(content).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def test_the_ui_serves_the_sweep_over_rest_and_in_a_browser(sweep: dict[str, Any], tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [*TUNE, "ui", str(sweep["folder"]), "--port", str(port)]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+    try:
+        page = process.stdout.readline().removeprefix("open ").strip()
+        server = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"{server}/health", timeout=2)
+                break
+            except OSError:
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.5)
+        assert page.startswith(server) and "/runs?" in page
+        experiment = page.split("/experiments/")[1].split("/")[0]
+        runs = rest(server, "runs/search", experiment_ids=[experiment], max_results=100)["runs"]
+        states = Counter(
+            run["info"]["status"]
+            for run in runs
+            if any(tag["key"] == "mlflow.parentRunId" for tag in run["data"]["tags"])
+        )
+        assert states == {"FINISHED": sweep["states"]["COMPLETE"], "KILLED": sweep["states"]["PRUNED"]}
+        if CHROMIUM:
+            html = page_html(page)
+            assert "trial-0" in html and "first" in html
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
 
 
 def test_evaluate_agrees_with_the_sweep_and_is_recorded(sweep: dict[str, Any]) -> None:

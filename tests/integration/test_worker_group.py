@@ -15,6 +15,7 @@ from tuning.cluster import ray_cluster, set_environment
 
 set_environment()
 
+from tuning.study import ResourcesConfig  # noqa: E402
 from tuning.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
 
 
@@ -54,7 +55,7 @@ def report_until_stopped(runtime: Any) -> int:
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerGroups]:
     with ray_cluster(None):
-        groups = WorkerGroups(1, workers=1, cpus=1, gpus=0, storage=tmp_path_factory.mktemp("ray"))
+        groups = WorkerGroups(1, ResourcesConfig(), storage=tmp_path_factory.mktemp("ray"))
         groups.wait_until_ready()
         yield groups
         groups.close()
@@ -101,12 +102,10 @@ def test_a_stopped_task_ends_at_the_report_that_stopped_it(groups: WorkerGroups)
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs 2 CPUs")
-def test_workers_of_a_group_add_up_agree_and_start_anew_after_a_failure(
-    groups: WorkerGroups, tmp_path: Path
-) -> None:
+def test_workers_of_a_group_add_up_agree_and_start_anew_after_a_failure(groups: WorkerGroups, tmp_path: Path) -> None:
     import ray
 
-    pair = WorkerGroups(1, workers=2, cpus=0.5, gpus=0, storage=tmp_path)
+    pair = WorkerGroups(1, ResourcesConfig(workers=2), storage=tmp_path)
     try:
         pair.wait_until_ready()
         assert pair.run(add_up) == ([9.0, 4.0], [0, 1])

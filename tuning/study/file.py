@@ -149,9 +149,7 @@ def _make_absolute(raw: RawStudy, task: type[Task], values: dict[str, Any]) -> N
                 continue
             path = os.path.abspath(raw.folder_of(f"{section}.{name}") / value)
             is_folder = value.startswith(("./", "../", "/")) or os.path.isdir(path)
-            if Path in _kinds(model.model_fields[name].annotation) or (
-                name in ("backbone", "tokenizer") and is_folder
-            ):
+            if Path in _kinds(model.model_fields[name].annotation) or (name in ("backbone", "tokenizer") and is_folder):
                 content[name] = path
 
 

@@ -1,0 +1,143 @@
+"""The command line's surface, and that bad input is one line and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from kobert_core.errors import InputError
+from tuning.cli import app, sweep_name
+
+ROOT = Path(__file__).resolve().parents[3]
+QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
+
+
+def tune(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tuning", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("train", {"--set", "--output"}),
+        (
+            "sweep",
+            {"--set", "--trials", "--name", "--output", "--address", "--resume", "--dry-run", "--json"},
+        ),
+        ("export", {"--output", "--trial"}),
+        ("predict", {"--output"}),
+        ("evaluate", {"--json"}),
+        ("ui", {"--host", "--port"}),
+        ("list", {"--output"}),
+        ("logs", set()),
+    ],
+)
+def test_every_command_teaches_its_options(command: str, options: set[str]) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    assert all(option in shown.stdout for option in options)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, tuning.cli; print({'torch', 'ray', 'mlflow', 'optuna', 'transformers'} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "set()"
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout.startswith("kobert-tuning ")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.batchsize=8", "did you mean `batch_size`"),
+        ("data.train=nowhere.tsv", "nowhere.tsv: the file cannot be read (No such file or directory)"),
+        ("model.dropout=0.1", "parameters"),
+        ("objective.metric=eval/acuracy", "eval/accuracy"),
+        ("train.eval_percent=30", "must divide 100"),
+        ("resources.gpus_per_worker=0.5", None),
+    ],
+)
+def test_a_wrong_study_is_one_line(tmp_path: Path, override: str, message: str | None) -> None:
+    done = tune("sweep", QUICKSTART, "--dry-run", "--set", override, cwd=tmp_path)
+    if message is None:
+        assert done.returncode == 0
+        return
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "nowhere.yaml"], "nowhere.yaml"),
+        (["export", "nowhere", "--output", "model"], "this is no folder of a sweep"),
+        (["evaluate", "nowhere", "data.tsv"], "this is no folder of an exported model"),
+        (["logs", "nowhere", "0"], "this is no folder of a sweep"),
+        (["ui", "nowhere"], "this is no folder of a sweep"),
+        (["sweep", QUICKSTART, "--name", "../out"], "cannot be the name of a sweep"),
+    ],
+    ids=str,
+)
+def test_what_is_not_there_is_one_line(tmp_path: Path, arguments: list[object], message: str) -> None:
+    done = tune(*arguments, cwd=tmp_path)
+    assert done.returncode == 2 and message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../up", "/abs", ".hidden", "a/b", "", "-flag", "line\nbreak"])
+def test_a_name_cannot_lead_out_of_the_output_folder(name: str) -> None:
+    with pytest.raises(InputError):
+        sweep_name(name)
+
+
+def test_a_dry_run_reads_everything_and_leaves_no_sweep(tmp_path: Path) -> None:
+    done = tune("sweep", QUICKSTART, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for line in ("360 examples", "120 examples", "160 examples", "184 updates of 16 examples", "log_uniform"):
+        assert line in done.stdout
+    assert [path.name for path in (tmp_path / "sweeps").iterdir()] == ["cache"]
+
+
+def test_bad_rows_are_listed_with_their_lines(tmp_path: Path) -> None:
+    rows = (QUICKSTART.parent / "sample" / "train.tsv").read_text(encoding="utf-8").splitlines()
+    rows[7] += "\textra"
+    rows[20] = rows[20][:-1] + "5"
+    (tmp_path / "train.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    done = tune("sweep", QUICKSTART, "--dry-run", "--set", f"data.train={tmp_path / 'train.tsv'}", cwd=tmp_path)
+    assert "line 8: 4 fields instead of 3" in done.stdout and "line 21: label '5'" in done.stdout
+
+
+def test_train_repeats_itself_bit_for_bit(tmp_path: Path) -> None:
+    arguments = ["train", QUICKSTART, "--set", "train.epochs=0.5", "--set", "train.eval_percent=50"]
+    one, other = (tune(*arguments, cwd=tmp_path) for _ in range(2))
+    assert one.returncode == 0, one.stderr
+
+    def steady(text: str) -> list[str]:
+        return [word for word in text.split() if not word.startswith("train/examples_per_second")]
+
+    assert "100% update 12" in one.stdout
+    assert steady(one.stdout) == steady(other.stdout)
+
+
+def test_train_exports_a_model_that_evaluates_alike(tmp_path: Path) -> None:
+    done = tune("train", QUICKSTART, "--set", "train.epochs=1", "--output", "model", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "model" / "model.safetensors").stat()
+    scored = tune("evaluate", "model", QUICKSTART.parent / "sample" / "test.tsv", cwd=tmp_path)
+    assert scored.returncode == 0 and "accuracy" in scored.stdout and "examples" in scored.stdout
+    weights = tmp_path / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    corrupt = tune("evaluate", "model", QUICKSTART.parent / "sample" / "test.tsv", cwd=tmp_path)
+    assert corrupt.returncode == 2 and "its SHA-256 is not the one written" in corrupt.stderr
