@@ -10,10 +10,9 @@ from typing import Any
 
 from kobert_core.errors import InputError
 from kobert_core.evaluation import evaluate, predict
-from kobert_core.files import atomic_write_text
+from kobert_core.files import atomic_write_text, file_digest
 from kobert_core.pretrained import load_pretrained
 from kobert_core.runtime import LocalRuntime
-from kobert_core.files import file_digest
 from tuning.readings import record_reading
 
 FORMATS = (".tsv", ".jsonl")
