@@ -14,6 +14,7 @@ Outputs = dict[str, np.ndarray]
 """`start_logits` and `end_logits`, float, shape (windows, width), -inf on padding; with a boundary head also
 `trim_start` and `trim_end`, integers of the same shape: graphemes to trim if the answer begins or ends there."""
 
+SURE = float(np.finfo(np.float32).max)  # finite, since it may become a threshold in a JSON file
 ROWS_AT_ONCE = 256  # so that what is in work stays in the processor's cache
 
 
@@ -49,7 +50,7 @@ def decode(
     chosen = rows[found]
     spans[found] = _cut(examples, outputs if trim else {}, chosen, first[chosen], last[chosen])
     null_scores = np.minimum.reduceat(null, examples.window_starts[:-1]) if len(rows) else null
-    return Answers(spans, best, np.where(found, null_scores - np.where(found, best, 0.0), np.inf))
+    return Answers(spans, best, np.where(found, null_scores - np.where(found, best, 0.0), SURE))
 
 
 def texts(examples: WindowExamples, answers: Answers, *, null_threshold: float | None = None) -> list[str]:

@@ -179,17 +179,42 @@ def predict(
 def evaluate(
     model_dir: ModelDir,
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A labelled file.")],
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.json", help="Write the answers to questions, as the official script takes them."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a labelled file. The reading is recorded in the model's folder."""
     from tuning.predict import evaluate_file
 
-    result = evaluate_file(model_dir, data)
+    result = evaluate_file(model_dir, data, predictions)
     if as_json:
         typer.echo(json.dumps(result))
         return
     for key, value in result.items():
         typer.echo(f"{key:20} {value:.6f}" if isinstance(value, float) else f"{key:20} {value:,}")
+
+
+@app.command()
+def describe(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A labelled file.")],
+    task: Annotated[str, typer.Option(help="Its task: nsmc or korquad.")],
+    model: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder or hub name whose tokenizer is taken.")],
+    as_json: AsJson = False,
+) -> None:
+    """What is in a file: counts, what is set aside, lengths; for questions, the best score that a model can reach."""
+    from kobert_core.tasks import korquad, nsmc
+
+    known = {"nsmc": nsmc.describe, "korquad": korquad.describe}
+    if task not in known:
+        raise InputError(f"there is no task `{task}`", where="--task", fix=f"use {' or '.join(known)}")
+    found = known[task](file, model)
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    for key, value in found.items():
+        typer.echo(f"{key:26} {value}")
 
 
 @app.command()
@@ -297,9 +322,9 @@ def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
     lines: list[tuple[str, Any]] = [
         ("study", study.name),
         ("folder", folder),
-        ("train", f"{len(task.train):,} examples"),
-        ("dev", f"{len(task.dev):,} examples"),
-        *(("test", f"{len(task.read(path)):,} examples") for path in (study.data.test,) if path),
+        ("train", task.train),
+        ("dev", task.dev),
+        *(("test", task.read(path)) for path in (study.data.test,) if path),
         *_bad_rows(study, task),
         (
             "trials",

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kobert_core.checkpoint import SUMS, WEIGHTS, verify_checkpoint
+from kobert_core.checkpoint import load_weights
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_folder, atomic_write_text, sha256_file
+from kobert_core.files import atomic_folder, atomic_write_text
+from kobert_core.pretrained import keep_chosen, save_weights
+from kobert_core.tasks import TASKS
 from tuning.readings import READINGS
 from tuning.results import TrialRecord
 from tuning.study import StudyConfig
@@ -37,12 +39,10 @@ def export_model(
         )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError("the output is not empty", where=output, fix="give a folder that is not there yet")
-    checkpoint = Path(record.checkpoint)
-    verify_checkpoint(checkpoint, only=WEIGHTS)
     with atomic_folder(output) as folder:
         shutil.copytree(trial_folder(sweep, record.trial) / MODEL_FILES, folder, dirs_exist_ok=True)
-        shutil.copyfile(checkpoint / WEIGHTS, folder / WEIGHTS)
-        (folder / SUMS).write_text(f"{sha256_file(folder / WEIGHTS)}  {WEIGHTS}\n", encoding="utf-8")
+        save_weights(folder, TASKS[study.task], load_weights(Path(record.checkpoint)))
+        keep_chosen(folder, TASKS[study.task], record.metrics)
         if (sweep / READINGS).is_file():
             shutil.copyfile(sweep / READINGS, folder / READINGS)
         atomic_write_text(folder / "README.md", model_card(sweep, study, record, test or {}))

@@ -43,7 +43,7 @@ def train_once(
             record.value, record.metrics = report.metrics[study.objective.metric], report.metrics
             record.best_progress, record.checkpoint = report.progress, report.checkpoint
 
-    say(f"{len(task.train):,} examples to train on, {len(task.dev):,} to compare on")
+    say(f"{task.train} to train on, {task.dev} to compare on")
     if output is None:
         train(config, task, LocalRuntime(on_report=on_report))
         return record

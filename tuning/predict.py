@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kobert_core.errors import InputError
-from kobert_core.evaluation import evaluate, predict
-from kobert_core.files import atomic_write_text, file_digest
+from kobert_core.evaluation import predict
+from kobert_core.files import atomic_write_json, atomic_write_text, file_digest
 from kobert_core.pretrained import load_pretrained
 from kobert_core.runtime import LocalRuntime
 from tuning.readings import record_reading
@@ -36,17 +36,28 @@ def predict_file(model_dir: Path, source: Path, output: Path) -> int:
     return len(records)
 
 
-def evaluate_file(model_dir: Path, source: Path) -> dict[str, Any]:
+def evaluate_file(model_dir: Path, source: Path, predictions: Path | None = None) -> dict[str, Any]:
     """The task's metrics on a labelled file, the number of examples, and how often the file was read before.
 
     The reading is recorded in the model's folder.
+
+    Args:
+        model_dir: Folder of an exported model.
+        source: The labelled file.
+        predictions: Where answers to questions go, as the official script takes them: `{question id: text}`.
 
     Raises:
         InputError: the model or the file cannot be used.
     """
     pretrained, runtime = load_pretrained(model_dir), LocalRuntime()
+    if predictions is not None and pretrained.task.name != "korquad":
+        raise InputError("this model answers no questions", where=model_dir, fix="leave out --predictions")
     examples = pretrained.task.read(source)
-    metrics = evaluate(pretrained.model.to(runtime.device), pretrained.task, examples, runtime)
+    outputs = predict(pretrained.model.to(runtime.device), pretrained.task, examples, runtime)
+    metrics = pretrained.task.score(examples, outputs)
+    if predictions is not None:
+        answers = pretrained.task.answers(examples.ids, examples, outputs)
+        atomic_write_json(predictions, {answer["id"]: answer["prediction_text"] for answer in answers})
     result: dict[str, Any] = {name.removeprefix("eval/"): value for name, value in metrics.items()}
     result["examples"] = len(examples)
     result["earlier_readings"] = record_reading(

@@ -50,6 +50,9 @@ class TextExamples(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __str__(self) -> str:
+        return f"{len(self):,} examples"
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """`input_ids` of shape (length,) with `[CLS] … [SEP]`, and the scalar `labels`."""
         row = self.rows[index]

@@ -151,8 +151,7 @@ def _parquet_values(column: Any) -> list[Any]:
     if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
         column = column.cast("large_binary")  # to_pylist would stop at the first broken string
     return [
-        value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
-        for value in column.to_pylist()
+        value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value for value in column.to_pylist()
     ]
 
 

@@ -97,7 +97,7 @@ def read_squad(path: str | Path, *, labelled: bool = True, max_bad_fraction: flo
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes().removeprefix(BOM))
+        content = json.loads(path.read_bytes().removeprefix(BOM).decode())
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path) from error
     except (ValueError, RecursionError) as error:

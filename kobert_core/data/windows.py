@@ -221,8 +221,17 @@ class WindowExamples:
         self.positions = windows["positions"][self.rows].astype(np.int64)
         self.lengths = self.query + self.count + 3
 
+    def __str__(self) -> str:
+        return f"{len(self.questions):,} questions in {len(self):,} windows"
+
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of each question."""
+        ids: list[str] = self.texts["ids"][self.questions].tolist()
+        return ids
 
     def take(self, questions: np.ndarray) -> WindowExamples:
         """The questions at these positions, with their windows, over the same memory."""

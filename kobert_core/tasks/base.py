@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from kobert_core.config import DataConfig, ModelConfig, Objective, TrainConfig
+from kobert_core.data.cache import cached_arrays
 from kobert_core.data.readers import BadRow
 from kobert_core.data.squad import BadQuestion
 from kobert_core.tokenization import KoBertTokenizer
@@ -29,12 +31,42 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
+    def __str__(self) -> str:
+        """How many there are, in words: `360 examples`."""
+        ...
+
     def batch(self, indices: np.ndarray) -> Batch:
         """The examples at `indices`, padded to the longest of them, as CPU tensors of shape (batch, width)."""
         ...
 
 
 E = TypeVar("E", bound=Examples)
+
+
+def tokenizer_of(
+    model: ModelConfig, *, cache: Path | None, key: Mapping[str, object], texts: Callable[[], Sequence[str]]
+) -> KoBertTokenizer:
+    """The tokenizer that a config names, or one trained on `texts` where it asks for new pieces.
+
+    Args:
+        model: Names it.
+        cache: Folder where a trained one is kept.
+        key: All that `texts` depend on.
+        texts: The texts that are trained on, and no others: the dev split stays unseen.
+    """
+    if model.tokenizer_vocab_size is None:
+        source = model.tokenizer or model.backbone
+        assert source is not None
+        return KoBertTokenizer.from_pretrained(source, revision=model.revision)
+    vocab_size = model.tokenizer_vocab_size
+
+    def build() -> dict[str, np.ndarray]:
+        with tempfile.TemporaryDirectory() as folder:
+            KoBertTokenizer.train(texts(), folder, vocab_size)
+            return {"model": np.fromfile(Path(folder, "spiece.model"), dtype=np.uint8)}
+
+    trained = cached_arrays(cache, {**key, "vocab_size": vocab_size}, build)
+    return KoBertTokenizer(trained["model"].tobytes())
 
 
 class Task(Protocol[E]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +33,7 @@ from kobert_core.errors import InputError
 from kobert_core.files import file_digest
 from kobert_core.metrics.spans import score_answers, span_loss
 from kobert_core.models import KoBertForQuestionAnswering, load_bert, make_bert_config
-from kobert_core.tasks.base import Batch, Task
+from kobert_core.tasks.base import Batch, Task, tokenizer_of
 from kobert_core.tokenization import KoBertTokenizer
 
 if TYPE_CHECKING:
@@ -121,12 +120,20 @@ class Korquad(Task[WindowExamples]):
     @cached_property
     def tokenizer(self) -> KoBertTokenizer:
         """The one that the config names, or one trained on the training texts."""
-        model = self.model
-        if model.tokenizer_vocab_size is None:
-            source = model.tokenizer or model.backbone
-            assert source is not None
-            return KoBertTokenizer.from_pretrained(source)
-        return self._train_tokenizer(model.tokenizer_vocab_size)
+        train = np.ascontiguousarray(self._split["train"]) if self.model.tokenizer_vocab_size else np.zeros(0, np.int64)
+
+        def contexts_and_questions() -> list[str]:
+            file = self._texts(self.data.train)
+            contexts = strings(file["codes"], file["starts"])
+            questions = strings(file["question_codes"], file["question_starts"])
+            return [
+                *(contexts[number] for number in np.unique(file["context"][train])),
+                *(questions[number] for number in train),
+            ]
+
+        rows = hashlib.sha256(train.tobytes()).hexdigest()
+        key = self._file_key(self.data.train) | {"rows": rows}
+        return tokenizer_of(self.model, cache=self._cache, key=key, texts=contexts_and_questions)
 
     @cached_property
     def train(self) -> WindowExamples:
@@ -277,23 +284,6 @@ class Korquad(Task[WindowExamples]):
         chosen = np.random.Generator(np.random.PCG64(self.data.split_seed)).permutation(len(questions))[:size]
         return questions[np.sort(chosen)]
 
-    def _train_tokenizer(self, vocab_size: int) -> KoBertTokenizer:
-        train = np.ascontiguousarray(self._split["train"])
-
-        def build() -> Arrays:
-            """Only texts that are trained on shape the pieces: the dev split stays unseen."""
-            file = self._texts(self.data.train)
-            contexts = strings(file["codes"], file["starts"])
-            questions = strings(file["question_codes"], file["question_starts"])
-            of_train = [contexts[number] for number in np.unique(file["context"][train])]
-            with tempfile.TemporaryDirectory() as folder:
-                KoBertTokenizer.train([*of_train, *(questions[number] for number in train)], folder, vocab_size)
-                return {"model": np.fromfile(Path(folder, "spiece.model"), dtype=np.uint8)}
-
-        rows = hashlib.sha256(train.tobytes()).hexdigest()
-        key = self._file_key(self.data.train) | {"rows": rows, "vocab_size": vocab_size}
-        return KoBertTokenizer(cached_arrays(self._cache, key, build)["model"].tobytes())
-
 
 def describe(file: Path, model_folder: Path, lengths: Lengths | None = None) -> dict[str, Any]:
     """What is in a labelled file, and the best scores that a model with this tokenizer can reach on it.
@@ -304,8 +294,9 @@ def describe(file: Path, model_folder: Path, lengths: Lengths | None = None) -> 
         lengths: of the windows; 384, 128 and 64 when not given.
 
     Returns:
-        Counts; the first places of what was set aside; `trims`: how many targets need so many graphemes trimmed, and how many no trim leads to; and
-        `ceiling`: `exact_match` and `f1` in percent when every piece and trim is right.
+        Counts; the first places of what was set aside; `trims`: how many targets need so many graphemes trimmed, and
+        how many no trim in range leads to; `ceiling`: `exact_match` and `f1` in percent when every piece and trim is
+        right.
 
     Raises:
         InputError: the file or the tokenizer cannot be read.

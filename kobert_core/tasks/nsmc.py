@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +22,7 @@ from kobert_core.errors import InputError
 from kobert_core.files import file_digest
 from kobert_core.metrics.accuracy import accuracy, cross_entropy, probabilities
 from kobert_core.models import KoBertClassifier, load_bert, make_bert_config
-from kobert_core.tasks.base import Batch, Task
+from kobert_core.tasks.base import Batch, Task, tokenizer_of
 from kobert_core.tokenization import KoBertTokenizer
 
 if TYPE_CHECKING:
@@ -93,12 +92,12 @@ class Nsmc(Task[TextExamples]):
     @cached_property
     def tokenizer(self) -> KoBertTokenizer:
         """The one that the config names, or one trained on the training texts."""
-        model = self.model
-        if model.tokenizer_vocab_size is None:
-            source = model.tokenizer or model.backbone
-            assert source is not None
-            return KoBertTokenizer.from_pretrained(source, revision=model.revision)
-        return self._train_tokenizer(model.tokenizer_vocab_size)
+        train = np.ascontiguousarray(self._split["train"]) if self.model.tokenizer_vocab_size else np.zeros(0, np.int64)
+        rows = hashlib.sha256(train.tobytes()).hexdigest()
+        key = self._file_key(self.data.train) | {"rows": rows}
+        return tokenizer_of(
+            self.model, cache=self._cache, key=key, texts=lambda: self.read_rows(self.data.train).take(train).texts
+        )
 
     @cached_property
     def train(self) -> TextExamples:
@@ -240,20 +239,6 @@ class Nsmc(Task[TextExamples]):
             return rows
         return rows[stratified_sample(labels[rows], size, seed=self.data.split_seed)]
 
-    def _train_tokenizer(self, vocab_size: int) -> KoBertTokenizer:
-        train = np.ascontiguousarray(self._split["train"])
-
-        def build() -> dict[str, np.ndarray]:
-            """Only texts that are trained on shape the pieces: the dev split stays unseen."""
-            texts = self.read_rows(self.data.train).take(train).texts
-            with tempfile.TemporaryDirectory() as folder:
-                KoBertTokenizer.train(texts, folder, vocab_size)
-                return {"model": np.fromfile(Path(folder, "spiece.model"), dtype=np.uint8)}
-
-        rows = hashlib.sha256(train.tobytes()).hexdigest()
-        key = self._file_key(self.data.train) | {"rows": rows, "vocab_size": vocab_size}
-        return KoBertTokenizer(cached_arrays(self._cache, key, build)["model"].tobytes())
-
     @cached_property
     def _class_weights(self) -> np.ndarray | None:
         """float32, shape (classes,); None when all weigh the same."""
@@ -266,3 +251,26 @@ class Nsmc(Task[TextExamples]):
         if len(weights) != classes:
             raise InputError(f"{len(weights)} weights for {classes} classes", where="model.class_weights")
         return np.array(weights, dtype=np.float32)
+
+
+def describe(file: Path, model_folder: Path) -> dict[str, Any]:
+    """What is in a file of labelled reviews, and how long its texts are in tokens, special ones counted.
+
+    Raises:
+        InputError: the file or the tokenizer cannot be read.
+    """
+    data = NsmcData(train=file)
+    rows = read_rows(file, columns=data.columns, labels=data.labels, max_bad_fraction=1.0)
+    _, starts = KoBertTokenizer.from_pretrained(model_folder).encode_batch_flat(rows.texts)
+    lengths = np.diff(starts) + 2
+    return {
+        "examples": len(rows),
+        "classes": {name: int((rows.labels == index).sum()) for index, name in enumerate(data.labels.values())},
+        "set_aside": len(rows.bad),
+        "set_aside_places": [str(bad) for bad in rows.bad[:20]],
+        "tokens": {
+            "mean": round(float(lengths.mean()), 1),
+            "p99": int(np.quantile(lengths, 0.99)),
+            "max": int(lengths.max()),
+        },
+    }

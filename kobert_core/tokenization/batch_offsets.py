@@ -93,9 +93,10 @@ class CharacterTable:
         if ends[-1] != len(sources):
             return None
         begins = ends - lengths + self._shapes.blanks[pieces]
-        starts = sources[begins]
-        stops = np.where(begins == ends, starts, sources[ends - 1] + 1)
-        return np.stack([starts, stops], axis=1).astype(np.int32)
+        spans = np.empty((len(ids), 2), dtype=np.int32)
+        spans[:, 0] = sources[begins]
+        spans[:, 1] = np.where(begins == ends, spans[:, 0], sources[ends - 1] + 1)
+        return spans
 
 
 def _measure_unknown(lengths: NDArray[np.int64], unknown: NDArray[np.int64], may_be: NDArray[np.bool_]) -> bool:

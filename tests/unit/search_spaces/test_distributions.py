@@ -63,8 +63,14 @@ def test_a_bad_distribution_is_refused_and_shown(raw: Any, words: str) -> None:
 
 def test_short_forms() -> None:
     space = Space.from_dict(
-        {"a": {"values": [1, 2]}, "b": {"value": 3}, "c": {"min": 1, "max": 8}, "d": {"min": 1, "max": 8.0},
-         "e": {"min": 0, "max": 1, "q": 0.5}, "f": {"min": 0, "max": 4, "q": 2}}
+        {
+            "a": {"values": [1, 2]},
+            "b": {"value": 3},
+            "c": {"min": 1, "max": 8},
+            "d": {"min": 1, "max": 8.0},
+            "e": {"min": 0, "max": 1, "q": 0.5},
+            "f": {"min": 0, "max": 4, "q": 2},
+        }
     )
     kinds = [space[name].model_dump()["distribution"] for name in "abcdef"]
     assert kinds == ["categorical", "constant", "int", "uniform", "q_uniform", "int"]
@@ -134,7 +140,7 @@ def test_conditional_parameters_exist_only_when_their_condition_holds() -> None:
     assert seen == set(ACTIVE)
     assert set(space.active({"warmup": "both"})) == {"warmup", "fixed", "steps", "shape"}
     assert set(space.active({})) == {"warmup", "fixed"}
-    with pytest.raises(InputError, match="`rate` is given, but `warmup` is \"none\"; it is there only when `warmup`"):
+    with pytest.raises(InputError, match='`rate` is given, but `warmup` is "none"; it is there only when `warmup`'):
         space.contains({"warmup": "none", "rate": 0.1})
 
 

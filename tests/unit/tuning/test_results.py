@@ -38,7 +38,7 @@ def test_when_all_fail_nobody_wins(tmp_path: Path) -> None:
 
 def test_a_table_is_read_back_as_it_was(tmp_path: Path) -> None:
     written = table(tmp_path, MORE, ("COMPLETE", 0.7), ("INTERRUPTED", None))
-    written.put(TrialRecord(2, "FAILED", {}, reason="Traceback …\n  line\nValueError: a, \"b\"\n"))
+    written.put(TrialRecord(2, "FAILED", {}, reason='Traceback …\n  line\nValueError: a, "b"\n'))
     assert list(TrialTable(tmp_path, MORE)) == list(written)
     with open(tmp_path / TABLE, encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -87,8 +87,15 @@ def test_a_killed_driver_leaves_no_trial_running(tmp_path: Path) -> None:
 def test_a_resumed_search_goes_on_as_if_it_had_not_stopped(tmp_path: Path, algorithm: str) -> None:
     """One trial at a time: the same suggestions, whether or not the study was reopened in between."""
     search = SearchConfig(algorithm=algorithm, seed=5, startup_trials=3)
-    space = SPACE if algorithm != "cmaes" else Space.from_dict(
-        {name: {"distribution": "uniform", "min": 0.0, "max": 1.0} for name in ("optim.warmup_ratio", "model.dropout")}
+    space = (
+        SPACE
+        if algorithm != "cmaes"
+        else Space.from_dict(
+            {
+                name: {"distribution": "uniform", "min": 0.0, "max": 1.0}
+                for name in ("optim.warmup_ratio", "model.dropout")
+            }
+        )
     )
 
     def run(folder: Path, reopen: bool) -> list[dict[str, Any]]:

@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from kobert_core.data.batching import UpdateOrder, batches_of_tokens, micro_batches
 
 
-@given(
-    examples=st.integers(1, 400), per_update=st.integers(1, 64), seed=st.integers(0, 10), epoch=st.integers(0, 3)
-)
+@given(examples=st.integers(1, 400), per_update=st.integers(1, 64), seed=st.integers(0, 10), epoch=st.integers(0, 3))
 def test_an_epoch_holds_every_example_once(examples: int, per_update: int, seed: int, epoch: int) -> None:
     lengths = np.random.default_rng(seed).integers(3, 50, size=examples)
     order = UpdateOrder(lengths, examples_per_update=per_update, seed=seed)

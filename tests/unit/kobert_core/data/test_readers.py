@@ -48,9 +48,7 @@ def test_tsv(tmp_path: Path) -> None:
 def test_classes_are_numbered_in_the_order_of_the_labels(tmp_path: Path) -> None:
     columns = Columns(text="text", label="mood", id=None)
     labels = {"pos": "positive", "neg": "negative", "?": "neutral"}
-    rows = read(
-        tmp_path / "a.TXT", "mood\ttext\n?\t그냥\nneg\t별로\npos\t최고\n", columns=columns, labels=labels
-    )
+    rows = read(tmp_path / "a.TXT", "mood\ttext\n?\t그냥\nneg\t별로\npos\t최고\n", columns=columns, labels=labels)
     assert rows.labels.tolist() == [2, 1, 0]
     assert rows.ids == ["1", "2", "3"]
 
@@ -263,9 +261,7 @@ TEXTS = st.lists(
 
 @settings(deadline=None)
 @given(TEXTS)
-def test_what_the_csv_module_writes_is_read_back(
-    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
-) -> None:
+def test_what_the_csv_module_writes_is_read_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     written = io.StringIO()
     writer = csv.writer(written, quoting=csv.QUOTE_ALL)
     writer.writerows([["document", "label"], *([text, "1"] for text in texts)])
@@ -275,9 +271,7 @@ def test_what_the_csv_module_writes_is_read_back(
 
 @settings(deadline=None)
 @given(st.binary())
-def test_any_bytes_give_rows_or_one_clear_line(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
+def test_any_bytes_give_rows_or_one_clear_line(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.mktemp("bytes")
     for name, header in (("a.tsv", b"document\tlabel\n"), ("a.csv", b"document,label\n"), ("a.jsonl", b"")):
         try:

@@ -44,7 +44,5 @@ def test_classes_are_mixed_in_the_files(sample: dict[str, Rows]) -> None:
 def test_words_alone_do_not_tell_the_class(sample: dict[str, Rows]) -> None:
     rows = sample["train"]
     for word in ("최고", "최악", "지루", "재미없"):
-        classes = {
-            label for text, label in zip(rows.texts, rows.labels.tolist(), strict=True) if word in text
-        }
+        classes = {label for text, label in zip(rows.texts, rows.labels.tolist(), strict=True) if word in text}
         assert classes == {0, 1}, word

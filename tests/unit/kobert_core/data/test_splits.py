@@ -14,9 +14,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 @settings(deadline=None)
 @given(LABELS, FRACTIONS, SEEDS)
-def test_stratified_split_is_a_partition_that_keeps_proportions(
-    labels: list[int], fraction: float, seed: int
-) -> None:
+def test_stratified_split_is_a_partition_that_keeps_proportions(labels: list[int], fraction: float, seed: int) -> None:
     classes, sizes = np.unique(labels, return_counts=True)
     if sizes.max() < 2:
         with pytest.raises(ValueError, match="at least two rows"):

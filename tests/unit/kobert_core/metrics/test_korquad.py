@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kobert_core.metrics.korquad import best_threshold, normalize, score, score_answer, score_each, squad2_totals
+from kobert_core.metrics.korquad import (
+    best_threshold,
+    normalize,
+    score,
+    score_answer,
+    score_each,
+    score_squad2,
+    squad2_totals,
+)
 
 
 def test_signs_become_blanks_and_punctuation_goes() -> None:
@@ -38,6 +46,29 @@ def test_totals_of_both_kinds() -> None:
         "NoAns_f1": 50,
     }
     assert squad2_totals(scores[:1], np.array([True])) == {"HasAns_exact": 100, "HasAns_f1": 100}
+
+
+def test_the_scores_of_squad_2() -> None:
+    """Two questions with an answer, one without: the threshold gives the last one up."""
+    answers = {"a": [{"text": "세종"}], "b": [{"text": "장영실"}], "c": []}
+    qas = [{"id": key, "answers": value} for key, value in answers.items()]
+    predictions = {"a": "세종", "b": "영실", "c": "이순신"}
+    scores = score_squad2({"data": [{"paragraphs": [{"qas": qas}]}]}, predictions, {"a": -2.0, "b": 1.0, "c": 3.0})
+    f1 = 2 * 1 * (2 / 3) / (1 + 2 / 3)
+    assert scores == pytest.approx(
+        {
+            "exact": 100 / 3,
+            "f1": 100 * (1 + f1) / 3,
+            "HasAns_exact": 50,
+            "HasAns_f1": 50 * (1 + f1),
+            "NoAns_exact": 0,
+            "NoAns_f1": 0,
+            "best_exact": 200 / 3,
+            "best_exact_thresh": -2,
+            "best_f1": 100 * (2 + f1) / 3,
+            "best_f1_thresh": 1,
+        }
+    )
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(-3, 3), st.booleans()), min_size=1))
