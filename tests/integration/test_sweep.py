@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections import Counter
@@ -26,26 +24,9 @@ from optuna.trial import TrialState
 from kobert_core.checkpoint import WEIGHTS
 from kobert_core.pretrained import load_pretrained
 from tests.fixtures.browser import CHROMIUM, page_html
+from tests.fixtures.commands import ROOT, TUNE, environment, tune
 
-ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
-TUNE = [sys.executable, "-m", "tuning"]
-
-
-def tune(*arguments: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user would; its exit code must be `code`."""
-    done = subprocess.run(
-        [*TUNE, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=400, env=environment()
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {
-        "PYTHONPATH": str(ROOT)
-    }
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from kobert_core.errors import InputError
+from tests.fixtures.commands import ROOT, tune
 from tuning.cli import app, sweep_name
 
-ROOT = Path(__file__).resolve().parents[3]
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
-
-
-def tune(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tuning", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120
-    )
 
 
 @pytest.mark.parametrize(
@@ -67,12 +61,10 @@ def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_study_is_one_line(tmp_path: Path, override: str, message: str | None) -> None:
-    done = tune("sweep", QUICKSTART, "--dry-run", "--set", override, cwd=tmp_path)
+    done = tune("sweep", QUICKSTART, "--dry-run", "--set", override, cwd=tmp_path, code=2 if message else 0)
     if message is None:
-        assert done.returncode == 0
         return
-    assert done.returncode == 2
-    assert message in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
@@ -89,8 +81,8 @@ def test_a_wrong_study_is_one_line(tmp_path: Path, override: str, message: str |
     ids=str,
 )
 def test_what_is_not_there_is_one_line(tmp_path: Path, arguments: list[object], message: str) -> None:
-    done = tune(*arguments, cwd=tmp_path)
-    assert done.returncode == 2 and message in done.stderr
+    done = tune(*arguments, cwd=tmp_path, code=2)
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -103,7 +95,6 @@ def test_a_name_cannot_lead_out_of_the_output_folder(name: str) -> None:
 
 def test_a_dry_run_reads_everything_and_leaves_no_sweep(tmp_path: Path) -> None:
     done = tune("sweep", QUICKSTART, "--dry-run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
     for line in ("360 examples", "120 examples", "160 examples", "184 updates of 16 examples", "log_uniform"):
         assert line in done.stdout
     assert [path.name for path in (tmp_path / "sweeps").iterdir()] == ["cache"]
@@ -121,7 +112,6 @@ def test_bad_rows_are_listed_with_their_lines(tmp_path: Path) -> None:
 def test_train_repeats_itself_bit_for_bit(tmp_path: Path) -> None:
     arguments = ["train", QUICKSTART, "--set", "train.epochs=0.5", "--set", "train.eval_percent=50"]
     one, other = (tune(*arguments, cwd=tmp_path) for _ in range(2))
-    assert one.returncode == 0, one.stderr
 
     def steady(text: str) -> list[str]:
         return [word for word in text.split() if not word.startswith("train/examples_per_second")]
@@ -131,14 +121,13 @@ def test_train_repeats_itself_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_train_exports_a_model_that_evaluates_alike(tmp_path: Path) -> None:
-    done = tune("train", QUICKSTART, "--set", "train.epochs=1", "--output", "model", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    tune("train", QUICKSTART, "--set", "train.epochs=1", "--output", "model", cwd=tmp_path)
     (tmp_path / "model" / "model.safetensors").stat()
     scored = tune("evaluate", "model", QUICKSTART.parent / "sample" / "test.tsv", cwd=tmp_path)
-    assert scored.returncode == 0 and "accuracy" in scored.stdout and "examples" in scored.stdout
+    assert "accuracy" in scored.stdout and "examples" in scored.stdout
     weights = tmp_path / "model" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
     weights.write_bytes(content)
-    corrupt = tune("evaluate", "model", QUICKSTART.parent / "sample" / "test.tsv", cwd=tmp_path)
-    assert corrupt.returncode == 2 and "its SHA-256 is not the one written" in corrupt.stderr
+    corrupt = tune("evaluate", "model", QUICKSTART.parent / "sample" / "test.tsv", cwd=tmp_path, code=2)
+    assert "its SHA-256 is not the one written" in corrupt.stderr

@@ -1,0 +1,73 @@
+"""KorQuAD from a study file to an exported model, on real questions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kobert_core.metrics.korquad import score
+from kobert_core.pretrained import load_pretrained
+from tests.fixtures.commands import ROOT, tune
+
+STUDY = ROOT / "search_spaces" / "korquad-small.yaml"
+
+
+@pytest.fixture(scope="module")
+def sweep(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Three trials on few questions, with three articles as the test file."""
+    folder = tmp_path_factory.mktemp("korquad")
+    dataset = json.loads((shared / "data/korquad/KorQuAD_v1.0_dev.json").read_text(encoding="utf-8"))
+    (folder / "test.json").write_text(json.dumps(dataset | {"data": dataset["data"][:3]}), encoding="utf-8")
+    overrides = ["data.max_train_examples=96", "data.max_dev_examples=40", "train.epochs=1", "data.test=test.json"]
+    arguments = [part for override in overrides for part in ("--set", override)]
+    done = tune("sweep", STUDY, "--name", "questions", "--trials", 3, "--json", *arguments, cwd=folder)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result | {"work": folder}
+
+
+def test_evaluate_equals_what_the_sweep_reported_and_what_the_official_script_says(sweep: dict[str, Any]) -> None:
+    done = tune("evaluate", sweep["model"], "test.json", "--predictions", "answers.json", "--json", cwd=sweep["work"])
+    result = json.loads(done.stdout)
+    reported = sweep["test"]["winner"]
+    assert {name: result[name] for name in ("f1", "exact_match")} == {
+        name: reported[f"test/{name}"] for name in ("f1", "exact_match")
+    }
+    answers = json.loads((sweep["work"] / "answers.json").read_text(encoding="utf-8"))
+    dataset = json.loads((sweep["work"] / "test.json").read_text(encoding="utf-8"))
+    official = score(dataset, answers)
+    assert official["f1"] == result["f1"] and official["exact_match"] == result["exact_match"]
+    assert sum(len(p["qas"]) for article in dataset["data"] for p in article["paragraphs"]) == len(answers)
+
+
+def test_transformers_loads_the_pieces_and_the_boundary_head_lies_beside(sweep: dict[str, Any]) -> None:
+    from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+    theirs, loaded = AutoModelForQuestionAnswering.from_pretrained(sweep["model"], output_loading_info=True)
+    assert not loaded["missing_keys"] and not loaded["unexpected_keys"]
+    assert (Path(sweep["model"]) / "boundary_head.safetensors").is_file()
+    ours = load_pretrained(Path(sweep["model"])).model
+    batch = AutoTokenizer.from_pretrained(sweep["model"])("누가 왔나?", "어제 철수가 왔다.", return_tensors="pt")
+    assert batch["token_type_ids"].max() == 1
+    with torch.no_grad():
+        expected, found = theirs.eval()(**batch), ours(**batch)
+    torch.testing.assert_close(found.start_logits, expected.start_logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.end_logits, expected.end_logits, rtol=0, atol=1e-5)
+
+
+def test_predict_answers_from_the_contexts(sweep: dict[str, Any]) -> None:
+    tune("predict", sweep["model"], "test.json", "--output", "answers.jsonl", cwd=sweep["work"])
+    rows = [json.loads(line) for line in (sweep["work"] / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    dataset = json.loads((sweep["work"] / "test.json").read_text(encoding="utf-8"))
+    contexts = {q["id"]: p["context"] for article in dataset["data"] for p in article["paragraphs"] for q in p["qas"]}
+    assert [row["id"] for row in rows] == list(contexts)
+    assert all(row["prediction_text"] in contexts[row["id"]] for row in rows)
+
+
+def test_describe_shows_the_ceiling(sweep: dict[str, Any], shared: Path) -> None:
+    model = shared / "models" / "skt-kobert-base-v1"
+    done = tune("describe", "test.json", "--task", "korquad", "--model", model, "--json", cwd=sweep["work"])
+    assert json.loads(done.stdout)["ceiling"] == {"exact_match": 100.0, "f1": 100.0}

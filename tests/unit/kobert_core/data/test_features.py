@@ -1,0 +1,72 @@
+"""Examples for the loop and for a plain DataLoader: the same tokens either way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from kobert_core.data.cache import cached_arrays
+from kobert_core.tasks.nsmc import Nsmc
+from tests.fixtures.tiny import tiny_config
+
+
+def test_the_dataset_feeds_a_dataloader_as_the_loop_is_fed(cache: Path) -> None:
+    examples = Nsmc(tiny_config(data={"max_length": 12}), cache=cache).train
+    loader = DataLoader(examples, batch_size=8, collate_fn=examples.collate_fn)
+    for number, batch in zip(range(5), loader, strict=False):
+        expected = examples.batch(np.arange(8 * number, 8 * number + 8))
+        assert batch.keys() == expected.keys()
+        assert all(torch.equal(batch[name], expected[name]) for name in batch)
+
+
+def test_examples_are_the_tokens_of_their_texts(cache: Path) -> None:
+    task = Nsmc(tiny_config(data={"max_length": 10}), cache=cache)
+    texts = task.read_rows(task.data.train).texts
+    for index in (0, 7, len(task.dev) - 1):
+        text = texts[task.dev.rows[index]]
+        assert task.dev[index]["input_ids"].tolist() == task.tokenizer.encode(text, max_length=10)
+        assert len(task.dev[index]["input_ids"]) == task.dev.lengths[index] <= 10
+
+
+def test_the_splits_share_no_example_and_all_of_a_file_is_in_one(cache: Path) -> None:
+    task = Nsmc(tiny_config(), cache=cache)
+    assert sorted([*task.train.rows, *task.dev.rows]) == list(range(480))
+    sampled = Nsmc(tiny_config(data={"max_train_examples": 100, "max_dev_examples": 20}), cache=cache)
+    assert len(sampled.train) == 100 and len(sampled.dev) == 20
+    assert set(sampled.train.rows) <= set(task.train.rows) and set(sampled.dev.rows) <= set(task.dev.rows)
+    assert np.bincount(sampled.train.labels).tolist() == [50, 50]
+
+
+def test_arrays_are_built_once_and_mapped_after(tmp_path: Path) -> None:
+    built = []
+
+    def build() -> dict[str, np.ndarray]:
+        built.append(1)
+        return {"ids": np.arange(10)}
+
+    for _ in range(3):
+        arrays = cached_arrays(tmp_path, {"file": "a"}, build)
+        assert arrays["ids"].tolist() == list(range(10))
+    assert isinstance(arrays["ids"], np.memmap) and not arrays["ids"].flags.writeable
+    assert len(built) == 1
+    cached_arrays(tmp_path, {"file": "b"}, build)
+    assert len(built) == 2
+
+
+def test_a_torn_entry_is_built_anew(tmp_path: Path) -> None:
+    def build() -> dict[str, np.ndarray]:
+        return {"ids": np.arange(10)}
+
+    cached_arrays(tmp_path, {"file": "a"}, build)
+    (file,) = tmp_path.glob("*/ids.npy")
+    file.write_bytes(b"torn")
+    assert cached_arrays(tmp_path, {"file": "a"}, build)["ids"].tolist() == list(range(10))
+
+
+def test_an_empty_array_is_kept_too(tmp_path: Path) -> None:
+    for _ in range(2):
+        arrays = cached_arrays(tmp_path, {"file": "a"}, lambda: {"none": np.zeros(0, dtype=np.int64)})
+        assert arrays["none"].shape == (0,)
