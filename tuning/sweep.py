@@ -218,27 +218,21 @@ class Sweep:
 
     def _tune(self, groups: WorkerGroups, searcher: Any, recorder: Any, budget: Budget, *, trials: int) -> None:
         """Let Ray Tune schedule so many trials on the worker groups."""
-        from ray import tune
-
         from tuning.schedulers import make_scheduler
-        from tuning.trial import Trial
+        from tuning.trial import make_tuner, train_trial
 
-        study, objective = self.study, self.study.objective
-        fixed = {"study": str(self.folder / STUDY), "folder": str(self.folder), "cache": str(self.cache)}
-        trainable = tune.with_parameters(Trial, exchange=groups.exchange, metric=objective.metric, fixed=fixed)
-        tuner = tune.Tuner(
-            # A request of one byte: Tune wants resources, but the CPUs and GPUs are the groups'.
-            tune.with_resources(trainable, {"cpu": 0, "memory": 1}),
-            tune_config=tune.TuneConfig(
-                num_samples=trials,
-                max_concurrent_trials=groups.count,
-                reuse_actors=True,
-                search_alg=searcher,
-                scheduler=make_scheduler(study.scheduler, metric="objective", mode=objective.mode),
-            ),
-            run_config=tune.RunConfig(
-                name="tune", storage_path=str(self.folder / SCRATCH), callbacks=[recorder], stop=budget, verbose=0
-            ),
+        objective = self.study.objective
+        tuner = make_tuner(
+            groups,
+            train_trial,
+            {"study": str(self.folder / STUDY), "folder": str(self.folder), "cache": str(self.cache)},
+            metric=objective.metric,
+            searcher=searcher,
+            scheduler=make_scheduler(self.study.scheduler, metric="objective", mode=objective.mode),
+            trials=trials,
+            storage=self.folder / SCRATCH,
+            callbacks=[recorder],
+            stop=budget,
         )
         tuner.fit()
 

@@ -14,7 +14,11 @@ from ray import tune
 from tuning.trial_files import CHECKPOINTS, LOG, MODEL_FILES, trial_folder
 
 if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+    from ray.tune.search import Searcher
+
     from kobert_core.runtime import Report
+    from tuning.worker_group import Function, WorkerGroups
 
 
 class Trial(tune.Trainable):
@@ -24,7 +28,7 @@ class Trial(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], **shared: Any) -> None:
-        """`shared`: the `exchange`, the `metric` to compare by, the arguments of `train_trial` that are `fixed`."""
+        """`shared`: the `exchange`, the `metric` to compare by, the `function` of a trial, its `fixed` arguments."""
         self._shared, self._lease = shared, None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -40,7 +44,7 @@ class Trial(tune.Trainable):
                 "trial": self.config["trial"],
                 "values": self.config["values"],
             }
-            self._lease = ray.get(exchange.submit.remote(train_trial, arguments))
+            self._lease = ray.get(exchange.submit.remote(self._shared["function"], arguments))
         kind, content = ray.get(exchange.take.remote(self._lease))
         if kind == "error":
             raise RuntimeError(content)
@@ -68,6 +72,48 @@ class Trial(tune.Trainable):
         if self._lease is not None:
             ray.get(self._shared["exchange"].stop.remote(self._lease))
             self._lease = None
+
+
+def make_tuner(
+    groups: WorkerGroups,
+    function: Function,
+    fixed: dict[str, Any],
+    *,
+    metric: str,
+    searcher: Searcher,
+    scheduler: TrialScheduler,
+    trials: int,
+    storage: Path,
+    callbacks: list[tune.Callback],
+    stop: tune.Stopper | None = None,
+) -> tune.Tuner:
+    """A Ray Tune run of so many trials on worker groups.
+
+    Args:
+        groups: They do the work, as many trials at once as there are groups.
+        function: Runs on the workers as `function(runtime, trial=…, values=…, **fixed)` and reports.
+        fixed: Its arguments that are the same for all trials.
+        metric: The name, in a report, of what trials are compared by.
+        searcher: Gives `{"trial": number, "values": {…}}`.
+        scheduler: Stops trials; its metric is `objective`, its clock `progress`.
+        trials: How many.
+        storage: Folder for what Tune writes for itself.
+        callbacks: Hear of every trial.
+        stop: Asked whether to stop all.
+    """
+    trainable = tune.with_parameters(Trial, exchange=groups.exchange, metric=metric, function=function, fixed=fixed)
+    return tune.Tuner(
+        # A request of one byte: Tune wants resources, but the CPUs and GPUs are the groups'.
+        tune.with_resources(trainable, {"cpu": 0, "memory": 1}),
+        tune_config=tune.TuneConfig(
+            num_samples=trials,
+            max_concurrent_trials=groups.count,
+            reuse_actors=True,
+            search_alg=searcher,
+            scheduler=scheduler,
+        ),
+        run_config=tune.RunConfig(name="tune", storage_path=str(storage), callbacks=callbacks, stop=stop, verbose=0),
+    )
 
 
 def train_trial(runtime: Any, *, trial: int, values: dict[str, Any], study: str, folder: str, cache: str) -> None:
