@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kobert_core.config import FrozenConfig, PositiveInt
 
@@ -23,6 +23,14 @@ def seconds(value: Any) -> Any:
     return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
+def without_password(value: str) -> str:
+    """An address as it is, unless it holds a password: a study file is copied into sweeps, models and MLflow."""
+    if re.search(r"://[^/@]*:[^/@]+@", value):
+        raise ValueError("a password does not belong into a study file: give it by the environment")
+    return value
+
+
+Address = Annotated[str, Field(min_length=1), AfterValidator(without_password)]
 Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -38,8 +46,9 @@ class SearchConfig(FrozenConfig):
     """Random trials before `tpe` or `cmaes` begins to learn from results."""
     points: tuple[dict[str, Any], ...] = ()
     """Trials given in advance, which run first; values that one leaves out are chosen by the search."""
-    storage: Annotated[str, Field(min_length=1)] | None = None
-    """Optuna storage URL; a journal file in the sweep's folder when not given."""
+    storage: Address | None = None
+    """Optuna storage URL; a journal file in the sweep's folder when not given. A password goes into the environment
+    (PostgreSQL's: `PGPASSWORD`)."""
 
     @model_validator(mode="after")
     def _a_grid_needs_no_points(self) -> SearchConfig:
@@ -97,7 +106,8 @@ class BudgetConfig(FrozenConfig):
 class TrackingConfig(FrozenConfig):
     """Where MLflow keeps the runs."""
 
-    uri: Annotated[str, Field(min_length=1)] | None = None
-    """Tracking server or store; else `MLFLOW_TRACKING_URI`, else a database in the output folder."""
+    uri: Address | None = None
+    """Tracking server or store; else `MLFLOW_TRACKING_URI`, else a database in the output folder. A password goes
+    into the environment (`MLFLOW_TRACKING_PASSWORD`)."""
     experiment: Annotated[str, Field(min_length=1)] | None = None
     """Name of the MLflow experiment; the study's name when not given."""
