@@ -24,7 +24,7 @@ from ray.tune import Callback  # noqa: E402  (Ray reads its settings when it is 
 
 from kobert_core.config import Objective  # noqa: E402
 from search_spaces.distributions import Space  # noqa: E402
-from tuning.recording import DriverOnly  # noqa: E402
+from tuning.driver_only import DriverOnly  # noqa: E402
 from tuning.schedulers import make_scheduler  # noqa: E402
 from tuning.search import OptunaSearcher, open_optuna_study  # noqa: E402
 from tuning.study import ResourcesConfig, SchedulerConfig, SearchConfig  # noqa: E402
@@ -55,7 +55,7 @@ def main(trials: int, workers: int) -> None:
         groups = WorkerGroups(1, ResourcesConfig(workers=workers), storage=folder)
         groups.wait_until_ready()
         start = time.perf_counter() - begin
-        study = open_optuna_study(folder, name="bench", objective=objective, search=search)
+        study = open_optuna_study(folder, name="bench", objective=objective, search=search, resume=False)
         make_tuner(
             groups,
             no_training,

@@ -42,7 +42,7 @@ class DataConfig(FrozenConfig):
     """Labelled file that is read once, at the end of a sweep."""
     dev_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Part of `train` that becomes the dev split, when `dev` is not given."""
-    split_seed: int = 0
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the dev split and of `max_train_examples`; the same for all trials."""
     max_train_examples: PositiveInt | None = None
     """Train on a sample of this many examples."""
@@ -135,7 +135,7 @@ class RunConfig(FrozenConfig):
 
     epochs: Annotated[float, Field(gt=0)] = 4
     """Passes over the training examples; 0.5 is half a pass."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the weights, the order of the examples and dropout."""
     eval_percent: PositiveInt = 10
     """Evaluate each time this percentage of the run's own updates is done; these are the scheduler's rungs."""

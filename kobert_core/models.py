@@ -185,7 +185,7 @@ def _token_loss(logits: torch.Tensor, positions: torch.Tensor, padding: torch.Te
     return F.cross_entropy(logits, positions, reduction="none")
 
 
-def load_bert(config: ModelConfig, tokenizer: KoBertTokenizer, *, pooler: bool = True) -> BertModel:
+def load_bert(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest: int, pooler: bool = True) -> BertModel:
     """The encoder that a study asks for, in float32 on the CPU, with or without its pooler.
 
     Weights come as safetensors, or as a pickle that holds tensors alone. With `init: random` they are drawn from
@@ -198,7 +198,7 @@ def load_bert(config: ModelConfig, tokenizer: KoBertTokenizer, *, pooler: bool =
 
     bert: BertModel
     loaded: dict[str, Any]
-    bert_config = make_bert_config(config, tokenizer)
+    bert_config = make_bert_config(config, tokenizer, longest=longest)
     if config.init == "random":
         return BertModel(bert_config, add_pooling_layer=pooler)
     assert config.backbone is not None
@@ -229,8 +229,10 @@ def load_bert(config: ModelConfig, tokenizer: KoBertTokenizer, *, pooler: bool =
     return bert.train()
 
 
-def make_bert_config(config: ModelConfig, tokenizer: KoBertTokenizer) -> BertConfig:
+def make_bert_config(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest: int) -> BertConfig:
     """The encoder's shape: that of `backbone` with the study's own values, made to fit the tokenizer.
+
+    `longest` is the longest example in tokens.
 
     Raises:
         InputError: the backbone is not there, is no BERT, or does not fit the tokenizer.
@@ -250,7 +252,7 @@ def make_bert_config(config: ModelConfig, tokenizer: KoBertTokenizer) -> BertCon
     if unknown:
         raise InputError(f"`{unknown[0]}` is no value of transformers.BertConfig", where="model.config")
     if config.backbone is None:
-        return BertConfig(**values)
+        return _long_enough(BertConfig(**values), longest)
     try:
         bert_config = AutoConfig.from_pretrained(
             config.backbone, revision=config.revision or "main", trust_remote_code=False
@@ -274,4 +276,14 @@ def make_bert_config(config: ModelConfig, tokenizer: KoBertTokenizer) -> BertCon
             where="model.tokenizer",
             fix="give the tokenizer that belongs to the backbone",
         )
-    return bert_config
+    return _long_enough(bert_config, longest)
+
+
+def _long_enough(config: BertConfig, longest: int) -> BertConfig:
+    if longest > config.max_position_embeddings:
+        raise InputError(
+            f"examples of {longest} tokens are longer than the encoder's {config.max_position_embeddings} positions",
+            where="data",
+            fix=f"make the longest example {config.max_position_embeddings} tokens or shorter",
+        )
+    return config

@@ -101,19 +101,30 @@ def load_pretrained(folder: Path) -> Pretrained:
             verify_checkpoint(folder, only=name)
     elif WEIGHTS not in files:
         raise InputError("the weights are missing", where=folder / WEIGHTS, fix="export the model again")
-    here = {"backbone": str(folder), "tokenizer": str(folder), "init": "random", "config": {}}
-    model_config = config.model.model_copy(
-        update=here | {"tokenizer_vocab_size": None, "revision": None, "class_weights": None}
-    )
-    task = TASKS[config.task](
-        config.model_copy(update={"model": model_config}), tokenizer=KoBertTokenizer.from_pretrained(folder)
-    )
-    model = task.build_model()
+    task, model = empty_model(folder)
     try:
         model.load_state_dict({key: tensor for name in files for key, tensor in load_file(folder / name).items()})
     except Exception as error:  # safetensors' own error for a torn file, RuntimeError for other names or shapes
         raise InputError(f"the weights cannot be read ({error})", where=folder / WEIGHTS) from error
     return Pretrained(task, model.eval())
+
+
+def empty_model(folder: Path, *, cache: Path | None = None) -> tuple[Task[Any], nn.Module]:
+    """The task and the model of a folder, before its weights are loaded; neither data nor hub is needed.
+
+    Raises:
+        InputError: the folder is not one that `save_model_files` wrote.
+    """
+    config = read_train_config(folder)
+    here = {"backbone": str(folder), "tokenizer": str(folder), "init": "random", "config": {}}
+    apart = {"tokenizer_vocab_size": None, "revision": None, "class_weights": None}
+    known = {name: value for name, value in (here | apart).items() if name in type(config.model).model_fields}
+    task = TASKS[config.task](
+        config.model_copy(update={"model": config.model.model_copy(update=known)}),
+        cache=cache,
+        tokenizer=KoBertTokenizer.from_pretrained(folder),
+    )
+    return task, task.build_model()
 
 
 def read_train_config(folder: Path) -> TrainConfig:

@@ -37,8 +37,12 @@ class Runtime(Protocol):
     resume: bool
     """Whether to go on from the newest whole checkpoint in `checkpoints`."""
 
-    def report(self, report: Report) -> None:
-        """Hand on a report; every worker calls this, and that of rank 0 counts."""
+    def report(self, report: Report) -> bool:
+        """Hand on a report; every worker calls this, and that of rank 0 counts.
+
+        Returns:
+            On rank 0, whether it was heard and the run is to go on.
+        """
         ...
 
     def should_stop(self) -> bool:
@@ -65,8 +69,9 @@ class LocalRuntime:
     rank: int = 0
     workers: int = 1
 
-    def report(self, report: Report) -> None:
+    def report(self, report: Report) -> bool:
         self.on_report(report)
+        return True
 
     def should_stop(self) -> bool:
         return False

@@ -32,7 +32,7 @@ from kobert_core.tasks.base import Task
 
 
 class NonFiniteError(ArithmeticError):
-    """The loss or the objective is NaN or infinite: the run is worth nothing from here on."""
+    """The loss or a metric is NaN or infinite: the run is worth nothing from here on."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
 
     Raises:
         InputError: the model cannot be built.
-        NonFiniteError: the loss or the objective is not a finite number at an evaluation.
+        NonFiniteError: the loss or a metric is not a finite number at an evaluation.
     """
     seed_everything(config.train.seed)
     model = task.build_model().to(runtime.device).train()
@@ -97,7 +97,7 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
             with autocast:
                 loss = task.loss(model, to_device(task.train.batch(micro_batch), runtime.device)) / weight
             loss.backward()
-            window.loss += loss.detach()
+            window.loss += loss.detach() * weight
 
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         runtime.add_up(gradients)
@@ -110,7 +110,7 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         progress.update += 1
-        window.updates += 1
+        window.weight += weight
         window.examples += len(examples)
 
         if (percent := evaluations.get(progress.update)) is not None:
@@ -151,13 +151,13 @@ class Window:
 
     def __init__(self, device: torch.device) -> None:
         self.loss = torch.zeros((), device=device)
-        self.updates = self.examples = 0
+        self.weight, self.examples = 0.0, 0
         self.begin = time.perf_counter()
 
     def metrics(self, runtime: Runtime) -> dict[str, float]:
-        """Mean loss an update, and examples per second."""
+        """Mean loss over the examples, by their weights, and examples per second."""
         runtime.add_up([self.loss])
-        loss = float(self.loss) / self.updates  # the one wait for the device
+        loss = float(self.loss) / self.weight  # the one wait for the device
         return {
             "train/loss": loss,
             "train/examples_per_second": self.examples / (time.perf_counter() - self.begin),
@@ -176,10 +176,9 @@ def report(
     """Judge this moment, write its checkpoint, keep that and the best one, then tell."""
     objective = config.objective or task.objective
     value = metrics[objective.metric]
-    if not (math.isfinite(metrics["train/loss"]) and math.isfinite(value)):
-        raise NonFiniteError(
-            f"after update {progress.update} train/loss is {metrics['train/loss']} and {objective.metric} is {value}"
-        )
+    broken = [f"{name} is {metric}" for name, metric in metrics.items() if not math.isfinite(metric)]
+    if broken:
+        raise NonFiniteError(f"after update {progress.update} {' and '.join(broken)}")
     is_best = objective.is_better(value, progress.best_value)
     folder = checkpoint_folder(runtime.checkpoints, progress.update) if runtime.checkpoints else None
     if is_best:
@@ -202,8 +201,9 @@ def report(
             "generators": generators,
         }
         save_checkpoint(folder, model, state)
+    heard = runtime.report(said)
+    if heard and folder and runtime.rank == 0:  # until then, somebody may still go by the checkpoints before
         prune_checkpoints(folder.parent, keep={folder.name, progress.best_checkpoint or folder.name})
-    runtime.report(said)
 
 
 def restore(model: nn.Module, optimizer: AdamW, schedule: LambdaLR, runtime: Runtime) -> Progress | None:

@@ -6,20 +6,20 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray.tune import Stopper
 
-from tuning.recording import DriverOnly
+from tuning.driver_only import DriverOnly
 from tuning.study import StudyConfig
 
 
 class Budget(DriverOnly, Stopper):
     """Asked by Ray Tune whether to stop all trials."""
 
-    def __init__(self, study: StudyConfig, groups: int) -> None:
-        """`groups` of the study's resources are held as long as the sweep runs."""
+    def __init__(self, study: StudyConfig, groups: int, tell: Callable[[], object]) -> None:
+        """`groups` of the study's resources are held as long as the sweep runs; `tell` is called when it ends."""
         resources, budget = study.resources, study.budget
         held = groups * resources.workers
         limits = [budget.wall_time]
@@ -29,6 +29,7 @@ class Budget(DriverOnly, Stopper):
             limits.append(budget.cpu_hours * 3600 / (held * resources.cpus_per_worker))
         self.seconds = min((limit for limit in limits if limit is not None), default=None)
         self.interrupted = False
+        self._tell: Callable[[], object] | None = tell
         self._begin = time.monotonic()
 
     @property
@@ -41,8 +42,12 @@ class Budget(DriverOnly, Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether all trials are to stop now."""
-        return self.interrupted or self.seconds_left == 0.0
+        """Whether all trials are to stop now; the workers are told at once."""
+        over = self.interrupted or self.seconds_left == 0.0
+        if over and self._tell:
+            self._tell()
+            self._tell = None
+        return over
 
 
 @contextlib.contextmanager

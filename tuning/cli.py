@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -132,7 +133,7 @@ def sweep(
     from tuning.sweep import run_sweep
 
     result = run_sweep(study, folder, address=address, resume=resume, display=Display(console))
-    _summarise(result, study_file, console)
+    _summarise(result, console)
     if as_json:
         typer.echo(json.dumps(result.as_json(), ensure_ascii=False))
     if result.interrupted:
@@ -348,7 +349,7 @@ def _bad_rows(study: StudyConfig, task: Task[Any]) -> list[tuple[str, str]]:
     return [(f"set aside in {file.name}", str(bad)) for file in files for bad in task.bad_rows(file)[:20]]
 
 
-def _summarise(result: SweepResult, study_file: Path, console: Console) -> None:
+def _summarise(result: SweepResult, console: Console) -> None:
     from tuning.display import span, values_as_text
 
     def say(text: str) -> None:
@@ -357,7 +358,8 @@ def _summarise(result: SweepResult, study_file: Path, console: Console) -> None:
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(result.states.items()))
     say(f"{result.folder.name}: {states or 'no trials'}, {span(result.seconds)}")
     if result.interrupted:
-        say(f"interrupted; go on with: kobert-tune sweep {study_file} --name {result.folder.name} --resume")
+        again = sys.argv[1:] if "--resume" in sys.argv else [*sys.argv[1:], "--resume"]
+        say(f"interrupted; go on with: kobert-tune {shlex.join(again)}")
     if result.winner is None:
         if not result.interrupted:
             say("no trial came to a model; see `kobert-tune logs`")

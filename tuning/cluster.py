@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,11 +35,11 @@ def set_environment() -> None:
 
 
 @contextmanager
-def ray_cluster(address: str | None) -> Iterator[dict[str, float]]:
+def ray_cluster(address: str | None) -> Iterator[list[dict[str, float]]]:
     """Join the cluster at `address` (or at `RAY_ADDRESS`), or start one here; leave it at the end.
 
     Yields:
-        The cluster's resources, such as `{"CPU": 16, "GPU": 2}`.
+        The resources of each machine, such as `{"CPU": 16, "GPU": 2}`.
 
     Raises:
         InputError: there is no cluster at the address.
@@ -63,7 +63,7 @@ def ray_cluster(address: str | None) -> Iterator[dict[str, float]]:
     else:
         _start_here(quiet)
     try:
-        yield ray.cluster_resources()
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
 
@@ -82,22 +82,27 @@ def _start_here(options: dict[str, Any]) -> None:
                 raise InputError(f"Ray does not start on this machine ({str(error).splitlines()[0]})") from error
 
 
-def groups_that_fit(cluster: dict[str, float], resources: ResourcesConfig) -> int:
-    """How many worker groups run at once: as many as the cluster has room for, at most as many as the study says.
+def groups_that_fit(nodes: Sequence[Mapping[str, float]], resources: ResourcesConfig) -> int:
+    """How many worker groups run at once: as many as there is room for, at most as many as the study says.
+
+    Args:
+        nodes: Resources of each machine, such as `{"CPU": 16, "GPU": 2}`; a worker has all of its own on one.
+        resources: What the study asks for.
 
     Raises:
         InputError: there is no room for one.
     """
-    asked = {
-        "CPU": resources.workers * float(resources.cpus_per_worker),
-        "GPU": resources.workers * resources.gpus_per_worker,
-    }
-    for kind, amount in asked.items():
-        if amount > cluster.get(kind, 0.0):
-            raise InputError(
-                f"a trial asks for {amount:g} {kind}s, but the cluster has {cluster.get(kind, 0.0):g}",
-                where="resources",
-                fix=f"ask for fewer `workers` or `{kind.lower()}s_per_worker`",
-            )
-    fitting = min(int(cluster[kind] / amount + 1e-9) for kind, amount in asked.items() if amount)
-    return fitting if resources.concurrent == "auto" else min(fitting, resources.concurrent)
+    asked = {"CPU": float(resources.cpus_per_worker), "GPU": resources.gpus_per_worker}
+    asked = {kind: amount for kind, amount in asked.items() if amount}
+    workers = sum(min(int(node.get(kind, 0.0) / amount + 1e-9) for kind, amount in asked.items()) for node in nodes)
+    groups = workers // resources.workers
+    if not groups:
+        there = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}s" for kind in ("CPU", "GPU"))
+        wanted = " and ".join(f"{amount:g} {kind}s" for kind, amount in asked.items())
+        raise InputError(
+            f"a trial asks for {resources.workers} worker(s) with {wanted} each, but the cluster has {there} "
+            f"on {len(nodes)} machine(s)",
+            where="resources",
+            fix="ask for less",
+        )
+    return groups if resources.concurrent == "auto" else min(groups, resources.concurrent)

@@ -35,7 +35,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line for the reader."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def showing(self, table: TrialTable, study: StudyConfig, budget: Budget) -> Iterator[None]:
@@ -107,7 +107,7 @@ def trial_table(table: TrialTable, *, rows: int) -> Table:
                 style="bold" if record is winner else "",
             ),
             time_left(record),
-            values_as_text(record),
+            Text(values_as_text(record)),
         )
     return grid
 

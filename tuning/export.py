@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,13 +10,13 @@ from typing import Any
 
 from kobert_core.checkpoint import load_weights
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_folder, atomic_write_text
-from kobert_core.pretrained import keep_chosen, save_weights
+from kobert_core.files import atomic_folder, atomic_write_json, atomic_write_text
+from kobert_core.pretrained import TRAIN_CONFIG, keep_chosen, save_weights
 from kobert_core.tasks import TASKS
 from tuning.readings import READINGS
 from tuning.results import TrialRecord
 from tuning.study import StudyConfig
-from tuning.trial_files import MODEL_FILES, trial_folder
+from tuning.trial_files import MODEL_FILES, checkpoint_of, trial_folder
 
 
 def export_model(
@@ -31,18 +32,14 @@ def export_model(
     Raises:
         InputError: the trial has no checkpoint any more, it is corrupt, or `output` is in use.
     """
-    if record.checkpoint is None:
-        raise InputError(
-            f"trial {record.trial} ({record.state}) has no checkpoint any more",
-            where=sweep,
-            fix="only the best few trials keep theirs: see `keep_checkpoints` in the study file",
-        )
+    checkpoint = checkpoint_of(sweep, record)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError("the output is not empty", where=output, fix="give a folder that is not there yet")
     with atomic_folder(output) as folder:
         shutil.copytree(trial_folder(sweep, record.trial) / MODEL_FILES, folder, dirs_exist_ok=True)
-        save_weights(folder, TASKS[study.task], load_weights(Path(record.checkpoint)))
+        save_weights(folder, TASKS[study.task], load_weights(checkpoint))
         keep_chosen(folder, TASKS[study.task], record.metrics)
+        without_local_paths(folder / TRAIN_CONFIG)
         if (sweep / READINGS).is_file():
             shutil.copyfile(sweep / READINGS, folder / READINGS)
         atomic_write_text(folder / "README.md", model_card(sweep, study, record, test or {}))
@@ -51,7 +48,7 @@ def export_model(
 def model_card(sweep: Path, study: StudyConfig, record: TrialRecord, test: Mapping[str, Mapping[str, float]]) -> str:
     """A model card in the format of the HuggingFace hub: data, values and results."""
     metrics = {**record.metrics, **test.get("winner", {})}
-    backbone = study.model.backbone or "none (random weights)"
+    backbone = local_name(study.model.backbone) if study.model.backbone else "none"
     rows = [f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items())]
     values = [f"| `{name}` | {shown(value)} |" for name, value in record.values.items()]
     baseline = test.get("trial_0", {})
@@ -66,7 +63,8 @@ def model_card(sweep: Path, study: StudyConfig, record: TrialRecord, test: Mappi
             "",
             f"# {sweep.name}, trial {record.trial}",
             "",
-            f"Task `{study.task}`, encoder {backbone}. Chosen by {study.objective.mode} `{study.objective.metric}` "
+            f"Task `{study.task}`, encoder {backbone} ({study.model.init} weights). "
+            f"Chosen by {study.objective.mode} `{study.objective.metric}` "
             f"on the dev split among the trials of the sweep `{sweep.name}`; the checkpoint is that of "
             f"{record.best_progress}% of the run.",
             "",
@@ -86,6 +84,21 @@ def model_card(sweep: Path, study: StudyConfig, record: TrialRecord, test: Mappi
             "",
         ]
     )
+
+
+def without_local_paths(train_config: Path) -> None:
+    """An exported folder is made to be given away: it names files, and not where they lie on this machine."""
+    values = json.loads(train_config.read_text(encoding="utf-8"))
+    for section, names in (("data", ("train", "dev", "test")), ("model", ("backbone", "tokenizer"))):
+        for name in names:
+            if values[section].get(name):
+                values[section][name] = local_name(values[section][name])
+    atomic_write_json(train_config, values)
+
+
+def local_name(path: str) -> str:
+    """The last part of an absolute path; a name of the hub as it is."""
+    return Path(path).name if Path(path).is_absolute() else path
 
 
 def shown(value: Any) -> str:

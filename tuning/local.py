@@ -41,7 +41,8 @@ def train_once(
         record.progress, record.update = report.progress, report.update
         if report.is_best:
             record.value, record.metrics = report.metrics[study.objective.metric], report.metrics
-            record.best_progress, record.checkpoint = report.progress, report.checkpoint
+            record.best_progress = report.progress
+            record.checkpoint = Path(report.checkpoint).name if report.checkpoint else None
 
     say(f"{task.train} to train on, {task.dev} to compare on")
     if output is None:

@@ -16,7 +16,7 @@ def record_reading(folder: Path, *, file: Path, sha256: str, by: str, metrics: A
     before = sum(reading["sha256"] == sha256 for reading in readings(folder))
     reading = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "file": str(file),
+        "file": file.name,
         "sha256": sha256,
         "by": by,
         "metrics": metrics,

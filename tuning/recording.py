@@ -11,27 +11,18 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
 from kobert_core.checkpoint import prune_checkpoints
+from tuning.driver_only import DriverOnly
 from tuning.results import State, TrialRecord, TrialTable
 from tuning.study import StudyConfig
 from tuning.tracking import Tracker
 from tuning.trial_files import CHECKPOINTS, trial_folder
 
 
-class DriverOnly:
-    """Stays in the driver: Ray Tune pickles and copies what it is given, for a restore that is never used."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return self
-
-
 class Recorder(DriverOnly, Callback):
     """Hears of every trial from Ray Tune."""
 
-    def __init__(self, study: StudyConfig, table: TrialTable, tracker: Tracker) -> None:
-        self._study, self._table, self._tracker = study, table, tracker
+    def __init__(self, study: StudyConfig, table: TrialTable, tracker: Tracker, exchange: Any) -> None:
+        self._study, self._table, self._tracker, self._exchange = study, table, tracker, exchange
         self._sitting: dict[int, tuple[float, float]] = {}
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -52,7 +43,7 @@ class Recorder(DriverOnly, Callback):
         record.progress, record.update = report["progress"], report["update"]
         if report["is_best"]:
             record.metrics, record.best_progress = dict(report["metrics"]), report["progress"]
-            record.value, record.checkpoint = result["objective"], report["checkpoint"]
+            record.value, record.checkpoint = result["objective"], Path(report["checkpoint"]).name
         self._note_time(record)
         self._table.put(record)
         metrics = report["metrics"] | {"progress": float(report["progress"])}
@@ -93,7 +84,7 @@ class Recorder(DriverOnly, Callback):
                 continue
             folder = trial_folder(self._table.folder, record.trial) / CHECKPOINTS
             if record.trial in kept and record.checkpoint:
-                prune_checkpoints(folder, keep={Path(record.checkpoint).name})
+                prune_checkpoints(folder, keep={record.checkpoint})
             elif folder.is_dir():
                 shutil.rmtree(folder)
                 record.checkpoint = None
@@ -104,6 +95,7 @@ class Recorder(DriverOnly, Callback):
         record.state = state
         self._sitting.pop(record.trial, None)
         self._table.put(record)
+        self._exchange.stop_owned_by.remote(record.trial)  # its actor may be gone before it could say so
         self.keep_best_checkpoints()
 
     def _note_time(self, record: TrialRecord) -> None:
@@ -114,9 +106,10 @@ class Recorder(DriverOnly, Callback):
 
 def reason_of(trial: TuneTrial) -> str:
     """Why a trial failed: the traceback of its worker."""
-    error = trial.get_error()
-    cause = getattr(error, "cause", None) or error
-    return str(cause) if cause is not None else "unknown"
+    try:
+        return Path(trial.error_file).read_text(encoding="utf-8")
+    except (OSError, TypeError):
+        return "unknown: Ray Tune left no error file"
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

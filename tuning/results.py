@@ -37,7 +37,7 @@ class TrialRecord:
     metrics: dict[str, float] = field(default_factory=dict)
     """All metrics of the best evaluation."""
     checkpoint: str | None = None
-    """Folder of the best checkpoint; None when there is none, or it was not among the best few."""
+    """Name of the best checkpoint's folder; None when there is none, or it was not among the best few."""
     started: float = 0.0
     """Seconds since 1970."""
     seconds: float = 0.0

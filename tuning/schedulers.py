@@ -10,19 +10,24 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
 CLOCK = "progress"
+HYPERBAND_BRACKETS = 3
 
 
 def make_scheduler(config: SchedulerConfig, *, metric: str, mode: str) -> TrialScheduler:
     """The Ray Tune scheduler that a study names."""
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler, MedianStoppingRule
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 
     common: dict[str, Any] = {"time_attr": CLOCK, "metric": metric, "mode": mode}
-    if config.name == "asha":
+    if config.name in ("asha", "hyperband"):
         return ASHAScheduler(
-            max_t=100, grace_period=config.grace_percent, reduction_factor=config.reduction_factor, **common
+            max_t=100,
+            grace_period=config.grace_percent,
+            reduction_factor=config.reduction_factor,
+            # Hyperband's brackets, each with a later first rung. Ray's synchronous HyperBand stops nothing unless a
+            # whole bracket of trials is alive at once, which takes more groups than most clusters have.
+            brackets=1 if config.name == "asha" else HYPERBAND_BRACKETS,
+            **common,
         )
-    if config.name == "hyperband":
-        return HyperBandScheduler(max_t=100, reduction_factor=config.reduction_factor, **common)
     if config.name == "median":
         return MedianStoppingRule(grace_period=config.grace_percent, **common)
     return FIFOScheduler()

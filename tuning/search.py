@@ -20,25 +20,37 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from kobert_core.config import Objective
+from kobert_core.errors import InputError
 from search_spaces.distributions import Space
+from tuning.driver_only import DriverOnly
 from tuning.study import SearchConfig
 
 JOURNAL = "optuna_journal.log"
 
 
-def open_optuna_study(folder: Path, *, name: str, objective: Objective, search: SearchConfig) -> optuna.Study:
+def open_optuna_study(
+    folder: Path, *, name: str, objective: Objective, search: SearchConfig, resume: bool
+) -> optuna.Study:
     """The persistent Optuna study of a sweep: a journal file in its folder, or the study file's storage URL.
 
     Trials that a killed driver left RUNNING go back to WAITING.
+
+    Raises:
+        InputError: a new sweep finds a study of its name in the storage.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage: BaseStorage | str = search.storage or JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-    study = optuna.create_study(
-        storage=storage,
-        study_name=name,
-        direction="maximize" if objective.mode == "max" else "minimize",
-        load_if_exists=True,
-    )
+    try:
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            direction="maximize" if objective.mode == "max" else "minimize",
+            load_if_exists=resume,
+        )
+    except optuna.exceptions.DuplicatedStudyError:
+        raise InputError(
+            f"the storage has a study `{name}` already", where="search.storage", fix="give another `--name`"
+        ) from None
     if not study.get_trials(deepcopy=False):
         for point in search.points:
             study.enqueue_trial(dict(point))
@@ -80,14 +92,14 @@ class _Grid(optuna.samplers.GridSampler):
         """Nothing: Optuna would end its own loop after the last point."""
 
 
-class OptunaSearcher(Searcher):
+class OptunaSearcher(DriverOnly, Searcher):
     """Gives Ray Tune configs of the form `{"trial": number, "values": {parameter: value}}`."""
 
     def __init__(self, study: optuna.Study, space: Space, search: SearchConfig, objective: Objective) -> None:
         super().__init__(metric="objective", mode=objective.mode)
         self._study, self._space, self._search, self._objective = study, space, search, objective
         self._running: dict[str, optuna.Trial] = {}
-        self._best: dict[str, float] = {}
+        self._reported: dict[str, dict[int, float]] = {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Metric and mode are the study's own."""
@@ -101,35 +113,31 @@ class OptunaSearcher(Searcher):
         trial = self._study.ask()
         values = self._space.suggest(trial)
         self._running[trial_id] = trial
-        earlier = [v for v in self._study.trials[trial.number].intermediate_values.values() if math.isfinite(v)]
-        if earlier:
-            self._best[trial_id] = max(earlier) if self._objective.mode == "max" else min(earlier)
+        frozen = self._study.get_trials(deepcopy=False)[trial.number]
+        self._reported[trial_id] = dict(frozen.intermediate_values)
         return {"trial": trial.number, "values": values}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """One point of a trial's curve, at its percentage of the run."""
-        trial, value, progress = self._running[trial_id], result["objective"], result["progress"]
-        if progress not in self._study.trials[trial.number].intermediate_values:
-            trial.report(value, step=progress)
-        if self._objective.is_better(value, self._best.get(trial_id)):
-            self._best[trial_id] = value
+        value, progress = result["objective"], result["progress"]
+        if progress not in self._reported[trial_id]:
+            self._running[trial_id].report(value, step=progress)
+            self._reported[trial_id][progress] = value
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The end of a trial: COMPLETE with the value of its best checkpoint, PRUNED, or FAIL."""
-        trial = self._running.pop(trial_id, None)
-        if trial is None:
+        if trial_id not in self._running:
             return
         if result is not None and not error:
-            self._running[trial_id] = trial
             self.on_trial_result(trial_id, result)
-            del self._running[trial_id]
-        best = self._best.get(trial_id)
-        if error or result is None or best is None:
+        trial, curve = self._running.pop(trial_id), self._reported.pop(trial_id)
+        if error or not curve:
             self._study.tell(trial, state=TrialState.FAIL)
-        elif result["progress"] < 100:
+        elif max(curve) < 100:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
-            self._study.tell(trial, best)
+            best = max if self._objective.mode == "max" else min
+            self._study.tell(trial, best(value for value in curve.values() if math.isfinite(value)))
 
     def put_back(self) -> None:
         """The sweep ends before its trials: those that run go back to WAITING, for a resume."""
@@ -142,12 +150,6 @@ class OptunaSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the study is in its own storage."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()  # Ray Tune pickles its searcher for a restore that is never used
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> OptunaSearcher:
-        return self
 
 
 def _put_back(study: optuna.Study, trial_id: int) -> None:

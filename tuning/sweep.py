@@ -22,10 +22,11 @@ from kobert_core.tasks.base import Task
 from tuning.cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.display import Display
 from tuning.export import export_model
-from tuning.readings import record_reading
-from tuning.results import TABLE, WINNER, TrialRecord, TrialTable
+from tuning.readings import readings, record_reading
+from tuning.results import TABLE, WINNER, TrialRecord, TrialTable, read_winner
 from tuning.study import StudyConfig, dump_study, load_study
 from tuning.tracking import Status, Tracker, redact_uri, resolve_tracking_uri
+from tuning.trial_files import MODEL_FILES, checkpoint_of, trial_folder
 
 if TYPE_CHECKING:
     from tuning.budget import Budget
@@ -91,6 +92,8 @@ def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[
         InputError: the name is in use, another process holds it, or the study is not the one that began there.
     """
     used = (folder / STUDY).exists()
+    if resume and not used:
+        raise InputError("there is no sweep to go on with", where=folder, fix="check `--name` and `--output`")
     if used and not resume:
         raise InputError(
             f"the sweep name `{folder.name}` is in use",
@@ -110,9 +113,15 @@ def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[
 
 
 def refuse_other_study(before: StudyConfig, now: StudyConfig, folder: Path) -> None:
-    """A resumed sweep may get another budget, resources and tracking; all else decides its results."""
+    """A resumed sweep may get another budget, tracking, and other resources but for the number of workers.
+
+    All else decides what a trial is: trials before and after would not compare.
+    """
     free = {"budget", "resources", "tracking", "keep_checkpoints", "name"}
-    old, new = before.model_dump(mode="json", exclude=free), now.model_dump(mode="json", exclude=free)
+    old, new = (
+        study.model_dump(mode="json", exclude=free) | {"resources.workers": study.resources.workers}
+        for study in (before, now)
+    )
     changed = [key for key in old if old[key] != new[key]]
     if changed:
         raise InputError(
@@ -139,14 +148,14 @@ def run_sweep(
     """
     set_environment()
     with sweep_folder(study, folder, resume=resume):
-        return Sweep(study, folder, display).run(address)
+        return Sweep(study, folder, display, resume=resume).run(address)
 
 
 class Sweep:
     """One run of the driver in the folder of a sweep."""
 
-    def __init__(self, study: StudyConfig, folder: Path, display: Display) -> None:
-        self.study, self.folder, self.display = study, folder, display
+    def __init__(self, study: StudyConfig, folder: Path, display: Display, *, resume: bool) -> None:
+        self.study, self.folder, self.display, self.resume = study, folder, display, resume
         self.cache = folder.parent / CACHE
         self.begin = time.monotonic()
         self.task = prepare(study, self.cache)
@@ -181,24 +190,29 @@ class Sweep:
         from tuning.worker_group import WorkerGroups
 
         study, folder, table = self.study, self.folder, self.table
-        optuna_study = open_optuna_study(folder, name=folder.name, objective=study.objective, search=study.search)
+        optuna_study = open_optuna_study(
+            folder, name=folder.name, objective=study.objective, search=study.search, resume=self.resume
+        )
         searcher = OptunaSearcher(optuna_study, study.space, study.search, study.objective)
-        recorder = Recorder(study, table, self.tracker)
         remaining = study.budget.trials - sum(record.state not in UNFINISHED for record in table)
-        winner, test = None, {}
+        winner, test, interrupted = None, {}, False
         with ray_cluster(address) as cluster:
             count = min(groups_that_fit(cluster, study.resources), max(1, remaining))
             groups = WorkerGroups(count, study.resources, storage=folder / SCRATCH)
+            recorder = Recorder(study, table, self.tracker, groups.exchange)
             try:
-                with stopping_cleanly(Budget(study, count)) as budget, self.display.showing(table, study, budget):
-                    if remaining > 0:
-                        groups.wait_until_ready()
-                        self._tune(groups, searcher, recorder, budget, trials=remaining)
-                    searcher.put_back()
-                    recorder.interrupt()
-                recorder.keep_best_checkpoints()
-                if not budget.interrupted and (winner := table.winner()):
-                    test = self._read_test(groups, winner)
+                with stopping_cleanly(Budget(study, count, groups.stop_all)) as budget:
+                    with self.display.showing(table, study, budget):
+                        if remaining > 0:
+                            self._wait_for(groups, budget)
+                            self._tune(groups, searcher, recorder, budget, trials=remaining)
+                            groups.stop_all()
+                        searcher.put_back()
+                        recorder.interrupt()
+                    recorder.keep_best_checkpoints()
+                    interrupted = budget.interrupted
+                    if not interrupted and (winner := table.winner()):
+                        test = self._read_test(groups, winner)
             finally:
                 groups.close()
                 shutil.rmtree(folder / SCRATCH, ignore_errors=True)
@@ -210,11 +224,18 @@ class Sweep:
             model=self._export(winner, test) if winner and winner.checkpoint else None,
             tracking_uri=redact_uri(self.uri),
             seconds=time.monotonic() - self.begin,
-            interrupted=budget.interrupted,
+            interrupted=interrupted,
         )
         if winner:
             atomic_write_json(folder / WINNER, result.as_json())
         return result
+
+    def _wait_for(self, groups: WorkerGroups, budget: Budget) -> None:
+        try:
+            groups.wait_until_ready(give_up=budget.stop_all)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(f"no worker group can be started on this cluster ({reason})", where="resources") from error
 
     def _tune(self, groups: WorkerGroups, searcher: Any, recorder: Any, budget: Budget, *, trials: int) -> None:
         """Let Ray Tune schedule so many trials on the worker groups."""
@@ -237,25 +258,36 @@ class Sweep:
         tuner.fit()
 
     def _read_test(self, groups: WorkerGroups, winner: TrialRecord) -> dict[str, dict[str, float]]:
-        """The one time that the sweep reads the test file: for the winner, and for trial 0 to compare it with."""
+        """The one time that the sweep reads the test file: for the winner, and for trial 0 to compare it with.
+
+        A resumed sweep that has the same winner as before has read it already.
+        """
         from tuning.trial import evaluate_checkpoint
 
         file = self.study.data.test
         if file is None:
             return {}
+        if (self.folder / WINNER).is_file():
+            before = read_winner(self.folder)
+            same_file = any(reading["sha256"] == file_digest(file) for reading in readings(self.folder))
+            if same_file and before["test"] and before["winner"] == winner_as_json(winner):
+                return dict(before["test"])
         records = {"winner": winner} | ({"trial_0": self.table[0]} if 0 in self.table else {})
-        metrics = {
-            name: groups.run(
-                evaluate_checkpoint,
-                values=record.values,
-                study=str(self.folder / STUDY),
-                cache=str(self.cache),
-                checkpoint=record.checkpoint,
-                file=str(file),
-            )
-            for name, record in records.items()
-            if record.checkpoint
-        }
+        try:
+            metrics = {
+                name: groups.run(
+                    evaluate_checkpoint,
+                    model=str(trial_folder(self.folder, record.trial) / MODEL_FILES),
+                    cache=str(self.cache),
+                    checkpoint=str(checkpoint_of(self.folder, record)),
+                    file=str(file),
+                )
+                for name, record in records.items()
+                if record.checkpoint
+            }
+        except RuntimeError as error:
+            self.display.say(f"the test file was not read: {str(error).strip().splitlines()[-1]}")
+            return {}
         record_reading(self.folder, file=file, sha256=file_digest(file), by="sweep", metrics=metrics)
         return metrics
 

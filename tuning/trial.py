@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ray.tune.search import Searcher
 
     from kobert_core.runtime import Report
-    from tuning.worker_group import Function, WorkerGroups
+    from tuning.exchange import Function
+    from tuning.worker_group import WorkerGroups
 
 
 class Trial(tune.Trainable):
@@ -44,7 +45,7 @@ class Trial(tune.Trainable):
                 "trial": self.config["trial"],
                 "values": self.config["values"],
             }
-            self._lease = ray.get(exchange.submit.remote(self._shared["function"], arguments))
+            self._lease = ray.get(exchange.submit.remote(self._shared["function"], arguments, self.config["trial"]))
         kind, content = ray.get(exchange.take.remote(self._lease))
         if kind == "error":
             raise RuntimeError(content)
@@ -152,30 +153,34 @@ class Reporting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)
 
-    def report(self, report: Report) -> None:
+    def report(self, report: Report) -> bool:
         """Print and pass on."""
         metrics = " ".join(f"{name}={value:.6g}" for name, value in report.metrics.items())
         print(
             f"{report.progress:3d}% update {report.update}: {metrics}{' (best)' if report.is_best else ''}",
             flush=True,
         )
-        self._runtime.report(asdict(report))
+        go_on: bool = self._runtime.report(asdict(report))
+        return go_on
 
 
-def evaluate_checkpoint(
-    runtime: Any, *, values: dict[str, Any], study: str, cache: str, checkpoint: str, file: str
-) -> dict[str, float]:
-    """On the workers of a group: the metrics of a checkpoint on another labelled file."""
+def evaluate_checkpoint(runtime: Any, *, model: str, cache: str, checkpoint: str, file: str) -> dict[str, float]:
+    """On the workers of a group: the metrics of a checkpoint on another labelled file.
+
+    Args:
+        runtime: The worker's runtime.
+        model: Folder with the trial's config and tokenizer.
+        cache: Folder of the feature cache.
+        checkpoint: Folder of the checkpoint.
+        file: What to read.
+    """
     from kobert_core.checkpoint import load_weights
     from kobert_core.evaluation import evaluate
-    from kobert_core.tasks import TASKS
-    from tuning.study import load_study
+    from kobert_core.pretrained import empty_model
 
-    config = load_study(Path(study)).train_config(values)
-    task = TASKS[config.task](config, cache=Path(cache))
-    model = task.build_model()
-    model.load_state_dict(load_weights(Path(checkpoint)))
-    metrics = evaluate(model.to(runtime.device), task, task.read(Path(file)), runtime)
+    task, network = empty_model(Path(model), cache=Path(cache))
+    network.load_state_dict(load_weights(Path(checkpoint)))
+    metrics = evaluate(network.to(runtime.device), task, task.read(Path(file)), runtime)
     return {name.replace("eval/", "test/"): value for name, value in metrics.items()}
 
 

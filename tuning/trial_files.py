@@ -4,9 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kobert_core.errors import InputError
+from tuning.results import TrialRecord
+
 LOG = "log.txt"
 CHECKPOINTS = "checkpoints"
 MODEL_FILES = "model"
+
+
+def checkpoint_of(sweep: Path, record: TrialRecord) -> Path:
+    """The folder of a trial's best checkpoint, inside its sweep wherever that lies now.
+
+    Raises:
+        InputError: it has none any more.
+    """
+    if record.checkpoint is None:
+        raise InputError(
+            f"trial {record.trial} ({record.state}) has no checkpoint any more",
+            where=sweep,
+            fix="only the best few trials keep theirs: see `keep_checkpoints` in the study file",
+        )
+    return trial_folder(sweep, record.trial) / CHECKPOINTS / Path(record.checkpoint).name
 
 
 def trial_folder(sweep: Path, trial: int) -> Path:

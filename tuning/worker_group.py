@@ -7,159 +7,27 @@ the next task. The driver starts the groups and owns them; trials lease them. A 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
+import itertools
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from tuning.exchange import Exchange, Function
 from tuning.study import ResourcesConfig
 
-Function = Callable[..., Any]
-"""Runs on every worker of a group as `function(runtime, **arguments)`; what rank 0 returns is the task's value."""
-
 MAX_RESTARTS = 3
+"""A group that was lost so often in a row, without a task in between that came to its end, is given up."""
 MAX_WAITING = 10_000
 """Calls of the exchange that wait at the same time: each worker waits for a task, and for a stop."""
+SECONDS_TO_FAIL_TOGETHER = 10
 UPDATES_BETWEEN_AGREEMENTS = 8
 """How often workers of a group agree whether to stop: they talk once in so many updates."""
-
-
-@dataclass
-class Lease:
-    """One task on one group."""
-
-    group: str
-    function: Function
-    arguments: dict[str, Any]
-    outcome: asyncio.Queue[tuple[str, Any]] = field(default_factory=asyncio.Queue)
-    """`("report", …)` any number of times, then one `("value", …)` or `("error", traceback)`."""
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
-    told: int = 0
-    """Reports so far."""
-    asked: int = 0
-    """How often somebody asked for the next thing; more than `told` means: go on."""
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-
-
-class Exchange:
-    """Where tasks go to worker groups, and reports come back."""
-
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._leases: dict[int, Lease] = {}
-        self._inboxes: dict[tuple[str, int], asyncio.Queue[int | None]] = {}
-        self._waiting: dict[str, int] = {}
-        self._free: asyncio.Queue[str] = asyncio.Queue()
-        self._dead: set[str] = set()
-        self._changed = asyncio.Condition()
-        self._closed = False
-        self._broken: str | None = None
-
-    async def submit(self, function: Function, arguments: dict[str, Any]) -> int:
-        """Hand a task to the next free group; its number. Waits until there is one."""
-        while True:
-            group = await self._free.get()
-            if group not in self._dead:
-                break
-            if self._broken:
-                self._free.put_nowait(group)
-                raise RuntimeError(self._broken)
-        number = len(self._leases)
-        self._leases[number] = Lease(group, function, arguments)
-        self._waiting[group] = 0
-        for rank in range(self._workers):
-            self._inbox(group, rank).put_nowait(number)
-        return number
-
-    async def take(self, number: int) -> tuple[str, Any]:
-        """The next thing that a task has to say. To ask for it is to say: go on."""
-        lease = self._leases[number]
-        async with lease.changed:
-            lease.asked += 1
-            lease.changed.notify_all()
-        return await lease.outcome.get()
-
-    async def stop(self, number: int) -> None:
-        """Ask a task's workers to leave at their next update."""
-        lease = self._leases[number]
-        lease.stop.set()
-        async with lease.changed:
-            lease.changed.notify_all()
-
-    async def stop_all(self) -> None:
-        """Ask the workers of every task to leave."""
-        for number in list(self._leases):
-            await self.stop(number)
-
-    async def close(self) -> None:
-        """Send all workers home once they are done."""
-        self._closed = True
-        await self.stop_all()
-        for inbox in self._inboxes.values():
-            inbox.put_nowait(None)
-
-    async def next(self, group: str, rank: int) -> tuple[int, Function, dict[str, Any]] | None:
-        """For a worker: the next task of its group; None when there will be no more."""
-        if self._closed:
-            return None
-        self._waiting[group] = self._waiting.get(group, 0) + 1
-        if self._waiting[group] == self._workers:
-            self._free.put_nowait(group)
-            async with self._changed:
-                self._changed.notify_all()
-        number = await self._inbox(group, rank).get()
-        return None if number is None else (number, self._leases[number].function, self._leases[number].arguments)
-
-    async def report(self, number: int, content: Any) -> bool:
-        """For a worker of rank 0: something to say before the end. Whether to stop there.
-
-        Waits for the decision, so that a stopped trial ends at the very evaluation that stopped it: no update
-        more is computed, and no checkpoint is written that nobody knows of.
-        """
-        lease = self._leases[number]
-        lease.told += 1
-        lease.outcome.put_nowait(("report", content))
-        async with lease.changed:
-            await lease.changed.wait_for(lambda: lease.asked > lease.told or lease.stop.is_set())
-        return lease.stop.is_set()
-
-    async def end(self, number: int, kind: str, content: Any) -> None:
-        """For a worker: the task's `value` (of rank 0) or an `error` (of any)."""
-        await self.stop(number)
-        self._leases[number].outcome.put_nowait((kind, content))
-
-    async def stopped(self, number: int) -> None:
-        """For a worker: returns when its task is to stop, or has ended."""
-        await self._leases[number].stop.wait()
-
-    async def lost(self, group: str, reason: str, *, for_good: bool) -> None:
-        """A group is gone: whoever leases it hears why; `for_good` says that no other takes its place."""
-        self._dead.add(group)
-        if for_good:
-            self._broken = reason
-            self._free.put_nowait(group)
-        for number, lease in self._leases.items():
-            if lease.group == group:
-                await self.end(number, "error", reason)
-        async with self._changed:
-            self._changed.notify_all()
-
-    async def ready(self, groups: int) -> None:
-        """Returns when so many groups wait for work, or one cannot be started."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._free.qsize() >= groups or self._broken)
-        if self._broken:
-            raise RuntimeError(self._broken)
-
-    def _inbox(self, group: str, rank: int) -> asyncio.Queue[int | None]:
-        return self._inboxes.setdefault((group, rank), asyncio.Queue())
 
 
 class WorkerGroups:
@@ -168,20 +36,23 @@ class WorkerGroups:
     def __init__(self, count: int, resources: ResourcesConfig, *, storage: Path) -> None:
         """Begin to start `count` groups, each with the workers of one trial; does not wait for them."""
         actor = ray.remote(num_cpus=0)(Exchange).options(max_concurrency=MAX_WAITING)
-        self.exchange: Any = actor.remote(resources.workers)
+        self.exchange: Any = actor.remote(count, resources.workers)
         self.count, self._resources, self._storage = count, resources, storage
         self._closing = threading.Event()
         self._threads = [threading.Thread(target=self._keep_alive, args=(i,), daemon=True) for i in range(count)]
         for thread in self._threads:
             thread.start()
 
-    def wait_until_ready(self) -> None:
-        """Wait until every group's workers wait for a task.
+    def wait_until_ready(self, give_up: Callable[[], bool] = lambda: False) -> None:
+        """Wait until a group's workers wait for a task, or `give_up` says that it is no longer worth it.
 
         Raises:
-            RuntimeError: a group cannot be started.
+            RuntimeError: no group can be started.
         """
-        ray.get(self.exchange.ready.remote(self.count))
+        ready = self.exchange.ready.remote()
+        while not give_up():
+            with contextlib.suppress(ray.exceptions.GetTimeoutError):
+                return ray.get(ready, timeout=0.5)
 
     def run(self, function: Function, **arguments: Any) -> Any:
         """Run a task on a free group and return its value. Raises RuntimeError with its traceback."""
@@ -193,6 +64,10 @@ class WorkerGroups:
             if kind == "error":
                 raise RuntimeError(content)
 
+    def stop_all(self) -> None:
+        """End every task, and those that wait for a group."""
+        ray.get(self.exchange.stop_all.remote())
+
     def close(self, timeout: float = 20.0) -> None:
         """End all groups; what they hold is free when this returns."""
         self._closing.set()
@@ -202,13 +77,17 @@ class WorkerGroups:
             thread.join(timeout)
 
     def _keep_alive(self, index: int) -> None:
-        for attempt in range(MAX_RESTARTS + 1):
-            group = f"{index}.{attempt}"
+        failures = 0
+        for incarnation in itertools.count():
+            group = f"{index}.{incarnation}"
             reason = self._run_group(group)
             if self._closing.is_set():
                 return
             with contextlib.suppress(ray.exceptions.RayError):
-                ray.get(self.exchange.lost.remote(group, reason, for_good=attempt == MAX_RESTARTS))
+                failures = 0 if ray.get(self.exchange.served.remote(group)) else failures + 1
+                ray.get(self.exchange.lost.remote(group, reason, for_good=failures > MAX_RESTARTS))
+            if failures > MAX_RESTARTS:
+                return
 
     def _run_group(self, group: str) -> str:
         """Run one group until it ends; why it did."""
@@ -237,7 +116,6 @@ class WorkerGroups:
 def serve(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs: task after task, until there are no more."""
     import ray.train
-    import torch
     import torch.distributed as dist
 
     exchange, group = config["exchange"], config["group"]
@@ -253,13 +131,12 @@ def serve(config: dict[str, Any]) -> None:
             with clean_slate(config["threads"]):
                 value = function(runtime, **arguments)
         except Exception:
-            ray.get(exchange.end.remote(number, "error", traceback.format_exc()))
-            if workers > 1:
-                raise  # the others may wait for this one in a collective: the whole group starts anew
+            ray.get(exchange.end.remote(number, rank, "error", traceback.format_exc()))
+            # What fails on all workers alike, such as a loss that is NaN, leaves the group as it was. If another one
+            # does not end, it may wait for this one in a collective for ever: the whole group starts anew.
+            ray.get(exchange.all_ended.remote(number), timeout=SECONDS_TO_FAIL_TOGETHER)
         else:
-            if rank == 0:
-                ray.get(exchange.end.remote(number, "value", value))
-        torch.set_num_threads(config["threads"])
+            ray.get(exchange.end.remote(number, rank, "value", value if rank == 0 else None))
 
 
 @contextlib.contextmanager
@@ -295,11 +172,13 @@ class GroupRuntime:
             ray.get(self._exchange.stopped.remote(self._number))
         self._asked_to_stop.set()
 
-    def report(self, report: Any) -> None:
-        """Hand a report to whoever leases the group, and wait for its decision."""
+    def report(self, report: Any) -> bool:
+        """Hand a report to whoever leases the group, and wait for its decision: whether to go on."""
         self._reported = True
-        if self.rank == 0 and ray.get(self._exchange.report.remote(self._number, report)):
+        if self.rank == 0 and not ray.get(self._exchange.report.remote(self._number, report)):
             self._asked_to_stop.set()
+            return False
+        return True
 
     def should_stop(self) -> bool:
         """Whether the lease was ended. Workers agree on the CPU, so that the device never waits."""

@@ -147,14 +147,14 @@ class Korquad(Task[WindowExamples]):
 
     def build_model(self) -> KoBertForQuestionAnswering:
         return KoBertForQuestionAnswering(
-            load_bert(self.model, self.tokenizer, pooler=False),
+            load_bert(self.model, self.tokenizer, longest=self.data.max_seq_length, pooler=False),
             dropout=self.model.dropout,
             boundary_head=self.model.boundary_head,
             boundary_weight=self.model.boundary_weight,
         )
 
     def hf_config(self) -> PretrainedConfig:
-        config = make_bert_config(self.model, self.tokenizer)
+        config = make_bert_config(self.model, self.tokenizer, longest=self.data.max_seq_length)
         config.update({"architectures": ["BertForQuestionAnswering"]})
         return config
 

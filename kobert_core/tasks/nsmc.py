@@ -48,6 +48,13 @@ class NsmcData(DataConfig):
     def _as_text(cls, value: object) -> object:
         return {str(label): str(name) for label, name in value.items()} if isinstance(value, dict) else value
 
+    @field_validator("labels")
+    @classmethod
+    def _names_differ(cls, value: dict[str, str]) -> dict[str, str]:
+        if len(set(value.values())) < len(value):
+            raise ValueError(f"each label needs a name of its own, but got {', '.join(value.values())}")
+        return value
+
     @property
     def columns(self) -> Columns:
         """The names of the columns, as the reader takes them."""
@@ -59,7 +66,7 @@ class NsmcModel(ModelConfig):
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Part of each target's mass that is spread over all classes."""
-    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
+    class_weights: Literal["balanced"] | tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """Weight of each class in the loss; `balanced` is inverse to its frequency in the training examples."""
 
 
@@ -112,7 +119,7 @@ class Nsmc(Task[TextExamples]):
     def build_model(self) -> KoBertClassifier:
         weights = self._class_weights
         return KoBertClassifier(
-            load_bert(self.model, self.tokenizer),
+            load_bert(self.model, self.tokenizer, longest=self.data.max_length),
             num_labels=len(self.data.labels),
             dropout=self.model.dropout,
             label_smoothing=self.model.label_smoothing,
@@ -120,7 +127,7 @@ class Nsmc(Task[TextExamples]):
         )
 
     def hf_config(self) -> PretrainedConfig:
-        config = make_bert_config(self.model, self.tokenizer)
+        config = make_bert_config(self.model, self.tokenizer, longest=self.data.max_length)
         names = list(self.data.labels.values())
         config.update(
             {

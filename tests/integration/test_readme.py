@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
+from tests.fixtures.commands import ROOT
 from tuning.cli import app
 from tuning.study import load_study
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -22,34 +20,17 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the study files, where the README's shell commands were run in their order."""
-    folder = tmp_path_factory.mktemp("readme")
-    (folder / "search_spaces").symlink_to(ROOT / "search_spaces")
-    (folder / "kobert-tune").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tuning "$@"\n')
-    (folder / "kobert-tune").chmod(0o755)
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    environment |= {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    for block in blocks("sh"):
-        done = subprocess.run(
-            ["sh", "-e", "-c", block], cwd=folder, env=environment, capture_output=True, text=True, timeout=400
-        )
-        assert done.returncode == 0, block + done.stdout + done.stderr
-    return folder
-
-
-def test_the_shell_commands_leave_what_they_promise(work: Path) -> None:
-    assert len((work / "labels.tsv").read_text(encoding="utf-8").splitlines()) == 161
-    shown = {path.name for path in (work / "sweeps" / "first").iterdir()}
+def test_the_shell_commands_leave_what_they_promise(readme_work: Path) -> None:
+    assert len((readme_work / "labels.tsv").read_text(encoding="utf-8").splitlines()) == 161
+    shown = {path.name for path in (readme_work / "sweeps" / "first").iterdir()}
     for name in re.findall(r"`([\w./]+)`", README.split("`sweeps/NAME/` holds")[1].split("`sweeps/mlflow.db`")[0]):
         assert name.split("/")[0] in shown, name
-    assert (work / "sweeps" / "mlflow.db").is_file()
+    assert (readme_work / "sweeps" / "mlflow.db").is_file()
 
 
-def test_the_python_example_runs(work: Path) -> None:
+def test_the_python_example_runs(readme_work: Path) -> None:
     (example,) = blocks("python")
-    done = subprocess.run([sys.executable, "-c", example], cwd=work, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", example], cwd=readme_work, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() in ("positive", "negative"), done.stderr
 
 

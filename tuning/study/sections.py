@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kobert_core.config import FrozenConfig, PositiveInt
+from tuning.tracking.uris import redact_uri
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
@@ -23,14 +24,14 @@ def seconds(value: Any) -> Any:
     return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
-def without_password(value: str) -> str:
-    """An address as it is, unless it holds a password: a study file is copied into sweeps, models and MLflow."""
-    if re.search(r"://[^/@]*:[^/@]+@", value):
-        raise ValueError("a password does not belong into a study file: give it by the environment")
+def without_secret(value: str) -> str:
+    """An address as it is, unless it holds a secret: a study file is copied into sweeps and MLflow."""
+    if redact_uri(value) != value and not re.search(r"://[^/@:]+@[^@]*$", value):
+        raise ValueError("a password or token does not belong into a study file: give it by the environment")
     return value
 
 
-Address = Annotated[str, Field(min_length=1), AfterValidator(without_password)]
+Address = Annotated[str, Field(min_length=1), AfterValidator(without_secret)]
 Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -61,7 +62,7 @@ class SchedulerConfig(FrozenConfig):
     """When a trial is stopped early."""
 
     name: Literal["asha", "hyperband", "median", "none"] = "asha"
-    """Ray Tune's scheduler."""
+    """Ray Tune's: `asha`; `hyperband` (asynchronous, in three brackets, each with a later first rung); `median`."""
     grace_percent: Annotated[int, Field(ge=1, le=100)] = 10
     """No trial is stopped before this percentage of its own updates."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3

@@ -32,7 +32,7 @@ def config_for(folder: Path, **model: object) -> TrainConfig:
 
 
 def bert_of(config: TrainConfig, cache: Path) -> BertModel:
-    return load_bert(config.model, Nsmc(config, cache=cache).tokenizer)
+    return load_bert(config.model, Nsmc(config, cache=cache).tokenizer, longest=32)
 
 
 def test_pretrained_weights_are_those_of_the_folder(pretrained: Path, cache: Path) -> None:
@@ -76,6 +76,13 @@ def test_a_folder_without_weights_and_one_that_is_no_bert_are_refused(pretrained
     ElectraConfig().save_pretrained(pretrained)
     with pytest.raises(InputError, match="is a model of type `electra`"):
         bert_of(config_for(pretrained), cache)
+
+
+def test_examples_longer_than_the_encoder_are_refused_before_a_run(pretrained: Path, cache: Path) -> None:
+    values = config_for(pretrained).model_dump(mode="json", exclude_unset=True)
+    values["data"]["max_length"] = 600
+    with pytest.raises(InputError, match="examples of 600 tokens are longer than the encoder's 512 positions"):
+        Nsmc(TrainConfig.model_validate(values), cache=cache).hf_config()
 
 
 def test_values_of_the_study_reach_the_encoder(pretrained: Path, cache: Path) -> None:

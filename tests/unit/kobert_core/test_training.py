@@ -177,7 +177,7 @@ def test_it_learns(cache: Path) -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_place(cache: Path) -> None:
     config = tiny_config(optim={"backbone_lr": 1e18, "classifier_lr": 1e18, "max_grad_norm": None, "warmup_ratio": 0.0})
-    with pytest.raises(NonFiniteError, match=r"after update \d+ train/loss is"):
+    with pytest.raises(NonFiniteError, match=r"after update \d+ .* is (nan|inf)"):
         weights_after(config, cache)
 
 

@@ -57,8 +57,8 @@ def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
         ("model.dropout=0.1", "parameters"),
         ("objective.metric=eval/acuracy", "eval/accuracy"),
         ("train.eval_percent=30", "must divide 100"),
-        ("tracking.uri=https://me:secret@host", "a password does not belong into a study file"),
-        ("search.storage=postgresql://me:secret@host/db", "a password does not belong into a study file"),
+        ("tracking.uri=https://me:secret@host", "a password or token does not belong into a study file"),
+        ("search.storage=postgresql://me:secret@host/db", "a password or token does not belong into a study file"),
         ("resources.gpus_per_worker=0.5", None),
     ],
 )

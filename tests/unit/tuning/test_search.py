@@ -10,6 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from kobert_core.config import Objective
+from kobert_core.errors import InputError
 from search_spaces.distributions import Space
 from tuning.search import OptunaSearcher, open_optuna_study
 from tuning.study import SearchConfig
@@ -26,12 +27,12 @@ OBJECTIVE = Objective(metric="eval/accuracy", mode="max")
 
 def searcher(folder: Path, search: SearchConfig | None = None, space: Space = SPACE) -> OptunaSearcher:
     search = search or SearchConfig(seed=3, startup_trials=4)
-    study = open_optuna_study(folder, name="study", objective=OBJECTIVE, search=search)
+    study = open_optuna_study(folder, name="study", objective=OBJECTIVE, search=search, resume=True)
     return OptunaSearcher(study, space, search, OBJECTIVE)
 
 
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
-    return open_optuna_study(folder, name="study", objective=OBJECTIVE, search=SearchConfig()).trials
+    return open_optuna_study(folder, name="study", objective=OBJECTIVE, search=SearchConfig(), resume=True).trials
 
 
 def result(progress: int, objective: float) -> dict[str, Any]:
@@ -153,8 +154,25 @@ def test_a_grid_tries_every_point_once(tmp_path: Path) -> None:
 def test_less_is_better_with_mode_min(tmp_path: Path) -> None:
     objective = Objective(metric="eval/loss", mode="min")
     search = SearchConfig()
-    study = open_optuna_study(tmp_path, name="study", objective=objective, search=search)
+    study = open_optuna_study(tmp_path, name="study", objective=objective, search=search, resume=False)
     bridge = OptunaSearcher(study, SPACE, search, objective)
     bridge.suggest("a")
     finish(bridge, "a", *(0.9, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5))
     assert study.best_value == 0.3
+
+
+def test_a_new_sweep_never_takes_over_the_study_of_another(tmp_path: Path) -> None:
+    search = SearchConfig(storage=f"sqlite:///{tmp_path / 'optuna.db'}")
+    open_optuna_study(tmp_path, name="same", objective=OBJECTIVE, search=search, resume=False)
+    with pytest.raises(InputError, match="the storage has a study `same` already"):
+        open_optuna_study(tmp_path, name="same", objective=OBJECTIVE, search=search, resume=False)
+
+
+def test_a_waiting_trial_that_tune_removes_is_pruned_if_it_had_begun(tmp_path: Path) -> None:
+    bridge = searcher(tmp_path)
+    for trial_id in "ab":
+        bridge.suggest(trial_id)
+    bridge.on_trial_result("a", result(10, 0.5))
+    bridge.on_trial_complete("a")  # Ray Tune gives no result for a trial that does not run at the moment
+    bridge.on_trial_complete("b")
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.PRUNED, TrialState.FAIL]

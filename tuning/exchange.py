@@ -1,0 +1,191 @@
+"""Where tasks go to worker groups, and reports come back: one actor that does nothing but wait and pass on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Function = Callable[..., Any]
+"""Runs on every worker of a group as `function(runtime, **arguments)`; what rank 0 returns is the task's value."""
+
+
+@dataclass
+class Lease:
+    """One task on one group."""
+
+    group: str
+    owner: int | None
+    function: Function
+    arguments: dict[str, Any]
+    outcome: asyncio.Queue[tuple[str, Any]] = field(default_factory=asyncio.Queue)
+    """`("report", …)` any number of times, then `("value", …)` or `("error", traceback)`."""
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    told: int = 0
+    """Reports so far."""
+    asked: int = 0
+    """How often somebody asked for the next thing; more than `told` means: go on."""
+    ended: set[int] = field(default_factory=set)
+    """Ranks that are done with it."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A task that waits for a group."""
+
+    owner: int | None
+    cancelled: bool = False
+
+
+class Exchange:
+    """An actor between trials, which lease groups, and the workers of the groups."""
+
+    def __init__(self, groups: int, workers: int) -> None:
+        """For so many groups of so many workers."""
+        self._groups_left, self._workers = groups, workers
+        self._leases: list[Lease] = []
+        self._inboxes: dict[tuple[str, int], asyncio.Queue[int | None]] = {}
+        self._idle_workers: dict[str, int] = {}
+        self._free: deque[str] = deque()
+        self._tickets: deque[Ticket] = deque()
+        self._changed = asyncio.Condition()
+        self._closed = False
+        self._broken: str | None = None
+
+    async def submit(self, function: Function, arguments: dict[str, Any], owner: int | None = None) -> int:
+        """Hand a task to the next free group; its number. Waits until there is one, first come, first served.
+
+        Raises:
+            RuntimeError: no group is left, or the task was stopped before it began.
+        """
+        ticket = Ticket(owner)
+        self._tickets.append(ticket)
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: ticket.cancelled or self._broken or (self._free and self._tickets[0] is ticket)
+            )
+            self._tickets.remove(ticket)
+            self._changed.notify_all()
+            if ticket.cancelled or self._broken:
+                raise RuntimeError(self._broken or "the task was stopped before it began")
+            group = self._free.popleft()
+        number = len(self._leases)
+        self._leases.append(Lease(group, owner, function, arguments))
+        self._idle_workers[group] = 0
+        for rank in range(self._workers):
+            self._inbox(group, rank).put_nowait(number)
+        return number
+
+    async def take(self, number: int) -> tuple[str, Any]:
+        """The next thing that a task has to say. To ask for it is to say: go on."""
+        self._leases[number].asked += 1
+        await self._notify()
+        return await self._leases[number].outcome.get()
+
+    async def stop(self, number: int) -> None:
+        """Ask a task's workers to leave at their next update."""
+        self._leases[number].stop.set()
+        await self._notify()
+
+    async def stop_owned_by(self, owner: int) -> None:
+        """Stop what an owner has, whether it runs or waits: its actor may be gone and unable to say so."""
+        await self._stop_where(lambda each: each.owner == owner)
+
+    async def stop_all(self) -> None:
+        """Stop every task, those that wait too."""
+        await self._stop_where(lambda each: True)
+
+    async def close(self) -> None:
+        """Send all workers home once they are done."""
+        self._closed = True
+        await self.stop_all()
+        for inbox in self._inboxes.values():
+            inbox.put_nowait(None)
+
+    async def ready(self) -> None:
+        """Returns when a group waits for work.
+
+        Raises:
+            RuntimeError: none can be started.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._free or self._broken)
+        if self._broken:
+            raise RuntimeError(self._broken)
+
+    async def served(self, group: str) -> bool:
+        """Whether a group has brought a task to its end."""
+        return any(lease.group == group and len(lease.ended) == self._workers for lease in self._leases)
+
+    async def lost(self, group: str, reason: str, *, for_good: bool) -> None:
+        """A group is gone: whoever leases it hears why; `for_good` says that no other takes its place."""
+        if group in self._free:
+            self._free.remove(group)
+        self._groups_left -= for_good
+        if not self._groups_left:
+            self._broken = reason
+        for lease in self._leases:
+            if lease.group == group and len(lease.ended) < self._workers:
+                lease.stop.set()
+                lease.outcome.put_nowait(("error", reason))
+        await self._notify()
+
+    async def next(self, group: str, rank: int) -> tuple[int, Function, dict[str, Any]] | None:
+        """For a worker: the next task of its group; None when there will be no more."""
+        if self._closed:
+            return None
+        self._idle_workers[group] = self._idle_workers.get(group, 0) + 1
+        if self._idle_workers[group] == self._workers:
+            self._free.append(group)
+            await self._notify()
+        number = await self._inbox(group, rank).get()
+        return None if number is None else (number, self._leases[number].function, self._leases[number].arguments)
+
+    async def report(self, number: int, content: Any) -> bool:
+        """For a worker of rank 0: something to say before the end. Whether somebody heard it and says: go on.
+
+        Waits for the decision, so that a stopped trial ends at the very evaluation that stopped it: no update
+        more is computed, and no checkpoint is written that nobody knows of.
+        """
+        lease = self._leases[number]
+        lease.told += 1
+        lease.outcome.put_nowait(("report", content))
+        async with self._changed:
+            await self._changed.wait_for(lambda: lease.asked > lease.told or lease.stop.is_set())
+        return not lease.stop.is_set()
+
+    async def end(self, number: int, rank: int, kind: str, content: Any) -> None:
+        """For a worker: it is done, with a `value` (that of rank 0 counts) or an `error` (the first counts)."""
+        lease = self._leases[number]
+        lease.ended.add(rank)
+        lease.stop.set()
+        if rank == 0 or kind == "error":
+            lease.outcome.put_nowait((kind, content))
+        await self._notify()
+
+    async def all_ended(self, number: int) -> None:
+        """For a worker: returns when all workers of its group are done with a task."""
+        lease = self._leases[number]
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(lease.ended) == self._workers)
+
+    async def stopped(self, number: int) -> None:
+        """For a worker: returns when its task is to stop, or has ended."""
+        await self._leases[number].stop.wait()
+
+    async def _stop_where(self, applies: Callable[[Lease | Ticket], bool]) -> None:
+        for lease in self._leases:
+            if applies(lease):
+                lease.stop.set()
+        for ticket in self._tickets:
+            ticket.cancelled = ticket.cancelled or applies(ticket)
+        await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _inbox(self, group: str, rank: int) -> asyncio.Queue[int | None]:
+        return self._inboxes.setdefault((group, rank), asyncio.Queue())
