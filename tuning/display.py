@@ -50,7 +50,7 @@ class Display:
         def picture() -> Group:
             finished = sum(record.state not in ("RUNNING", "INTERRUPTED") for record in table)
             left = budget.seconds_left
-            line = f"{study.name}: {finished} of {study.budget.trials} trials, {span(time.monotonic() - begin)}"
+            line = f"{table.folder.name}: {finished} of {study.budget.trials} trials, {span(time.monotonic() - begin)}"
             line += f", {span(left)} of its budget left" if left is not None else ""
             line += " — stopping" if budget.interrupted else ""
             return Group(Text(line, style="bold"), trial_table(table, rows=max(5, self.console.height - 8)))

@@ -33,6 +33,8 @@ class Recorder(DriverOnly, Callback):
         self._sitting[number] = (time.monotonic(), record.seconds)
         self._table.put(record)
         config = self._study.train_config(values).model_dump(mode="json", exclude_none=True)
+        if "effective_batch_size" in config["optim"]:
+            del config["optim"]["accumulation"]  # it follows
         self._tracker.start_trial(str(number), params=flat(config), tags={"trial": str(number)})
 
     def on_trial_result(

@@ -23,7 +23,7 @@ from tuning.cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.display import Display
 from tuning.export import export_model
 from tuning.readings import readings, record_reading
-from tuning.results import TABLE, WINNER, TrialRecord, TrialTable, read_winner
+from tuning.results import LEDGER, TABLE, WINNER, TrialRecord, TrialTable, read_winner
 from tuning.study import StudyConfig, dump_study, load_study
 from tuning.tracking import Status, Tracker, redact_uri, resolve_tracking_uri
 from tuning.trial_files import MODEL_FILES, checkpoint_of, trial_folder
@@ -109,7 +109,11 @@ def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[
         if used:
             refuse_other_study(load_study(folder / STUDY), study, folder)
         dump_study(study, folder / STUDY)
-        yield
+        try:
+            yield
+        finally:
+            if not (folder / LEDGER).exists():  # nothing began: the name stays free
+                (folder / STUDY).unlink()
 
 
 def refuse_other_study(before: StudyConfig, now: StudyConfig, folder: Path) -> None:
@@ -158,6 +162,7 @@ class Sweep:
         self.study, self.folder, self.display, self.resume = study, folder, display, resume
         self.cache = folder.parent / CACHE
         self.begin = time.monotonic()
+        display.say("reading the data …")
         self.task = prepare(study, self.cache)
         self.table = TrialTable(folder, study.objective)
         self.uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
@@ -196,6 +201,7 @@ class Sweep:
         searcher = OptunaSearcher(optuna_study, study.space, study.search, study.objective)
         remaining = study.budget.trials - sum(record.state not in UNFINISHED for record in table)
         winner, test, interrupted = None, {}, False
+        self.display.say("starting Ray and its worker groups …")
         with ray_cluster(address) as cluster:
             count = min(groups_that_fit(cluster, study.resources), max(1, remaining))
             groups = WorkerGroups(count, study.resources, storage=folder / SCRATCH)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import os
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -133,8 +134,12 @@ def serve(config: dict[str, Any]) -> None:
         except Exception:
             ray.get(exchange.end.remote(number, rank, "error", traceback.format_exc()))
             # What fails on all workers alike, such as a loss that is NaN, leaves the group as it was. If another one
-            # does not end, it may wait for this one in a collective for ever: the whole group starts anew.
-            ray.get(exchange.all_ended.remote(number), timeout=SECONDS_TO_FAIL_TOGETHER)
+            # does not end, it waits for this one in a collective: that breaks with this process, and the whole group
+            # starts anew.
+            try:
+                ray.get(exchange.all_ended.remote(number), timeout=SECONDS_TO_FAIL_TOGETHER)
+            except ray.exceptions.GetTimeoutError:
+                os._exit(1)
         else:
             ray.get(exchange.end.remote(number, rank, "value", value if rank == 0 else None))
 

@@ -281,3 +281,14 @@ def test_a_trial_that_fails_does_not_end_the_sweep(tmp_path: Path) -> None:
     for trial in optuna.load_study(study_name="bad", storage=storage).trials:
         assert (trial.state == TrialState.FAIL) == any(record["trial"] == trial.number for record in failed)
         assert all(math.isfinite(value) for value in trial.intermediate_values.values())
+
+
+@pytest.mark.slow
+def test_a_spent_budget_ends_the_sweep_in_mid_step(tmp_path: Path) -> None:
+    """No trial is near a report when the time is over; the sweep still ends, judges and can go on."""
+    study = ["sweep", QUICKSTART, "--name", "short", "--trials", 2, "--set", "train.epochs=400"]
+    begin = time.monotonic()
+    done = tune(*study, "--set", "budget.wall_time=20s", "--json", cwd=tmp_path, code=1)
+    assert time.monotonic() - begin < 120
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["states"] == {"INTERRUPTED": 2} and result["winner"] is None
