@@ -212,7 +212,7 @@ def test_list_and_logs_show_sweeps_and_trials(sweep: dict[str, Any]) -> None:
     listed = tune("list", cwd=sweep["folder"].parents[1]).stdout
     assert "first" in listed and f"{sweep['states']['PRUNED']} pruned" in listed
     log = tune("logs", sweep["folder"], 0, cwd=sweep["folder"]).stdout
-    assert "100% update" in log and "eval/accuracy" in log
+    assert " 50% update" in log and "eval/accuracy" in log
     missing = tune("logs", sweep["folder"], 99, cwd=sweep["folder"], code=2)
     assert "there is no trial 99" in missing.stderr
 
