@@ -218,13 +218,13 @@ def test_list_and_logs_show_sweeps_and_trials(sweep: dict[str, Any]) -> None:
 
 
 def test_a_used_name_is_refused_and_resume_extends(sweep: dict[str, Any]) -> None:
-    work = sweep["folder"].parents[1]
-    refused = tune("sweep", QUICKSTART, "--name", "first", cwd=work, code=2)
+    work, study = sweep["folder"].parents[1], "search_spaces/quickstart.yaml"  # as the README names it
+    refused = tune("sweep", study, "--name", "first", cwd=work, code=2)
     assert "is in use" in refused.stderr and len(refused.stderr.strip().splitlines()) == 1
-    other = tune("sweep", QUICKSTART, "--name", "first", "--resume", "--set", "train.epochs=3", cwd=work, code=2)
+    other = tune("sweep", study, "--name", "first", "--resume", "--set", "train.epochs=3", cwd=work, code=2)
     assert "`train` is not what this sweep began with" in other.stderr
     before = records(sweep)
-    done = tune("sweep", QUICKSTART, "--name", "first", "--resume", "--trials", 10, "--json", cwd=work)
+    done = tune("sweep", study, "--name", "first", "--resume", "--trials", 10, "--json", cwd=work)
     result = json.loads(done.stdout.splitlines()[-1])
     assert sum(result["states"].values()) == 10
     after = records(sweep)
