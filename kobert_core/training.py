@@ -150,7 +150,7 @@ class Window:
     """What happened since the last evaluation; the loss stays on the device until it is read."""
 
     def __init__(self, device: torch.device) -> None:
-        self.loss = torch.zeros((), device=device)
+        self.loss = torch.zeros((), dtype=torch.float64, device=device)  # however many parts it is summed from
         self.weight, self.examples = 0.0, 0
         self.begin = time.perf_counter()
 

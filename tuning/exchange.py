@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ class Lease:
     function: Function
     arguments: dict[str, Any]
     outcome: asyncio.Queue[tuple[str, Any]] = field(default_factory=asyncio.Queue)
-    """`("report", …)` any number of times, then `("value", …)` or `("error", traceback)`."""
+    """`("report", …)` any number of times, then `("value", …)`, `("error", traceback)` or `("lost", reason)`."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     told: int = 0
     """Reports so far."""
@@ -29,6 +30,12 @@ class Lease:
     """How often somebody asked for the next thing; more than `told` means: go on."""
     ended: set[int] = field(default_factory=set)
     """Ranks that are done with it."""
+    alive: dict[int, float] = field(default_factory=dict)
+    """When each rank gave its last sign of life, by the exchange's own clock, in seconds."""
+
+    def undecided(self) -> bool:
+        """Whether its workers wait for a decision on their report."""
+        return self.asked <= self.told and not self.stop.is_set()
 
 
 @dataclass(eq=False)
@@ -47,7 +54,10 @@ class Exchange:
         self._groups_left, self._workers = groups, workers
         self._leases: list[Lease] = []
         self._inboxes: dict[tuple[str, int], asyncio.Queue[int | None]] = {}
-        self._idle_workers: dict[str, int] = {}
+        self._waiting: dict[str, int] = {}
+        self._worn_out: set[str] = set()
+        self._handles: dict[str, dict[int, Any]] = {}
+        self._silent: dict[str, str] = {}
         self._free: deque[str] = deque()
         self._tickets: deque[Ticket] = deque()
         self._changed = asyncio.Condition()
@@ -72,8 +82,10 @@ class Exchange:
                 raise RuntimeError(self._broken or "the task was stopped before it began")
             group = self._free.popleft()
         number = len(self._leases)
-        self._leases.append(Lease(group, owner, function, arguments))
-        self._idle_workers[group] = 0
+        lease = Lease(group, owner, function, arguments)
+        lease.alive = dict.fromkeys(range(self._workers), time.monotonic())
+        self._leases.append(lease)
+        self._waiting[group] = 0
         for rank in range(self._workers):
             self._inbox(group, rank).put_nowait(number)
         return number
@@ -115,12 +127,24 @@ class Exchange:
         if self._broken:
             raise RuntimeError(self._broken)
 
-    async def served(self, group: str) -> bool:
-        """Whether a group has brought a task to its end."""
-        return any(lease.group == group and len(lease.ended) == self._workers for lease in self._leases)
+    async def was_ready(self, group: str) -> bool:
+        """Whether all workers of a group have once waited for a task."""
+        return group in self._waiting
+
+    async def silent(self, seconds: float) -> list[Any]:
+        """The workers, as actors, of groups in which one has given no sign of life for so long in its task."""
+        handles: list[Any] = []
+        now = time.monotonic()
+        for lease in self._leases:
+            hung = [rank for rank, then in lease.alive.items() if rank not in lease.ended and now - then > seconds]
+            if hung and not lease.undecided() and lease.group not in self._silent:
+                self._silent[lease.group] = f"worker {hung[0]} gave no sign of life for {seconds:g} s"
+                handles += self._handles[lease.group].values()
+        return handles
 
     async def lost(self, group: str, reason: str, *, for_good: bool) -> None:
         """A group is gone: whoever leases it hears why; `for_good` says that no other takes its place."""
+        reason = self._silent.get(group, reason)
         if group in self._free:
             self._free.remove(group)
         self._groups_left -= for_good
@@ -129,16 +153,32 @@ class Exchange:
         for lease in self._leases:
             if lease.group == group and len(lease.ended) < self._workers:
                 lease.stop.set()
-                lease.outcome.put_nowait(("error", reason))
+                lease.ended.update(range(self._workers))
+                lease.outcome.put_nowait(("lost", reason))
         await self._notify()
 
-    async def next(self, group: str, rank: int) -> tuple[int, Function, dict[str, Any]] | None:
-        """For a worker: the next task of its group; None when there will be no more."""
+    async def next(
+        self, group: str, rank: int, worker: Any, *, worn_out: bool
+    ) -> tuple[int, Function, dict[str, Any]] | None:
+        """For a worker: the next task of its group; None when there will be no more.
+
+        Args:
+            group: Name of its group.
+            rank: Its rank.
+            worker: Its actor.
+            worn_out: Whether its process has had its time; one such worker ends the group, and a fresh one follows.
+        """
         if self._closed:
             return None
-        self._idle_workers[group] = self._idle_workers.get(group, 0) + 1
-        if self._idle_workers[group] == self._workers:
-            self._free.append(group)
+        self._handles.setdefault(group, {})[rank] = worker
+        self._worn_out |= {group} if worn_out else set()
+        self._waiting[group] = self._waiting.get(group, 0) + 1
+        if self._waiting[group] == self._workers:
+            if group in self._worn_out:
+                for each in range(self._workers):
+                    self._inbox(group, each).put_nowait(None)
+            else:
+                self._free.append(group)
             await self._notify()
         number = await self._inbox(group, rank).get()
         return None if number is None else (number, self._leases[number].function, self._leases[number].arguments)
@@ -153,14 +193,20 @@ class Exchange:
         lease.told += 1
         lease.outcome.put_nowait(("report", content))
         async with self._changed:
-            await self._changed.wait_for(lambda: lease.asked > lease.told or lease.stop.is_set())
+            await self._changed.wait_for(lambda: not lease.undecided())
+        lease.alive = dict.fromkeys(lease.alive, time.monotonic())
         return not lease.stop.is_set()
+
+    async def live(self, number: int, rank: int) -> None:
+        """For a worker: a sign of life."""
+        self._leases[number].alive[rank] = time.monotonic()
 
     async def end(self, number: int, rank: int, kind: str, content: Any) -> None:
         """For a worker: it is done, with a `value` (that of rank 0 counts) or an `error` (the first counts)."""
         lease = self._leases[number]
         lease.ended.add(rank)
         lease.stop.set()
+        lease.alive = dict.fromkeys(lease.alive, time.monotonic())
         if rank == 0 or kind == "error":
             lease.outcome.put_nowait((kind, content))
         await self._notify()

@@ -260,6 +260,7 @@ class Sweep:
             storage=self.folder / SCRATCH,
             callbacks=[recorder],
             stop=budget,
+            max_failures=self.study.resources.max_failures,
         )
         tuner.fit()
 

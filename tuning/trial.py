@@ -29,34 +29,50 @@ class Trial(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], **shared: Any) -> None:
-        """`shared`: the `exchange`, the `metric` to compare by, the `function` of a trial, its `fixed` arguments."""
+        """`shared`: the `exchange`, the `metric` to compare by, the `function` of a trial, its `fixed` arguments, and
+        `max_failures`: how often it goes on after its workers were lost."""
         self._shared, self._lease = shared, None
+        self._begin()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The same actor, the next trial."""
         self._end()
+        self._begin()
         return True
+
+    def _begin(self) -> None:
+        self._failures, self._heard = 0, -1
 
     def step(self) -> dict[str, Any]:
         """The next report of the trial, as a result of Ray Tune."""
-        exchange = self._shared["exchange"]
-        if self._lease is None:  # not in `reset_config`: Tune resets an actor before it restores it
-            arguments = self._shared["fixed"] | {
-                "trial": self.config["trial"],
-                "values": self.config["values"],
-            }
-            self._lease = ray.get(exchange.submit.remote(self._shared["function"], arguments, self.config["trial"]))
-        kind, content = ray.get(exchange.take.remote(self._lease))
-        if kind == "error":
-            raise RuntimeError(content)
-        if kind == "value":
-            raise RuntimeError("the trial was stopped before its end")
+        content = self._next_report()
+        while content["progress"] <= self._heard:  # a run that goes on repeats its last report
+            content = self._next_report()
+        self._heard = content["progress"]
         return {
             "objective": content["metrics"][self._shared["metric"]],
             "progress": content["progress"],
             "report": content,
             "done": content["progress"] == 100,
         }
+
+    def _next_report(self) -> dict[str, Any]:
+        exchange = self._shared["exchange"]
+        while True:
+            if self._lease is None:  # not in `reset_config`: Tune resets an actor before it restores it
+                arguments = self._shared["fixed"] | {"trial": self.config["trial"], "values": self.config["values"]}
+                self._lease = ray.get(exchange.submit.remote(self._shared["function"], arguments, self.config["trial"]))
+            kind, content = ray.get(exchange.take.remote(self._lease))
+            if kind == "report":
+                report: dict[str, Any] = content
+                return report
+            if kind == "error":
+                raise RuntimeError(content)
+            if kind == "value":
+                raise RuntimeError("the trial was stopped before its end")
+            self._lease, self._failures = None, self._failures + 1
+            if self._failures > self._shared["max_failures"]:
+                raise RuntimeError(f"the trial's workers were lost {self._failures} times: {content}")
 
     def cleanup(self) -> None:
         """The trial is over, however it ended."""
@@ -87,6 +103,7 @@ def make_tuner(
     storage: Path,
     callbacks: list[tune.Callback],
     stop: tune.Stopper | None = None,
+    max_failures: int = 0,
 ) -> tune.Tuner:
     """A Ray Tune run of so many trials on worker groups.
 
@@ -101,11 +118,21 @@ def make_tuner(
         storage: Folder for what Tune writes for itself.
         callbacks: Hear of every trial.
         stop: Asked whether to stop all.
+        max_failures: How often a trial goes on from its newest checkpoint after its workers were lost.
     """
-    trainable = tune.with_parameters(Trial, exchange=groups.exchange, metric=metric, function=function, fixed=fixed)
+    trainable = tune.with_parameters(
+        Trial,
+        exchange=groups.exchange,
+        metric=metric,
+        function=function,
+        fixed=fixed,
+        max_failures=max_failures,
+    )
+    # Tune wants resources, but the CPUs and GPUs are the groups': a request of one byte, on the driver's machine.
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    beside_us = tune.PlacementGroupFactory([{"CPU": 0, "memory": 1}], bundle_label_selector=[here])
     return tune.Tuner(
-        # A request of one byte: Tune wants resources, but the CPUs and GPUs are the groups'.
-        tune.with_resources(trainable, {"cpu": 0, "memory": 1}),
+        tune.with_resources(trainable, beside_us),
         tune_config=tune.TuneConfig(
             num_samples=trials,
             max_concurrent_trials=groups.count,
@@ -134,6 +161,8 @@ def train_trial(runtime: Any, *, trial: int, values: dict[str, Any], study: str,
     from tuning.study import load_study
 
     config = load_study(Path(study)).train_config(values)
+    if len(set(runtime.gather(config.model_dump_json()))) > 1:
+        raise RuntimeError("the workers of the group read different values: is the sweep's folder a shared one?")
     here = trial_folder(Path(folder), trial)
     with printing_to(here / LOG, rank=runtime.rank):
         print(f"trial {trial} on {runtime.device}, {runtime.workers} worker(s): {json.dumps(values)}")

@@ -12,21 +12,28 @@ import gc
 import itertools
 import os
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tuning.exchange import Exchange, Function
 from tuning.study import ResourcesConfig
 
-MAX_RESTARTS = 3
-"""A group that was lost so often in a row, without a task in between that came to its end, is given up."""
+MAX_FAILED_STARTS = 3
+"""A group that was lost more often than this in a row before its workers waited for a task is given up."""
 MAX_WAITING = 10_000
 """Calls of the exchange that wait at the same time: each worker waits for a task, and for a stop."""
 SECONDS_TO_FAIL_TOGETHER = 10
+SECONDS_BETWEEN_SIGNS_OF_LIFE = 5.0
+MAX_TASKS = 500
+MAX_GROWTH = 2 * 2**30
+"""So many bytes may a worker's process grow after its first task before its group starts anew."""
 UPDATES_BETWEEN_AGREEMENTS = 8
 """How often workers of a group agree whether to stop: they talk once in so many updates."""
 
@@ -34,13 +41,21 @@ UPDATES_BETWEEN_AGREEMENTS = 8
 class WorkerGroups:
     """The driver's side: starts groups, keeps them alive, ends them."""
 
-    def __init__(self, count: int, resources: ResourcesConfig, *, storage: Path) -> None:
-        """Begin to start `count` groups, each with the workers of one trial; does not wait for them."""
-        actor = ray.remote(num_cpus=0)(Exchange).options(max_concurrency=MAX_WAITING)
+    def __init__(self, count: int, resources: ResourcesConfig, *, storage: Path, max_tasks: int = MAX_TASKS) -> None:
+        """Begin to start `count` groups, each with the workers of one trial; does not wait for them.
+
+        Args:
+            count: Number of groups.
+            resources: What a group consists of.
+            storage: Folder for what Ray Train writes for itself.
+            max_tasks: After so many tasks a group is replaced by a fresh one.
+        """
+        actor = ray.remote(num_cpus=0)(Exchange).options(max_concurrency=MAX_WAITING, scheduling_strategy=beside_us())
         self.exchange: Any = actor.remote(count, resources.workers)
-        self.count, self._resources, self._storage = count, resources, storage
+        self.count, self._resources, self._storage, self._max_tasks = count, resources, storage, max_tasks
         self._closing = threading.Event()
         self._threads = [threading.Thread(target=self._keep_alive, args=(i,), daemon=True) for i in range(count)]
+        self._threads.append(threading.Thread(target=self._end_hung_groups, daemon=True))
         for thread in self._threads:
             thread.start()
 
@@ -56,13 +71,17 @@ class WorkerGroups:
                 return ray.get(ready, timeout=0.5)
 
     def run(self, function: Function, **arguments: Any) -> Any:
-        """Run a task on a free group and return its value. Raises RuntimeError with its traceback."""
+        """Run a task on a free group and return its value.
+
+        Raises:
+            RuntimeError: with the task's traceback, or why its workers were lost.
+        """
         number = ray.get(self.exchange.submit.remote(function, arguments))
         while True:
             kind, content = ray.get(self.exchange.take.remote(number))
             if kind == "value":
                 return content
-            if kind == "error":
+            if kind != "report":
                 raise RuntimeError(content)
 
     def stop_all(self) -> None:
@@ -85,10 +104,17 @@ class WorkerGroups:
             if self._closing.is_set():
                 return
             with contextlib.suppress(ray.exceptions.RayError):
-                failures = 0 if ray.get(self.exchange.served.remote(group)) else failures + 1
-                ray.get(self.exchange.lost.remote(group, reason, for_good=failures > MAX_RESTARTS))
-            if failures > MAX_RESTARTS:
+                failures = 0 if ray.get(self.exchange.was_ready.remote(group)) else failures + 1
+                ray.get(self.exchange.lost.remote(group, reason, for_good=failures > MAX_FAILED_STARTS))
+            if failures > MAX_FAILED_STARTS:
                 return
+
+    def _end_hung_groups(self) -> None:
+        timeout = self._resources.timeout
+        while not self._closing.wait(min(timeout / 4, SECONDS_BETWEEN_SIGNS_OF_LIFE)):
+            with contextlib.suppress(ray.exceptions.RayError):
+                for worker in ray.get(self.exchange.silent.remote(timeout)):
+                    ray.kill(worker)
 
     def _run_group(self, group: str) -> str:
         """Run one group until it ends; why it did."""
@@ -99,7 +125,13 @@ class WorkerGroups:
         cpus, gpus = self._resources.cpus_per_worker, self._resources.gpus_per_worker
         trainer = LeanTorchTrainer(
             serve,
-            train_loop_config={"exchange": self.exchange, "group": group, "threads": cpus},
+            train_loop_config={
+                "exchange": self.exchange,
+                "group": group,
+                "threads": cpus,
+                "timeout": self._resources.timeout,
+                "max_tasks": self._max_tasks,
+            },
             scaling_config=ScalingConfig(
                 num_workers=self._resources.workers,
                 use_gpu=gpus > 0,
@@ -114,8 +146,17 @@ class WorkerGroups:
         return "the worker group ended"
 
 
+def beside_us() -> NodeAffinitySchedulingStrategy:
+    """Places an actor on the driver's machine: it shares the driver's fate, and no other machine's."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+class FellowLost(RuntimeError):
+    """A fellow worker can no longer be reached. It is not this worker's fault, so not its task's error."""
+
+
 def serve(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs: task after task, until there are no more."""
+    """What each Ray Train worker runs: task after task, until there are no more or the process has had its time."""
     import ray.train
     import torch.distributed as dist
 
@@ -124,13 +165,17 @@ def serve(config: dict[str, Any]) -> None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     cpu_group = dist.new_group(backend="gloo") if workers > 1 else None
+    actor, wear = ray.get_runtime_context().current_actor, Wear(config["max_tasks"])
     gc.freeze()  # what is imported by now stays: a collection after each task looks at the task alone
-    while (task := ray.get(exchange.next.remote(group, rank))) is not None:
+    while (task := ray.get(exchange.next.remote(group, rank, actor, worn_out=wear.is_out()))) is not None:
         number, function, arguments = task
         runtime = GroupRuntime(exchange, number, device=device, rank=rank, workers=workers, cpu_group=cpu_group)
+        runtime.seconds_between_signs = min(config["timeout"] / 4, SECONDS_BETWEEN_SIGNS_OF_LIFE)
         try:
             with clean_slate(config["threads"]):
                 value = function(runtime, **arguments)
+        except FellowLost:
+            os._exit(1)  # with this process ends the group, and the task is told that its workers were lost
         except Exception:
             ray.get(exchange.end.remote(number, rank, "error", traceback.format_exc()))
             # What fails on all workers alike, such as a loss that is NaN, leaves the group as it was. If another one
@@ -142,6 +187,21 @@ def serve(config: dict[str, Any]) -> None:
                 os._exit(1)
         else:
             ray.get(exchange.end.remote(number, rank, "value", value if rank == 0 else None))
+
+
+class Wear:
+    """How much a worker's process has done, and grown by."""
+
+    def __init__(self, max_tasks: int) -> None:
+        self._process, self._tasks, self._max_tasks = psutil.Process(), -1, max_tasks
+
+    def is_out(self) -> bool:
+        """Asked before each task: whether the process should serve no further one."""
+        self._tasks += 1
+        bytes_now = self._process.memory_info().rss
+        if self._tasks <= 1:
+            self._bytes_at_first = bytes_now
+        return self._tasks >= self._max_tasks or bytes_now - self._bytes_at_first > MAX_GROWTH
 
 
 @contextlib.contextmanager
@@ -170,6 +230,7 @@ class GroupRuntime:
         self._exchange, self._number, self._cpu_group = exchange, number, cpu_group
         self._asked_to_stop = threading.Event()
         self._updates, self._reported = 0, False
+        self.seconds_between_signs, self._last_sign = SECONDS_BETWEEN_SIGNS_OF_LIFE, time.monotonic()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -187,6 +248,7 @@ class GroupRuntime:
 
     def should_stop(self) -> bool:
         """Whether the lease was ended. Workers agree on the CPU, so that the device never waits."""
+        self._give_sign_of_life()
         if self.workers == 1:
             return self._asked_to_stop.is_set()
         self._updates += 1
@@ -197,7 +259,8 @@ class GroupRuntime:
         import torch.distributed as dist
 
         asked = torch.tensor([float(self._asked_to_stop.is_set())])
-        dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self._cpu_group)
+        with together():
+            dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self._cpu_group)
         return bool(asked.item())
 
     def add_up(self, tensors: Sequence[Any]) -> None:
@@ -210,7 +273,8 @@ class GroupRuntime:
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):  # the same order on all workers
             same = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.reshape(-1) for tensor in same])
-            dist.all_reduce(flat)
+            with together():
+                dist.all_reduce(flat)
             for tensor, part in zip(same, flat.split([tensor.numel() for tensor in same]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
@@ -221,5 +285,21 @@ class GroupRuntime:
         import torch.distributed as dist
 
         values: list[Any] = [None] * self.workers
-        dist.all_gather_object(values, value, group=self._cpu_group)
+        with together():
+            dist.all_gather_object(values, value, group=self._cpu_group)
         return values
+
+    def _give_sign_of_life(self) -> None:
+        now = time.monotonic()
+        if now - self._last_sign > self.seconds_between_signs:
+            self._last_sign = now
+            self._exchange.live.remote(self._number, self.rank)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """A collective: what fails in it is that a fellow is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise FellowLost(str(error)) from error

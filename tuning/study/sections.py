@@ -80,6 +80,11 @@ class ResourcesConfig(FrozenConfig):
     """1 for a GPU of its own, a fraction to share one."""
     concurrent: PositiveInt | Literal["auto"] = "auto"
     """Trials at once; `auto`: as many as the CPUs and GPUs allow."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """How often a trial goes on from its newest checkpoint after its workers were lost: a machine that is gone, a
+    process that was killed, a worker that hangs. An error of the training itself fails the trial at once."""
+    timeout: Duration = 1800
+    """A worker that has not ended an update or reported for so long (such as `30m`) hangs, and is replaced."""
 
     @model_validator(mode="after")
     def _workers_do_not_share(self) -> ResourcesConfig:
