@@ -1,0 +1,249 @@
+"""The files of docker/: what linters, Compose and the schemas of Kubernetes say, and what they must agree on."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+
+from tests.fixtures.commands import ROOT
+from tests.fixtures.compose import COMPOSE, services
+
+DOCKER = ROOT / "docker"
+DOCKERFILE = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+SECRETS = {"POSTGRES_PASSWORD": "x", "RAY_AUTH_TOKEN": "y"}
+MANIFESTS = [DOCKER / "kuberay" / name for name in ("raycluster.yaml", "rayjob.yaml")]
+
+
+def pinned(package: str) -> str:
+    (version,) = re.findall(rf"^{package}==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    return str(version)
+
+
+def test_the_dockerfile_is_clean() -> None:
+    hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
+    if hadolint is None:
+        pytest.skip("needs hadolint")
+    done = subprocess.run([hadolint, str(DOCKER / "Dockerfile")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_image_gets_what_the_package_asks_for() -> None:
+    done = subprocess.run(
+        [sys.executable, str(DOCKER / "requirements.py")], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert done.stdout.splitlines() == project["dependencies"] + project["optional-dependencies"]["server"]
+
+
+def test_what_the_image_copies_is_there_and_sent_to_the_builder() -> None:
+    sent = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
+    for sources in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE):
+        for source in sources.split():
+            assert (ROOT / source).exists(), source
+            assert f"!{source}" in sent
+
+
+def compose(*files: str, secrets: dict[str, str] = SECRETS) -> subprocess.CompletedProcess[str]:
+    """`docker compose config`: the files as Compose understands them, as JSON."""
+    commands = (["docker-compose"], ["docker", "compose"])
+    known = [command for command in commands if shutil.which(command[0]) and runs([*command, "version"])]
+    if not known:
+        pytest.skip("needs Docker Compose")
+    named = [option for file in files for option in ("--file", str(DOCKER / file))]
+    return subprocess.run(
+        [*known[0], "--env-file", "/dev/null", *named, "config", "--format", "json"],
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent", **secrets},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def runs(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("files", [("compose.yaml",), ("compose.yaml", "compose.gpu.yaml")])
+def test_compose_takes_the_files(files: tuple[str, ...]) -> None:
+    done = compose(*files)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["services"]
+    published = [port["host_ip"] for service in found.values() for port in service.get("ports", [])]
+    assert published == ["127.0.0.1"] * 2
+    gpus = found["worker"]["deploy"]["resources"].get("reservations", {}).get("devices", [])
+    assert len(gpus) == len(files) - 1
+    assert found["worker"]["deploy"]["replicas"] == (1 if gpus else 2)
+
+
+@pytest.mark.parametrize("missing", SECRETS)
+def test_compose_asks_for_a_secret_that_is_missing(missing: str) -> None:
+    done = compose("compose.yaml", secrets={name: "" if name == missing else text for name, text in SECRETS.items()})
+    assert done.returncode != 0
+    assert missing in done.stderr
+
+
+def test_the_tests_read_compose_as_compose_does() -> None:
+    done = compose("compose.yaml")
+    for name, service in services(SECRETS).items():
+        theirs = json.loads(done.stdout)["services"][name]
+        assert theirs.get("command") == service.get("command")
+        assert theirs["environment"] == service["environment"]
+        assert theirs["healthcheck"]["test"] == service["healthcheck"]["test"]
+
+
+def test_each_service_is_checked_and_waits_for_what_it_needs() -> None:
+    found = services(SECRETS)
+    assert all(service["healthcheck"]["test"] for service in found.values())
+    needs = {name: service.get("depends_on", {}) for name, service in found.items()}
+    healthy = {"condition": "service_healthy"}
+    assert needs == {
+        "postgres": {},
+        "mlflow": {"postgres": healthy},
+        "head": {"mlflow": healthy},
+        "worker": {"head": healthy},
+    }
+    assert found["head"]["volumes"] == found["worker"]["volumes"] == ["shared:/shared"]
+
+
+def test_each_setting_is_told_with_its_default() -> None:
+    text = COMPOSE.read_text(encoding="utf-8")
+    used = dict(re.findall(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)\}", text))
+    told = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", (DOCKER / ".env.example").read_text(), re.MULTILINE))
+    assert told == used
+    assert [name for name in told if name in SECRETS] == list(SECRETS)
+
+
+def test_all_run_the_same_releases_as_the_same_user() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    image = f"kobert-tuning:{version}"
+    assert {service["image"] for service in services(SECRETS).values()} == {image, "postgres:17.6-bookworm"}
+    (user,) = re.findall(r"^USER (\d+)$", DOCKERFILE, re.MULTILINE)
+    assert f"--uid {user} " in DOCKERFILE
+    for spec in map(cluster_spec, MANIFESTS):
+        assert spec["rayVersion"] == pinned("ray")
+        for template in templates(spec):
+            assert template["spec"]["securityContext"]["runAsUser"] == int(user)
+            assert [container["image"] for container in template["spec"]["containers"]] == [image]
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    return dict(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+
+
+def cluster_spec(path: Path) -> dict[str, Any]:
+    spec = manifest(path)["spec"]
+    return dict(spec.get("rayClusterSpec", spec))
+
+
+def templates(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    return [group["template"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+
+
+def check_kubernetes(resource: dict[str, Any]) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_kubernetes_takes_the_pods(path: Path) -> None:
+    for template in templates(cluster_spec(path)):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ray"}, "spec": template["spec"]}
+        check_kubernetes(pod)
+        mistyped = copy.deepcopy(pod)
+        mistyped["spec"]["containers"][0]["volumeMount"] = []
+        with pytest.raises(Exception, match="volumeMount"):
+            check_kubernetes(mistyped)
+
+
+def test_kubernetes_takes_the_storage() -> None:
+    for resource in YAML(typ="safe").load_all((DOCKER / "kuberay" / "storage.yaml").read_text(encoding="utf-8")):
+        check_kubernetes(resource)
+
+
+def fields(required: dict[str, Any], optional: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object that has no other fields."""
+    return {
+        "type": "object",
+        "properties": required | optional,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+# Those fields of ray.io/v1, as KubeRay 1.5 defines it, that the manifests use or may come to use. The whole schema, of
+# 0.9 MB, is in no package; what it says of pods is Kubernetes' own, and is checked as such.
+TEXT, WHOLE, TRUE = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
+TEXTS = {"type": "object", "additionalProperties": TEXT}
+GROUP = {"rayStartParams": TEXTS, "template": {"type": "object"}}
+SIZES = {"replicas": WHOLE, "minReplicas": WHOLE, "maxReplicas": WHOLE}
+CLUSTER = fields(
+    {
+        "headGroupSpec": fields(GROUP, {"serviceType": TEXT}),
+        "workerGroupSpecs": {
+            "type": "array",
+            "items": fields({"groupName": TEXT} | GROUP | SIZES, {"numOfHosts": WHOLE}),
+        },
+    },
+    {
+        "rayVersion": TEXT,
+        "authOptions": fields({"mode": {"enum": ["disabled", "token"]}}, {}),
+        "enableInTreeAutoscaling": TRUE,
+        "suspend": TRUE,
+    },
+)
+JOB = fields(
+    {"entrypoint": TEXT, "rayClusterSpec": CLUSTER},
+    {
+        "runtimeEnvYAML": TEXT,
+        "backoffLimit": WHOLE,
+        "shutdownAfterJobFinishes": TRUE,
+        "ttlSecondsAfterFinished": WHOLE,
+        "activeDeadlineSeconds": WHOLE,
+        "submissionMode": {"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode"]},
+        "suspend": TRUE,
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "schema"), zip(MANIFESTS, ("RayCluster", "RayJob"), (CLUSTER, JOB), strict=True)
+)
+def test_kuberay_knows_the_fields(path: Path, kind: str, schema: dict[str, Any]) -> None:
+    found = manifest(path)
+    assert (found["apiVersion"], found["kind"]) == ("ray.io/v1", kind)
+    jsonschema.validate(found["spec"], schema)
+    for group in cluster_spec(path)["workerGroupSpecs"]:
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_a_job_has_the_cluster_of_the_cluster_manifest() -> None:
+    cluster, job = map(cluster_spec, MANIFESTS)
+    assert job == cluster
+
+
+def test_the_job_is_a_command_that_exists() -> None:
+    from typer.testing import CliRunner
+
+    from tuning.cli import app
+
+    spec = manifest(MANIFESTS[1])["spec"]
+    program, *arguments = spec["entrypoint"].split()
+    assert program == "kobert-tune"
+    installed = next(argument for argument in arguments if argument.endswith(".yaml"))
+    here = installed.replace("/opt/kobert-tuning", str(ROOT))
+    assert "WORKDIR /opt/kobert-tuning\n" in DOCKERFILE
+    line = [here if argument == installed else argument for argument in arguments]
+    result = CliRunner().invoke(app, [*line, "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert "/shared/sweeps/quickstart" in result.output
