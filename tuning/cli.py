@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 from importlib.metadata import version
@@ -14,6 +15,24 @@ import typer
 from rich.console import Console
 
 from kobert_core.errors import InputError
+from tuning.cli_cluster import commands
+from tuning.cli_options import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_NOTHING_WON,
+    SWEEPS,
+    AsJson,
+    ModelDir,
+    Name,
+    Output,
+    Overrides,
+    Resume,
+    StudyFile,
+    SweepDir,
+    Trials,
+    sweep_name,
+    with_trials,
+)
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
@@ -33,22 +52,7 @@ app = typer.Typer(
     [bold]predict[/].""",
 )
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, such as search_spaces/nsmc.yaml.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Replace a value of the study file, such as train.epochs=2. Repeatable.",
-    ),
-]
-SweepDir = Annotated[Path, typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep, such as sweeps/nsmc.")]
-ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder of an exported model.")]
-Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object last; all else goes to stderr.")]
-
-SWEEPS = Path("sweeps")
-EXIT_NOTHING_WON, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+app.add_typer(commands)
 
 
 def main() -> None:
@@ -103,16 +107,17 @@ def train(
 def sweep(
     study_file: StudyFile,
     overrides: Overrides = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Number of trials, instead of budget.trials.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the sweep, instead of the study's.")] = None,
-    output: Output = SWEEPS,
+    trials: Trials = None,
+    name: Name = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps. Default: `storage`, else sweeps."),
+    ] = None,
     address: Annotated[
         str | None,
         typer.Option(help="A Ray cluster to use: auto, or HOST:6379. Default: one is started here."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a sweep that was interrupted, or extend it.")
-    ] = False,
+    resume: Resume = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, read the data, run nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -122,9 +127,8 @@ def sweep(
     """
     from tuning.study import load_study
 
-    extra = [f"budget.trials={trials}"] if trials is not None else []
-    study = load_study(study_file, [*(overrides or ()), *extra])
-    folder = (output / sweep_name(name or study.name)).resolve()
+    study = load_study(study_file, with_trials(overrides, trials))
+    folder = ((output or study.storage or SWEEPS) / sweep_name(name or study.name)).resolve()
     console = Console(stderr=as_json)
     if dry_run:
         _describe(study, folder, console)
@@ -288,19 +292,6 @@ def logs(
         typer.echo(record.reason)
 
 
-def sweep_name(name: str) -> str:
-    """A name that is a folder of its own and nothing else.
-
-    Raises:
-        InputError: it could lead out of the output folder.
-    """
-    if not name or name != Path(name).name or name.startswith((".", "-")) or not name.isprintable():
-        raise InputError(
-            f"`{name}` cannot be the name of a sweep", where="--name", fix="use a plain name such as nsmc-2"
-        )
-    return name
-
-
 def _study_of(sweep_dir: Path) -> StudyConfig:
     from tuning.study import load_study
 
@@ -359,7 +350,9 @@ def _summarise(result: SweepResult, console: Console) -> None:
     say(f"{result.folder.name}: {states or 'no trials'}, {span(result.seconds)}")
     if result.interrupted:
         again = sys.argv[1:] if "--resume" in sys.argv else [*sys.argv[1:], "--resume"]
-        say(f"interrupted; go on with: kobert-tune {shlex.join(again)}")
+        in_a_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        command = "submit, the same study and --resume" if in_a_job else shlex.join(again)
+        say(f"interrupted; go on with: kobert-tune {command}")
     if result.winner is None:
         if not result.interrupted:
             say("no trial came to a model; see `kobert-tune logs`")

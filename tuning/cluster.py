@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from tuning.study import ResourcesConfig
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the sweep draws its own table
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # those of trials that are stopped; the others are told by the sweep
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a trial prints is in its log, once
@@ -51,15 +52,24 @@ def ray_cluster(address: str | None) -> Iterator[list[dict[str, float]]]:
         raise InputError(
             "Ray client addresses are not supported",
             where=f"--address {address}",
-            fix="give `auto` on a machine of the cluster, or HOST:6379",
+            fix="give `auto` or HOST:6379 on a machine of the cluster; from elsewhere, use `kobert-tune submit`",
         )
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         try:
             ray.init(address=address, runtime_env={"env_vars": ENVIRONMENT}, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
+            cause = str(error.__cause__ or error)
+            if "InvalidAuthToken" in cause:
+                raise InputError(
+                    "the cluster asks for a token",
+                    where=f"--address {address}",
+                    fix="set RAY_AUTH_MODE=token, and have the cluster's token in ~/.ray/auth_token",
+                ) from error
             reason = str(error).splitlines()[0]
-            raise InputError(f"no Ray cluster can be reached ({reason})", where=f"--address {address}") from error
+            raise InputError(
+                f"no Ray cluster can be reached ({reason})", where=f"--address {address}", fix="see `ray status` there"
+            ) from error
     else:
         _start_here(quiet)
     try:
@@ -80,6 +90,34 @@ def _start_here(options: dict[str, Any]) -> None:
             ray.shutdown()
             if not left:
                 raise InputError(f"Ray does not start on this machine ({str(error).splitlines()[0]})") from error
+
+
+def on_every_node(function: Callable[..., Any], *arguments: Any, seconds: float = 60) -> dict[str, Any]:
+    """Run a function on each machine of the cluster that this process has joined.
+
+    Returns:
+        What it returned, or a RuntimeError that says why it did not, by the machine's address, with a number where one
+        address has several nodes.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    asked = {}
+    for node in sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"]):
+        address, number = node["NodeManagerAddress"], 1
+        while (name := address if number == 1 else f"{address} (node {number})") in asked:
+            number += 1
+        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        asked[name] = remote.options(scheduling_strategy=here).remote(*arguments)
+    ray.wait(list(asked.values()), num_returns=len(asked), timeout=seconds)
+    results: dict[str, Any] = {}
+    for name, reference in asked.items():
+        try:
+            results[name] = ray.get(reference, timeout=0)
+        except Exception as error:  # what the function raised, or that the machine is gone or does not answer
+            results[name] = RuntimeError((str(error).strip().splitlines() or [type(error).__name__])[-1])
+    return results
 
 
 def groups_that_fit(nodes: Sequence[Mapping[str, float]], resources: ResourcesConfig) -> int:

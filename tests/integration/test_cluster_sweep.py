@@ -1,4 +1,4 @@
-"""A sweep over a head and two worker nodes, of which one is killed: no trial is lost, done twice, or other than it was."""
+"""A sweep over a head and two worker nodes, of which one is killed: no trial is lost, done twice, or changed."""
 
 from __future__ import annotations
 
@@ -80,27 +80,32 @@ def test_every_trial_ends_once(sweep: dict[str, Any]) -> None:
     assert len(runs) == TRIALS + 1
 
 
+class Until(LocalRuntime):
+    """Ends a run at so many percent, as its scheduler did."""
+
+    def __init__(self, progress: int) -> None:
+        super().__init__()
+        self.progress = progress
+        self.reports: dict[int, Report] = {}
+
+    def report(self, report: Report) -> bool:
+        self.reports[report.update] = report
+        return report.progress < self.progress
+
+    def should_stop(self) -> bool:
+        return any(report.progress == self.progress for report in self.reports.values())
+
+
 def test_each_curve_is_that_of_the_same_values_undisturbed(sweep: dict[str, Any], cache: Path) -> None:
     study = load_study(sweep["folder"] / "study.yaml")
     for record in json.loads((sweep["folder"] / "trials.json").read_text()):
         config = study.train_config(record["values"])
-        reports: dict[int, Report] = {}
-
-        class Until(LocalRuntime):
-            progress = record["progress"]
-
-            def report(self, report: Report) -> bool:
-                reports[report.update] = report
-                return True
-
-            def should_stop(self) -> bool:
-                return self.progress in {report.progress for report in reports.values()}
-
-        train(config, TASKS[config.task](config, cache=cache), Until())
+        runtime = Until(record["progress"])
+        train(config, TASKS[config.task](config, cache=cache), runtime)
         histories = curves(sweep["folder"], record["trial"])
         assert {"eval/accuracy", "eval/loss", "train/loss"} < set(histories)
         for name, curve in histories.items():
-            undisturbed = {update: report.metrics[name] for update, report in reports.items()}
+            undisturbed = {update: report.metrics[name] for update, report in runtime.reports.items()}
             assert curve == undisturbed, (record["trial"], name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PlainSerializer, SerializeAsAny, field_validator
@@ -40,6 +41,16 @@ class StudyHead(FrozenConfig):
     """Name of a task in `kobert_core.tasks`."""
     keep_checkpoints: PositiveInt = 3
     """The checkpoints of this many best trials are kept."""
+    storage: Path | None = None
+    """Folder of all sweeps, where `--output` is not given; on a cluster of several machines, one that all share. A
+    relative path is relative to the study file."""
+
+    @field_validator("storage", mode="before")
+    @classmethod
+    def _is_a_path(cls, value: object) -> object:
+        if isinstance(value, str) and "://" in value:
+            raise ValueError(f"`storage` must be a folder that all machines have mounted, but got {show(value)}")
+        return value
 
     @field_validator("name")
     @classmethod

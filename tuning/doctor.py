@@ -1,0 +1,144 @@
+"""What may keep a sweep from running on a cluster, found before it is launched."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from kobert_core.errors import InputError
+from tuning.cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
+from tuning.shared_storage import storage_problems
+from tuning.study import StudyConfig
+from tuning.sweep import files_of
+from tuning.tracking import redact_uri
+
+PACKAGES = ("kobert-tuning", "ray", "torch", "transformers", "optuna", "mlflow")
+LITTLE_DISK = 10 * 2**30
+MUCH_CLOCK_SKEW = 5.0
+"""Seconds; with more, the times of trials in MLflow cannot be compared."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor."""
+
+    level: Literal["ok", "warning", "wrong"]
+    what: str
+
+
+def examine(address: str | None, *, output: Path, tracking_uri: str, study: StudyConfig | None) -> list[Finding]:
+    """Look at this machine, or at all machines of a cluster.
+
+    Args:
+        address: Of a cluster, as for a sweep; None looks at this machine alone.
+        output: Where sweeps would be written.
+        tracking_uri: Where MLflow would be.
+        study: Whose trials must find room, and whose files must be there.
+
+    Raises:
+        InputError: there is no cluster at the address.
+    """
+    health = f"{tracking_uri.rstrip('/')}/health" if tracking_uri.startswith("http") else None
+    output.mkdir(parents=True, exist_ok=True)
+    if address is None:
+        return [*differences({"this machine": look(health, time.time())}, tracking_uri), disk(output)]
+    set_environment()
+    with ray_cluster(address) as cluster:
+        import ray
+
+        findings = [Finding("ok", f"Ray {ray.__version__} with {len(cluster)} machine(s)")]
+        seen = on_every_node(look, health, time.time())
+        for node, said in seen.items():
+            if isinstance(said, Exception):
+                findings.append(
+                    Finding("wrong", f"{node}: cannot be asked ({said}); is kobert-tuning installed there?")
+                )
+        findings += differences({node: said for node, said in seen.items() if isinstance(said, dict)}, tracking_uri)
+        problems = storage_problems(output.resolve(), files_of(study) if study else [])
+        findings += [Finding("wrong", problem) for problem in problems]
+        if not problems:
+            findings.append(Finding("ok", f"{output} is one folder on all machines"))
+        findings.append(disk(output))
+        if study is not None:
+            findings.append(room(cluster, study))
+    return findings
+
+
+def look(health: str | None, now: float) -> dict[str, Any]:
+    """On a machine: versions, devices, disk, clock, and whether MLflow answers at `health`."""
+    import torch
+
+    return {
+        "versions": {"Python": platform.python_version()} | {name: version_of(name) for name in PACKAGES},
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "free": shutil.disk_usage("/tmp").free,
+        "skew": time.time() - now,
+        "mlflow": None if health is None else problem_at(health),
+    }
+
+
+def version_of(package: str) -> str:
+    """The installed version, or `none`; a submitted job brings kobert-tuning along without installing it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def problem_at(url: str) -> str | None:
+    """Why a GET does not succeed; None when it does."""
+    try:
+        with urllib.request.urlopen(url, timeout=10):
+            return None
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        return str(getattr(error, "reason", error))
+
+
+def differences(seen: Mapping[str, dict[str, Any]], tracking_uri: str) -> list[Finding]:
+    """What the machines said, held against each other."""
+    findings = []
+    for package in ("Python", *PACKAGES):
+        by_version: dict[str, list[str]] = {}
+        for node, said in seen.items():
+            by_version.setdefault(said["versions"][package], []).append(node)
+        if len(by_version) > 1:
+            told = "; ".join(f"{number} on {', '.join(nodes)}" for number, nodes in by_version.items())
+            findings.append(Finding("wrong", f"{package} is not the same everywhere: {told}"))
+        elif "none" in by_version:
+            findings.append(Finding("warning", f"{package} is not installed"))
+        elif by_version:
+            findings.append(Finding("ok", f"{package} {next(iter(by_version))}"))
+    for node, said in seen.items():
+        gpus = ", ".join(said["gpus"]) or "no GPU"
+        low = said["free"] < LITTLE_DISK
+        findings.append(Finding("warning" if low else "ok", f"{node}: {gpus}, {said['free'] / 2**30:.0f} GiB in /tmp"))
+        if abs(said["skew"]) > MUCH_CLOCK_SKEW:
+            findings.append(Finding("warning", f"{node}: its clock is {said['skew']:+.0f} s off"))
+        if said["mlflow"]:
+            shown = redact_uri(tracking_uri)
+            findings.append(Finding("wrong", f"{node}: no MLflow server answers at {shown} ({said['mlflow']})"))
+    if not any(said["mlflow"] for said in seen.values()):
+        findings.append(Finding("ok", f"MLflow: {redact_uri(tracking_uri)}"))
+    return findings
+
+
+def disk(output: Path) -> Finding:
+    """How much room there is for checkpoints."""
+    free = shutil.disk_usage(output).free
+    return Finding("warning" if free < LITTLE_DISK else "ok", f"{free / 2**30:.0f} GiB are free in {output}")
+
+
+def room(cluster: list[dict[str, float]], study: StudyConfig) -> Finding:
+    """Whether the cluster has room for the study's trials, and for how many at once."""
+    try:
+        return Finding("ok", f"{groups_that_fit(cluster, study.resources)} trial(s) of `{study.name}` run at once")
+    except InputError as error:
+        return Finding("wrong", str(error))
