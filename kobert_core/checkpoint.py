@@ -7,6 +7,7 @@ SHA256SUMS          of both, in the format of `sha256sum --check`
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 import re
@@ -95,6 +96,24 @@ def newest_checkpoint(checkpoints: Path) -> Path | None:
             continue
         return folder
     return None
+
+
+def link_checkpoint(source: Path, folder: Path) -> None:
+    """The same checkpoint in another place, which outlives the first: linked, or copied to another file system."""
+    if folder.exists():
+        return
+    with atomic_folder(folder) as temporary:
+        for file in source.iterdir():
+            try:
+                os.link(file, temporary / file.name)
+            except OSError:
+                shutil.copyfile(file, temporary / file.name)
+
+
+def adopt_checkpoint(source: Path, checkpoints: Path) -> None:
+    """Make another run's checkpoint the only one of this run, which so goes on from there."""
+    prune_checkpoints(checkpoints, keep=set())
+    link_checkpoint(source, checkpoints / source.name)
 
 
 def prune_checkpoints(checkpoints: Path, keep: set[str]) -> None:

@@ -26,17 +26,17 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     """
     encoder: Any = model.bert
     layers = encoder.config.num_hidden_layers
-    groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if name.startswith("bert."):
             kind, lr = "backbone", optim.backbone_lr * optim.layer_decay ** _layers_above(name, layers)
         else:
             kind, lr = "classifier", optim.classifier_lr
         decays = not (name.endswith(".bias") or "LayerNorm" in name)
-        groups.setdefault((kind, lr, optim.weight_decay if decays else 0.0), []).append(parameter)
+        groups.setdefault((kind, lr, decays), []).append(parameter)
     return [
-        {"params": parameters, "name": kind, "lr": lr, "weight_decay": decay}
-        for (kind, lr, decay), parameters in groups.items()
+        {"params": parameters, "name": kind, "lr": lr, "weight_decay": optim.weight_decay if decays else 0.0}
+        for (kind, lr, decays), parameters in groups.items()
     ]
 
 

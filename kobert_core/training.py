@@ -23,7 +23,7 @@ from kobert_core.checkpoint import (
     seed_everything,
     set_rng_state,
 )
-from kobert_core.config import TrainConfig
+from kobert_core.config import Objective, TrainConfig
 from kobert_core.data.batching import UpdateOrder, micro_batches
 from kobert_core.evaluation import evaluate, to_device
 from kobert_core.optim import make_optimizer, make_schedule
@@ -78,7 +78,8 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     autocast = torch.autocast(runtime.device.type, torch.bfloat16, enabled=uses_bf16(config, runtime))
 
-    progress = restore(model, optimizer, schedule, runtime) or Progress()
+    objective = config.objective or task.objective
+    progress = restore(model, optimizer, schedule, objective, runtime) or Progress()
     if progress.report is not None:
         runtime.report(Report(**progress.report))
         if runtime.should_stop():
@@ -115,7 +116,7 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
 
         if (percent := evaluations.get(progress.update)) is not None:
             metrics = window.metrics(runtime) | learning_rates | evaluate(model, task, task.dev, runtime)
-            report(config, task, runtime, progress, percent, metrics, (model, optimizer, schedule))
+            report(objective, runtime, progress, percent, metrics, (model, optimizer, schedule))
             window = Window(runtime.device)
         if runtime.should_stop():
             break
@@ -165,8 +166,7 @@ class Window:
 
 
 def report(
-    config: TrainConfig,
-    task: Task[Any],
+    objective: Objective,
     runtime: Runtime,
     progress: Progress,
     percent: int,
@@ -174,7 +174,6 @@ def report(
     trained: tuple[nn.Module, AdamW, LambdaLR],
 ) -> None:
     """Judge this moment, write its checkpoint, keep that and the best one, then tell."""
-    objective = config.objective or task.objective
     value = metrics[objective.metric]
     broken = [f"{name} is {metric}" for name, metric in metrics.items() if not math.isfinite(metric)]
     if broken:
@@ -206,17 +205,29 @@ def report(
         prune_checkpoints(folder.parent, keep={folder.name, progress.best_checkpoint or folder.name})
 
 
-def restore(model: nn.Module, optimizer: AdamW, schedule: LambdaLR, runtime: Runtime) -> Progress | None:
-    """Put everything where the newest whole checkpoint left it; None when the run begins at the start."""
+def restore(
+    model: nn.Module, optimizer: AdamW, schedule: LambdaLR, objective: Objective, runtime: Runtime
+) -> Progress | None:
+    """Put everything where the newest whole checkpoint left it; None when the run begins at the start.
+
+    The config's own learning rates and decays hold, also in a checkpoint that another run began.
+    """
     folder = newest_checkpoint(runtime.checkpoints) if runtime.resume and runtime.checkpoints else None
     if folder is None:
         return None
     state = load_state(folder)
     model.load_state_dict(load_weights(folder))
+    own_groups = [{name: value for name, value in g.items() if name != "params"} for g in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
+    schedule.load_state_dict(state["schedule"] | {"base_lrs": schedule.base_lrs})
+    for group, own, factor in zip(optimizer.param_groups, own_groups, schedule.lr_lambdas, strict=True):
+        group |= own | {"lr": own["initial_lr"] * factor(schedule.last_epoch)}
     set_rng_state(state["generators"][runtime.rank])
     progress = Progress(**state["progress"])
     assert progress.report is not None
     progress.report["checkpoint"] = str(folder)  # the run's folder may have been moved
+    if progress.best_checkpoint and not (folder.parent / progress.best_checkpoint).is_dir():  # it was another run's
+        progress.best_checkpoint = folder.name
+        progress.best_value = progress.report["metrics"][objective.metric]
+        progress.report["is_best"] = True
     return progress

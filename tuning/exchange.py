@@ -109,6 +109,10 @@ class Exchange:
         """Stop every task, those that wait too."""
         await self._stop_where(lambda each: True)
 
+    async def is_awaited(self) -> bool:
+        """Whether a task waits for a group."""
+        return bool(self._tickets)
+
     async def close(self) -> None:
         """Send all workers home once they are done."""
         self._closed = True

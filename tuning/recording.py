@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -30,18 +31,25 @@ class Recorder(DriverOnly, Callback):
         number, values = trial.config["trial"], trial.config["values"]
         record = self._table[number] if number in self._table else TrialRecord(number, "RUNNING", values)
         record.state, record.started = "RUNNING", record.started or time.time()
+        if len(lineage := trial.config.get("lineage", [])) > len(record.lineage):
+            record.lineage, record.values, record.update = lineage, values, -1
         self._sitting[number] = (time.monotonic(), record.seconds)
         self._table.put(record)
         config = self._study.train_config(values).model_dump(mode="json", exclude_none=True)
         if "effective_batch_size" in config["optim"]:
             del config["optim"]["accumulation"]  # it follows
-        self._tracker.start_trial(str(number), params=flat(config), tags={"trial": str(number)})
+        tags = {"trial": str(number)} | ({"lineage": json.dumps(record.lineage)} if record.lineage else {})
+        self._tracker.start_trial(str(number), params=flat(config), tags=tags)
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         """An evaluation."""
         record, report = self._table[trial.config["trial"]], result["report"]
+        if record.lineage and report["update"] != record.update:
+            record.step = max(report["update"], record.step + 1)  # MLflow keeps one value a step
+        elif not record.lineage:
+            record.step = report["update"]
         record.progress, record.update = report["progress"], report["update"]
         if report["is_best"]:
             record.metrics, record.best_progress = dict(report["metrics"]), report["progress"]
@@ -49,7 +57,7 @@ class Recorder(DriverOnly, Callback):
         self._note_time(record)
         self._table.put(record)
         metrics = report["metrics"] | {"progress": float(report["progress"])}
-        self._tracker.log_metrics(str(record.trial), metrics, step=report["update"])
+        self._tracker.log_metrics(str(record.trial), metrics, step=record.step)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """The end of a trial that did not fail: its own, or the scheduler's."""

@@ -44,6 +44,10 @@ class TrialRecord:
     """Wall time of the trial over all its sittings."""
     reason: str | None = None
     """Why it failed."""
+    lineage: list[dict[str, Any]] = field(default_factory=list)
+    """With `pbt`, each time that it went on from another trial's weights: `{from, progress, values}`."""
+    step: int = 0
+    """Of its latest metrics in MLflow: the updates done, unless the trial went back for another's weights."""
 
 
 class TrialTable:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tuning.study import SchedulerConfig
+from search_spaces.distributions import Space
+from tuning.study import SchedulerConfig, SearchConfig
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
@@ -13,8 +14,10 @@ CLOCK = "progress"
 HYPERBAND_BRACKETS = 3
 
 
-def make_scheduler(config: SchedulerConfig, *, metric: str, mode: str) -> TrialScheduler:
-    """The Ray Tune scheduler that a study names."""
+def make_scheduler(
+    config: SchedulerConfig, *, metric: str, mode: str, space: Space, search: SearchConfig
+) -> TrialScheduler:
+    """The Ray Tune scheduler that a study names; `pbt` explores in its space."""
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 
     common: dict[str, Any] = {"time_attr": CLOCK, "metric": metric, "mode": mode}
@@ -30,4 +33,8 @@ def make_scheduler(config: SchedulerConfig, *, metric: str, mode: str) -> TrialS
         )
     if config.name == "median":
         return MedianStoppingRule(grace_period=config.grace_percent, **common)
+    if config.name == "pbt":
+        from tuning.population import Population
+
+        return Population(space, search, interval=config.interval_percent, metric=metric, mode=mode, clock=CLOCK)
     return FIFOScheduler()

@@ -24,12 +24,15 @@ from tuning.display import Display
 from tuning.export import export_model
 from tuning.readings import readings, record_reading
 from tuning.results import LEDGER, TABLE, WINNER, TrialRecord, TrialTable, read_winner
+from tuning.shared_storage import check_shared
 from tuning.study import StudyConfig, dump_study, load_study
 from tuning.tracking import Status, Tracker, redact_uri, resolve_tracking_uri
-from tuning.trial_files import MODEL_FILES, checkpoint_of, trial_folder
+from tuning.trial_files import DONATIONS, MODEL_FILES, checkpoint_of, trial_folder
 
 if TYPE_CHECKING:
     from tuning.budget import Budget
+    from tuning.population import PopulationSearcher
+    from tuning.search import OptunaSearcher
     from tuning.worker_group import WorkerGroups
 
 STUDY, SPOOL, MODEL, ENVIRONMENT = "study.yaml", "tracking.jsonl", "model", "environment.txt"
@@ -121,7 +124,7 @@ def refuse_other_study(before: StudyConfig, now: StudyConfig, folder: Path) -> N
 
     All else decides what a trial is: trials before and after would not compare.
     """
-    free = {"budget", "resources", "tracking", "keep_checkpoints", "name"}
+    free = {"budget", "resources", "tracking", "keep_checkpoints", "name", "storage"}
     old, new = (
         study.model_dump(mode="json", exclude=free) | {"resources.workers": study.resources.workers}
         for study in (before, now)
@@ -191,18 +194,16 @@ class Sweep:
     def _search_and_judge(self, address: str | None) -> SweepResult:
         from tuning.budget import Budget, stopping_cleanly
         from tuning.recording import Recorder
-        from tuning.search import OptunaSearcher, open_optuna_study
         from tuning.worker_group import WorkerGroups
 
         study, folder, table = self.study, self.folder, self.table
-        optuna_study = open_optuna_study(
-            folder, name=folder.name, objective=study.objective, search=study.search, resume=self.resume
-        )
-        searcher = OptunaSearcher(optuna_study, study.space, study.search, study.objective)
+        searcher = self._make_searcher()
         remaining = study.budget.trials - sum(record.state not in UNFINISHED for record in table)
         winner, test, interrupted = None, {}, False
         self.display.say("starting Ray and its worker groups …")
         with ray_cluster(address) as cluster:
+            if len(cluster) > 1:
+                check_shared(folder, files_of(study))
             count = min(groups_that_fit(cluster, study.resources), max(1, remaining))
             groups = WorkerGroups(count, study.resources, storage=folder / SCRATCH)
             recorder = Recorder(study, table, self.tracker, groups.exchange)
@@ -236,6 +237,19 @@ class Sweep:
             atomic_write_json(folder / WINNER, result.as_json())
         return result
 
+    def _make_searcher(self) -> OptunaSearcher | PopulationSearcher:
+        study = self.study
+        if study.scheduler.name == "pbt":
+            from tuning.population import PopulationSearcher
+
+            return PopulationSearcher(self.table, study.space, study.search, mode=study.objective.mode)
+        from tuning.search import OptunaSearcher, open_optuna_study
+
+        optuna_study = open_optuna_study(
+            self.folder, name=self.folder.name, objective=study.objective, search=study.search, resume=self.resume
+        )
+        return OptunaSearcher(optuna_study, study.space, study.search, study.objective)
+
     def _wait_for(self, groups: WorkerGroups, budget: Budget) -> None:
         try:
             groups.wait_until_ready(give_up=budget.stop_all)
@@ -255,14 +269,23 @@ class Sweep:
             {"study": str(self.folder / STUDY), "folder": str(self.folder), "cache": str(self.cache)},
             metric=objective.metric,
             searcher=searcher,
-            scheduler=make_scheduler(self.study.scheduler, metric="objective", mode=objective.mode),
+            scheduler=make_scheduler(
+                self.study.scheduler,
+                metric="objective",
+                mode=objective.mode,
+                space=self.study.space,
+                search=self.study.search,
+            ),
             trials=trials,
             storage=self.folder / SCRATCH,
             callbacks=[recorder],
             stop=budget,
             max_failures=self.study.resources.max_failures,
+            take_turns=self.study.scheduler.name == "pbt",
         )
         tuner.fit()
+        for folder in (self.folder / "trials").glob(f"*/{DONATIONS}"):
+            shutil.rmtree(folder)
 
     def _read_test(self, groups: WorkerGroups, winner: TrialRecord) -> dict[str, dict[str, float]]:
         """The one time that the sweep reads the test file: for the winner, and for trial 0 to compare it with.
@@ -315,6 +338,14 @@ class Sweep:
         )
         self.tracker.log_metrics(None, {f"winner/{name}": value for name, value in metrics.items()}, step=0)
         return model
+
+
+def files_of(study: StudyConfig) -> list[Path]:
+    """All that a study names which the workers read: data, and the model where it is a folder."""
+    data, model = study.data, study.model
+    folders = [Path(name) for name in (model.backbone, model.tokenizer) if name and Path(name).is_dir()]
+    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
+    return [path for path in (data.train, data.dev, data.test) if path] + files
 
 
 def log_datasets(study: StudyConfig, task: Task[Any], tracker: Tracker) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from tuning.trial_files import CHECKPOINTS, LOG, MODEL_FILES, trial_folder
+from kobert_core.checkpoint import adopt_checkpoint, link_checkpoint, prune_checkpoints
+from tuning.trial_files import CHECKPOINTS, DONATIONS, LOG, MODEL_FILES, trial_folder
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from kobert_core.runtime import Report
     from tuning.exchange import Function
     from tuning.worker_group import WorkerGroups
+
+
+MAX_DONATIONS = 3
+"""So many checkpoints of a trial are held for others that may go on from them."""
 
 
 class Trial(tune.Trainable):
@@ -42,13 +47,15 @@ class Trial(tune.Trainable):
 
     def _begin(self) -> None:
         self._failures, self._heard = 0, -1
+        self._report: dict[str, Any] | None = None
+        self._adopt: str | None = None
 
     def step(self) -> dict[str, Any]:
         """The next report of the trial, as a result of Ray Tune."""
         content = self._next_report()
         while content["progress"] <= self._heard:  # a run that goes on repeats its last report
             content = self._next_report()
-        self._heard = content["progress"]
+        self._heard, self._report, self._adopt = content["progress"], content, None
         return {
             "objective": content["metrics"][self._shared["metric"]],
             "progress": content["progress"],
@@ -58,9 +65,12 @@ class Trial(tune.Trainable):
 
     def _next_report(self) -> dict[str, Any]:
         exchange = self._shared["exchange"]
+        if self._shared["take_turns"] and self._lease is not None and ray.get(exchange.is_awaited.remote()):
+            self._end()
         while True:
             if self._lease is None:  # not in `reset_config`: Tune resets an actor before it restores it
                 arguments = self._shared["fixed"] | {"trial": self.config["trial"], "values": self.config["values"]}
+                arguments |= {"adopt": self._adopt} if self._adopt else {}
                 self._lease = ray.get(exchange.submit.remote(self._shared["function"], arguments, self.config["trial"]))
             kind, content = ray.get(exchange.take.remote(self._lease))
             if kind == "report":
@@ -79,11 +89,22 @@ class Trial(tune.Trainable):
         self._end()
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """Nothing to save: the worker wrote its checkpoint before it reported."""
-        return {"trial": self.config["trial"]}
+        """Hold the checkpoint of the last report for others: the worker wrote it, and will remove it in time."""
+        held = None
+        if self._report is not None and self._report["checkpoint"]:
+            checkpoint = Path(self._report["checkpoint"])
+            held = checkpoint.parents[1] / DONATIONS / checkpoint.name
+            link_checkpoint(checkpoint, held)
+            latest = sorted(held.parent.iterdir())[-MAX_DONATIONS:]
+            prune_checkpoints(held.parent, keep={folder.name for folder in latest} | {held.name})
+        return {"trial": self.config["trial"], "heard": self._heard, "checkpoint": str(held) if held else None}
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing to load: a trial that has checkpoints goes on from the newest whole one."""
+        """A trial goes on from its newest whole checkpoint by itself; another's it adopts."""
+        if checkpoint["trial"] == self.config["trial"]:
+            self._heard = checkpoint["heard"]
+        else:
+            self._heard, self._adopt = -1, checkpoint["checkpoint"]
 
     def _end(self) -> None:
         if self._lease is not None:
@@ -104,6 +125,7 @@ def make_tuner(
     callbacks: list[tune.Callback],
     stop: tune.Stopper | None = None,
     max_failures: int = 0,
+    take_turns: bool = False,
 ) -> tune.Tuner:
     """A Ray Tune run of so many trials on worker groups.
 
@@ -119,6 +141,8 @@ def make_tuner(
         callbacks: Hear of every trial.
         stop: Asked whether to stop all.
         max_failures: How often a trial goes on from its newest checkpoint after its workers were lost.
+        take_turns: Begin all trials at once, and let them share the groups: a trial gives its group up after a report
+            when another one waits.
     """
     trainable = tune.with_parameters(
         Trial,
@@ -127,6 +151,7 @@ def make_tuner(
         function=function,
         fixed=fixed,
         max_failures=max_failures,
+        take_turns=take_turns,
     )
     # Tune wants resources, but the CPUs and GPUs are the groups': a request of one byte, on the driver's machine.
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
@@ -135,7 +160,7 @@ def make_tuner(
         tune.with_resources(trainable, beside_us),
         tune_config=tune.TuneConfig(
             num_samples=trials,
-            max_concurrent_trials=groups.count,
+            max_concurrent_trials=None if take_turns else groups.count,
             reuse_actors=True,
             search_alg=searcher,
             scheduler=scheduler,
@@ -144,7 +169,9 @@ def make_tuner(
     )
 
 
-def train_trial(runtime: Any, *, trial: int, values: dict[str, Any], study: str, folder: str, cache: str) -> None:
+def train_trial(
+    runtime: Any, *, trial: int, values: dict[str, Any], study: str, folder: str, cache: str, adopt: str | None = None
+) -> None:
     """On the workers of a group: train with these values, from the trial's newest checkpoint if it has one.
 
     Args:
@@ -154,6 +181,7 @@ def train_trial(runtime: Any, *, trial: int, values: dict[str, Any], study: str,
         study: Path of the resolved study file.
         folder: The sweep's folder.
         cache: Folder of the feature cache.
+        adopt: Folder of another trial's checkpoint, to go on from instead.
     """
     from kobert_core.pretrained import save_model_files
     from kobert_core.tasks import TASKS
@@ -170,6 +198,10 @@ def train_trial(runtime: Any, *, trial: int, values: dict[str, Any], study: str,
         runtime.checkpoints, runtime.resume = here / CHECKPOINTS, True
         if runtime.rank == 0:
             save_model_files(here / MODEL_FILES, task)
+            if adopt is not None:
+                print(f"goes on from {adopt}")
+                adopt_checkpoint(Path(adopt), here / CHECKPOINTS)
+        runtime.gather(None)  # all workers see the same checkpoints
         train(config, task, Reporting(runtime))
 
 

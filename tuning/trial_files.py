@@ -9,6 +9,7 @@ from tuning.results import TrialRecord
 
 LOG = "log.txt"
 CHECKPOINTS = "checkpoints"
+DONATIONS = "donations"
 MODEL_FILES = "model"
 
 

@@ -34,6 +34,17 @@ SEARCHABLE = (
     "model.attention_dropout",
 )
 """Searchable for every task. What sets the split, the rungs or the files is not: trials would not compare."""
+CHANGEABLE = (
+    "optim.backbone_lr",
+    "optim.classifier_lr",
+    "optim.weight_decay",
+    "optim.max_grad_norm",
+    "model.dropout",
+    "model.hidden_dropout",
+    "model.attention_dropout",
+    "model.label_smoothing",
+)
+"""What population based training may change in the middle of a run: not its length, its data, or its model's shape."""
 SOME_CORNERS = 64
 """Enough to find nearly all mistakes whenever a study is loaded; `StudyConfig.check` tries more."""
 
@@ -76,6 +87,8 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
     _check_names(raw.space, task, sections["objective"], problems)
     if sections["search"]:
         _check_search(raw.space, sections["search"], problems)
+    if sections["search"] and sections["scheduler"] and sections["scheduler"].name == "pbt":
+        _check_population(raw.space, sections["search"], problems)
     problems.raise_first(raw.where)
     assert checked is not None
     budget = sections["budget"]
@@ -141,7 +154,7 @@ def _complete(raw: RawStudy, task: type[Task], sections: Iterable[str], problems
 
 
 def _make_absolute(raw: RawStudy, task: type[Task], values: dict[str, Any]) -> None:
-    """Files of the data; and of the model what looks like a folder or is one: all else is a name on the hub."""
+    """Files of the data, the storage; and of the model what looks like a folder or is one, not a name on the hub."""
     for section, model in (("data", task.Data), ("model", task.Model)):
         content = values[section]
         for name, value in list(content.items()) if isinstance(content, dict) else ():
@@ -151,6 +164,9 @@ def _make_absolute(raw: RawStudy, task: type[Task], values: dict[str, Any]) -> N
             is_folder = value.startswith(("./", "../", "/")) or os.path.isdir(path)
             if Path in _kinds(model.model_fields[name].annotation) or (name in ("backbone", "tokenizer") and is_folder):
                 content[name] = path
+    storage = values.get("storage")
+    if isinstance(storage, str) and "://" not in storage:
+        values["storage"] = os.path.abspath(raw.folder_of("storage") / storage)
 
 
 def _check_names(space: Space, task: type[Task], objective: Objective | None, problems: Problems) -> None:
@@ -180,6 +196,20 @@ def _check_search(space: Space, search: SearchConfig, problems: Problems) -> Non
             problems.add("search.algorithm", str(error))
     for place, point in enumerate(search.points):
         space.find_problems(point, key=f"search.points.{place}", problems=problems)
+
+
+def _check_population(space: Space, search: SearchConfig, problems: Problems) -> None:
+    """Population based training takes the place of the search, and changes values in the middle of a run."""
+    unused = SearchConfig()
+    for name in ("algorithm", "storage", "startup_trials"):
+        if getattr(search, name) == getattr(unused, name):
+            continue
+        what = f"`scheduler.name: pbt` takes the place of the search, but `search.{name}` is given"
+        problems.add(f"search.{name}", what, f"remove `search.{name}`, or use another scheduler")
+    for name in space:
+        if name not in CHANGEABLE:
+            what = f"`{name}` cannot change in the middle of a run, as `scheduler.name: pbt` would have it"
+            problems.add(f"parameters.{name}", what, f"search some of {', '.join(CHANGEABLE)}")
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

@@ -61,12 +61,16 @@ class SearchConfig(FrozenConfig):
 class SchedulerConfig(FrozenConfig):
     """When a trial is stopped early."""
 
-    name: Literal["asha", "hyperband", "median", "none"] = "asha"
-    """Ray Tune's: `asha`; `hyperband` (asynchronous, in three brackets, each with a later first rung); `median`."""
+    name: Literal["asha", "hyperband", "median", "pbt", "none"] = "asha"
+    """Ray Tune's: `asha`; `hyperband` (asynchronous, in three brackets, each with a later first rung); `median`; `pbt`
+    (population based training: it stops no trial, and takes the place of the search)."""
     grace_percent: Annotated[int, Field(ge=1, le=100)] = 10
     """No trial is stopped before this percentage of its own updates."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     """One of this many trials goes on at each rung."""
+    interval_percent: Annotated[int, Field(ge=1, le=100)] = 20
+    """With `pbt`, after each so many percent of its own updates a trial is held against the others: one of the worst
+    quarter goes on from the weights of one of the best, with values near its."""
 
 
 class ResourcesConfig(FrozenConfig):
