@@ -6,17 +6,16 @@ and wherever a copy explores around them. Optuna has no part in it: its trials c
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import PopulationBasedTraining
-from ray.tune.search import Searcher
 
 from search_spaces.distributions import Space
-from tuning.driver_only import DriverOnly
-from tuning.results import TrialTable
+from tuning.results import UNFINISHED, TrialTable
 from tuning.study import SearchConfig
 
 FACTORS = (0.8, 1.2)
@@ -87,6 +86,7 @@ class Population(PopulationBasedTraining):
             log_config=False,
         )
         self._space, self._search, self._copies = space, search, 0
+        random.seed(search.seed)  # Ray chooses one of the best by the process's own generator
 
     def _get_new_config(self, trial: TuneTrial, trial_to_clone: TuneTrial) -> tuple[dict[str, Any], dict[str, Any]]:
         """The same trial, with values near those of the other one."""
@@ -94,42 +94,21 @@ class Population(PopulationBasedTraining):
         generator = np.random.default_rng([self._search.seed, 1, self._copies])
         donor = trial_to_clone.config
         values = self._space.suggest(Explored(generator, donor["values"]))
-        step = {"from": donor["trial"], "progress": trial_to_clone.last_result[self._time_attr], "values": values}
+        saved = self._trial_state[trial_to_clone].last_result or {}
+        step = {"from": donor["trial"], "progress": saved[self._time_attr], "values": values}
         lineage = [*trial.config.get("lineage", ()), step]
         return {"trial": trial.config["trial"], "values": values, "lineage": lineage}, {}
 
 
-class PopulationSearcher(DriverOnly, Searcher):
-    """Gives Ray Tune the start population; after a resume first the trials that had not ended, as they were."""
+def start_population(table: TrialTable, space: Space, search: SearchConfig, *, trials: int) -> list[dict[str, Any]]:
+    """Configs of so many trials: those that a sweep before had not ended, as they were, then new ones.
 
-    def __init__(self, table: TrialTable, space: Space, search: SearchConfig, *, mode: str) -> None:
-        super().__init__(metric="objective", mode=mode)
-        self._space, self._search, self._next = space, search, len(table)
-        self._unfinished = [record for record in table if record.state in ("RUNNING", "INTERRUPTED")]
-
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Metric and mode are the study's own."""
-        return True
-
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """A point given in advance, or a random one."""
-        if self._unfinished:
-            record = self._unfinished.pop(0)
-            return {"trial": record.trial, "values": record.values, "lineage": record.lineage}
-        number, self._next = self._next, self._next + 1
-        points = self._search.points
-        given = points[number] if number < len(points) else {}
-        generator = np.random.default_rng([self._search.seed, 0, number])
-        return {"trial": number, "values": self._space.suggest(Drawn(generator, given)), "lineage": []}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: a population learns from its members while they run."""
-
-    def put_back(self) -> None:
-        """Nothing: the trial table knows which trials have not ended."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the trial table has it all."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the trial table has it all."""
+    A new trial is a point given in advance while there are any, and drawn from the space after that.
+    """
+    unfinished = [record for record in table if record.state in UNFINISHED]
+    population = [{"trial": it.trial, "values": it.values, "lineage": it.lineage} for it in unfinished]
+    for number in range(len(table), len(table) + trials - len(unfinished)):
+        given = search.points[number] if number < len(search.points) else {}
+        generator = np.random.default_rng([search.seed, 0, number])
+        population.append({"trial": number, "values": space.suggest(Drawn(generator, given)), "lineage": []})
+    return population

@@ -18,6 +18,7 @@ from kobert_core.files import atomic_write_json, atomic_write_text
 
 LEDGER, TABLE, WINNER = "trials.json", "trials.csv", "winner.json"
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAILED", "INTERRUPTED"]
+UNFINISHED = ("RUNNING", "INTERRUPTED")
 
 
 @dataclass

@@ -23,7 +23,7 @@ from tuning.cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.display import Display
 from tuning.export import export_model
 from tuning.readings import readings, record_reading
-from tuning.results import LEDGER, TABLE, WINNER, TrialRecord, TrialTable, read_winner
+from tuning.results import LEDGER, TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable, read_winner
 from tuning.shared_storage import check_shared
 from tuning.study import StudyConfig, dump_study, load_study
 from tuning.tracking import Status, Tracker, redact_uri, resolve_tracking_uri
@@ -31,13 +31,11 @@ from tuning.trial_files import DONATIONS, MODEL_FILES, checkpoint_of, trial_fold
 
 if TYPE_CHECKING:
     from tuning.budget import Budget
-    from tuning.population import PopulationSearcher
     from tuning.search import OptunaSearcher
     from tuning.worker_group import WorkerGroups
 
 STUDY, SPOOL, MODEL, ENVIRONMENT = "study.yaml", "tracking.jsonl", "model", "environment.txt"
 CACHE, SCRATCH = "cache", ".ray"
-UNFINISHED = ("RUNNING", "INTERRUPTED")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +212,8 @@ class Sweep:
                             self._wait_for(groups, budget)
                             self._tune(groups, searcher, recorder, budget, trials=remaining)
                             groups.stop_all()
-                        searcher.put_back()
+                        if searcher is not None:
+                            searcher.put_back()
                         recorder.interrupt()
                     recorder.keep_best_checkpoints()
                     interrupted = budget.interrupted
@@ -237,14 +236,13 @@ class Sweep:
             atomic_write_json(folder / WINNER, result.as_json())
         return result
 
-    def _make_searcher(self) -> OptunaSearcher | PopulationSearcher:
-        study = self.study
-        if study.scheduler.name == "pbt":
-            from tuning.population import PopulationSearcher
-
-            return PopulationSearcher(self.table, study.space, study.search, mode=study.objective.mode)
+    def _make_searcher(self) -> OptunaSearcher | None:
+        """None when the scheduler takes the place of the search."""
         from tuning.search import OptunaSearcher, open_optuna_study
 
+        study = self.study
+        if study.scheduler.name == "pbt":
+            return None
         optuna_study = open_optuna_study(
             self.folder, name=self.folder.name, objective=study.objective, search=study.search, resume=self.resume
         )
@@ -259,29 +257,25 @@ class Sweep:
 
     def _tune(self, groups: WorkerGroups, searcher: Any, recorder: Any, budget: Budget, *, trials: int) -> None:
         """Let Ray Tune schedule so many trials on the worker groups."""
+        from tuning.population import start_population
         from tuning.schedulers import make_scheduler
         from tuning.trial import make_tuner, train_trial
 
-        objective = self.study.objective
+        study, objective = self.study, self.study.objective
         tuner = make_tuner(
             groups,
             train_trial,
             {"study": str(self.folder / STUDY), "folder": str(self.folder), "cache": str(self.cache)},
             metric=objective.metric,
-            searcher=searcher,
+            configs=searcher or start_population(self.table, study.space, study.search, trials=trials),
             scheduler=make_scheduler(
-                self.study.scheduler,
-                metric="objective",
-                mode=objective.mode,
-                space=self.study.space,
-                search=self.study.search,
+                study.scheduler, metric="objective", mode=objective.mode, space=study.space, search=study.search
             ),
             trials=trials,
             storage=self.folder / SCRATCH,
             callbacks=[recorder],
             stop=budget,
-            max_failures=self.study.resources.max_failures,
-            take_turns=self.study.scheduler.name == "pbt",
+            max_failures=study.resources.max_failures,
         )
         tuner.fit()
         for folder in (self.folder / "trials").glob(f"*/{DONATIONS}"):

@@ -52,6 +52,8 @@ class Trial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """The next report of the trial, as a result of Ray Tune."""
+        if self._shared["take_turns"] and ray.get(self._shared["exchange"].is_awaited.remote()):
+            self._end()
         content = self._next_report()
         while content["progress"] <= self._heard:  # a run that goes on repeats its last report
             content = self._next_report()
@@ -65,8 +67,6 @@ class Trial(tune.Trainable):
 
     def _next_report(self) -> dict[str, Any]:
         exchange = self._shared["exchange"]
-        if self._shared["take_turns"] and self._lease is not None and ray.get(exchange.is_awaited.remote()):
-            self._end()
         while True:
             if self._lease is None:  # not in `reset_config`: Tune resets an actor before it restores it
                 arguments = self._shared["fixed"] | {"trial": self.config["trial"], "values": self.config["values"]}
@@ -118,14 +118,13 @@ def make_tuner(
     fixed: dict[str, Any],
     *,
     metric: str,
-    searcher: Searcher,
+    configs: Searcher | list[dict[str, Any]],
     scheduler: TrialScheduler,
     trials: int,
     storage: Path,
     callbacks: list[tune.Callback],
     stop: tune.Stopper | None = None,
     max_failures: int = 0,
-    take_turns: bool = False,
 ) -> tune.Tuner:
     """A Ray Tune run of so many trials on worker groups.
 
@@ -134,15 +133,15 @@ def make_tuner(
         function: Runs on the workers as `function(runtime, trial=…, values=…, **fixed)` and reports.
         fixed: Its arguments that are the same for all trials.
         metric: The name, in a report, of what trials are compared by.
-        searcher: Gives `{"trial": number, "values": {…}}`.
+        configs: Of the trials, each `{"trial": number, "values": {…}}`: a searcher that gives one when a group is
+            free, or all of them. Then all trials begin at once and share the groups: a trial gives its group up after
+            a report when another one waits.
         scheduler: Stops trials; its metric is `objective`, its clock `progress`.
         trials: How many.
         storage: Folder for what Tune writes for itself.
         callbacks: Hear of every trial.
         stop: Asked whether to stop all.
         max_failures: How often a trial goes on from its newest checkpoint after its workers were lost.
-        take_turns: Begin all trials at once, and let them share the groups: a trial gives its group up after a report
-            when another one waits.
     """
     trainable = tune.with_parameters(
         Trial,
@@ -151,20 +150,21 @@ def make_tuner(
         function=function,
         fixed=fixed,
         max_failures=max_failures,
-        take_turns=take_turns,
+        take_turns=isinstance(configs, list),
     )
     # Tune wants resources, but the CPUs and GPUs are the groups': a request of one byte, on the driver's machine.
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     beside_us = tune.PlacementGroupFactory([{"CPU": 0, "memory": 1}], bundle_label_selector=[here])
+    common: dict[str, Any] = {"reuse_actors": True, "scheduler": scheduler}
+    if isinstance(configs, list):
+        space, how = tune.grid_search(configs), tune.TuneConfig(**common)
+    else:
+        space = None
+        how = tune.TuneConfig(num_samples=trials, max_concurrent_trials=groups.count, search_alg=configs, **common)
     return tune.Tuner(
         tune.with_resources(trainable, beside_us),
-        tune_config=tune.TuneConfig(
-            num_samples=trials,
-            max_concurrent_trials=None if take_turns else groups.count,
-            reuse_actors=True,
-            search_alg=searcher,
-            scheduler=scheduler,
-        ),
+        param_space=space,
+        tune_config=how,
         run_config=tune.RunConfig(name="tune", storage_path=str(storage), callbacks=callbacks, stop=stop, verbose=0),
     )
 

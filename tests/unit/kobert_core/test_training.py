@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from kobert_core.checkpoint import adopt_checkpoint, load_weights, newest_checkpoint
 from kobert_core.data.batching import UpdateOrder, micro_batches
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks.nsmc import Nsmc
@@ -209,3 +210,23 @@ def test_the_order_is_drawn_from_seed_and_epoch_alone() -> None:
     for number in (0, 31, 32, 40):
         assert np.array_equal(order.update(number), again.update(number))
     assert not np.array_equal(order.update(0), order.update(32))
+
+
+def test_a_run_that_adopts_a_checkpoint_has_its_weights_and_its_own_rates(cache: Path, tmp_path: Path) -> None:
+    parts = {"device": torch.device("cpu"), "checkpoints": tmp_path / "donor"}
+    length = {"epochs": 1.5, "eval_percent": 20}
+    donor = tiny_config(optim={"backbone_lr": 1e-3, "weight_decay": 0.1}, train=length)
+    train(donor, Nsmc(donor, cache=cache), StopAfter(6, **parts))
+    folder = newest_checkpoint(tmp_path / "donor")
+    assert folder is not None
+    adopt_checkpoint(folder, tmp_path / "own")
+    config = tiny_config(optim={"backbone_lr": 0.0, "classifier_lr": 0.0, "weight_decay": 0.0}, train=length)
+    reports: list[Report] = []
+    runtime = LocalRuntime(
+        device=torch.device("cpu"), checkpoints=tmp_path / "own", resume=True, on_report=reports.append
+    )
+    after = weights_after(config, cache, runtime)
+    assert_equal(after, load_weights(folder))
+    assert [report.metrics["optim/backbone_lr"] for report in reports[1:]] == [0.0] * len(reports[1:])
+    assert reports[0].is_best, "another run's best checkpoint is not one of this run"
+    assert folder.is_dir(), "the donor keeps its own"
