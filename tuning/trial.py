@@ -91,7 +91,7 @@ class Trial(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Hold the checkpoint of the last report for others: the worker wrote it, and will remove it in time."""
         held = None
-        if self._report is not None and self._report["checkpoint"]:
+        if self._shared["take_turns"] and self._report is not None:
             checkpoint = Path(self._report["checkpoint"])
             held = checkpoint.parents[1] / DONATIONS / checkpoint.name
             link_checkpoint(checkpoint, held)
