@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: sweep test test-all lint bench install clean
+.PHONY: sweep test test-slow lint install clean
 
 sweep: $(INSTALLED)  ## A sweep over the sample that the package carries
 	$(BIN)/kobert-tune sweep search_spaces/quickstart.yaml --name quickstart-$$(date +%Y%m%d-%H%M%S)
@@ -12,8 +12,8 @@ sweep: $(INSTALLED)  ## A sweep over the sample that the package carries
 test: $(INSTALLED)  ## The tests, without the slow drills
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(INSTALLED)  ## All tests, the slow drills too
-	$(BIN)/python -m pytest
+test-slow: $(INSTALLED)  ## The slow drills: kills, hangs, clusters of several nodes, pictures
+	$(BIN)/python -m pytest -m slow
 
 lint: $(INSTALLED)  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

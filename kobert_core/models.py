@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -188,25 +191,52 @@ def _token_loss(logits: torch.Tensor, positions: torch.Tensor, padding: torch.Te
 def load_bert(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest: int, pooler: bool = True) -> BertModel:
     """The encoder that a study asks for, in float32 on the CPU, with or without its pooler.
 
-    Weights come as safetensors, or as a pickle that holds tensors alone. With `init: random` they are drawn from
-    PyTorch's generator.
+    Weights come as safetensors, or as a pickle that holds tensors alone; the process keeps the latest in memory for the
+    runs to come. With `init: random` they are drawn from PyTorch's generator, which pretrained ones leave as it is.
 
     Raises:
         InputError: the encoder is not there, is no BERT, lacks weights, or does not fit its tokenizer.
     """
     from transformers import BertModel
 
-    bert: BertModel
-    loaded: dict[str, Any]
     bert_config = make_bert_config(config, tokenizer, longest=longest)
     if config.init == "random":
         return BertModel(bert_config, add_pooling_layer=pooler)
     assert config.backbone is not None
+    shape = bert_config.to_dict()
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        del shape[name]  # the weights do not depend on them
+    folder = Path(config.backbone)
+    files = [(file.name, file.stat()) for file in sorted(folder.iterdir())] if folder.is_dir() else []
+    with torch.random.fork_rng(devices=[]):
+        weights = _pretrained_weights(
+            config.backbone,
+            config.revision or "main",
+            pooler,
+            json.dumps(shape, sort_keys=True, default=str),
+            tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in files),
+        )
+        own = {name: tensor.clone() for name, tensor in weights.items()}
+        bert: BertModel = BertModel.from_pretrained(
+            None, config=bert_config, state_dict=own, dtype=torch.float32, add_pooling_layer=pooler
+        )
+    return bert.train()
+
+
+@functools.lru_cache(maxsize=1)
+def _pretrained_weights(
+    backbone: str, revision: str, pooler: bool, shape: str, files: tuple[tuple[str, int, int], ...]
+) -> dict[str, torch.Tensor]:
+    """An encoder's tensors by name; `files` are those of a local folder, so that a changed one is read again."""
+    from transformers import BertConfig, BertModel
+
+    bert: BertModel
+    loaded: dict[str, Any]
     try:
         bert, loaded = BertModel.from_pretrained(  # type: ignore[misc]
-            config.backbone,
-            config=bert_config,
-            revision=config.revision or "main",
+            backbone,
+            config=BertConfig(**json.loads(shape)),
+            revision=revision,
             dtype=torch.float32,
             weights_only=True,
             trust_remote_code=False,
@@ -215,18 +245,18 @@ def load_bert(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest: int, 
         )
     except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError …
         raise InputError(
-            f"the weights of `{config.backbone}` cannot be loaded ({type(error).__name__}: {error})",
+            f"the weights of `{backbone}` cannot be loaded ({type(error).__name__}: {error})",
             where="model.backbone",
             fix="give a hub name or a folder with model.safetensors, or `init: random`",
         ) from error
     missing = sorted({*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])})
     if missing:
         raise InputError(
-            f"`{config.backbone}` lacks {len(missing)} of the encoder's weights, `{missing[0]}` first",
+            f"`{backbone}` lacks {len(missing)} of the encoder's weights, `{missing[0]}` first",
             where="model.backbone",
             fix="give a complete checkpoint, or `init: random`",
         )
-    return bert.train()
+    return dict(bert.state_dict())
 
 
 def make_bert_config(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest: int) -> BertConfig:

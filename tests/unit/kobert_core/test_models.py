@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, E
 
 from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
-from kobert_core.models import KoBertClassifier, load_bert
+from kobert_core.models import KoBertClassifier, _pretrained_weights, load_bert
 from kobert_core.tasks.nsmc import Nsmc
 from tests.fixtures.tiny import SIZES, tiny_config
 
@@ -40,6 +40,24 @@ def test_pretrained_weights_are_those_of_the_folder(pretrained: Path, cache: Pat
     loaded = bert_of(config_for(pretrained), cache).state_dict()
     assert stored.keys() <= loaded.keys()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in stored.items())
+
+
+def test_a_warm_process_gives_what_a_fresh_one_does(pretrained: Path, cache: Path) -> None:
+    config, other = config_for(pretrained), config_for(pretrained, hidden_dropout=0.3)
+    _pretrained_weights.cache_clear()
+    torch.manual_seed(5)
+    begin = torch.get_rng_state()
+    first = bert_of(config, cache)
+    expected = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(1.0)  # as training would
+    again = bert_of(other, cache)
+    assert _pretrained_weights.cache_info().hits == 1, "the dropout is not in the weights"
+    assert again.config.hidden_dropout_prob == 0.3 and first.config.hidden_dropout_prob != 0.3
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in again.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), begin), "the same random numbers follow, cold or warm"
+    assert all(parameter.requires_grad for parameter in again.parameters()) and again.training
 
 
 def test_a_pickle_of_tensors_is_taken_and_one_that_runs_code_is_not(
