@@ -100,8 +100,7 @@ def newest_checkpoint(checkpoints: Path) -> Path | None:
 
 def link_checkpoint(source: Path, folder: Path) -> None:
     """The same checkpoint in another place, which outlives the first: linked, or copied to another file system."""
-    if folder.exists():
-        return
+    shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as temporary:
         for file in source.iterdir():
             try:
@@ -112,8 +111,10 @@ def link_checkpoint(source: Path, folder: Path) -> None:
 
 def adopt_checkpoint(source: Path, checkpoints: Path) -> None:
     """Make another run's checkpoint the only one of this run, which so goes on from there."""
+    new = checkpoints / f".adopted-{source.name}"
+    link_checkpoint(source, new)
     prune_checkpoints(checkpoints, keep=set())
-    link_checkpoint(source, checkpoints / source.name)
+    os.rename(new, checkpoints / source.name)
 
 
 def prune_checkpoints(checkpoints: Path, keep: set[str]) -> None:

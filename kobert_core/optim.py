@@ -26,17 +26,23 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     """
     encoder: Any = model.bert
     layers = encoder.config.num_hidden_layers
-    groups: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if name.startswith("bert."):
-            kind, lr = "backbone", optim.backbone_lr * optim.layer_decay ** _layers_above(name, layers)
+            kind, above = "backbone", _layers_above(name, layers) if optim.layer_decay != 1 else 0
         else:
-            kind, lr = "classifier", optim.classifier_lr
+            kind, above = "classifier", 0
         decays = not (name.endswith(".bias") or "LayerNorm" in name)
-        groups.setdefault((kind, lr, decays), []).append(parameter)
+        groups.setdefault((kind, above, decays), []).append(parameter)
+    rates = {"backbone": optim.backbone_lr, "classifier": optim.classifier_lr}
     return [
-        {"params": parameters, "name": kind, "lr": lr, "weight_decay": optim.weight_decay if decays else 0.0}
-        for (kind, lr, decays), parameters in groups.items()
+        {
+            "params": parameters,
+            "name": kind,
+            "lr": rates[kind] * optim.layer_decay**above,
+            "weight_decay": optim.weight_decay if decays else 0.0,
+        }
+        for (kind, above, decays), parameters in groups.items()
     ]
 
 

@@ -15,7 +15,6 @@ from tuning.cli_options import (
     SWEEPS,
     AsJson,
     Name,
-    Output,
     Overrides,
     Resume,
     StudyFile,
@@ -120,7 +119,9 @@ def doctor(
     address: Annotated[
         str | None, typer.Option(help="A Ray cluster: auto, or HOST:6379. Default: this machine alone.")
     ] = None,
-    output: Output = SWEEPS,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="Folder of all sweeps. Default: `storage`, sweeps.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """What would keep a sweep from running: versions, GPUs, shared storage, MLflow, disk, clocks."""
@@ -129,8 +130,9 @@ def doctor(
     from tuning.tracking import resolve_tracking_uri
 
     study = load_study(study_file) if study_file else None
-    uri = resolve_tracking_uri(study.tracking.uri if study else None, output)
-    findings = examine(address, output=output, tracking_uri=uri, study=study)
+    folder = output or (study and study.storage) or SWEEPS
+    uri = resolve_tracking_uri(study.tracking.uri if study else None, folder)
+    findings = examine(address, output=folder, tracking_uri=uri, study=study)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False))
     else:

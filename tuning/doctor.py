@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import time
@@ -44,23 +45,33 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
         study: Whose trials must find room, and whose files must be there.
 
     Raises:
-        InputError: there is no cluster at the address.
+        InputError: there is no cluster at the address, or no folder can be made at `output`.
     """
     health = f"{tracking_uri.rstrip('/')}/health" if tracking_uri.startswith("http") else None
-    output.mkdir(parents=True, exist_ok=True)
+    missing = [path for path in (files_of(study) if study else []) if not path.is_file()]
+    here = [Finding("wrong", f"{path} is not there, or is no file") for path in missing]
     if address is None:
-        return [*differences({"this machine": look(health, time.time())}, tracking_uri), disk(output)]
+        here += [*differences({"this machine": look(health)}, tracking_uri), disk(output)]
+        return [*here, room([this_machine()], study)] if study else here
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"no folder can be made here ({error.strerror})", where=f"--output {output}") from error
     set_environment()
     with ray_cluster(address) as cluster:
         import ray
 
-        findings = [Finding("ok", f"Ray {ray.__version__} with {len(cluster)} machine(s)")]
-        seen = on_every_node(look, health, time.time())
+        findings = [*here, Finding("ok", f"Ray {ray.__version__} with {len(cluster)} machine(s)")]
+        before = time.time()
+        seen = on_every_node(look, health)
+        after = time.time()
         for node, said in seen.items():
             if isinstance(said, Exception):
                 findings.append(
                     Finding("wrong", f"{node}: cannot be asked ({said}); is kobert-tuning installed there?")
                 )
+            elif not before - MUCH_CLOCK_SKEW < said["clock"] < after + MUCH_CLOCK_SKEW:
+                findings.append(Finding("warning", f"{node}: its clock is {said['clock'] - after:+.0f} s off"))
         findings += differences({node: said for node, said in seen.items() if isinstance(said, dict)}, tracking_uri)
         problems = storage_problems(output.resolve(), files_of(study) if study else [])
         findings += [Finding("wrong", problem) for problem in problems]
@@ -72,7 +83,14 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
     return findings
 
 
-def look(health: str | None, now: float) -> dict[str, Any]:
+def this_machine() -> dict[str, float]:
+    """What Ray would find here."""
+    import torch
+
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
+def look(health: str | None) -> dict[str, Any]:
     """On a machine: versions, devices, disk, clock, and whether MLflow answers at `health`."""
     import torch
 
@@ -80,7 +98,7 @@ def look(health: str | None, now: float) -> dict[str, Any]:
         "versions": {"Python": platform.python_version()} | {name: version_of(name) for name in PACKAGES},
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "free": shutil.disk_usage("/tmp").free,
-        "skew": time.time() - now,
+        "clock": time.time(),
         "mlflow": None if health is None else problem_at(health),
     }
 
@@ -120,8 +138,6 @@ def differences(seen: Mapping[str, dict[str, Any]], tracking_uri: str) -> list[F
         gpus = ", ".join(said["gpus"]) or "no GPU"
         low = said["free"] < LITTLE_DISK
         findings.append(Finding("warning" if low else "ok", f"{node}: {gpus}, {said['free'] / 2**30:.0f} GiB in /tmp"))
-        if abs(said["skew"]) > MUCH_CLOCK_SKEW:
-            findings.append(Finding("warning", f"{node}: its clock is {said['skew']:+.0f} s off"))
         if said["mlflow"]:
             shown = redact_uri(tracking_uri)
             findings.append(Finding("wrong", f"{node}: no MLflow server answers at {shown} ({said['mlflow']})"))
@@ -132,7 +148,8 @@ def differences(seen: Mapping[str, dict[str, Any]], tracking_uri: str) -> list[F
 
 def disk(output: Path) -> Finding:
     """How much room there is for checkpoints."""
-    free = shutil.disk_usage(output).free
+    there = next(folder for folder in (output, *output.resolve().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
     return Finding("warning" if free < LITTLE_DISK else "ok", f"{free / 2**30:.0f} GiB are free in {output}")
 
 

@@ -56,6 +56,7 @@ class Jobs:
         Raises:
             InputError: nothing answers there.
         """
+        from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
         self.address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
@@ -65,7 +66,13 @@ class Jobs:
             )
         try:
             self._client: JobSubmissionClient = JobSubmissionClient(self.address)
-        except (ConnectionError, RuntimeError) as error:
+        except AuthenticationError as error:
+            raise InputError(
+                "the cluster asks for a token",
+                where=f"--address {self.address}",
+                fix="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's token",
+            ) from error
+        except (ConnectionError, RuntimeError, OSError, ValueError) as error:  # requests' own are OSError, ValueError
             reason = str(error).strip().splitlines()[0]
             raise InputError(
                 f"no job server answers ({reason})",
@@ -157,8 +164,9 @@ def job_environment() -> dict[str, str]:
         InputError: the tracking address holds a secret.
     """
     environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_TO_STOP), "PYTHONUNBUFFERED": "1"}
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    of_this_machine = re.match(r"(sqlite|file):|https?://(localhost|127\.|\[::1\])", uri)
+    if uri and not of_this_machine:
         if redact_uri(uri) != uri:
             raise InputError(
                 "the dashboard of the cluster would show the password in it",

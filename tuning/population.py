@@ -6,6 +6,7 @@ and wherever a copy explores around them. Optuna has no part in it: its trials c
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -105,9 +106,10 @@ def start_population(table: TrialTable, space: Space, search: SearchConfig, *, t
 
     A new trial is a point given in advance while there are any, and drawn from the space after that.
     """
-    unfinished = [record for record in table if record.state in UNFINISHED]
+    unfinished = [record for record in table if record.state in UNFINISHED][:trials]
     population = [{"trial": it.trial, "values": it.values, "lineage": it.lineage} for it in unfinished]
-    for number in range(len(table), len(table) + trials - len(unfinished)):
+    unused = (number for number in itertools.count() if number not in table)
+    for number in itertools.islice(unused, trials - len(unfinished)):
         given = search.points[number] if number < len(search.points) else {}
         generator = np.random.default_rng([search.seed, 0, number])
         population.append({"trial": number, "values": space.suggest(Drawn(generator, given)), "lineage": []})

@@ -31,11 +31,13 @@ class Recorder(DriverOnly, Callback):
         number, values = trial.config["trial"], trial.config["values"]
         record = self._table[number] if number in self._table else TrialRecord(number, "RUNNING", values)
         record.state, record.started = "RUNNING", record.started or time.time()
-        if len(lineage := trial.config.get("lineage", [])) > len(record.lineage):
-            record.lineage, record.values, record.update = lineage, values, -1
         self._sitting[number] = (time.monotonic(), record.seconds)
         self._table.put(record)
-        config = self._study.train_config(values).model_dump(mode="json", exclude_none=True)
+        self._start_run(record)
+
+    def _start_run(self, record: TrialRecord) -> None:
+        number = record.trial
+        config = self._study.train_config(record.values).model_dump(mode="json", exclude_none=True)
         if "effective_batch_size" in config["optim"]:
             del config["optim"]["accumulation"]  # it follows
         tags = {"trial": str(number)} | ({"lineage": json.dumps(record.lineage)} if record.lineage else {})
@@ -46,6 +48,9 @@ class Recorder(DriverOnly, Callback):
     ) -> None:
         """An evaluation."""
         record, report = self._table[trial.config["trial"]], result["report"]
+        if len(lineage := trial.config.get("lineage", [])) > len(record.lineage):  # now the copy is made
+            record.lineage, record.values, record.update = lineage, trial.config["values"], -1
+            self._start_run(record)
         if record.lineage and report["update"] != record.update:
             record.step = max(report["update"], record.step + 1)  # MLflow keeps one value a step
         elif not record.lineage:

@@ -262,6 +262,7 @@ class Sweep:
         from tuning.trial import make_tuner, train_trial
 
         study, objective = self.study, self.study.objective
+        self._remove_donations()
         tuner = make_tuner(
             groups,
             train_trial,
@@ -278,6 +279,9 @@ class Sweep:
             max_failures=study.resources.max_failures,
         )
         tuner.fit()
+        self._remove_donations()
+
+    def _remove_donations(self) -> None:
         for folder in (self.folder / "trials").glob(f"*/{DONATIONS}"):
             shutil.rmtree(folder)
 

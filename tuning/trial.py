@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from kobert_core.checkpoint import adopt_checkpoint, link_checkpoint, prune_checkpoints
+from kobert_core.checkpoint import adopt_checkpoint, link_checkpoint
 from tuning.trial_files import CHECKPOINTS, DONATIONS, LOG, MODEL_FILES, trial_folder
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tuning.worker_group import WorkerGroups
 
 
-MAX_DONATIONS = 3
+MAX_DONATIONS = 5
 """So many checkpoints of a trial are held for others that may go on from them."""
 
 
@@ -93,10 +94,13 @@ class Trial(tune.Trainable):
         held = None
         if self._shared["take_turns"] and self._report is not None:
             checkpoint = Path(self._report["checkpoint"])
-            held = checkpoint.parents[1] / DONATIONS / checkpoint.name
+            donations = checkpoint.parents[1] / DONATIONS
+            before = sorted(int(folder.name) for folder in donations.glob("*"))
+            # By number, not by update: a trial that went back to another's weights comes to the same update again.
+            held = donations / str(before[-1] + 1 if before else 0) / checkpoint.name
             link_checkpoint(checkpoint, held)
-            latest = sorted(held.parent.iterdir())[-MAX_DONATIONS:]
-            prune_checkpoints(held.parent, keep={folder.name for folder in latest} | {held.name})
+            for number in before[: 1 - MAX_DONATIONS]:
+                shutil.rmtree(donations / str(number))
         return {"trial": self.config["trial"], "heard": self._heard, "checkpoint": str(held) if held else None}
 
     def load_checkpoint(self, checkpoint: Any) -> None:

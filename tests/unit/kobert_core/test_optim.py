@@ -73,3 +73,11 @@ def test_schedules_are_those_of_transformers(schedule: str, ratio: float, steps:
 def test_two_ways_to_say_one_thing_are_refused(both: dict) -> None:
     with pytest.raises(ValueError, match="not both"):
         OptimConfig(**both)
+
+
+def test_the_groups_do_not_depend_on_the_values_so_that_a_state_fits_other_values(model: nn.Module) -> None:
+    sizes = [
+        [len(group["params"]) for group in parameter_groups(model, OptimConfig(**values, layer_decay=0.9))]
+        for values in ({}, {"backbone_lr": 0.0}, {"weight_decay": 0.0}, {"backbone_lr": 1e-3, "classifier_lr": 1e-3})
+    ]
+    assert all(each == sizes[0] for each in sizes)

@@ -212,6 +212,21 @@ def test_the_order_is_drawn_from_seed_and_epoch_alone() -> None:
     assert not np.array_equal(order.update(0), order.update(32))
 
 
+def test_a_checkpoint_takes_the_place_of_an_own_one_of_the_same_update(cache: Path, tmp_path: Path) -> None:
+    config = tiny_config(train={"epochs": 1.5, "eval_percent": 20})
+    folders = []
+    for seed, name in enumerate(("donor", "own")):
+        torch.manual_seed(seed)
+        own = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+        train(own, Nsmc(own, cache=cache), StopAfter(6, checkpoints=tmp_path / name))
+        folders.append(newest_checkpoint(tmp_path / name))
+    donor, own_one = folders
+    assert donor is not None and own_one is not None and donor.name == own_one.name
+    adopt_checkpoint(donor, tmp_path / "own")
+    assert_equal(load_weights(own_one), load_weights(donor))
+    assert [path.name for path in (tmp_path / "own").iterdir()] == [donor.name]
+
+
 def test_a_run_that_adopts_a_checkpoint_has_its_weights_and_its_own_rates(cache: Path, tmp_path: Path) -> None:
     parts = {"device": torch.device("cpu"), "checkpoints": tmp_path / "donor"}
     length = {"epochs": 1.5, "eval_percent": 20}

@@ -68,6 +68,16 @@ def test_a_resumed_population_is_the_same_one(tmp_path: Path) -> None:
     assert start_population(table, SPACE, SearchConfig(), trials=3) == [whole[1] | {"lineage": lineage}, *whole[2:]]
 
 
+def test_a_number_is_given_once_and_no_more_trials_than_asked_for(tmp_path: Path) -> None:
+    """A crash while actors start leaves gaps in the table."""
+    table = TrialTable(tmp_path, Objective(metric="eval/accuracy", mode="max"))
+    for number in (0, 1, 3):
+        table.put(TrialRecord(number, "INTERRUPTED", {"optim.backbone_lr": 1e-4}))
+    numbers = [member["trial"] for member in start_population(table, SPACE, SearchConfig(), trials=5)]
+    assert numbers == [0, 1, 3, 2, 4]
+    assert len(start_population(table, SPACE, SearchConfig(), trials=2)) == 2
+
+
 PBT = ["scheduler.name=pbt", "parameters={optim.backbone_lr: {min: 1e-5, max: 1e-3}}", "search={seed: 1}"]
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 
