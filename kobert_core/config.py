@@ -100,8 +100,11 @@ class OptimConfig(FrozenConfig):
     """Part of all updates in which the learning rates rise from zero."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     """Updates of warmup; takes the place of `warmup_ratio`."""
-    batch_size: PositiveInt = 32
-    """Examples that go through the model at once, on one worker."""
+    batch_size: PositiveInt | Literal["auto"] = 32
+    """Examples that go through the model at once, on one worker; `auto`: as many as fit into its memory."""
+    max_tokens: PositiveInt | None = None
+    """Tokens that go through the model at once, on one worker. An update is cut finer where its examples are long;
+    which examples it has stays the same."""
     accumulation: PositiveInt = 1
     """Micro-batches whose gradients make one update."""
     effective_batch_size: PositiveInt | None = None
@@ -121,13 +124,18 @@ class OptimConfig(FrozenConfig):
     def _one_way_to_say_it(self) -> OptimConfig:
         if self.effective_batch_size is not None and "accumulation" in self.model_fields_set:
             raise ValueError("give `accumulation` or `effective_batch_size`, not both")
+        if self.batch_size == "auto" and self.effective_batch_size is None:
+            raise ValueError("with `batch_size: auto`, `effective_batch_size` must say how many examples an update has")
         if self.warmup_steps is not None and "warmup_ratio" in self.model_fields_set:
             raise ValueError("give `warmup_ratio` or `warmup_steps`, not both")
         return self
 
     def examples_per_update(self, workers: int) -> int:
         """Examples of one update over all `workers`."""
-        return self.effective_batch_size or self.batch_size * self.accumulation * workers
+        if self.effective_batch_size is not None:
+            return self.effective_batch_size
+        assert self.batch_size != "auto"
+        return self.batch_size * self.accumulation * workers
 
 
 class RunConfig(FrozenConfig):
@@ -141,6 +149,10 @@ class RunConfig(FrozenConfig):
     """Evaluate each time this percentage of the run's own updates is done; these are the scheduler's rungs."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 autocast on CUDA, float32 on CPU."""
+    gradient_checkpointing: bool = False
+    """Compute each layer twice instead of keeping its activations: less memory, more time, the same numbers."""
+    compile: bool = False
+    """Compile the encoder's layers with `torch.compile`: pays on a GPU in runs of many minutes."""
 
     @field_validator("eval_percent")
     @classmethod

@@ -10,10 +10,10 @@ from torch import nn
 
 from kobert_core.data.batching import batches_of_tokens
 from kobert_core.runtime import Runtime
-from kobert_core.tasks.base import Batch, Examples, Task
+from kobert_core.tasks.base import Examples, Task
 
 TOKENS_PER_BATCH = 8192
-"""Padded tokens that go through the model together: evaluation needs no memory for gradients."""
+"""Tokens that go through the model together: evaluation needs no memory for gradients."""
 
 
 def evaluate(model: nn.Module, task: Task[Any], examples: Examples, runtime: Runtime) -> dict[str, float]:
@@ -29,7 +29,7 @@ def predict(model: nn.Module, task: Task[Any], examples: Examples, runtime: Runt
     # A task may give outputs as wide as a batch; rows are kept a batch until all are there.
     mine: list[tuple[np.ndarray, dict[str, torch.Tensor]]] = []
     for indices in batches_of_tokens(examples.lengths, tokens=TOKENS_PER_BATCH)[runtime.rank :: runtime.workers]:
-        mine.append((indices, task.outputs(model, to_device(examples.batch(indices), runtime.device))))
+        mine.append((indices, task.outputs(model, examples.batch(indices).to(runtime.device))))
     model.train(training)
     on_cpu = [(indices, {name: rows.cpu().numpy() for name, rows in outputs.items()}) for indices, outputs in mine]
     parts = [part for parts in runtime.gather(on_cpu) for part in parts]
@@ -47,10 +47,3 @@ def _in_order(parts: list[tuple[np.ndarray, dict[str, np.ndarray]]], size: int) 
             rows[place] = part[name]
         outputs[name] = rows
     return outputs
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch on the device; the copy to CUDA does not wait."""
-    if device.type != "cuda":
-        return batch
-    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}

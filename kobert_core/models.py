@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from kobert_core.config import ModelConfig
 from kobert_core.data.windows import IGNORED, MAX_TRIM_END, MAX_TRIM_START
+from kobert_core.encoder import encode, use_packed_attention
 from kobert_core.errors import InputError
 from kobert_core.tokenization import KoBertTokenizer
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ClassifierOutput(NamedTuple):
-    """`loss` is a scalar, or None without labels; `logits` have shape (batch, classes)."""
+    """`loss` is a scalar, or None without labels; `logits` have shape (sequences, classes)."""
 
     loss: torch.Tensor | None
     logits: torch.Tensor
@@ -44,6 +46,7 @@ class KoBertClassifier(nn.Module):
     ) -> None:
         """A new head on an encoder; `class_weights` has shape (classes,)."""
         super().__init__()
+        use_packed_attention(bert)
         self.bert = bert
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(bert.config.hidden_size, num_labels)
@@ -56,21 +59,23 @@ class KoBertClassifier(nn.Module):
     def forward(
         self,
         input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        starts: torch.Tensor,
+        lengths: Sequence[int],
         labels: torch.Tensor | None = None,
         reduction: str = "mean",
     ) -> ClassifierOutput:
-        """Logits, and with `labels` of shape (batch,) the cross-entropy too.
+        """Logits, and with `labels` of shape (sequences,) the cross-entropy too.
 
         Args:
-            input_ids, attention_mask, token_type_ids: int64, shape (batch, width).
+            input_ids, token_type_ids, position_ids, starts, lengths: as `kobert_core.encoder.encode` takes them.
             labels: Class indices.
             reduction: `mean` (weighted, as PyTorch does it) or `sum`.
         """
-        pooled = self.bert(
-            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
-        ).pooler_output
+        first = encode(self.bert, input_ids, token_type_ids, position_ids, starts, lengths, first_tokens_only=True)
+        pooler: Any = self.bert.pooler
+        pooled = pooler(first[:, None])
         logits = self.classifier(self.dropout(pooled))
         if labels is None:
             return ClassifierOutput(None, logits)
@@ -87,9 +92,9 @@ class KoBertClassifier(nn.Module):
 class AnswerOutput(NamedTuple):
     """`loss` is a scalar, or None without positions; the rest has one row a token.
 
-    `start_logits` and `end_logits` have shape (batch, width); `trim_start_logits` and `trim_end_logits` shape
-    (batch, width, classes), None without a boundary head: how many characters to trim if the answer begins, or
-    ends, with this token.
+    `start_logits` and `end_logits` have shape (sequences, width) and are -inf beyond the end of a sequence;
+    `trim_start_logits` and `trim_end_logits` have shape (sequences, width, classes), None without a boundary head: how
+    many characters to trim if the answer begins, or ends, with this token.
     """
 
     loss: torch.Tensor | None
@@ -108,7 +113,7 @@ class BoundaryHead(nn.Module):
         self.end = nn.Linear(hidden_size, MAX_TRIM_END + 1)
 
     def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of both, shape (batch, width, classes), from hidden states of shape (batch, width, size)."""
+        """Logits of both, shape (tokens, classes), from hidden states of shape (tokens, size)."""
         return self.start(hidden), self.end(hidden)
 
 
@@ -124,6 +129,7 @@ class KoBertForQuestionAnswering(nn.Module):
     ) -> None:
         """New heads on an encoder without pooler; `boundary_weight` is that of the boundary head in the loss."""
         super().__init__()
+        use_packed_attention(bert)
         self.bert = bert
         self.dropout = nn.Dropout(dropout)
         self.qa_outputs = nn.Linear(bert.config.hidden_size, 2)
@@ -139,8 +145,10 @@ class KoBertForQuestionAnswering(nn.Module):
     def forward(
         self,
         input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        starts: torch.Tensor,
+        lengths: Sequence[int],
         start_positions: torch.Tensor | None = None,
         end_positions: torch.Tensor | None = None,
         trim_start: torch.Tensor | None = None,
@@ -149,43 +157,48 @@ class KoBertForQuestionAnswering(nn.Module):
     ) -> AnswerOutput:
         """Logits, and with positions the loss too: as BERT's, the mean of the cross-entropies of start and end.
 
-        Padding is no choice in the loss, so that it does not depend on what else is in the batch. The boundary
-        head's loss is the mean of its two cross-entropies at the true tokens, times its weight.
+        The boundary head's loss is the mean of its two cross-entropies at the true tokens, times its weight.
 
         Args:
-            input_ids, attention_mask, token_type_ids: int64, shape (batch, width).
-            start_positions, end_positions: tokens, shape (batch,).
-            trim_start, trim_end: classes, shape (batch,); negative ones are not counted.
-            reduction: `mean` or `sum` over the batch.
+            input_ids, token_type_ids, position_ids, starts, lengths: as `kobert_core.encoder.encode` takes them.
+            start_positions, end_positions: tokens, counted in their sequence, shape (sequences,).
+            trim_start, trim_end: classes, shape (sequences,); negative ones are not counted.
+            reduction: `mean` or `sum` over the sequences.
         """
-        hidden = self.bert(
-            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
-        ).last_hidden_state
-        hidden = self.dropout(hidden)
-        start_logits, end_logits = self.qa_outputs(hidden).unbind(-1)
+        hidden = self.dropout(encode(self.bert, input_ids, token_type_ids, position_ids, starts, lengths))
+        place = (_rows(starts, lengths), position_ids)
+        shape = (len(lengths), max(lengths))
+        start_logits, end_logits = _in_rows(self.qa_outputs(hidden), place, shape, fill=-torch.inf).unbind(-1)
         trims: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
         if self.boundary is not None:
-            trims = self.boundary(hidden)
+            trim_start_logits, trim_end_logits = self.boundary(hidden)
+            trims = _in_rows(trim_start_logits, place, shape), _in_rows(trim_end_logits, place, shape)
         if start_positions is None or end_positions is None:
             return AnswerOutput(None, start_logits, end_logits, *trims)
-        padding = None if attention_mask is None else attention_mask == 0
-        loss = _token_loss(start_logits, start_positions, padding) + _token_loss(end_logits, end_positions, padding)
+        loss = F.cross_entropy(start_logits, start_positions, reduction="none")
+        loss = loss + F.cross_entropy(end_logits, end_positions, reduction="none")
         boundaries = (trims[0], start_positions, trim_start), (trims[1], end_positions, trim_end)
         for logits, positions, target in boundaries:
             if logits is not None and target is not None:
                 at = logits[torch.arange(len(positions), device=positions.device), positions]
-                losses = F.cross_entropy(at.float(), target, ignore_index=IGNORED, reduction="none")
+                losses = F.cross_entropy(at, target, ignore_index=IGNORED, reduction="none")
                 loss = loss + self.boundary_weight * losses
         loss = loss / 2
         return AnswerOutput(loss.sum() if reduction == "sum" else loss.mean(), start_logits, end_logits, *trims)
 
 
-def _token_loss(logits: torch.Tensor, positions: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
-    """Cross-entropy of each row over its tokens, shape (batch,)."""
-    logits = logits.float()
-    if padding is not None:
-        logits = logits.masked_fill(padding, -torch.inf)
-    return F.cross_entropy(logits, positions, reduction="none")
+def _rows(starts: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """The number of each token's sequence, shape (tokens,)."""
+    numbers = torch.arange(len(lengths), device=starts.device)
+    return torch.repeat_interleave(numbers, starts.diff(), output_size=sum(lengths))
+
+
+def _in_rows(
+    values: torch.Tensor, place: tuple[torch.Tensor, torch.Tensor], shape: tuple[int, int], fill: float = 0.0
+) -> torch.Tensor:
+    """Values of shape (tokens, n) as float32 or better in rows of shape (sequences, width, n)."""
+    values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+    return values.new_full((*shape, values.shape[-1]), fill).index_put(place, values)
 
 
 def load_bert(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest: int, pooler: bool = True) -> BertModel:

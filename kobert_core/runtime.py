@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
+
+Phase = Literal["data", "forward", "backward", "optimizer", "evaluation", "checkpoint", "logging"]
+"""What a run can be doing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,10 @@ class Runtime(Protocol):
         """The values of all workers, in the order of their ranks, on every worker."""
         ...
 
+    def phase(self, name: Phase) -> AbstractContextManager[Any]:
+        """Entered while the run does this; phases do not overlap. For those who want to know where the time goes."""
+        ...
+
 
 @dataclass(kw_only=True)
 class LocalRuntime:
@@ -81,6 +89,9 @@ class LocalRuntime:
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
+
+    def phase(self, name: Phase) -> AbstractContextManager[Any]:
+        return nullcontext()
 
 
 def default_device() -> torch.device:

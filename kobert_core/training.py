@@ -25,7 +25,9 @@ from kobert_core.checkpoint import (
 )
 from kobert_core.config import Objective, TrainConfig
 from kobert_core.data.batching import UpdateOrder, micro_batches
-from kobert_core.evaluation import evaluate, to_device
+from kobert_core.encoder import use_packed_attention
+from kobert_core.evaluation import evaluate
+from kobert_core.memory import tokens_that_fit
 from kobert_core.optim import make_optimizer, make_schedule
 from kobert_core.runtime import Report, Runtime
 from kobert_core.tasks.base import Task
@@ -40,6 +42,8 @@ class Progress:
     """Where a run is; with the weights, the optimizer and the generators, all that a checkpoint holds."""
 
     update: int = 0
+    max_tokens: int | None = None
+    """The tokens of a micro-batch. They stay what they were at the start of a run, or its numbers would not."""
     best_value: float | None = None
     best_checkpoint: str | None = None
     report: dict[str, Any] | None = None
@@ -63,23 +67,22 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     """
     seed_everything(config.train.seed)
     model = task.build_model().to(runtime.device).train()
+    autocast = torch.autocast(runtime.device.type, torch.bfloat16, enabled=uses_bf16(config, runtime))
+    prepare_encoder(model, config, runtime)
+    optim = config.optim
+    max_tokens = tokens_that_fit(model, task, optim, runtime, autocast)
     seed_everything(config.train.seed + runtime.rank)  # the same weights on all workers, each its own dropout
 
-    optim = config.optim
-    order = UpdateOrder(
-        task.train.lengths,
-        examples_per_update=optim.examples_per_update(runtime.workers),
-        seed=config.train.seed,
-    )
+    examples_per_update = optim.examples_per_update(runtime.workers)
+    order = UpdateOrder(task.train.lengths, examples_per_update=examples_per_update, seed=config.train.seed)
     updates = max(1, round(config.train.epochs * order.updates_per_epoch))
     evaluations = evaluation_updates(updates, config.train.eval_percent)
     optimizer = make_optimizer(model, optim)
     schedule = make_schedule(optimizer, optim, updates=updates)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    autocast = torch.autocast(runtime.device.type, torch.bfloat16, enabled=uses_bf16(config, runtime))
 
     objective = config.objective or task.objective
-    progress = restore(model, optimizer, schedule, objective, runtime) or Progress()
+    progress = restore(model, optimizer, schedule, objective, runtime) or Progress(max_tokens=max_tokens)
     if progress.report is not None:
         runtime.report(Report(**progress.report))
         if runtime.should_stop():
@@ -91,36 +94,54 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
         for micro_batch in micro_batches(
             examples,
             task.train.lengths,
-            batch_size=optim.batch_size,
+            batch_size=examples_per_update if optim.batch_size == "auto" else optim.batch_size,
+            max_tokens=progress.max_tokens,
             rank=runtime.rank,
             workers=runtime.workers,
         ):
-            with autocast:
-                loss = task.loss(model, to_device(task.train.batch(micro_batch), runtime.device)) / weight
-            loss.backward()
+            with runtime.phase("data"):
+                batch = task.train.batch(micro_batch).to(runtime.device)
+            with runtime.phase("forward"), autocast:
+                loss = task.loss(model, batch) / weight
+            with runtime.phase("backward"):
+                loss.backward()
             window.loss += loss.detach() * weight
 
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        runtime.add_up(gradients)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        if optim.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, optim.max_grad_norm)
-        learning_rates = learning_rates_of(optimizer)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
+        with runtime.phase("optimizer"):
+            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+            runtime.add_up(gradients)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            if optim.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, optim.max_grad_norm)
+            learning_rates = learning_rates_of(optimizer)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
         progress.update += 1
         window.weight += weight
         window.examples += len(examples)
 
         if (percent := evaluations.get(progress.update)) is not None:
-            metrics = window.metrics(runtime) | learning_rates | evaluate(model, task, task.dev, runtime)
+            metrics = window.metrics(runtime) | learning_rates
+            with runtime.phase("evaluation"), autocast:
+                metrics |= evaluate(model, task, task.dev, runtime)
             report(objective, runtime, progress, percent, metrics, (model, optimizer, schedule))
             window = Window(runtime.device)
         if runtime.should_stop():
             break
     return model
+
+
+def prepare_encoder(model: nn.Module, config: TrainConfig, runtime: Runtime) -> None:
+    """Choose how the encoder computes what it computes: its attention, what it keeps for backward, compiled or not."""
+    bert: Any = model.bert
+    use_packed_attention(bert, flash=uses_bf16(config, runtime) and runtime.device.type == "cuda")
+    if config.train.gradient_checkpointing:
+        bert.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.train.compile:
+        for layer in bert.encoder.layer:
+            layer.compile(dynamic=True)
 
 
 def evaluation_updates(updates: int, percent: int) -> dict[int, int]:
@@ -190,17 +211,19 @@ def report(
         checkpoint=str(folder) if folder else None,
     )
     progress.report = asdict(said)
-    generators = runtime.gather(get_rng_state())
-    if folder and runtime.rank == 0:
-        model, optimizer, schedule = trained
-        state: dict[str, Any] = {
-            "progress": vars(progress),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "generators": generators,
-        }
-        save_checkpoint(folder, model, state)
-    heard = runtime.report(said)
+    with runtime.phase("checkpoint"):
+        generators = runtime.gather(get_rng_state())
+        if folder and runtime.rank == 0:
+            model, optimizer, schedule = trained
+            state: dict[str, Any] = {
+                "progress": vars(progress),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "generators": generators,
+            }
+            save_checkpoint(folder, model, state)
+    with runtime.phase("logging"):
+        heard = runtime.report(said)
     if heard and folder and runtime.rank == 0:  # until then, somebody may still go by the checkpoints before
         prune_checkpoints(folder.parent, keep={folder.name, progress.best_checkpoint or folder.name})
 

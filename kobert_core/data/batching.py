@@ -3,11 +3,54 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
 WINDOW = 64
 """Updates whose examples are sorted by length together: enough to save padding, little enough to stay random."""
+
+
+INPUTS = ("input_ids", "token_type_ids")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples that go through the model together. Their tokens lie end to end: there is no padding."""
+
+    inputs: dict[str, Any]
+    """What `kobert_core.encoder.encode` takes: `input_ids`, `token_type_ids` and `position_ids`, int64, of shape
+    (tokens,); `starts`, int32, of shape (examples + 1,); and `lengths`, a list of numbers."""
+    targets: dict[str, torch.Tensor]
+    """What the loss takes besides: tensors of shape (examples,)."""
+
+    @classmethod
+    def pack(cls, padded: Mapping[str, torch.Tensor]) -> Batch:
+        """A batch from padded tensors as transformers takes them: `attention_mask` tells what is padding."""
+        mask = padded["attention_mask"].bool()
+        lengths = mask.sum(dim=1)
+        inputs: dict[str, Any] = {name: padded[name][mask] for name in INPUTS}
+        inputs["position_ids"] = torch.arange(mask.shape[1]).expand(mask.shape)[mask]
+        inputs["starts"] = F.pad(lengths.cumsum(0), (1, 0)).int()
+        inputs["lengths"] = lengths.tolist()
+        return cls(inputs, {name: padded[name] for name in padded if name not in (*INPUTS, "attention_mask")})
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on the device. The copy to CUDA is from pinned memory, and nobody waits for it."""
+        if device.type != "cuda":
+            return self
+
+        def move(value: Any) -> Any:
+            return value.pin_memory().to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+
+        return Batch(
+            {name: move(value) for name, value in self.inputs.items()},
+            {name: move(value) for name, value in self.targets.items()},
+        )
 
 
 class UpdateOrder:
@@ -44,24 +87,36 @@ class UpdateOrder:
 
 
 def micro_batches(
-    indices: np.ndarray, lengths: np.ndarray, *, batch_size: int, rank: int = 0, workers: int = 1
+    indices: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    batch_size: int,
+    max_tokens: int | None = None,
+    rank: int = 0,
+    workers: int = 1,
 ) -> list[np.ndarray]:
-    """The part of an update that one worker does: pieces of at most `batch_size` examples.
+    """The part of an update that one worker does: pieces of at most `batch_size` examples and `max_tokens` tokens.
 
     All pieces of all workers together hold every example once. A worker's list is empty when the update has
-    fewer examples than there are workers.
+    fewer examples than there are workers. A single example may have more than `max_tokens`.
     """
-    pieces = workers * math.ceil(len(indices) / (workers * batch_size))
     by_length = indices[np.argsort(lengths[indices], kind="stable")]
-    return [piece for piece in np.array_split(by_length, pieces)[rank::workers] if len(piece)]
+    rounds = math.ceil(len(indices) / (workers * batch_size))
+    pieces = np.array_split(by_length, workers * rounds)
+    while max_tokens is not None and any(len(piece) > 1 and lengths[piece].sum() > max_tokens for piece in pieces):
+        rounds += 1
+        pieces = np.array_split(by_length, workers * rounds)
+    return [piece for piece in pieces[rank::workers] if len(piece)]
 
 
 def batches_of_tokens(lengths: np.ndarray, *, tokens: int) -> list[np.ndarray]:
-    """All examples, longest first, in batches of at most `tokens` padded tokens (or of one longer example)."""
+    """All examples, longest first, in batches of at most `tokens` tokens (or of one longer example)."""
     order = np.argsort(-lengths, kind="stable")
+    ends = np.cumsum(lengths[order])
     batches, start = [], 0
     while start < len(order):
-        size = max(1, tokens // int(lengths[order[start]]))
-        batches.append(order[start : start + size])
-        start += size
+        before = ends[start] - lengths[order[start]]
+        stop = max(start + 1, int(np.searchsorted(ends, before + tokens, side="right")))
+        batches.append(order[start:stop])
+        start = stop
     return batches

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from kobert_core.data.batching import Batch
 from kobert_core.tokenization import KoBertTokenizer
 
 CODE_VERSION = 1
@@ -78,7 +79,11 @@ class TextExamples(Dataset[dict[str, torch.Tensor]]):
             "labels": torch.stack([item["labels"] for item in items]),
         }
 
-    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+    def batch(self, indices: np.ndarray) -> Batch:
+        """The examples at `indices`, as the model takes them; the target is `labels`."""
+        return Batch.pack(self.padded(indices))
+
+    def padded(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """What `collate_fn` gives for the examples at `indices`, without a tensor an example."""
         lengths = self.lengths[indices]
         positions = np.arange(lengths.max())

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kobert_core.data.batching import Batch
 from kobert_core.data.squad import Question, Squad
 from kobert_core.graphemes import grapheme_starts, trims_needed
 from kobert_core.tokenization import KoBertTokenizer
@@ -244,8 +245,12 @@ class WindowExamples:
             questions=self.questions[questions],
         )
 
-    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """The windows at `indices`, padded to the longest of them: what the model takes, int64.
+    def batch(self, indices: np.ndarray) -> Batch:
+        """The windows at `indices`, as the model takes them; the targets are positions and trims."""
+        return Batch.pack(self.padded(indices))
+
+    def padded(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """The windows at `indices`, padded to the longest of them, int64.
 
         `input_ids`, `attention_mask` and `token_type_ids` have shape (batch, width); `start_positions`,
         `end_positions`, `trim_start` and `trim_end` shape (batch,), `IGNORED` where nothing is known.
@@ -269,7 +274,7 @@ class WindowExamples:
     def features(self, indices: np.ndarray) -> Arrays:
         """What `squad_convert_examples_to_features` gave for each window, padded to the longest of them.
 
-        `batch` as arrays, and `cls_index`, `p_mask` (1 where no answer can begin or end: as in the original also
+        `padded` as arrays, and `cls_index`, `p_mask` (1 where no answer can begin or end: as in the original also
         on `[UNK]`, which decoding does not heed), `is_impossible` (the window does not hold the answer), and
         `offsets` of shape (batch, width, 2): the characters of each token in its context, (-1, -1) for tokens of
         no context.
@@ -282,7 +287,7 @@ class WindowExamples:
         begins = self.texts["starts"][self.texts["context"][self.question[indices]]]
         begins = np.broadcast_to(begins[:, None], input_ids.shape)[in_context]
         offsets[in_context] = self.pieces["offsets"][places[in_context]] - begins[:, None]
-        return {name: tensor.numpy() for name, tensor in self.batch(indices).items()} | {
+        return {name: tensor.numpy() for name, tensor in self.padded(indices).items()} | {
             "cls_index": np.zeros(len(indices), dtype=np.int64),
             "p_mask": (~allowed).astype(np.int64),
             "is_impossible": self.positions[indices, 0] == 0,

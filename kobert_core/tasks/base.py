@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from kobert_core.config import DataConfig, ModelConfig, Objective, TrainConfig
+from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.readers import BadRow
 from kobert_core.data.squad import BadQuestion
@@ -19,8 +20,6 @@ from kobert_core.tokenization import KoBertTokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-Batch = dict[str, torch.Tensor]
 
 
 class Examples(Protocol):
@@ -36,7 +35,7 @@ class Examples(Protocol):
         ...
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """The examples at `indices`, padded to the longest of them, as CPU tensors of shape (batch, width)."""
+        """The examples at `indices`, as tensors on the CPU."""
         ...
 
 

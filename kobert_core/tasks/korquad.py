@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from kobert_core.config import DataConfig, ModelConfig, Objective, PositiveInt, TrainConfig
+from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.splits import grouped_split
 from kobert_core.data.squad import BadQuestion, read_squad
@@ -33,7 +34,7 @@ from kobert_core.errors import InputError
 from kobert_core.files import file_digest
 from kobert_core.metrics.spans import score_answers, span_loss
 from kobert_core.models import KoBertForQuestionAnswering, load_bert, make_bert_config
-from kobert_core.tasks.base import Batch, Task, tokenizer_of
+from kobert_core.tasks.base import Task, tokenizer_of
 from kobert_core.tokenization import KoBertTokenizer
 
 if TYPE_CHECKING:
@@ -188,18 +189,13 @@ class Korquad(Task[WindowExamples]):
         return float(len(indices))
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        loss: torch.Tensor = model(**batch, reduction="sum").loss
+        loss: torch.Tensor = model(**batch.inputs, **batch.targets, reduction="sum").loss
         return loss
 
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """What `decode` takes: the logits, and the trims that the boundary head finds the likeliest."""
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-        output = model(**inputs)
-        padding = batch["attention_mask"] == 0
-        outputs = {
-            "start_logits": output.start_logits.float().masked_fill(padding, -torch.inf),
-            "end_logits": output.end_logits.float().masked_fill(padding, -torch.inf),
-        }
+        output = model(**batch.inputs)
+        outputs = {"start_logits": output.start_logits.float(), "end_logits": output.end_logits.float()}
         if output.trim_start_logits is not None:
             outputs["trim_start"] = output.trim_start_logits.argmax(-1).to(torch.uint8)
             outputs["trim_end"] = output.trim_end_logits.argmax(-1).to(torch.uint8)

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 from torch import nn
 
 from kobert_core.config import DataConfig, ModelConfig, Objective, TrainConfig
+from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.features import CODE_VERSION, TextExamples, tokenize
 from kobert_core.data.readers import BadRow, Columns, Rows, read_rows
@@ -22,7 +23,7 @@ from kobert_core.errors import InputError
 from kobert_core.files import file_digest
 from kobert_core.metrics.accuracy import accuracy, cross_entropy, probabilities
 from kobert_core.models import KoBertClassifier, load_bert, make_bert_config
-from kobert_core.tasks.base import Batch, Task, tokenizer_of
+from kobert_core.tasks.base import Task, tokenizer_of
 from kobert_core.tokenization import KoBertTokenizer
 
 if TYPE_CHECKING:
@@ -161,12 +162,11 @@ class Nsmc(Task[TextExamples]):
         return float(self._class_weights[examples.labels[indices]].sum(dtype=np.float64))
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        loss: torch.Tensor = model(**batch, reduction="sum").loss
+        loss: torch.Tensor = model(**batch.inputs, **batch.targets, reduction="sum").loss
         return loss
 
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        return {"logits": model(**inputs).logits.float()}
+        return {"logits": model(**batch.inputs).logits.float()}
 
     def score(self, examples: TextExamples, outputs: dict[str, np.ndarray]) -> dict[str, float]:
         return {

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel, ElectraConfig
 
 from kobert_core.config import TrainConfig
+from kobert_core.data.batching import Batch
 from kobert_core.errors import InputError
 from kobert_core.models import KoBertClassifier, _pretrained_weights, load_bert
 from kobert_core.tasks.nsmc import Nsmc
@@ -121,18 +122,23 @@ def test_logits_and_loss_are_those_of_transformers(
     model = task.build_model().eval()
     reference = BertForSequenceClassification(task.hf_config()).eval()
     reference.load_state_dict(model.state_dict())
-    batch = task.train.batch(torch.arange(9).numpy())
-    output = model(**batch)
-    logits = reference(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+    rows = torch.arange(9).numpy()
+    batch, padded = task.train.batch(rows), task.train.padded(rows)
+    output = model(**batch.inputs, **batch.targets)
+    logits = reference(**{name: tensor for name, tensor in padded.items() if name != "labels"}).logits
     torch.testing.assert_close(output.logits, logits, rtol=0, atol=1e-6)
     weight = None if class_weights is None else torch.tensor(class_weights)
-    loss = torch.nn.functional.cross_entropy(logits, batch["labels"], weight, label_smoothing=label_smoothing)
+    loss = torch.nn.functional.cross_entropy(logits, padded["labels"], weight, label_smoothing=label_smoothing)
     torch.testing.assert_close(output.loss, loss, rtol=0, atol=1e-6)
 
 
 def test_it_is_a_plain_module() -> None:
     torch.manual_seed(0)
     model = KoBertClassifier(BertModel(BertConfig(**SIZES, vocab_size=50)), num_labels=3)
-    output = model(torch.randint(5, 50, (4, 7)), labels=torch.tensor([0, 1, 2, 0]))
+    ids = torch.randint(5, 50, (4, 7))
+    batch = Batch.pack(
+        {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "attention_mask": torch.ones_like(ids)}
+    )
+    output = model(**batch.inputs, labels=torch.tensor([0, 1, 2, 0]))
     assert output.logits.shape == (4, 3) and output.loss.shape == ()
-    assert model(torch.randint(5, 50, (4, 7))).loss is None
+    assert model(**batch.inputs).loss is None

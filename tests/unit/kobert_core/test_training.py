@@ -51,19 +51,20 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 @pytest.mark.parametrize("extra", [{}, {"class_weights": (0.3, 1.7)}, {"label_smoothing": 0.1}], ids=str)
 def test_accumulation_does_not_change_the_mathematics(cache: Path, extra: dict) -> None:
-    """(32, 1), (16, 2) and (8, 4) on the same examples: the same weights after an epoch with a ragged tail."""
+    """The same examples however they are cut: the same weights after an epoch with a ragged tail."""
 
-    def run(batch_size: int, accumulation: int) -> dict[str, torch.Tensor]:
-        config = tiny_config(
-            model=NO_DROPOUT | extra,
-            optim={"batch_size": batch_size, "accumulation": accumulation},
-            data={"max_train_examples": 333},
-        )
+    def run(**optim: object) -> dict[str, torch.Tensor]:
+        config = tiny_config(model=NO_DROPOUT | extra, optim=optim, data={"max_train_examples": 333})
         return weights_after(config, cache, task=InFloat64)
 
-    whole = run(32, 1)
-    for batch_size, accumulation in ((16, 2), (8, 4)):
-        cut = run(batch_size, accumulation)
+    whole = run(batch_size=32, accumulation=1)
+    for optim in (
+        {"batch_size": 16, "accumulation": 2},
+        {"batch_size": 8, "accumulation": 4},
+        {"batch_size": 32, "max_tokens": 150},
+        {"batch_size": "auto", "effective_batch_size": 32, "max_tokens": 300},
+    ):
+        cut = run(**optim)
         for name, tensor in whole.items():
             if tensor.is_floating_point():
                 torch.testing.assert_close(cut[name], tensor, rtol=0, atol=1e-10, msg=name)
@@ -83,7 +84,8 @@ def test_gradients_of_an_update_do_not_depend_on_how_it_is_cut(cache: Path) -> N
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     whole = gradients(32)
-    mean = model(**task.train.batch(tail)).loss
+    batch = task.train.batch(tail)
+    mean = model(**batch.inputs, **batch.targets).loss
     model.zero_grad()
     mean.backward()
     for gradient, expected in zip(whole, [p.grad for p in model.parameters() if p.grad is not None], strict=True):
@@ -97,6 +99,34 @@ def test_effective_batch_size_takes_the_place_of_accumulation(cache: Path) -> No
     one = tiny_config(model=NO_DROPOUT, optim={"batch_size": 8, "accumulation": 4})
     other = tiny_config(model=NO_DROPOUT, optim={"batch_size": 8, "effective_batch_size": 32})
     assert_equal(weights_after(one, cache), weights_after(other, cache))
+
+
+def test_checkpointed_gradients_are_the_same_bits(cache: Path) -> None:
+    config = tiny_config()
+    kept = weights_after(config, cache)
+    layers = []
+    task = Nsmc(tiny_config(train={"gradient_checkpointing": True}), cache=cache)
+    build = task.build_model
+
+    def counting():
+        model = build()
+        model.bert.encoder.layer[0].attention.register_forward_hook(lambda *_: layers.append(torch.is_grad_enabled()))
+        return model
+
+    task.build_model = counting  # type: ignore[method-assign]
+    model = train(task.config, task, LocalRuntime(device=torch.device("cpu")))
+    assert_equal(kept, {name: tensor.clone() for name, tensor in model.state_dict().items()})
+    updates = math.ceil(len(task.train) / 32)
+    assert sum(layers) == 2 * updates, "each layer is computed twice in an update"
+
+
+def test_the_cut_of_micro_batches_stays_that_of_the_start_after_a_resume(cache: Path, tmp_path: Path) -> None:
+    """Memory may look different after a resume; dropout would then fall elsewhere."""
+    config = tiny_config(optim={"max_tokens": 200}, train={"epochs": 1.5, "eval_percent": 20})
+    expected = weights_after(config, cache)
+    weights_after(config, cache, StopAfter(6, checkpoints=tmp_path))
+    other = config.model_copy(update={"optim": config.optim.model_copy(update={"max_tokens": 50})})
+    assert_equal(expected, weights_after(other, cache, LocalRuntime(checkpoints=tmp_path, resume=True)))
 
 
 def test_the_same_config_gives_the_same_bits_and_another_seed_does_not(cache: Path) -> None:
@@ -198,8 +228,9 @@ def test_the_training_loss_is_the_mean_over_examples(cache: Path) -> None:
     )
     task = Nsmc(config, cache=cache)
     model = train(config, task, LocalRuntime(on_report=reports.append)).eval()
+    batch = task.train.batch(np.arange(320))
     with torch.no_grad():
-        expected = float(model(**task.train.batch(np.arange(320))).loss)
+        expected = float(model(**batch.inputs, **batch.targets).loss)
     assert reports[0].metrics["train/loss"] == pytest.approx(expected, abs=1e-5)
 
 

@@ -13,13 +13,20 @@ from kobert_core.tasks.nsmc import Nsmc
 from tests.fixtures.tiny import tiny_config
 
 
-def test_the_dataset_feeds_a_dataloader_as_the_loop_is_fed(cache: Path) -> None:
+def test_the_dataset_feeds_a_dataloader_with_the_same_tokens_as_the_loop(cache: Path) -> None:
     examples = Nsmc(tiny_config(data={"max_length": 12}), cache=cache).train
     loader = DataLoader(examples, batch_size=8, collate_fn=examples.collate_fn)
     for number, batch in zip(range(5), loader, strict=False):
-        expected = examples.batch(np.arange(8 * number, 8 * number + 8))
+        indices = np.arange(8 * number, 8 * number + 8)
+        expected = examples.padded(indices)
         assert batch.keys() == expected.keys()
         assert all(torch.equal(batch[name], expected[name]) for name in batch)
+        packed = examples.batch(indices)
+        tokens = [examples[index]["input_ids"] for index in indices]
+        assert torch.equal(packed.inputs["input_ids"], torch.cat(tokens))
+        assert packed.inputs["lengths"] == [len(ids) for ids in tokens] == packed.inputs["starts"].diff().tolist()
+        assert torch.equal(packed.inputs["position_ids"], torch.cat([torch.arange(len(ids)) for ids in tokens]))
+        assert torch.equal(packed.targets["labels"], batch["labels"])
 
 
 def test_examples_are_the_tokens_of_their_texts(cache: Path) -> None:

@@ -1,0 +1,102 @@
+"""Without padding, the encoder computes what transformers computes with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AttentionInterface, BertConfig, BertModel
+
+from kobert_core.data.batching import Batch
+from kobert_core.encoder import encode, packed_attention, use_packed_attention
+
+SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 40, "vocab_size": 60}
+LENGTHS = [[5], [7, 7, 7], [3, 9, 9, 4, 9, 12], [1, 1, 2], [30, 2]]
+
+
+def bert_of(**values: Any) -> BertModel:
+    torch.manual_seed(0)
+    return BertModel(BertConfig(**SIZES, **values)).double()
+
+
+def padded_batch(lengths: list[int]) -> dict[str, torch.Tensor]:
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    ids = torch.randint(5, 60, mask.shape).masked_fill(~mask, 0)
+    types = (torch.arange(max(lengths)) > 2).long().expand(mask.shape).masked_fill(~mask, 0)
+    return {"input_ids": ids, "token_type_ids": types, "attention_mask": mask.long()}
+
+
+def gradients(bert: BertModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    bert.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in bert.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("first_tokens_only", [False, True])
+def test_hidden_states_and_gradients_are_those_of_the_padded_model(lengths: list[int], first_tokens_only: bool) -> None:
+    ours, theirs = (bert_of(attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0) for _ in range(2))
+    use_packed_attention(ours)
+    padded = padded_batch(lengths)
+    hidden = encode(ours, **Batch.pack(padded).inputs, first_tokens_only=first_tokens_only)
+    reference = theirs(**padded)
+    expected = reference.last_hidden_state[padded["attention_mask"].bool()]
+    if first_tokens_only:
+        expected = reference.last_hidden_state[:, 0]
+    torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-12)
+    towards = torch.randn_like(expected)
+    own = gradients(ours, (hidden * towards).sum())
+    others = gradients(theirs, (expected * towards).sum())
+    assert own.keys() == others.keys()
+    for name, gradient in own.items():
+        torch.testing.assert_close(gradient, others[name], rtol=0, atol=1e-10, msg=name)
+
+
+def test_attention_by_variable_lengths_is_reached_through_the_interface_of_transformers() -> None:
+    """What FlashAttention is given on CUDA: one row of tokens, where each sequence starts, and the longest."""
+
+    def by_variable_lengths(module, query, key, value, attention_mask, dropout, scaling, **kwargs):
+        starts = zip(kwargs["cu_seq_lens_q"].tolist(), kwargs["cu_seq_lens_k"].tolist(), strict=True)
+        (q0, k0), *ends = starts
+        parts = []
+        for q1, k1 in ends:
+            assert q1 - q0 <= kwargs["max_length_q"] and k1 - k0 <= kwargs["max_length_k"]
+            q, k, v = query[:, :, q0:q1], key[:, :, k0:k1], value[:, :, k0:k1]
+            parts.append(F.scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2))
+            q0, k0 = q1, k1
+        return torch.cat(parts, dim=1), None
+
+    AttentionInterface.register("by_variable_lengths", by_variable_lengths)
+    bert = bert_of().eval()
+    inputs = Batch.pack(padded_batch([3, 9, 9, 4])).inputs
+    assert inputs["starts"].dtype == torch.int32, "as FlashAttention takes them"
+    for first_tokens_only in (False, True):
+        use_packed_attention(bert)
+        expected = encode(bert, **inputs, first_tokens_only=first_tokens_only)
+        bert.set_attn_implementation("by_variable_lengths")
+        got = encode(bert, **inputs, first_tokens_only=first_tokens_only)
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+def test_dropout_of_attention_leaves_its_mean_as_it_is() -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 1, 2, 12, 8).double()
+    lengths = {"query_lengths": [4, 4, 4], "key_lengths": [4, 4, 4]}
+    expected, _ = packed_attention(torch.nn.Identity(), query, key, value, None, **lengths)
+    drawn = [
+        packed_attention(torch.nn.Identity(), query, key, value, None, dropout=0.3, **lengths)[0] for _ in range(4000)
+    ]
+    assert not torch.equal(drawn[0], drawn[1])
+    torch.testing.assert_close(torch.stack(drawn).mean(0), expected, rtol=0, atol=0.06)
+
+
+def test_an_encoder_of_one_layer_has_first_tokens_too() -> None:
+    torch.manual_seed(0)
+    bert = BertModel(BertConfig(**SIZES | {"num_hidden_layers": 1})).double().eval()
+    use_packed_attention(bert)
+    padded = padded_batch([4, 6])
+    expected = encode(bert, **Batch.pack(padded).inputs)[[0, 4]]
+    got = encode(bert, **Batch.pack(padded).inputs, first_tokens_only=True)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
