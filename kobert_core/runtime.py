@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-Phase = Literal["data", "forward", "backward", "optimizer", "evaluation", "checkpoint", "logging"]
-"""What a run can be doing."""
+Phase = Literal["model", "data", "forward", "backward", "optimizer", "evaluation", "checkpoint", "logging"]
+"""What a run can be doing; `model` is to build it, or to put it where a checkpoint left it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,11 +66,12 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
         NonFiniteError: the loss or a metric is not a finite number at an evaluation.
     """
     seed_everything(config.train.seed)
-    model = task.build_model().to(runtime.device).train()
-    autocast = torch.autocast(runtime.device.type, torch.bfloat16, enabled=uses_bf16(config, runtime))
-    prepare_encoder(model, config, runtime)
     optim = config.optim
-    max_tokens = tokens_that_fit(model, task, optim, runtime, autocast)
+    autocast = torch.autocast(runtime.device.type, torch.bfloat16, enabled=uses_bf16(config, runtime))
+    with runtime.phase("model"):
+        model = task.build_model().to(runtime.device).train()
+        prepare_encoder(model, config, runtime)
+        max_tokens = tokens_that_fit(model, task, optim, runtime, autocast)
     seed_everything(config.train.seed + runtime.rank)  # the same weights on all workers, each its own dropout
 
     examples_per_update = optim.examples_per_update(runtime.workers)
@@ -82,7 +83,8 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     objective = config.objective or task.objective
-    progress = restore(model, optimizer, schedule, objective, runtime) or Progress(max_tokens=max_tokens)
+    with runtime.phase("model"):
+        progress = restore(model, optimizer, schedule, objective, runtime) or Progress(max_tokens=max_tokens)
     if progress.report is not None:
         runtime.report(Report(**progress.report))
         if runtime.should_stop():

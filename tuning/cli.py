@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -92,6 +93,9 @@ def train(
         Path | None,
         typer.Option("--output", metavar="MODEL_DIR", help="Export the best checkpoint to this folder."),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say where the time went, and write a trace into sweeps/profiles.")
+    ] = False,
 ) -> None:
     """One training run in this process, without Ray: for a first look and for debugging.
 
@@ -100,7 +104,9 @@ def train(
     from tuning.local import train_once
     from tuning.study import load_study
 
-    train_once(load_study(study_file, overrides or ()), say=typer.echo, cache=SWEEPS / "cache", output=output)
+    study = load_study(study_file, overrides or ())
+    trace = SWEEPS / "profiles" / f"{study.name}-{time.strftime('%Y%m%d-%H%M%S')}.json" if profile else None
+    train_once(study, say=typer.echo, cache=SWEEPS / "cache", output=output, trace=trace)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from kobert_core.pretrained import save_model_files
+from kobert_core.profiling import ProfilingRuntime
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import TASKS
 from kobert_core.training import train
@@ -19,7 +20,12 @@ from tuning.trial_files import CHECKPOINTS, MODEL_FILES, trial_folder
 
 
 def train_once(
-    study: StudyConfig, *, say: Callable[[str], object], cache: Path, output: Path | None = None
+    study: StudyConfig,
+    *,
+    say: Callable[[str], object],
+    cache: Path,
+    output: Path | None = None,
+    trace: Path | None = None,
 ) -> TrialRecord:
     """Train with the study's example values, as a trial of its sweep would on one worker.
 
@@ -28,6 +34,7 @@ def train_once(
         say: Gets one line an evaluation.
         cache: Folder of the feature cache.
         output: Where the best checkpoint is exported to; None keeps no checkpoint.
+        trace: Where to write a trace of the first updates; then a table says where the time of the run went.
     """
     torch.set_num_threads(max(1, int(study.resources.cpus_per_worker)))
     values = study.example_values()
@@ -45,14 +52,29 @@ def train_once(
             record.checkpoint = Path(report.checkpoint).name if report.checkpoint else None
 
     say(f"{task.train} to train on, {task.dev} to compare on")
-    if output is None:
-        train(config, task, LocalRuntime(on_report=on_report))
-        return record
+    runtime = LocalRuntime(on_report=on_report)
+    if trace is not None:
+        runtime = ProfilingRuntime(on_report=on_report, trace=trace)
     with tempfile.TemporaryDirectory(prefix="kobert-tune-") as folder:
         here = trial_folder(Path(folder), 0)
-        save_model_files(here / MODEL_FILES, task)
-        train(config, task, LocalRuntime(checkpoints=here / CHECKPOINTS, on_report=on_report))
-        record.state = "COMPLETE"
-        export_model(Path(folder), study, record, output)
-    say(f"exported to {output}")
+        if output is not None:
+            save_model_files(here / MODEL_FILES, task)
+            runtime.checkpoints = here / CHECKPOINTS
+        train(config, task, runtime)
+        if isinstance(runtime, ProfilingRuntime):
+            say_where_time_went(runtime, say)
+        if output is not None:
+            record.state = "COMPLETE"
+            export_model(Path(folder), study, record, output)
+            say(f"exported to {output}")
     return record
+
+
+def say_where_time_went(runtime: ProfilingRuntime, say: Callable[[str], object]) -> None:
+    """One line a phase: seconds, share of the run, milliseconds an update."""
+    phases = runtime.end()
+    total = sum(seconds for _, seconds in phases)
+    say(f"{'phase':12} {'seconds':>9} {'share':>7} {'ms an update':>13}")
+    for name, seconds in [*phases, ("all", total)]:
+        say(f"{name:12} {seconds:9.2f} {seconds / total:7.1%} {1000 * seconds / runtime.updates:13.2f}")
+    say(f"trace: {runtime.trace} (open it in https://ui.perfetto.dev or chrome://tracing)")

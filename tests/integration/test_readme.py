@@ -26,6 +26,7 @@ def test_the_shell_commands_leave_what_they_promise(readme_work: Path) -> None:
     for name in re.findall(r"`([\w./]+)`", README.split("`sweeps/NAME/` holds")[1].split("`sweeps/mlflow.db`")[0]):
         assert name.split("/")[0] in shown, name
     assert (readme_work / "sweeps" / "mlflow.db").is_file()
+    assert len(list((readme_work / "sweeps" / "profiles").glob("quickstart-*.json"))) == 1
 
 
 def test_the_python_example_runs(readme_work: Path) -> None:

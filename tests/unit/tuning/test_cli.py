@@ -19,7 +19,7 @@ QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("train", {"--set", "--output"}),
+        ("train", {"--set", "--output", "--profile"}),
         (
             "sweep",
             {"--set", "--trials", "--name", "--output", "--address", "--resume", "--dry-run", "--json"},

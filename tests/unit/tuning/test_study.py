@@ -124,7 +124,7 @@ def test_example_values_are_the_first_point_and_the_middle_of_what_it_leaves_out
         ("  init: random", "  initt: random", 8, "unknown key `model.initt`; did you mean `init`?"),
         ("init: random", "init: pretrained", 7, "`model`: `backbone` must be given with `init: pretrained`"),
         ("batch_size: 16", "batchsize: 16", 12, "unknown key `optim.batchsize`; did you mean `batch_size`?"),
-        ("batch_size: 16", "batch_size: true", 12, "`optim.batch_size` must be a valid integer, but got true"),
+        ("batch_size: 16", "batch_size: true", 12, "must be a valid integer or 'auto', but got true"),
         ("epochs: 2", "epochs: 0", 14, "`train.epochs` must be greater than 0, but got 0"),
         ("epochs: 2", "eval_percent: 30", 14, "`eval_percent` must divide 100, but got 30"),
         ("optim.backbone_lr: {", "optim.backbne_lr: {", 16, "did you mean `optim.backbone_lr`?"),
