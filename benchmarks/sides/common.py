@@ -28,6 +28,8 @@ SEED = 0
 LEARNING_RATE, WEIGHT_DECAY, WARMUP_RATIO, MAX_GRAD_NORM = 5e-5, 0.01, 0.1, 1.0
 NSMC_LENGTH = 128
 KORQUAD_LENGTH, DOC_STRIDE, QUERY_LENGTH = 384, 128, 64
+SWEEP_TRIALS, SWEEP_REVIEWS, SWEEP_DEV, SWEEP_EPOCHS, SWEEP_BATCH = 8, 4000, 1000, 4, 32
+LEARNING_RATES, WARMUP_RATIOS = (1e-4, 3e-3), (0.0, 0.3)
 
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
