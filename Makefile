@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+ORIGINAL := .venv-original
 
-.PHONY: sweep test test-slow lint install clean
+.PHONY: sweep test test-slow lint bench original install clean
 
 sweep: $(INSTALLED)  ## A sweep over the sample that the package carries
 	$(BIN)/kobert-tune sweep search_spaces/quickstart.yaml --name quickstart-$$(date +%Y%m%d-%H%M%S)
@@ -21,6 +22,11 @@ lint: $(INSTALLED)  ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: $(VENV)/.installed-bench  ## Side by side with what people would use instead; writes benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/bench.py
+
+original: $(ORIGINAL)/.installed  ## A second environment with the original's tokenizer and pipeline, for `bench`
+
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -29,5 +35,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+$(VENV)/.installed-bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
+	touch $@
+
+$(ORIGINAL)/.installed: benchmarks/original-requirements.txt
+	$(PYTHON) -m venv $(ORIGINAL)
+	$(ORIGINAL)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ORIGINAL) benchmarks/.results build *.egg-info .pytest_cache .mypy_cache .ruff_cache
