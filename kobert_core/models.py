@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from kobert_core.config import ModelConfig
+from kobert_core.data.cache import cached_arrays
 from kobert_core.data.windows import IGNORED, MAX_TRIM_END, MAX_TRIM_START
 from kobert_core.encoder import encode, use_packed_attention
 from kobert_core.errors import InputError
@@ -201,11 +202,14 @@ def _in_rows(
     return values.new_full((*shape, values.shape[-1]), fill).index_put(place, values)
 
 
-def load_bert(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest: int, pooler: bool = True) -> BertModel:
+def load_bert(
+    config: ModelConfig, tokenizer: KoBertTokenizer, *, longest: int, cache: Path | None = None, pooler: bool = True
+) -> BertModel:
     """The encoder that a study asks for, in float32 on the CPU, with or without its pooler.
 
-    Weights come as safetensors, or as a pickle that holds tensors alone; the process keeps the latest in memory for the
-    runs to come. With `init: random` they are drawn from PyTorch's generator, which pretrained ones leave as it is.
+    Weights come as safetensors, or as a pickle that holds tensors alone. They are read once: in `cache` they lie as
+    arrays that all processes of a machine map into memory. With `init: random` they are drawn from PyTorch's generator,
+    which pretrained ones leave as it is.
 
     Raises:
         InputError: the encoder is not there, is no BERT, lacks weights, or does not fit its tokenizer.
@@ -219,28 +223,27 @@ def load_bert(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest: int, 
     shape = bert_config.to_dict()
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         del shape[name]  # the weights do not depend on them
-    folder = Path(config.backbone)
+    backbone, revision = config.backbone, config.revision or "main"
+    folder = Path(backbone)
     files = [(file.name, file.stat()) for file in sorted(folder.iterdir())] if folder.is_dir() else []
+    key = {
+        "backbone": str(folder.resolve()) if files else backbone,
+        "commit": getattr(bert_config, "_commit_hash", None) or revision,
+        "files": [(name, stat.st_mtime_ns, stat.st_size) for name, stat in files],
+        "shape": json.dumps(shape, sort_keys=True, default=str),
+        "pooler": pooler,
+    }
     with torch.random.fork_rng(devices=[]):
-        weights = _pretrained_weights(
-            config.backbone,
-            config.revision or "main",
-            pooler,
-            json.dumps(shape, sort_keys=True, default=str),
-            tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in files),
-        )
-        own = {name: tensor.clone() for name, tensor in weights.items()}
+        weights = cached_arrays(cache, key, lambda: _pretrained_weights(backbone, revision, shape, pooler=pooler))
+        own = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
         bert: BertModel = BertModel.from_pretrained(
             None, config=bert_config, state_dict=own, dtype=torch.float32, add_pooling_layer=pooler
         )
     return bert.train()
 
 
-@functools.lru_cache(maxsize=1)
-def _pretrained_weights(
-    backbone: str, revision: str, pooler: bool, shape: str, files: tuple[tuple[str, int, int], ...]
-) -> dict[str, torch.Tensor]:
-    """An encoder's tensors by name; `files` are those of a local folder, so that a changed one is read again."""
+def _pretrained_weights(backbone: str, revision: str, shape: dict[str, Any], *, pooler: bool) -> dict[str, np.ndarray]:
+    """An encoder's weights by name, as arrays."""
     from transformers import BertConfig, BertModel
 
     bert: BertModel
@@ -248,7 +251,7 @@ def _pretrained_weights(
     try:
         bert, loaded = BertModel.from_pretrained(  # type: ignore[misc]
             backbone,
-            config=BertConfig(**json.loads(shape)),
+            config=BertConfig(**shape),
             revision=revision,
             dtype=torch.float32,
             weights_only=True,
@@ -269,7 +272,7 @@ def _pretrained_weights(
             where="model.backbone",
             fix="give a complete checkpoint, or `init: random`",
         )
-    return dict(bert.state_dict())
+    return {name: tensor.numpy() for name, tensor in bert.state_dict().items()}
 
 
 def make_bert_config(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest: int) -> BertConfig:

@@ -148,7 +148,7 @@ class Korquad(Task[WindowExamples]):
 
     def build_model(self) -> KoBertForQuestionAnswering:
         return KoBertForQuestionAnswering(
-            load_bert(self.model, self.tokenizer, longest=self.data.max_seq_length, pooler=False),
+            load_bert(self.model, self.tokenizer, longest=self.data.max_seq_length, cache=self._cache, pooler=False),
             dropout=self.model.dropout,
             boundary_head=self.model.boundary_head,
             boundary_weight=self.model.boundary_weight,

@@ -120,7 +120,7 @@ class Nsmc(Task[TextExamples]):
     def build_model(self) -> KoBertClassifier:
         weights = self._class_weights
         return KoBertClassifier(
-            load_bert(self.model, self.tokenizer, longest=self.data.max_length),
+            load_bert(self.model, self.tokenizer, longest=self.data.max_length, cache=self._cache),
             num_labels=len(self.data.labels),
             dropout=self.model.dropout,
             label_smoothing=self.model.label_smoothing,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, E
 from kobert_core.config import TrainConfig
 from kobert_core.data.batching import Batch
 from kobert_core.errors import InputError
-from kobert_core.models import KoBertClassifier, _pretrained_weights, load_bert
+from kobert_core.models import KoBertClassifier, load_bert
 from kobert_core.tasks.nsmc import Nsmc
 from tests.fixtures.tiny import SIZES, tiny_config
 
@@ -43,22 +44,28 @@ def test_pretrained_weights_are_those_of_the_folder(pretrained: Path, cache: Pat
     assert all(torch.equal(loaded[name], tensor) for name, tensor in stored.items())
 
 
-def test_a_warm_process_gives_what_a_fresh_one_does(pretrained: Path, cache: Path) -> None:
+def test_weights_that_were_read_before_are_those_that_were_read(pretrained: Path, cache: Path, tmp_path: Path) -> None:
     config, other = config_for(pretrained), config_for(pretrained, hidden_dropout=0.3)
-    _pretrained_weights.cache_clear()
+    tokenizer = Nsmc(config, cache=cache).tokenizer
     torch.manual_seed(5)
     begin = torch.get_rng_state()
-    first = bert_of(config, cache)
+    first = load_bert(config.model, tokenizer, longest=32, cache=tmp_path / "cache")
     expected = {name: tensor.clone() for name, tensor in first.state_dict().items()}
     with torch.no_grad():
         for parameter in first.parameters():
             parameter.add_(1.0)  # as training would
-    again = bert_of(other, cache)
-    assert _pretrained_weights.cache_info().hits == 1, "the dropout is not in the weights"
+    weights = pretrained / "model.safetensors"
+    then = weights.stat()
+    weights.write_bytes(bytes(then.st_size))
+    os.utime(weights, ns=(then.st_atime_ns, then.st_mtime_ns))  # whoever reads it again will notice
+    again = load_bert(other.model, tokenizer, longest=32, cache=tmp_path / "cache")
     assert again.config.hidden_dropout_prob == 0.3 and first.config.hidden_dropout_prob != 0.3
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.state_dict().items())
     assert torch.equal(torch.get_rng_state(), begin), "the same random numbers follow, cold or warm"
     assert all(parameter.requires_grad for parameter in again.parameters()) and again.training
+    os.utime(weights)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_bert(config.model, tokenizer, longest=32, cache=tmp_path / "cache")
 
 
 def test_a_pickle_of_tensors_is_taken_and_one_that_runs_code_is_not(
