@@ -17,6 +17,8 @@ ENVIRONMENT = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # those of trials that are stopped; the others are told by the sweep
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so soon is the end of a group noticed
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # its controller runs in the driver
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a trial prints is in its log, once
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a study stay what they are

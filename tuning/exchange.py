@@ -9,8 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray import cloudpickle
+
 Function = Callable[..., Any]
 """Runs on every worker of a group as `function(runtime, **arguments)`; what rank 0 returns is the task's value."""
+
+
+def packed(function: Function, **arguments: Any) -> bytes:
+    """A task as it goes through the exchange, which need not import what the function needs."""
+    packed_task: bytes = cloudpickle.dumps((function, arguments))
+    return packed_task
 
 
 @dataclass
@@ -19,8 +27,8 @@ class Lease:
 
     group: str
     owner: int | None
-    function: Function
-    arguments: dict[str, Any]
+    task: bytes
+    """From `packed`."""
     outcome: asyncio.Queue[tuple[str, Any]] = field(default_factory=asyncio.Queue)
     """`("report", …)` any number of times, then `("value", …)`, `("error", traceback)` or `("lost", reason)`."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -64,8 +72,8 @@ class Exchange:
         self._closed = False
         self._broken: str | None = None
 
-    async def submit(self, function: Function, arguments: dict[str, Any], owner: int | None = None) -> int:
-        """Hand a task to the next free group; its number. Waits until there is one, first come, first served.
+    async def submit(self, task: bytes, owner: int | None = None) -> int:
+        """Hand a task, from `packed`, to the next free group; its number. Waits until there is one, first come, first served.
 
         Raises:
             RuntimeError: no group is left, or the task was stopped before it began.
@@ -82,7 +90,7 @@ class Exchange:
                 raise RuntimeError(self._broken or "the task was stopped before it began")
             group = self._free.popleft()
         number = len(self._leases)
-        lease = Lease(group, owner, function, arguments)
+        lease = Lease(group, owner, task)
         lease.alive = dict.fromkeys(range(self._workers), time.monotonic())
         self._leases.append(lease)
         self._waiting[group] = 0
@@ -161,10 +169,8 @@ class Exchange:
                 lease.outcome.put_nowait(("lost", reason))
         await self._notify()
 
-    async def next(
-        self, group: str, rank: int, worker: Any, *, worn_out: bool
-    ) -> tuple[int, Function, dict[str, Any]] | None:
-        """For a worker: the next task of its group; None when there will be no more.
+    async def next(self, group: str, rank: int, worker: Any, *, worn_out: bool) -> tuple[int, bytes] | None:
+        """For a worker: number and content of the next task of its group; None when there will be no more.
 
         Args:
             group: Name of its group.
@@ -185,7 +191,7 @@ class Exchange:
                 self._free.append(group)
             await self._notify()
         number = await self._inbox(group, rank).get()
-        return None if number is None else (number, self._leases[number].function, self._leases[number].arguments)
+        return None if number is None else (number, self._leases[number].task)
 
     async def report(self, number: int, content: Any) -> bool:
         """For a worker of rank 0: something to say before the end. Whether somebody heard it and says: go on.

@@ -9,8 +9,10 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -290,8 +292,6 @@ class Sweep:
 
         A resumed sweep that has the same winner as before has read it already.
         """
-        from tuning.trial import evaluate_checkpoint
-
         file = self.study.data.test
         if file is None:
             return {}
@@ -301,22 +301,27 @@ class Sweep:
             if same_file and before["test"] and before["winner"] == winner_as_json(winner):
                 return dict(before["test"])
         records = {"winner": winner} | ({"trial_0": self.table[0]} if 0 in self.table else {})
+        scored = {record.trial: record for record in records.values() if record.checkpoint}
         try:
-            metrics = {
-                name: groups.run(
-                    evaluate_checkpoint,
-                    model=str(trial_folder(self.folder, record.trial) / MODEL_FILES),
-                    cache=str(self.cache),
-                    checkpoint=str(checkpoint_of(self.folder, record)),
-                    file=str(file),
-                )
-                for name, record in records.items()
-                if record.checkpoint
-            }
+            with ThreadPoolExecutor(2) as threads:  # each waits for a group of its own
+                found = dict(zip(scored, threads.map(partial(self._score, groups, file), scored.values()), strict=True))
         except RuntimeError as error:
             self.display.say(f"the test file was not read: {str(error).strip().splitlines()[-1]}")
             return {}
+        metrics = {name: found[record.trial] for name, record in records.items() if record.trial in found}
         record_reading(self.folder, file=file, sha256=file_digest(file), by="sweep", metrics=metrics)
+        return metrics
+
+    def _score(self, groups: WorkerGroups, file: Path, record: TrialRecord) -> dict[str, float]:
+        from tuning.trial import evaluate_checkpoint
+
+        metrics: dict[str, float] = groups.run(
+            evaluate_checkpoint,
+            model=str(trial_folder(self.folder, record.trial) / MODEL_FILES),
+            cache=str(self.cache),
+            checkpoint=str(checkpoint_of(self.folder, record)),
+            file=str(file),
+        )
         return metrics
 
     def _export(self, winner: TrialRecord, test: dict[str, dict[str, float]]) -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from kobert_core.checkpoint import adopt_checkpoint, link_checkpoint
+from tuning.exchange import packed
 from tuning.trial_files import CHECKPOINTS, DONATIONS, LOG, MODEL_FILES, trial_folder
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class Trial(tune.Trainable):
             if self._lease is None:  # not in `reset_config`: Tune resets an actor before it restores it
                 arguments = self._shared["fixed"] | {"trial": self.config["trial"], "values": self.config["values"]}
                 arguments |= {"adopt": self._adopt} if self._adopt else {}
-                self._lease = ray.get(exchange.submit.remote(self._shared["function"], arguments, self.config["trial"]))
+                task = packed(self._shared["function"], **arguments)
+                self._lease = ray.get(exchange.submit.remote(task, self.config["trial"]))
             kind, content = ray.get(exchange.take.remote(self._lease))
             if kind == "report":
                 report: dict[str, Any] = content
@@ -93,6 +94,8 @@ class Trial(tune.Trainable):
         """Hold the checkpoint of the last report for others: the worker wrote it, and will remove it in time."""
         held = None
         if self._shared["take_turns"] and self._report is not None:
+            from kobert_core.checkpoint import link_checkpoint
+
             checkpoint = Path(self._report["checkpoint"])
             donations = checkpoint.parents[1] / DONATIONS
             before = sorted(int(folder.name) for folder in donations.glob("*"))
@@ -187,6 +190,7 @@ def train_trial(
         cache: Folder of the feature cache.
         adopt: Folder of another trial's checkpoint, to go on from instead.
     """
+    from kobert_core.checkpoint import adopt_checkpoint
     from kobert_core.pretrained import save_model_files
     from kobert_core.tasks import TASKS
     from kobert_core.training import train

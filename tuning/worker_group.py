@@ -11,6 +11,7 @@ import contextlib
 import gc
 import itertools
 import os
+import pickle
 import threading
 import time
 import traceback
@@ -22,7 +23,7 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tuning.exchange import Exchange, Function
+from tuning.exchange import Exchange, Function, packed
 from tuning.study import ResourcesConfig
 
 MAX_FAILED_STARTS = 3
@@ -76,7 +77,7 @@ class WorkerGroups:
         Raises:
             RuntimeError: with the task's traceback, or why its workers were lost.
         """
-        number = ray.get(self.exchange.submit.remote(function, arguments))
+        number = ray.get(self.exchange.submit.remote(packed(function, **arguments)))
         while True:
             kind, content = ray.get(self.exchange.take.remote(number))
             if kind == "value":
@@ -168,10 +169,11 @@ def serve(config: dict[str, Any]) -> None:
     actor, wear = ray.get_runtime_context().current_actor, Wear(config["max_tasks"])
     gc.freeze()  # what is imported by now stays: a collection after each task looks at the task alone
     while (task := ray.get(exchange.next.remote(group, rank, actor, worn_out=wear.is_out()))) is not None:
-        number, function, arguments = task
+        number, content = task
         runtime = GroupRuntime(exchange, number, device=device, rank=rank, workers=workers, cpu_group=cpu_group)
         runtime.seconds_between_signs = min(config["timeout"] / 4, SECONDS_BETWEEN_SIGNS_OF_LIFE)
         try:
+            function, arguments = pickle.loads(content)
             with clean_slate(config["threads"]):
                 value = function(runtime, **arguments)
         except FellowLost:
