@@ -64,7 +64,7 @@ class Exchange:
         self._inboxes: dict[tuple[str, int], asyncio.Queue[int | None]] = {}
         self._waiting: dict[str, int] = {}
         self._worn_out: set[str] = set()
-        self._handles: dict[str, dict[int, Any]] = {}
+        self._handles: dict[str, dict[int, bytes]] = {}
         self._silent: dict[str, str] = {}
         self._free: deque[str] = deque()
         self._tickets: deque[Ticket] = deque()
@@ -73,7 +73,7 @@ class Exchange:
         self._broken: str | None = None
 
     async def submit(self, task: bytes, owner: int | None = None) -> int:
-        """Hand a task, from `packed`, to the next free group; its number. Waits until there is one, first come, first served.
+        """Hand a task, from `packed`, to the next free group; its number. First come, first served.
 
         Raises:
             RuntimeError: no group is left, or the task was stopped before it began.
@@ -143,9 +143,9 @@ class Exchange:
         """Whether all workers of a group have once waited for a task."""
         return group in self._waiting
 
-    async def silent(self, seconds: float) -> list[Any]:
-        """The workers, as actors, of groups in which one has given no sign of life for so long in its task."""
-        handles: list[Any] = []
+    async def silent(self, seconds: float) -> list[bytes]:
+        """The workers, as pickled actors, of groups in which one has given no sign of life for so long in its task."""
+        handles: list[bytes] = []
         now = time.monotonic()
         for lease in self._leases:
             hung = [rank for rank, then in lease.alive.items() if rank not in lease.ended and now - then > seconds]
@@ -169,13 +169,13 @@ class Exchange:
                 lease.outcome.put_nowait(("lost", reason))
         await self._notify()
 
-    async def next(self, group: str, rank: int, worker: Any, *, worn_out: bool) -> tuple[int, bytes] | None:
+    async def next(self, group: str, rank: int, worker: bytes, *, worn_out: bool) -> tuple[int, bytes] | None:
         """For a worker: number and content of the next task of its group; None when there will be no more.
 
         Args:
             group: Name of its group.
             rank: Its rank.
-            worker: Its actor.
+            worker: Its actor, pickled: to know one is to import Ray Train.
             worn_out: Whether its process has had its time; one such worker ends the group, and a fresh one follows.
         """
         if self._closed:
