@@ -175,10 +175,10 @@ class Sweep:
         study, folder = self.study, self.folder
         self.display.say("reading the data, starting Ray and its worker groups …")
         reading = in_background(self._read)
-        write_environment(folder / ENVIRONMENT)
         with ExitStack() as ray_is_up:
             groups = ray_is_up.enter_context(self._worker_groups(address, reading))
             task = reading.result()
+            write_environment(folder / ENVIRONMENT)
             experiment = study.tracking.experiment or study.name
             self.tracker = Tracker(spool=folder / SPOOL, uri=self.uri, experiment=experiment, sweep=folder.name)
             self.tracker.start_sweep(params=sweep_params(study), tags={"task": study.task})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import shutil
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
+from kobert_core.files import file_digest
 from tuning.exchange import packed
 from tuning.trial_files import CHECKPOINTS, DONATIONS, LOG, MODEL_FILES, trial_folder
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from kobert_core.runtime import Report
     from tuning.exchange import Function
+    from tuning.study import StudyConfig
     from tuning.worker_group import WorkerGroups
 
 
@@ -194,9 +197,8 @@ def train_trial(
     from kobert_core.pretrained import save_model_files
     from kobert_core.tasks import TASKS
     from kobert_core.training import train
-    from tuning.study import load_study
 
-    config = load_study(Path(study)).train_config(values)
+    config = study_of(Path(study), file_digest(Path(study))).train_config(values)
     if len(set(runtime.gather(config.model_dump_json()))) > 1:
         raise RuntimeError("the workers of the group read different values: is the sweep's folder a shared one?")
     here = trial_folder(Path(folder), trial)
@@ -211,6 +213,14 @@ def train_trial(
                 adopt_checkpoint(Path(adopt), here / CHECKPOINTS)
         runtime.gather(None)  # all workers see the same checkpoints
         train(config, task, Reporting(runtime))
+
+
+@functools.lru_cache(maxsize=1)
+def study_of(path: Path, digest: str) -> StudyConfig:
+    """The study of all trials of a sweep; its file is parsed once in a worker's process."""
+    from tuning.study import load_study
+
+    return load_study(path)
 
 
 class Reporting:

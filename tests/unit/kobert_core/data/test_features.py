@@ -70,3 +70,8 @@ def test_an_empty_array_is_kept_too(tmp_path: Path) -> None:
     for _ in range(2):
         arrays = cached_arrays(tmp_path, {"file": "a"}, lambda: {"none": np.zeros(0, dtype=np.int64)})
         assert arrays["none"].shape == (0,)
+
+
+def test_runs_of_one_process_share_a_tokenizer(cache: Path) -> None:
+    one, other = (Nsmc(tiny_config(optim={"backbone_lr": rate}), cache=cache) for rate in (1e-3, 1e-4))
+    assert one.tokenizer is other.tokenizer
