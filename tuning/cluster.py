@@ -17,8 +17,11 @@ ENVIRONMENT = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # those of trials that are stopped; the others are told by the sweep
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so soon is the end of a group noticed
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # its controller runs in the driver
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a trial prints is in its log, once
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # what a thread still asks at the end must not start another Ray
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a study stay what they are
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without a GPU keeps the devices that it sees
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trial table and MLflow hold what they would write
@@ -32,7 +35,8 @@ def set_environment() -> None:
     """Settings that Ray reads when it is imported, where the user has not made them."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     if not logging.getLogger().isEnabledFor(logging.INFO):  # what fails is told by the sweep, in a line
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        for name in ("ray.tune", "ray.train"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextmanager

@@ -9,8 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray import cloudpickle
+
 Function = Callable[..., Any]
 """Runs on every worker of a group as `function(runtime, **arguments)`; what rank 0 returns is the task's value."""
+
+
+def packed(function: Function, **arguments: Any) -> bytes:
+    """A task as it goes through the exchange, which need not import what the function needs."""
+    packed_task: bytes = cloudpickle.dumps((function, arguments))
+    return packed_task
 
 
 @dataclass
@@ -19,8 +27,8 @@ class Lease:
 
     group: str
     owner: int | None
-    function: Function
-    arguments: dict[str, Any]
+    task: bytes
+    """From `packed`."""
     outcome: asyncio.Queue[tuple[str, Any]] = field(default_factory=asyncio.Queue)
     """`("report", …)` any number of times, then `("value", …)`, `("error", traceback)` or `("lost", reason)`."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -56,7 +64,7 @@ class Exchange:
         self._inboxes: dict[tuple[str, int], asyncio.Queue[int | None]] = {}
         self._waiting: dict[str, int] = {}
         self._worn_out: set[str] = set()
-        self._handles: dict[str, dict[int, Any]] = {}
+        self._handles: dict[str, dict[int, bytes]] = {}
         self._silent: dict[str, str] = {}
         self._free: deque[str] = deque()
         self._tickets: deque[Ticket] = deque()
@@ -64,8 +72,8 @@ class Exchange:
         self._closed = False
         self._broken: str | None = None
 
-    async def submit(self, function: Function, arguments: dict[str, Any], owner: int | None = None) -> int:
-        """Hand a task to the next free group; its number. Waits until there is one, first come, first served.
+    async def submit(self, task: bytes, owner: int | None = None) -> int:
+        """Hand a task, from `packed`, to the next free group; its number. First come, first served.
 
         Raises:
             RuntimeError: no group is left, or the task was stopped before it began.
@@ -82,7 +90,7 @@ class Exchange:
                 raise RuntimeError(self._broken or "the task was stopped before it began")
             group = self._free.popleft()
         number = len(self._leases)
-        lease = Lease(group, owner, function, arguments)
+        lease = Lease(group, owner, task)
         lease.alive = dict.fromkeys(range(self._workers), time.monotonic())
         self._leases.append(lease)
         self._waiting[group] = 0
@@ -135,9 +143,9 @@ class Exchange:
         """Whether all workers of a group have once waited for a task."""
         return group in self._waiting
 
-    async def silent(self, seconds: float) -> list[Any]:
-        """The workers, as actors, of groups in which one has given no sign of life for so long in its task."""
-        handles: list[Any] = []
+    async def silent(self, seconds: float) -> list[bytes]:
+        """The workers, as pickled actors, of groups in which one has given no sign of life for so long in its task."""
+        handles: list[bytes] = []
         now = time.monotonic()
         for lease in self._leases:
             hung = [rank for rank, then in lease.alive.items() if rank not in lease.ended and now - then > seconds]
@@ -161,15 +169,13 @@ class Exchange:
                 lease.outcome.put_nowait(("lost", reason))
         await self._notify()
 
-    async def next(
-        self, group: str, rank: int, worker: Any, *, worn_out: bool
-    ) -> tuple[int, Function, dict[str, Any]] | None:
-        """For a worker: the next task of its group; None when there will be no more.
+    async def next(self, group: str, rank: int, worker: bytes, *, worn_out: bool) -> tuple[int, bytes] | None:
+        """For a worker: number and content of the next task of its group; None when there will be no more.
 
         Args:
             group: Name of its group.
             rank: Its rank.
-            worker: Its actor.
+            worker: Its actor, pickled: to know one is to import Ray Train.
             worn_out: Whether its process has had its time; one such worker ends the group, and a fresh one follows.
         """
         if self._closed:
@@ -185,7 +191,7 @@ class Exchange:
                 self._free.append(group)
             await self._notify()
         number = await self._inbox(group, rank).get()
-        return None if number is None else (number, self._leases[number].function, self._leases[number].arguments)
+        return None if number is None else (number, self._leases[number].task)
 
     async def report(self, number: int, content: Any) -> bool:
         """For a worker of rank 0: something to say before the end. Whether somebody heard it and says: go on.

@@ -7,13 +7,16 @@ import hashlib
 import json
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_write_json, atomic_write_text, file_digest
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 STUDY, SPOOL, MODEL, ENVIRONMENT = "study.yaml", "tracking.jsonl", "model", "environment.txt"
 CACHE, SCRATCH = "cache", ".ray"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,65 +167,94 @@ class Sweep:
         self.study, self.folder, self.display, self.resume = study, folder, display, resume
         self.cache = folder.parent / CACHE
         self.begin = time.monotonic()
-        display.say("reading the data …")
-        self.task = prepare(study, self.cache)
         self.table = TrialTable(folder, study.objective)
         self.uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
-        experiment = study.tracking.experiment or study.name
-        self.tracker = Tracker(spool=folder / SPOOL, uri=self.uri, experiment=experiment, sweep=folder.name)
 
     def run(self, address: str | None) -> SweepResult:
         """Search, judge, export; whatever happens, MLflow is told how it ended."""
-        write_environment(self.folder / ENVIRONMENT)
-        self.tracker.start_sweep(params=sweep_params(self.study), tags={"task": self.study.task})
-        log_datasets(self.study, self.task, self.tracker)
-        status: Status = "FAILED"
-        try:
-            result = self._search_and_judge(address)
-            status = "KILLED" if result.interrupted else "FINISHED" if result.winner else "FAILED"
-        finally:
-            for name in (STUDY, TABLE, ENVIRONMENT, WINNER):
-                if (self.folder / name).is_file():
-                    self.tracker.log_artifact(self.folder / name)
-            self.tracker.end_sweep(status=status)
-            left = self.tracker.close()
-            if left:
-                self.display.say(f"{left} records did not reach MLflow; they are kept in {self.folder / SPOOL}")
+        study, folder = self.study, self.folder
+        self.display.say("reading the data, starting Ray and its worker groups …")
+        reading = in_background(self._read)
+        with ExitStack() as ray_is_up:
+            groups = ray_is_up.enter_context(self._worker_groups(address, reading))
+            task = reading.result()
+            write_environment(folder / ENVIRONMENT)
+            experiment = study.tracking.experiment or study.name
+            self.tracker = Tracker(spool=folder / SPOOL, uri=self.uri, experiment=experiment, sweep=folder.name)
+            self.tracker.start_sweep(params=sweep_params(study), tags={"task": study.task})
+            log_datasets(study, task, self.tracker)
+            status: Status = "FAILED"
+            try:
+                winner, test, interrupted = self._search_and_judge(groups)
+                ray_is_up.close()
+                result = self._conclude(winner, test, interrupted=interrupted)
+                status = "KILLED" if interrupted else "FINISHED" if winner else "FAILED"
+            finally:
+                for name in (STUDY, TABLE, ENVIRONMENT, WINNER):
+                    if (folder / name).is_file():
+                        self.tracker.log_artifact(folder / name)
+                self.tracker.end_sweep(status=status)
+                left = self.tracker.close()
+                if left:
+                    self.display.say(f"{left} records did not reach MLflow; they are kept in {folder / SPOOL}")
         return result
 
-    def _search_and_judge(self, address: str | None) -> SweepResult:
-        from tuning.budget import Budget, stopping_cleanly
-        from tuning.recording import Recorder
+    def _read(self) -> Task[Any]:
+        task = prepare(self.study, self.cache)
+        import tuning.lean_trainer  # noqa: F401  (which the groups need next: here, while Ray starts)
+
+        return task
+
+    @property
+    def _remaining(self) -> int:
+        """Trials that are still to be run."""
+        return self.study.budget.trials - sum(record.state not in UNFINISHED for record in self.table)
+
+    @contextmanager
+    def _worker_groups(self, address: str | None, reading: Future[Task[Any]]) -> Iterator[WorkerGroups]:
+        """Ray with worker groups that begin to start: what takes longest is under way while the data is read."""
         from tuning.worker_group import WorkerGroups
 
-        study, folder, table = self.study, self.folder, self.table
-        searcher = self._make_searcher()
-        remaining = study.budget.trials - sum(record.state not in UNFINISHED for record in table)
-        winner, test, interrupted = None, {}, False
-        self.display.say("starting Ray and its worker groups …")
+        if reading.done():
+            reading.result()  # bad data is told before Ray starts
         with ray_cluster(address) as cluster:
             if len(cluster) > 1:
-                check_shared(folder, files_of(study))
-            count = min(groups_that_fit(cluster, study.resources), max(1, remaining))
-            groups = WorkerGroups(count, study.resources, storage=folder / SCRATCH)
-            recorder = Recorder(study, table, self.tracker, groups.exchange)
+                check_shared(self.folder, files_of(self.study))
+            count = min(groups_that_fit(cluster, self.study.resources), max(1, self._remaining))
+            groups = WorkerGroups(count, self.study.resources, storage=self.folder / SCRATCH)
             try:
-                with stopping_cleanly(Budget(study, count, groups.stop_all)) as budget:
-                    with self.display.showing(table, study, budget):
-                        if remaining > 0:
-                            self._wait_for(groups, budget)
-                            self._tune(groups, searcher, recorder, budget, trials=remaining)
-                            groups.stop_all()
-                        if searcher is not None:
-                            searcher.put_back()
-                        recorder.interrupt()
-                    recorder.keep_best_checkpoints()
-                    interrupted = budget.interrupted
-                    if not interrupted and (winner := table.winner()):
-                        test = self._read_test(groups, winner)
+                yield groups
             finally:
                 groups.close()
-                shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+                shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
+
+    def _search_and_judge(self, groups: WorkerGroups) -> tuple[TrialRecord | None, dict[str, dict[str, float]], bool]:
+        """The winner, its metrics on the test file, and whether the sweep was interrupted."""
+        from tuning.budget import Budget, stopping_cleanly
+        from tuning.recording import Recorder
+
+        study, table, remaining = self.study, self.table, self._remaining
+        searcher = self._make_searcher()
+        recorder = Recorder(study, table, self.tracker, groups.exchange)
+        with stopping_cleanly(Budget(study, groups.count, groups.stop_all)) as budget:
+            with self.display.showing(table, study, budget):
+                if remaining > 0:
+                    self._wait_for(groups, budget)
+                    if not budget.stop_all():
+                        self._tune(groups, searcher, recorder, budget, trials=remaining)
+                        groups.stop_all()
+                if searcher is not None:
+                    searcher.put_back()
+                recorder.interrupt()
+            recorder.keep_best_checkpoints()
+            winner = None if budget.interrupted else table.winner()
+            return winner, self._read_test(groups, winner) if winner else {}, budget.interrupted
+
+    def _conclude(
+        self, winner: TrialRecord | None, test: dict[str, dict[str, float]], *, interrupted: bool
+    ) -> SweepResult:
+        """Export the winner and write down what the sweep came to."""
+        folder, table = self.folder, self.table
         result = SweepResult(
             folder=folder,
             states=table.states(),
@@ -290,8 +323,6 @@ class Sweep:
 
         A resumed sweep that has the same winner as before has read it already.
         """
-        from tuning.trial import evaluate_checkpoint
-
         file = self.study.data.test
         if file is None:
             return {}
@@ -301,22 +332,27 @@ class Sweep:
             if same_file and before["test"] and before["winner"] == winner_as_json(winner):
                 return dict(before["test"])
         records = {"winner": winner} | ({"trial_0": self.table[0]} if 0 in self.table else {})
+        scored = {record.trial: record for record in records.values() if record.checkpoint}
         try:
-            metrics = {
-                name: groups.run(
-                    evaluate_checkpoint,
-                    model=str(trial_folder(self.folder, record.trial) / MODEL_FILES),
-                    cache=str(self.cache),
-                    checkpoint=str(checkpoint_of(self.folder, record)),
-                    file=str(file),
-                )
-                for name, record in records.items()
-                if record.checkpoint
-            }
+            with ThreadPoolExecutor(2) as threads:  # each waits for a group of its own
+                found = dict(zip(scored, threads.map(partial(self._score, groups, file), scored.values()), strict=True))
         except RuntimeError as error:
             self.display.say(f"the test file was not read: {str(error).strip().splitlines()[-1]}")
             return {}
+        metrics = {name: found[record.trial] for name, record in records.items() if record.trial in found}
         record_reading(self.folder, file=file, sha256=file_digest(file), by="sweep", metrics=metrics)
+        return metrics
+
+    def _score(self, groups: WorkerGroups, file: Path, record: TrialRecord) -> dict[str, float]:
+        from tuning.trial import evaluate_checkpoint
+
+        metrics: dict[str, float] = groups.run(
+            evaluate_checkpoint,
+            model=str(trial_folder(self.folder, record.trial) / MODEL_FILES),
+            cache=str(self.cache),
+            checkpoint=str(checkpoint_of(self.folder, record)),
+            file=str(file),
+        )
         return metrics
 
     def _export(self, winner: TrialRecord, test: dict[str, dict[str, float]]) -> Path:
@@ -336,6 +372,20 @@ class Sweep:
         )
         self.tracker.log_metrics(None, {f"winner/{name}": value for name, value in metrics.items()}, step=0)
         return model
+
+
+def in_background(function: Callable[[], T]) -> Future[T]:
+    """Begin a call in a thread that nobody waits for at the end of the process."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def files_of(study: StudyConfig) -> list[Path]:

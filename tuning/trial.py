@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import shutil
 from dataclasses import asdict
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from kobert_core.checkpoint import adopt_checkpoint, link_checkpoint
+from kobert_core.files import file_digest
+from tuning.exchange import packed
 from tuning.trial_files import CHECKPOINTS, DONATIONS, LOG, MODEL_FILES, trial_folder
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from kobert_core.runtime import Report
     from tuning.exchange import Function
+    from tuning.study import StudyConfig
     from tuning.worker_group import WorkerGroups
 
 
@@ -72,7 +75,8 @@ class Trial(tune.Trainable):
             if self._lease is None:  # not in `reset_config`: Tune resets an actor before it restores it
                 arguments = self._shared["fixed"] | {"trial": self.config["trial"], "values": self.config["values"]}
                 arguments |= {"adopt": self._adopt} if self._adopt else {}
-                self._lease = ray.get(exchange.submit.remote(self._shared["function"], arguments, self.config["trial"]))
+                task = packed(self._shared["function"], **arguments)
+                self._lease = ray.get(exchange.submit.remote(task, self.config["trial"]))
             kind, content = ray.get(exchange.take.remote(self._lease))
             if kind == "report":
                 report: dict[str, Any] = content
@@ -93,6 +97,8 @@ class Trial(tune.Trainable):
         """Hold the checkpoint of the last report for others: the worker wrote it, and will remove it in time."""
         held = None
         if self._shared["take_turns"] and self._report is not None:
+            from kobert_core.checkpoint import link_checkpoint
+
             checkpoint = Path(self._report["checkpoint"])
             donations = checkpoint.parents[1] / DONATIONS
             before = sorted(int(folder.name) for folder in donations.glob("*"))
@@ -187,12 +193,12 @@ def train_trial(
         cache: Folder of the feature cache.
         adopt: Folder of another trial's checkpoint, to go on from instead.
     """
+    from kobert_core.checkpoint import adopt_checkpoint
     from kobert_core.pretrained import save_model_files
     from kobert_core.tasks import TASKS
     from kobert_core.training import train
-    from tuning.study import load_study
 
-    config = load_study(Path(study)).train_config(values)
+    config = study_of(Path(study), file_digest(Path(study))).train_config(values)
     if len(set(runtime.gather(config.model_dump_json()))) > 1:
         raise RuntimeError("the workers of the group read different values: is the sweep's folder a shared one?")
     here = trial_folder(Path(folder), trial)
@@ -207,6 +213,14 @@ def train_trial(
                 adopt_checkpoint(Path(adopt), here / CHECKPOINTS)
         runtime.gather(None)  # all workers see the same checkpoints
         train(config, task, Reporting(runtime))
+
+
+@functools.lru_cache(maxsize=1)
+def study_of(path: Path, digest: str) -> StudyConfig:
+    """The study of all trials of a sweep; its file is parsed once in a worker's process."""
+    from tuning.study import load_study
+
+    return load_study(path)
 
 
 class Reporting:

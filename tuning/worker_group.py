@@ -16,15 +16,19 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import ray
+from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kobert_core.runtime import Phase
-from tuning.exchange import Exchange, Function
+from tuning.exchange import Exchange, Function, packed
 from tuning.study import ResourcesConfig
+
+if TYPE_CHECKING:
+    from tuning.lean_trainer import LeanTorchTrainer
 
 MAX_FAILED_STARTS = 3
 """A group that was lost more often than this in a row before its workers waited for a task is given up."""
@@ -51,10 +55,13 @@ class WorkerGroups:
             storage: Folder for what Ray Train writes for itself.
             max_tasks: After so many tasks a group is replaced by a fresh one.
         """
+        import tuning.lean_trainer  # noqa: F401  (not first in the threads: Ray Train and Tune import each other)
+
         actor = ray.remote(num_cpus=0)(Exchange).options(max_concurrency=MAX_WAITING, scheduling_strategy=beside_us())
         self.exchange: Any = actor.remote(count, resources.workers)
         self.count, self._resources, self._storage, self._max_tasks = count, resources, storage, max_tasks
         self._closing = threading.Event()
+        self._trainers: dict[str, LeanTorchTrainer] = {}
         self._threads = [threading.Thread(target=self._keep_alive, args=(i,), daemon=True) for i in range(count)]
         self._threads.append(threading.Thread(target=self._end_hung_groups, daemon=True))
         for thread in self._threads:
@@ -77,7 +84,7 @@ class WorkerGroups:
         Raises:
             RuntimeError: with the task's traceback, or why its workers were lost.
         """
-        number = ray.get(self.exchange.submit.remote(function, arguments))
+        number = ray.get(self.exchange.submit.remote(packed(function, **arguments)))
         while True:
             kind, content = ray.get(self.exchange.take.remote(number))
             if kind == "value":
@@ -94,6 +101,9 @@ class WorkerGroups:
         self._closing.set()
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self.exchange.close.remote(), timeout=timeout)
+            for group, trainer in list(self._trainers.items()):
+                if not ray.get(self.exchange.was_ready.remote(group), timeout=timeout):
+                    trainer.give_up()  # to wait for its start, only to end it then, would take long
         for thread in self._threads:
             thread.join(timeout)
 
@@ -115,7 +125,7 @@ class WorkerGroups:
         while not self._closing.wait(min(timeout / 4, SECONDS_BETWEEN_SIGNS_OF_LIFE)):
             with contextlib.suppress(ray.exceptions.RayError):
                 for worker in ray.get(self.exchange.silent.remote(timeout)):
-                    ray.kill(worker)
+                    ray.kill(cloudpickle.loads(worker))
 
     def _run_group(self, group: str) -> str:
         """Run one group until it ends; why it did."""
@@ -140,10 +150,14 @@ class WorkerGroups:
             ),
             run_config=RunConfig(name=f"group-{group}", storage_path=str(self._storage)),
         )
+        self._trainers[group] = trainer
         try:
-            trainer.fit()
+            if not self._closing.is_set():
+                trainer.fit()
         except Exception as error:  # Train wraps what a worker raised, Ray raises its own when processes die
             return f"the worker group was lost: {error}"
+        finally:
+            del self._trainers[group]
         return "the worker group ended"
 
 
@@ -166,13 +180,14 @@ def serve(config: dict[str, Any]) -> None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     cpu_group = dist.new_group(backend="gloo") if workers > 1 else None
-    actor, wear = ray.get_runtime_context().current_actor, Wear(config["max_tasks"])
+    actor, wear = cloudpickle.dumps(ray.get_runtime_context().current_actor), Wear(config["max_tasks"])
     gc.freeze()  # what is imported by now stays: a collection after each task looks at the task alone
     while (task := ray.get(exchange.next.remote(group, rank, actor, worn_out=wear.is_out()))) is not None:
-        number, function, arguments = task
+        number, content = task
         runtime = GroupRuntime(exchange, number, device=device, rank=rank, workers=workers, cpu_group=cpu_group)
         runtime.seconds_between_signs = min(config["timeout"] / 4, SECONDS_BETWEEN_SIGNS_OF_LIFE)
         try:
+            function, arguments = cloudpickle.loads(content)
             with clean_slate(config["threads"]):
                 value = function(runtime, **arguments)
         except FellowLost:

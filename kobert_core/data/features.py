@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from kobert_core.data.batching import Batch
+from kobert_core.data.readers import Rows
 from kobert_core.tokenization import KoBertTokenizer
 
 CODE_VERSION = 1
@@ -112,6 +113,16 @@ class TextExamples(Dataset[dict[str, torch.Tensor]]):
             max_length=self._max_length,
             rows=self.rows[indices],
         )
+
+
+def tokenize_parts(parts: Iterable[Rows], tokenizer: KoBertTokenizer) -> Iterator[dict[str, np.ndarray]]:
+    """`tokenize` of a file that is read in parts; joined, they are what it gives for the whole."""
+    begin = 0
+    for number, rows in enumerate(parts):
+        arrays = tokenize(rows.texts, rows.labels, tokenizer)
+        starts = arrays["starts"] + begin
+        begin = starts[-1]
+        yield arrays | {"starts": starts[1:] if number else starts}
 
 
 def tokenize(texts: Sequence[str], labels: np.ndarray, tokenizer: KoBertTokenizer) -> dict[str, np.ndarray]:

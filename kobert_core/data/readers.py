@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kobert_core.data.formats import BOM, Record, character_problem, read_table
+from kobert_core.data.formats import BLOCK, BOM, Record, character_problem, read_table
 from kobert_core.errors import InputError
 
 PLACES_SHOWN = 5
 NAMES_SHOWN = 20
+ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,6 @@ class Rows:
     """The usable rows of a file, in its order, and the rows that were set aside."""
 
     path: Path
-    sha256: str
-    """Of the whole file."""
     ids: list[str]
     texts: list[str]
     """As they stand in the file, not stripped."""
@@ -96,13 +95,33 @@ def read_rows(
         InputError: the file cannot be read, has no usable row, lacks a column or has too many bad rows.
         ValueError: no `labels` for a labelled file, or `max_bad_fraction` outside [0, 1].
     """
+    (rows,) = row_chunks(
+        path, columns=columns, labels=labels, labelled=labelled, max_bad_fraction=max_bad_fraction, size=None
+    )
+    return rows
+
+
+def row_chunks(
+    path: str | Path,
+    *,
+    columns: Columns,
+    labels: Mapping[str, str] | None,
+    labelled: bool = True,
+    max_bad_fraction: float = 0.01,
+    size: int | None = ROWS_AT_ONCE,
+) -> Iterator[Rows]:
+    """`read_rows` in parts of `size` records each: a file of any length in the same memory.
+
+    That there are too many bad rows is known, and raised, after the last part.
+    """
     if labelled and not labels:
         raise ValueError(f"`labels` must name the classes of a labelled file, but got {labels!r}.")
     if not 0 <= max_bad_fraction <= 1:
         raise ValueError(f"`0 <= max_bad_fraction <= 1` must hold, but got {max_bad_fraction}.")
     path = Path(path)
-    raw = _read_bytes(path)
-    names, records = read_table(raw, path, {columns.text, columns.label, columns.id or ""})
+    _check_readable(path)
+    wanted = {columns.text} | ({columns.label} if labelled else set()) | ({columns.id} if columns.id else set())
+    names, records = read_table(path, wanted)
     text_at = _position(names, columns.text, "text", path)
     label_at = _position(names, columns.label, "label", path) if labelled else None
     id_at = None
@@ -110,32 +129,60 @@ def read_rows(
         id_at = _position(names, columns.id, "id", path)
     classes = {value: index for index, value in enumerate(labels or ())} if labelled else None
 
-    rows = Rows(
-        path=path,
-        sha256=hashlib.sha256(raw).hexdigest(),
-        ids=[],
-        texts=[],
-        labels=np.array([], dtype=np.int64),
-        lines=[],
-        bad=[],
-    )
-    rows = _fill(rows, _pick(records, text_at, label_at, id_at), classes)
-    _check_bad(rows, max_bad_fraction)
-    return rows
+    picked = _pick(records, text_at, label_at, id_at)
+    earlier, usable, bad = EarlierIds(), 0, list[BadRow]()
+    while records_left := list(itertools.islice(picked, size)):
+        rows = _fill(path, records_left, classes, earlier)
+        usable, bad = usable + len(rows), bad + rows.bad
+        yield rows
+    _check_bad(path, usable, bad, max_bad_fraction)
 
 
-def _read_bytes(path: Path) -> bytes:
+def _check_readable(path: Path) -> None:
     try:
-        raw = path.read_bytes()
+        with open(path, "rb") as file:
+            begin = file.read(len(BOM)).removeprefix(BOM)
+            while not begin.strip():
+                begin = file.read(BLOCK)
+                if not begin:
+                    raise InputError("is empty", where=path)
     except FileNotFoundError:
         raise InputError("there is no such file", where=path) from None
     except IsADirectoryError:
         raise InputError("is a folder", where=path, fix="give a file") from None
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path) from error
-    if not raw.removeprefix(BOM).strip():
-        raise InputError("is empty", where=path)
-    return raw
+
+
+class EarlierIds:
+    """The ids of all parts of a file so far, 16 bytes each, where a dict would take 160.
+
+    Held as 64-bit hashes: in one of 10 million files of a million rows, an id would be taken for another one.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[npt.NDArray[np.int64]] = []
+        """Each of shape (2, ids), sorted hashes and their lines; each longer than the next one."""
+
+    def lines(self, ids: Sequence[str]) -> dict[str, int]:
+        """Those of these ids that were there before, with their lines."""
+        found: dict[str, int] = {}
+        if self._runs:
+            hashes = np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids))
+            for known, lines in self._runs:
+                places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+                for at in np.flatnonzero(known[places] == hashes).tolist():
+                    found[ids[at]] = int(lines[places[at]])
+        return found
+
+    def add(self, ids: Sequence[str], lines: Sequence[int]) -> None:
+        """Remember more of them, each new."""
+        if not ids:
+            return
+        run = np.stack([np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids)), np.array(lines)])
+        while self._runs and self._runs[-1].shape[1] <= run.shape[1]:
+            run = np.concatenate([self._runs.pop(), run], axis=1)
+        self._runs.append(run[:, np.argsort(run[0])])
 
 
 def _position(names: Sequence[str], wanted: str, role: str, path: Path) -> int:
@@ -174,13 +221,16 @@ def _as_string(value: Any) -> str:
 
 
 def _fill(
-    empty: Rows,
-    picked: Iterable[tuple[int, tuple[Any, str, str] | str]],
+    path: Path,
+    picked: Sequence[tuple[int, tuple[Any, str, str] | str]],
     classes: Mapping[str, int] | None,
+    earlier: EarlierIds,
 ) -> Rows:
     """The rows with every record either taken in or set aside; `classes` None means without labels."""
     texts, ids, lines, labels, bad = [], [], [], [], []
     line_of_id: dict[str, int] = {}
+    if classes is not None:
+        line_of_id = earlier.lines([values[2] for _, values in picked if not isinstance(values, str)])
     for line, values in picked:
         if isinstance(values, str):
             bad.append(BadRow(line, values))
@@ -198,7 +248,9 @@ def _fill(
         texts.append(text)
         ids.append(row_id)
         lines.append(line)
-    return replace(empty, ids=ids, texts=texts, labels=np.array(labels, dtype=np.int64), lines=lines, bad=bad)
+    if classes is not None:
+        earlier.add(ids, lines)
+    return Rows(path=path, ids=ids, texts=texts, labels=np.array(labels, dtype=np.int64), lines=lines, bad=bad)
 
 
 def _text_problem(text: Any) -> str | None:
@@ -224,17 +276,17 @@ def _id_problem(row_id: str, line_of_id: Mapping[str, int]) -> str | None:
     return character_problem(row_id) if row_id.strip() else "missing id"
 
 
-def _check_bad(rows: Rows, max_bad_fraction: float) -> None:
-    bad, total = len(rows.bad), len(rows) + len(rows.bad)
+def _check_bad(path: Path, usable: int, bad: Sequence[BadRow], max_bad_fraction: float) -> None:
+    total = usable + len(bad)
     if total == 0:
-        raise InputError("has no rows", where=rows.path)
-    if len(rows) and bad / total <= max_bad_fraction:
+        raise InputError("has no rows", where=path)
+    if usable and len(bad) / total <= max_bad_fraction:
         return
-    places = "; ".join(map(str, rows.bad[:PLACES_SHOWN])) + ("; …" if bad > PLACES_SHOWN else "")
-    other_encoding = 2 * sum(row.reason == "broken UTF-8" for row in rows.bad) > bad
-    shares = f"{bad / total:.2%}, at most {max_bad_fraction:.2%} may be"
+    places = "; ".join(map(str, bad[:PLACES_SHOWN])) + ("; …" if len(bad) > PLACES_SHOWN else "")
+    other_encoding = 2 * sum(row.reason == "broken UTF-8" for row in bad) > len(bad)
+    shares = f"{len(bad) / total:.2%}, at most {max_bad_fraction:.2%} may be"
     raise InputError(
-        f"{bad:,} of {total:,} rows are bad ({shares}): {places}",
-        where=rows.path,
+        f"{len(bad):,} of {total:,} rows are bad ({shares}): {places}",
+        where=path,
         fix="write the file as UTF-8" if other_encoding else None,
     )

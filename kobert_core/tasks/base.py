@@ -16,7 +16,7 @@ from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.readers import BadRow
 from kobert_core.data.squad import BadQuestion
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tokenization import KoBertTokenizer, tokenizer_from
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -65,7 +65,7 @@ def tokenizer_of(
             return {"model": np.fromfile(Path(folder, "spiece.model"), dtype=np.uint8)}
 
     trained = cached_arrays(cache, {**key, "vocab_size": vocab_size}, build)
-    return KoBertTokenizer(trained["model"].tobytes())
+    return tokenizer_from(trained["model"].tobytes())
 
 
 class Task(Protocol[E]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -16,8 +16,8 @@ from torch import nn
 from kobert_core.config import DataConfig, ModelConfig, Objective, TrainConfig
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
-from kobert_core.data.features import CODE_VERSION, TextExamples, tokenize
-from kobert_core.data.readers import BadRow, Columns, Rows, read_rows
+from kobert_core.data.features import CODE_VERSION, TextExamples, tokenize, tokenize_parts
+from kobert_core.data.readers import BadRow, Columns, Rows, read_rows, row_chunks
 from kobert_core.data.splits import stratified_sample, stratified_split
 from kobert_core.errors import InputError
 from kobert_core.files import file_digest
@@ -28,6 +28,10 @@ from kobert_core.tokenization import KoBertTokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+
+Facts = tuple[np.ndarray, list[BadRow]]
+"""Of a part of a file: the labels of its usable rows, and what was set aside."""
 
 
 class NsmcData(DataConfig):
@@ -177,11 +181,7 @@ class Nsmc(Task[TextExamples]):
     def read(self, path: Path) -> TextExamples:
         key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint, "features": CODE_VERSION}
 
-        def build() -> dict[str, np.ndarray]:
-            rows = self.read_rows(path)
-            return tokenize(rows.texts, rows.labels, self.tokenizer)
-
-        arrays = cached_arrays(self._cache, key, build)
+        arrays = cached_arrays(self._cache, key, lambda: tokenize_parts(self._parts(path), self.tokenizer))
         return self._examples(arrays)
 
     def _examples(self, arrays: dict[str, np.ndarray]) -> TextExamples:
@@ -189,12 +189,20 @@ class Nsmc(Task[TextExamples]):
 
     def read_rows(self, path: Path) -> Rows:
         """The usable rows of a labelled file, and those that were set aside."""
-        return read_rows(
-            path,
-            columns=self.data.columns,
-            labels=self.data.labels,
-            max_bad_fraction=self.data.max_bad_fraction,
-        )
+        return read_rows(path, **self._how)
+
+    def _parts(self, path: Path) -> Iterator[Rows]:
+        """`read_rows` in parts; its facts are kept on the way, so that a file is read once for both."""
+        facts: list[Facts] = []
+        for rows in row_chunks(path, **self._how):
+            facts.append((rows.labels, rows.bad))
+            yield rows
+        self._kept_facts(path, lambda: facts)
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        data = self.data
+        return {"columns": data.columns, "labels": data.labels, "max_bad_fraction": data.max_bad_fraction}
 
     def bad_rows(self, path: Path) -> list[BadRow]:
         """The rows of a labelled file that were set aside."""
@@ -203,13 +211,16 @@ class Nsmc(Task[TextExamples]):
 
     def _facts(self, path: Path) -> dict[str, np.ndarray]:
         """What is known of a file's rows before they are tokenized."""
+        return self._kept_facts(path, lambda: [(rows.labels, rows.bad) for rows in row_chunks(path, **self._how)])
 
+    def _kept_facts(self, path: Path, parts: Callable[[], list[Facts]]) -> dict[str, np.ndarray]:
         def build() -> dict[str, np.ndarray]:
-            rows = self.read_rows(path)
+            labels, bad = zip(*parts(), strict=True)
+            rows = [row for some in bad for row in some]
             return {
-                "labels": rows.labels,
-                "bad_lines": np.array([bad.line for bad in rows.bad], dtype=np.int64),
-                "bad_reasons": np.array([bad.reason for bad in rows.bad], dtype=np.str_),
+                "labels": np.concatenate(labels),
+                "bad_lines": np.array([row.line for row in rows], dtype=np.int64),
+                "bad_reasons": np.array([row.reason for row in rows], dtype=np.str_),
             }
 
         return cached_arrays(self._cache, self._file_key(path) | {"facts": CODE_VERSION}, build)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from kobert_core.tokenization.tokenizer import KoBertTokenizer
+from kobert_core.tokenization.tokenizer import KoBertTokenizer, tokenizer_from
 
-__all__ = ["KoBertTokenizer"]
+__all__ = ["KoBertTokenizer", "tokenizer_from"]

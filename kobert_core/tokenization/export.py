@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,19 +38,13 @@ _BLANK = r"[\t-\r\x1c-\x20\x{85}\x{1680}\x{200b}\x{200e}\x{200f}\x{2028}\x{2029}
 
 def save_pretrained(
     folder: Path,
-    processor: sentencepiece.SentencePieceProcessor,
-    tokens: Sequence[str],
+    tokenizer_json: str,
     model: bytes,
     vocab: Sequence[str] | None,
 ) -> None:
-    """Write `tokenizer.json`, its two configurations, and the files that the tokenizer was loaded from.
-
-    Raises:
-        InputError: the vocabulary lacks pieces of the model, which `tokenizer.json` cannot express.
-    """
+    """Write `tokenizer.json`, its two configurations, and the files that the tokenizer was loaded from."""
     names = {"unk_token": UNK, "pad_token": PAD, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
-    tokenizer = build_tokenizer(processor, tokens)
-    atomic_write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
+    atomic_write_text(folder / "tokenizer.json", tokenizer_json)
     atomic_write_json(folder / "special_tokens_map.json", names)
     configuration = {
         # Both written out: without them AutoTokenizer loads WordPiece, or leaves the token types out.
@@ -108,6 +103,7 @@ def build_tokenizer(processor: sentencepiece.SentencePieceProcessor, tokens: Seq
     return tokenizer
 
 
+@cache
 def _combining_marks() -> str:
     """A character class of what `unicodedata.combining` names, in the syntax of `tokenizers` (Oniguruma)."""
     ranges: list[list[int]] = []

@@ -6,6 +6,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache
 from itertools import chain
 from os import PathLike
 from pathlib import Path
@@ -66,7 +67,7 @@ class KoBertTokenizer:
         folder = loading.find_folder(name, revision)
         model, vocab = loading.read_layout(folder)
         try:
-            return cls(model, vocab)
+            return tokenizer_from(model, None if vocab is None else tuple(vocab))
         except InputError as error:
             raise InputError(str(error), where=folder) from None
 
@@ -92,7 +93,11 @@ class KoBertTokenizer:
         Raises:
             InputError: the vocabulary lacks pieces of the model, which `tokenizer.json` cannot express.
         """
-        export.save_pretrained(Path(folder), self._processor, self._tokens, self._model, self._vocab)
+        export.save_pretrained(Path(folder), self._tokenizer_json, self._model, self._vocab)
+
+    @cached_property
+    def _tokenizer_json(self) -> str:
+        return export.build_tokenizer(self._processor, self._tokens).to_str(pretty=True) + "\n"
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -288,6 +293,12 @@ class KoBertTokenizer:
         if len(self._processor) == size:
             return batch
         return [[i if i < size else self.unk_id for i in ids] for ids in batch]
+
+
+@lru_cache(maxsize=4)
+def tokenizer_from(model: bytes, vocab: tuple[str, ...] | None = None) -> KoBertTokenizer:
+    """The one tokenizer of this process for these contents: trials on a warm worker share it."""
+    return KoBertTokenizer(model, vocab)
 
 
 def _room(max_length: int | None, *, specials: int) -> int | None:

@@ -24,6 +24,7 @@ from search_spaces.distributions import Space  # noqa: E402
 from tests.fixtures.commands import ROOT  # noqa: E402
 from tests.fixtures.nodes import Nodes, ray_nodes  # noqa: E402
 from tests.integration.test_worker_group import process  # noqa: E402
+from tuning.exchange import packed  # noqa: E402
 from tuning.schedulers import make_scheduler  # noqa: E402
 from tuning.search import OptunaSearcher, open_optuna_study  # noqa: E402
 from tuning.study import ResourcesConfig, SchedulerConfig, SearchConfig, load_study  # noqa: E402
@@ -134,7 +135,7 @@ def test_a_trial_that_is_stopped_in_mid_epoch_frees_its_group_at_once(nodes: Nod
     with ray_cluster(nodes.address):
         groups = WorkerGroups(1, PAIRS, storage=tmp_path)
         groups.wait_until_ready()
-        number = ray.get(groups.exchange.submit.remote(train_for_long, {}))
+        number = ray.get(groups.exchange.submit.remote(packed(train_for_long)))
         kind, _ = ray.get(groups.exchange.take.remote(number))
         assert kind == "report"
         rest = groups.exchange.take.remote(number)  # go on

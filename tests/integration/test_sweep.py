@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 import torch
 from optuna.storages import JournalStorage
@@ -258,6 +259,31 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
     assert sum(result["states"].values()) == 3 and set(result["states"]) <= {"COMPLETE", "PRUNED"}
     resumed = json.loads(ledger.read_text())
     assert [record["values"] for record in resumed][: len(cut)] == [record["values"] for record in cut]
+
+
+def test_ctrl_c_while_the_groups_start_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*TUNE, "sweep", str(QUICKSTART), "--name", "early"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    journal = tmp_path / "sweeps" / "early" / "optuna_journal.log"
+    deadline = time.monotonic() + 60
+    while not journal.is_file():  # the groups have begun to start, and take longer than the search to be opened
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    started = psutil.Process(process.pid).children(recursive=True)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert "--resume" in output and "Traceback" not in output
+    assert json.loads((tmp_path / "sweeps" / "early" / "trials.json").read_text()) == []
+    assert started
+    assert not psutil.wait_procs(started, timeout=10)[1]
 
 
 def test_a_trial_that_fails_does_not_end_the_sweep(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tuning.cluster import ray_cluster, set_environment
 
 set_environment()
 
+from tuning.exchange import packed  # noqa: E402
 from tuning.study import ResourcesConfig  # noqa: E402
 from tuning.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
 
@@ -86,7 +87,7 @@ def test_a_stopped_task_ends_at_the_report_that_stopped_it(groups: WorkerGroups)
     import ray
 
     exchange = groups.exchange
-    number = ray.get(exchange.submit.remote(report_until_stopped, {}))
+    number = ray.get(exchange.submit.remote(packed(report_until_stopped)))
     for expected in range(3):
         assert ray.get(exchange.take.remote(number)) == ("report", {"number": expected})
     time.sleep(0.3)  # nobody asks for more: the task waits for a decision
@@ -99,9 +100,9 @@ def test_a_task_that_nobody_can_stop_any_more_is_stopped_by_its_owner(groups: Wo
     import ray
 
     exchange = groups.exchange
-    number = ray.get(exchange.submit.remote(report_until_stopped, {}, 7))
+    number = ray.get(exchange.submit.remote(packed(report_until_stopped), 7))
     assert ray.get(exchange.take.remote(number)) == ("report", {"number": 0})
-    waiting = exchange.submit.remote(process, {}, 8)
+    waiting = exchange.submit.remote(packed(process), 8)
     ray.get([exchange.stop_owned_by.remote(8), exchange.stop_owned_by.remote(7)])
     with pytest.raises(ray.exceptions.RayTaskError, match="stopped before it began"):
         ray.get(waiting)

@@ -14,6 +14,7 @@ from tuning.cluster import ray_cluster, set_environment
 set_environment()
 
 from tests.integration.test_worker_group import fail, process, report_until_stopped  # noqa: E402
+from tuning.exchange import packed  # noqa: E402
 from tuning.study import ResourcesConfig  # noqa: E402
 from tuning.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
 
@@ -39,7 +40,7 @@ def test_workers_of_a_group_add_up_agree_and_start_anew_when_one_is_lost(tmp_pat
         try:
             pair.wait_until_ready()
             assert pair.run(add_up) == ([9.0, 4.0], [0, 1])
-            number = ray.get(pair.exchange.submit.remote(report_until_stopped, {}))
+            number = ray.get(pair.exchange.submit.remote(packed(report_until_stopped)))
             assert ray.get(pair.exchange.take.remote(number)) == ("report", {"number": 0})
             ray.get(pair.exchange.stop.remote(number))
             assert ray.get(pair.exchange.take.remote(number)) == ("value", 0)

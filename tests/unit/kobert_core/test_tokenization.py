@@ -6,6 +6,7 @@ import io
 import pickle
 import random
 import re
+import shutil
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, pairwise
@@ -89,6 +90,13 @@ def test_trained_special_ids_are_those_of_skt(tokenizer: KoBertTokenizer) -> Non
     assert ids == [0, 1, 2, 3, 4]
     assert tokenizer.convert_ids_to_tokens(ids) == ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]"]
     assert len(tokenizer) == tokenizer.vocab_size == 90
+
+
+def test_the_same_contents_are_the_same_tokenizer(folder: Path, tmp_path: Path, tokenizer: KoBertTokenizer) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    assert KoBertTokenizer.from_pretrained(tmp_path / "copy") is KoBertTokenizer.from_pretrained(folder)
+    other = KoBertTokenizer.train(CORPUS[1:], tmp_path / "copy", vocab_size=88)
+    assert KoBertTokenizer.from_pretrained(tmp_path / "copy").fingerprint == other.fingerprint != tokenizer.fingerprint
 
 
 def test_training_is_deterministic_and_quiet(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch.utils.data import DataLoader
 
@@ -77,3 +78,26 @@ def test_an_empty_array_is_kept_too(tmp_path: Path) -> None:
     for _ in range(2):
         arrays = cached_arrays(tmp_path, {"file": "a"}, lambda: {"none": np.zeros(0, dtype=np.int64)})
         assert arrays["none"].shape == (0,)
+
+
+def test_runs_of_one_process_share_a_tokenizer(cache: Path) -> None:
+    one, other = (Nsmc(tiny_config(optim={"backbone_lr": rate}), cache=cache) for rate in (1e-3, 1e-4))
+    assert one.tokenizer is other.tokenizer
+
+
+def test_a_file_is_read_once_for_its_features_and_its_facts(tmp_path: Path) -> None:
+    task = Nsmc(tiny_config(model={"tokenizer": None}), cache=tmp_path, tokenizer=Nsmc(tiny_config()).tokenizer)
+    task.read(task.data.train)
+    entries = {entry.name for entry in tmp_path.iterdir()}
+    assert len(entries) == 2
+    assert len(task.train) == 360 and task.bad_rows(task.data.train) == []
+    assert {entry.name for entry in tmp_path.iterdir()} == entries
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_arrays_in_parts_are_joined(tmp_path: Path, cached: bool) -> None:
+    parts = [{"a": np.arange(3 * n).reshape(n, 3), "b": np.array([n], dtype=np.int32)} for n in (2, 0, 1000)]
+    arrays = cached_arrays(tmp_path if cached else None, {"parts": 3}, lambda: iter(parts))
+    for name in ("a", "b"):
+        expected = np.concatenate([part[name] for part in parts])
+        assert arrays[name].dtype == expected.dtype and np.array_equal(arrays[name], expected)

@@ -1,20 +1,22 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kobert_core.data.readers import Columns, Rows, read_rows
+from kobert_core.data.formats import BLOCK
+from kobert_core.data.readers import ROWS_AT_ONCE, Columns, Rows, read_rows, row_chunks
 from kobert_core.errors import InputError
 
 LABELS = {"0": "negative", "1": "positive"}
@@ -42,7 +44,6 @@ def test_tsv(tmp_path: Path) -> None:
     assert rows.lines == [2, 3]
     assert rows.bad == []
     assert rows.path == tmp_path / "a.tsv"
-    assert rows.sha256 == hashlib.sha256(content.encode()).hexdigest()
 
 
 def test_classes_are_numbered_in_the_order_of_the_labels(tmp_path: Path) -> None:
@@ -282,12 +283,52 @@ def test_any_bytes_give_rows_or_one_clear_line(tmp_path_factory: pytest.TempPath
             assert len(rows) == len(rows.labels) == len(rows.lines) == len(rows.ids)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
+def test_a_file_in_parts_is_the_whole_file(tmp_path: Path, name: str, size: int) -> None:
+    records = [(f"{number % 7}", f"{number}편", "2" if number == 4 else "1") for number in range(12)]
+    content = {
+        "a.tsv": HEADER + "".join(f"{one}\t{text}\t{label}\n" for one, text, label in records),
+        "a.csv": "id,document,label\n" + "".join(f'{one},"{text}\n",{label}\n' for one, text, label in records),
+        "a.jsonl": "".join(json.dumps({"id": i, "document": t, "label": m}) + "\n" for i, t, m in records),
+    }[name]
+    whole = read(tmp_path / name, content)
+    assert "id '0' is already on line" in whole.bad[1].reason
+    parts = list(row_chunks(tmp_path / name, columns=Columns(), labels=LABELS, max_bad_fraction=1.0, size=size))
+    assert len(parts) == -(-len(records) // size)
+    for field in ("ids", "texts", "lines", "bad"):
+        assert [one for part in parts for one in getattr(part, field)] == getattr(whole, field)
+    assert np.concatenate([part.labels for part in parts]).tolist() == whole.labels.tolist()
+
+
+def test_lines_longer_than_a_block_and_ends_in_the_next_one(tmp_path: Path) -> None:
+    texts = ["가" * (BLOCK // 3 - 5 + extra) for extra in range(12)] + ["나" * BLOCK]
+    rows = read(tmp_path / "a.tsv", HEADER + "".join(f"{i}\t{t}\t1\r\n" for i, t in enumerate(texts)) + "\n" * BLOCK)
+    assert rows.texts == texts and rows.bad == []
+
+
+def test_of_twice_the_rows_no_more_is_held_than_their_ids(tmp_path: Path) -> None:
+    def peak(rows: int) -> int:
+        path = tmp_path / f"{rows}.tsv"
+        path.write_text(HEADER + "".join(f"{i}\t{i}번째로 본 영화\t{i % 2}\n" for i in range(rows)), "utf-8")
+        tracemalloc.start()
+        try:
+            for part in row_chunks(path, columns=Columns(), labels=LABELS):
+                assert len(part) <= ROWS_AT_ONCE
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few, many = 10 * ROWS_AT_ONCE, 20 * ROWS_AT_ONCE
+    assert peak(many) - peak(few) < 64 * (many - few)  # a row with its text takes 400 bytes and more
+
+
 def test_take(tmp_path: Path) -> None:
     rows = read(tmp_path / "a.tsv", HEADER + "1\ta\t1\n2\tb\t0\n3\t\t0\n4\tc\t1\n")
     taken = rows.take([2, 0])
     assert (taken.ids, taken.texts, taken.lines) == (["4", "1"], ["c", "a"], [5, 2])
     assert taken.labels.tolist() == [1, 1]
-    assert (taken.bad, taken.sha256, taken.path) == (rows.bad, rows.sha256, rows.path)
+    assert (taken.bad, taken.path) == (rows.bad, rows.path)
     unlabelled = read(tmp_path / "a.tsv", labels=None, labelled=False).take([1])
     assert (unlabelled.texts, unlabelled.labels.shape) == (["b"], (0,))
 
