@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -100,7 +101,7 @@ def measure(command: list[str], threads: int | None) -> dict[str, Any]:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     if command[0] == str(ORIGINAL):
         del environment["PYTHONPATH"]
-    began = time.perf_counter()
+    began, busy, own = time.perf_counter(), busy_seconds(), children_seconds()
     try:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LONGEST)
     except subprocess.TimeoutExpired:
@@ -109,8 +110,22 @@ def measure(command: list[str], threads: int | None) -> dict[str, Any]:
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
         return {"error": said[-1] if said else f"exit code {done.returncode}"}
+    others = max(0.0, busy_seconds() - busy - (children_seconds() - own)) / wall
     figures = next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{"))
-    return {"seconds": wall, "wall": wall} | json.loads(figures)
+    # The processes of Ray are no children of ours: there, others cannot be told from what is measured.
+    return {"seconds": wall, "wall": wall, "others": others if threads is not None else None} | json.loads(figures)
+
+
+def busy_seconds() -> float:
+    """CPU time of the whole machine that was not idle, since it started."""
+    user, nice, system, _idle, _wait, *rest = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+
+
+def children_seconds() -> float:
+    """CPU time of the sides that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def run(name: str, group: Group, rounds: int) -> bool:

@@ -17,7 +17,7 @@ def render(records: Sequence[Mapping[str, Any]]) -> str:
     for record in measured:
         figures[record["group"]][record["round"]][record["side"]] = record["figures"]
     shown = {name: group for name, group in GROUPS.items() if name in figures}
-    parts = [_head(conditions), _summary(shown, figures)]
+    parts = [_head(conditions), _company(measured), _summary(shown, figures)]
     parts += [_group(name, group, figures[name]) for name, group in shown.items()]
     return "\n\n".join(parts) + "\n"
 
@@ -39,6 +39,17 @@ Written by `make bench`; not by hand.
 To repeat: `make original` once (the original's tokenizer and pipeline), then `make bench`; a part of it:
 `python benchmarks/bench.py --only nsmc-tiny sweep`. Each measurement is a process of its own. The sides of a group take
 turns round by round; ratios are taken within a round. Shown are medians of the rounds, with the least and the most."""
+
+
+def _company(measured: Sequence[Mapping[str, Any]]) -> str:
+    """How much of the machine other processes took meanwhile."""
+    others = [share for record in measured if (share := record["figures"].get("others")) is not None]
+    if not others:
+        return "Nothing is known of other processes on the machine."
+    return (
+        f"Other processes kept {number(statistics.median(others))} cores busy (median of the measurements; at most "
+        f"{number(max(others))}). Figures are worth something when that is near 0."
+    )
 
 
 def _summary(groups: Mapping[str, Group], figures: Mapping[str, Mapping[int, Mapping[str, Figures]]]) -> str:
