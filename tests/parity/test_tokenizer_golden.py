@@ -123,7 +123,7 @@ def test_exported_pairs(golden: Golden, auto: Any) -> None:
 
 
 def test_batch_costs_little_more_than_sentencepiece(golden: Golden) -> None:
-    """At most 1.5 times; benchmarks/bench_tokenizer.py has the figures."""
+    """At most 1.5 times; benchmarks/bench.py --only tokenizer has the figures."""
     texts = golden.texts * 4
     alone = sentencepiece.SentencePieceProcessor(model_file=str(next(golden.folder.glob("*.model"))))
     ratios = []

@@ -276,3 +276,16 @@ def test_a_run_that_adopts_a_checkpoint_has_its_weights_and_its_own_rates(cache:
     assert [report.metrics["optim/backbone_lr"] for report in reports[1:]] == [0.0] * len(reports[1:])
     assert reports[0].is_best, "another run's best checkpoint is not one of this run"
     assert folder.is_dir(), "the donor keeps its own"
+
+
+@pytest.mark.slow
+def test_compiled_layers_compute_the_same(cache: Path) -> None:
+    """Rounding differs, since operations are fused; batches of other lengths do not compile again and again."""
+    from torch._dynamo.utils import counters
+
+    plain = weights_after(tiny_config(model=NO_DROPOUT), cache)
+    counters.clear()
+    compiled = weights_after(tiny_config(model=NO_DROPOUT, train={"compile": True}), cache)
+    assert 0 < counters["stats"]["unique_graphs"] < 12, "not one for each batch"
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, rtol=0, atol=2e-3, msg=name)
