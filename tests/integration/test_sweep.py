@@ -312,7 +312,7 @@ def test_a_trial_that_fails_does_not_end_the_sweep(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_spent_budget_ends_the_sweep_in_mid_step(tmp_path: Path) -> None:
     """No trial is near a report when the time is over; the sweep still ends, judges and can go on."""
-    study = ["sweep", QUICKSTART, "--name", "short", "--trials", 2, "--set", "train.epochs=400"]
+    study = ["sweep", QUICKSTART, "--name", "short", "--trials", 2, "--set", "train.epochs=4000"]
     begin = time.monotonic()
     done = tune(*study, "--set", "budget.wall_time=20s", "--json", cwd=tmp_path, code=1)
     assert time.monotonic() - begin < 120
