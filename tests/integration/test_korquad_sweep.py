@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from kobert_core.data.batching import Batch
 from kobert_core.metrics.korquad import score
 from kobert_core.pretrained import load_pretrained
 from tests.fixtures.commands import ROOT, tune
@@ -53,7 +54,7 @@ def test_transformers_loads_the_pieces_and_the_boundary_head_lies_beside(sweep: 
     batch = AutoTokenizer.from_pretrained(sweep["model"])("누가 왔나?", "어제 철수가 왔다.", return_tensors="pt")
     assert batch["token_type_ids"].max() == 1
     with torch.no_grad():
-        expected, found = theirs.eval()(**batch), ours(**batch)
+        expected, found = theirs.eval()(**batch), ours(**Batch.pack(batch).inputs)
     torch.testing.assert_close(found.start_logits, expected.start_logits, rtol=0, atol=1e-5)
     torch.testing.assert_close(found.end_logits, expected.end_logits, rtol=0, atol=1e-5)
 

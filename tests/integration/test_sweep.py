@@ -23,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from kobert_core.checkpoint import WEIGHTS
+from kobert_core.data.batching import Batch
 from kobert_core.pretrained import load_pretrained
 from tests.fixtures.browser import CHROMIUM, page_html
 from tests.fixtures.commands import ROOT, TUNE, environment, tune
@@ -182,7 +183,8 @@ def test_transformers_loads_the_export_and_gives_the_same_logits(sweep: dict[str
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     assert theirs.config.id2label == {0: "negative", 1: "positive"}
     with torch.no_grad():
-        torch.testing.assert_close(theirs(**batch).logits, ours.model(**batch).logits, rtol=0, atol=1e-5)
+        logits = ours.model(**Batch.pack(batch).inputs).logits
+        torch.testing.assert_close(theirs(**batch).logits, logits, rtol=0, atol=1e-5)
     card = (tmp_path / "model" / "README.md").read_text()
     assert "language: ko" in card and f"{sweep['winner']['metrics']['eval/accuracy']:.6g}" in card
     refused = tune("export", sweep["folder"], "--output", tmp_path / "model", cwd=tmp_path, code=2)
