@@ -1,7 +1,8 @@
-"""How many tokens go through a model at once."""
+"""The memory that training takes: how many tokens go through a model at once, and what becomes of what they leave."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,6 +19,20 @@ from kobert_core.tasks.base import Task
 
 CPU_TOKENS = 8192
 """On the CPU matrix products of more tokens are no faster, and their memory is shared with all else that runs."""
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that an update frees, for the next one, where its C library can.
+
+    By default glibc gives large tensors back to the system, and every update pays for the same pages again.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TOP_PAD, 64 * 2**20)
 
 
 def tokens_that_fit(

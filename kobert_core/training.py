@@ -27,7 +27,7 @@ from kobert_core.config import Objective, TrainConfig
 from kobert_core.data.batching import UpdateOrder, micro_batches
 from kobert_core.encoder import use_packed_attention
 from kobert_core.evaluation import evaluate
-from kobert_core.memory import tokens_that_fit
+from kobert_core.memory import keep_freed_memory, tokens_that_fit
 from kobert_core.optim import make_optimizer, make_schedule
 from kobert_core.runtime import Report, Runtime
 from kobert_core.tasks.base import Task
@@ -65,6 +65,7 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
         InputError: the model cannot be built.
         NonFiniteError: the loss or a metric is not a finite number at an evaluation.
     """
+    keep_freed_memory()
     seed_everything(config.train.seed)
     optim = config.optim
     autocast = torch.autocast(runtime.device.type, torch.bfloat16, enabled=uses_bf16(config, runtime))

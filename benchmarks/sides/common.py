@@ -47,9 +47,9 @@ class Size(NamedTuple):
 
 SIZES = {
     ("nsmc", "tiny"): Size(4000, 320, 32),
-    ("nsmc", "real"): Size(96, 8, 32),
+    ("nsmc", "real"): Size(64, 8, 32),
     ("korquad", "tiny"): Size(320, 40, 8),
-    ("korquad", "real"): Size(24, 2, 8),
+    ("korquad", "real"): Size(16, 2, 8),
 }
 
 

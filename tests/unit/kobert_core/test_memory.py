@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -65,3 +68,26 @@ def test_on_a_cpu_the_tokens_at_once_are_a_fixed_number(cache: Path, optim: dict
 def test_auto_needs_to_know_the_examples_of_an_update() -> None:
     with pytest.raises(ValidationError, match="`effective_batch_size` must say how many examples an update has"):
         tiny_config(optim={"batch_size": "auto"})
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have their own ways")
+def test_memory_that_was_freed_is_there_again_without_new_pages() -> None:
+    """In a process of its own, since it cannot be undone."""
+    code = """
+import resource, sys, torch
+from kobert_core.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def faults():
+    begin = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        [torch.ones(2**21) for _ in range(10)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begin
+faults()
+print(faults())
+"""
+    given_back, kept = (
+        int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("as it is", "keep")
+    )
+    assert kept < given_back / 10
