@@ -111,7 +111,9 @@ def measure(command: list[str], threads: int | None) -> dict[str, Any]:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
         return {"error": said[-1] if said else f"exit code {done.returncode}"}
     others = max(0.0, busy_seconds() - busy - (children_seconds() - own)) / wall
-    figures = next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{"))
+    figures = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), None)
+    if figures is None:
+        return {"error": "it gave no figures"}
     # The processes of Ray are no children of ours: there, others cannot be told from what is measured.
     return {"seconds": wall, "wall": wall, "others": others if threads is not None else None} | json.loads(figures)
 
@@ -132,8 +134,10 @@ def run(name: str, group: Group, rounds: int) -> bool:
     """The rounds of a group that are not there yet; whether all sides gave their figures."""
     there = {(r["group"], r["side"], r["round"]) for r in records() if "group" in r and "error" not in r["figures"]}
     complete = True
+    sides = list(group.sides.items())
     for number in range(rounds):
-        for side, command in group.sides.items():
+        first = number % len(sides)  # no side is always the first
+        for side, command in sides[first:] + sides[:first]:
             if (name, side, number) in there or (side in group.original and not ORIGINAL.is_file()):
                 continue
             figures = measure(command, group.threads)

@@ -2,7 +2,7 @@
 
 Each worker is a process that opens the features through the task, from the same cache folder, and makes every batch
 once. Then the proportional set size (PSS: a shared page counts as its part) of their mappings of the cache's files is
-added up over all workers.
+added up over all workers. What else a worker's memory grew by meanwhile is its own: order, labels, modules.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ def work(cache: Path, pipe: Connection) -> None:
     """Make all batches, say so, and stay until told to end."""
     import numpy as np
 
-    examples = make_task(cache).train
+    task = make_task(cache)
+    pipe.send("ready")
+    pipe.recv()
+    examples = task.train
     for start in range(0, len(examples), BATCH):
         examples.batch(np.arange(start, min(start + BATCH, len(examples))))
     pipe.send(len(examples))
@@ -58,6 +61,12 @@ def mapped_pss(pid: int, folder: Path) -> int:
     return total
 
 
+def all_pss(pid: int) -> int:
+    """Bytes of PSS of all that a process has mapped."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
 def measure(cache: Path, workers: int) -> dict[str, Any]:
     """PSS with so many workers."""
     context = multiprocessing.get_context("spawn")
@@ -65,13 +74,23 @@ def measure(cache: Path, workers: int) -> dict[str, Any]:
     processes = [context.Process(target=work, args=(cache, theirs)) for _, theirs in pairs]
     for process in processes:
         process.start()
+    for pipe, _ in pairs:
+        pipe.recv()
+    before = [all_pss(process.pid) for process in processes if process.pid]
+    for pipe, _ in pairs:
+        pipe.send("go")
     reviews = [pipe.recv() for pipe, _ in pairs]
+    grown = sum(all_pss(process.pid) for process in processes if process.pid) - sum(before)
     pss = [mapped_pss(process.pid, cache) for process in processes if process.pid]
     for pipe, _ in pairs:
         pipe.send("end")
     for process in processes:
         process.join()
-    return {"reviews": reviews[0], "megabytes": sum(pss) / 1e6, "megabytes_a_worker": [one / 1e6 for one in pss]}
+    return {
+        "reviews": reviews[0],
+        "megabytes": sum(pss) / 1e6,
+        "other_megabytes_a_worker": (grown - sum(pss)) / workers / 1e6,
+    }
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """A sweep of one trial of one epoch on so many reviews: what grows with them, and the memory of its driver.
 
-`seconds` is the whole command, `training` the trial as its table has it (evaluated once, on the same dev set whatever
-the size), `features` the making of the features from the file, without a cache. The driver's peak is `VmHWM` of the
+`seconds` is the whole command, `training` the trial as its table has it (evaluated once, on a dev set of the same
+size), `features` the making of the features from the file, without a cache. The driver's peak is `VmHWM` of the
 command's own process, read until it ends: that of its workers is not in it.
 """
 

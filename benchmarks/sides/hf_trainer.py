@@ -52,6 +52,7 @@ def train_once(task: str, shape: str, examples: int, batch: int, sampling: str) 
         TrainerCallback,
         TrainingArguments,
     )
+    from transformers.trainer_pt_utils import get_length_grouped_indices
 
     folder = model_folder(task, shape)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -76,13 +77,19 @@ def train_once(task: str, shape: str, examples: int, batch: int, sampling: str) 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.ended = time.perf_counter()
 
+    class Grouped(Trainer):
+        """Groups over 50 batches, Trainer's own number for large data: for small data it would hardly group at all."""
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            lengths = [len(feature["input_ids"]) for feature in data.features]
+            return get_length_grouped_indices(lengths, batch, mega_batch_mult=50)
+
     clock, data = Clock(), Features()
     with tempfile.TemporaryDirectory() as output:
         arguments = TrainingArguments(
             output_dir=output,
             num_train_epochs=1,
             per_device_train_batch_size=batch,
-            train_sampling_strategy=sampling,
             learning_rate=LEARNING_RATE,
             weight_decay=WEIGHT_DECAY,
             warmup_steps=WARMUP_RATIO,  # below 1 it is a part of all updates
@@ -95,7 +102,7 @@ def train_once(task: str, shape: str, examples: int, batch: int, sampling: str) 
             logging_steps=500,
             disable_tqdm=True,
         )
-        trainer = Trainer(
+        trainer = (Grouped if sampling == "group_by_length" else Trainer)(
             model=kind.from_pretrained(folder),
             args=arguments,
             train_dataset=data,
