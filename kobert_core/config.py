@@ -101,7 +101,8 @@ class OptimConfig(FrozenConfig):
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     """Updates of warmup; takes the place of `warmup_ratio`."""
     batch_size: PositiveInt | Literal["auto"] = 32
-    """Examples that go through the model at once, on one worker; `auto`: as many as fit into its memory."""
+    """Examples that go through the model at once, on one worker; `auto`: as many as fit into the memory of its GPU, or
+    8,192 tokens on a CPU."""
     max_tokens: PositiveInt | None = None
     """Tokens that go through the model at once, on one worker. An update is cut finer where its examples are long;
     which examples it has stays the same."""
@@ -150,9 +151,11 @@ class RunConfig(FrozenConfig):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 autocast on CUDA, float32 on CPU."""
     gradient_checkpointing: bool = False
-    """Compute each layer twice instead of keeping its activations: less memory, more time, the same numbers."""
+    """Compute each layer twice instead of keeping its activations: less memory, more time, the same numbers. Not the
+    last layer of a classifier, which sees few tokens."""
     compile: bool = False
-    """Compile the encoder's layers with `torch.compile`: pays on a GPU in runs of many minutes."""
+    """Compile the encoder's layers with `torch.compile`, but for the last one of a classifier. It takes up to a minute
+    at the start of a run."""
 
     @field_validator("eval_percent")
     @classmethod

@@ -58,16 +58,23 @@ def tokens_that_fit(
 
     def attempt(tokens: int) -> None:
         size = max(1, int(np.searchsorted(np.cumsum(task.train.lengths[longest_first]), tokens, side="right")))
-        moments = [torch.empty_like(weight) for weight in weights for _ in range(2)]
-        with autocast:
-            loss = task.loss(model, task.train.batch(longest_first[:size]).to(runtime.device))
-        loss.backward()
-        model.zero_grad()
-        torch.cuda.synchronize(runtime.device)
-        del moments
+        try:
+            # What is there in the middle of an update besides: gradients, the moments of AdamW, and some air.
+            held = [torch.empty_like(weight) for weight in weights for _ in range(2)]
+            held.append(
+                torch.empty(torch.cuda.mem_get_info(runtime.device)[1] // 20, dtype=torch.uint8, device=runtime.device)
+            )
+            for weight in weights:
+                weight.grad = torch.zeros_like(weight)
+            with autocast:
+                loss = task.loss(model, task.train.batch(longest_first[:size]).to(runtime.device))
+            loss.backward()
+            torch.cuda.synchronize(runtime.device)
+        finally:
+            model.zero_grad()
+            torch.cuda.empty_cache()
 
     found = largest_that_fits(attempt, most=min(most, optim.max_tokens or most), least=int(task.train.lengths.max()))
-    torch.cuda.empty_cache()
     return min(runtime.gather(found))
 
 

@@ -15,7 +15,7 @@ import torch
 from kobert_core.runtime import LocalRuntime, Phase
 
 TRACED_UPDATES = 10
-"""The trace holds so many updates from the start: nobody could open that of a whole run."""
+"""The trace holds so many updates from the start: nobody could open that of a whole run. They take longer for it."""
 
 
 @dataclass(kw_only=True)

@@ -139,10 +139,13 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
 def prepare_encoder(model: nn.Module, config: TrainConfig, runtime: Runtime) -> None:
     """Choose how the encoder computes what it computes: its attention, what it keeps for backward, compiled or not."""
     bert: Any = model.bert
-    use_packed_attention(bert, flash=uses_bf16(config, runtime) and runtime.device.type == "cuda")
+    on_cuda = runtime.device.type == "cuda"
+    flash = on_cuda and uses_bf16(config, runtime) and torch.cuda.get_device_capability(runtime.device) >= (8, 0)
+    use_packed_attention(bert, flash=flash)
     if config.train.gradient_checkpointing:
         bert.gradient_checkpointing_enable({"use_reentrant": False})
     if config.train.compile:
+        torch._dynamo.reset()  # the runs of a warm worker would share one limit of how often a layer is compiled
         for layer in bert.encoder.layer:
             layer.compile(dynamic=True)
 
@@ -158,7 +161,7 @@ def evaluation_updates(updates: int, percent: int) -> dict[int, int]:
 def uses_bf16(config: TrainConfig, runtime: Runtime) -> bool:
     """Whether matrix products run in bf16: asked for, or `auto` on a CUDA device that has it."""
     if config.train.precision == "auto":
-        return runtime.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return runtime.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return config.train.precision == "bf16"
 
 

@@ -52,17 +52,17 @@ def train_once(
             record.checkpoint = Path(report.checkpoint).name if report.checkpoint else None
 
     say(f"{task.train} to train on, {task.dev} to compare on")
-    runtime = LocalRuntime(on_report=on_report)
-    if trace is not None:
-        runtime = ProfilingRuntime(on_report=on_report, trace=trace)
+    runtime = ProfilingRuntime(on_report=on_report, trace=trace) if trace else LocalRuntime(on_report=on_report)
     with tempfile.TemporaryDirectory(prefix="kobert-tune-") as folder:
         here = trial_folder(Path(folder), 0)
         if output is not None:
             save_model_files(here / MODEL_FILES, task)
             runtime.checkpoints = here / CHECKPOINTS
-        train(config, task, runtime)
-        if isinstance(runtime, ProfilingRuntime):
-            say_where_time_went(runtime, say)
+        try:
+            train(config, task, runtime)
+        finally:
+            if isinstance(runtime, ProfilingRuntime):
+                say_where_time_went(runtime, say)
         if output is not None:
             record.state = "COMPLETE"
             export_model(Path(folder), study, record, output)
@@ -76,5 +76,5 @@ def say_where_time_went(runtime: ProfilingRuntime, say: Callable[[str], object])
     total = sum(seconds for _, seconds in phases)
     say(f"{'phase':12} {'seconds':>9} {'share':>7} {'ms an update':>13}")
     for name, seconds in [*phases, ("all", total)]:
-        say(f"{name:12} {seconds:9.2f} {seconds / total:7.1%} {1000 * seconds / runtime.updates:13.2f}")
+        say(f"{name:12} {seconds:9.2f} {seconds / total:7.1%} {1000 * seconds / max(1, runtime.updates):13.2f}")
     say(f"trace: {runtime.trace} (open it in https://ui.perfetto.dev or chrome://tracing)")

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -171,7 +171,7 @@ class Sweep:
         self.uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
 
     def run(self, address: str | None) -> SweepResult:
-        """Search, judge, export; whatever happens, MLflow is told how it ended."""
+        """Search, judge, export. Once the data is read and Ray is up, MLflow is told how it ended, whatever happens."""
         study, folder = self.study, self.folder
         self.display.say("reading the data, starting Ray and its worker groups …")
         reading = in_background(self._read)
@@ -334,8 +334,10 @@ class Sweep:
         records = {"winner": winner} | ({"trial_0": self.table[0]} if 0 in self.table else {})
         scored = {record.trial: record for record in records.values() if record.checkpoint}
         try:
-            with ThreadPoolExecutor(2) as threads:  # each waits for a group of its own
-                found = dict(zip(scored, threads.map(partial(self._score, groups, file), scored.values()), strict=True))
+            asked = {
+                trial: in_background(partial(self._score, groups, file, record)) for trial, record in scored.items()
+            }  # each waits for a group of its own
+            found = {trial: score.result() for trial, score in asked.items()}
         except RuntimeError as error:
             self.display.say(f"the test file was not read: {str(error).strip().splitlines()[-1]}")
             return {}

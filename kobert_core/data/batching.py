@@ -102,6 +102,9 @@ def micro_batches(
     """
     by_length = indices[np.argsort(lengths[indices], kind="stable")]
     rounds = math.ceil(len(indices) / (workers * batch_size))
+    if max_tokens is not None:  # fewer cannot be enough
+        tokens = int(np.minimum(lengths[indices], max_tokens).sum())
+        rounds = max(rounds, math.ceil(tokens / (workers * max_tokens)))
     pieces = np.array_split(by_length, workers * rounds)
     while max_tokens is not None and any(len(piece) > 1 and lengths[piece].sum() > max_tokens for piece in pieces):
         rounds += 1

@@ -133,7 +133,8 @@ def row_chunks(
     earlier, usable, bad = EarlierIds(), 0, list[BadRow]()
     while records_left := list(itertools.islice(picked, size)):
         rows = _fill(path, records_left, classes, earlier)
-        usable, bad = usable + len(rows), bad + rows.bad
+        usable += len(rows)
+        bad.extend(rows.bad)
         yield rows
     _check_bad(path, usable, bad, max_bad_fraction)
 

@@ -100,3 +100,18 @@ def test_an_encoder_of_one_layer_has_first_tokens_too() -> None:
     expected = encode(bert, **Batch.pack(padded).inputs)[[0, 4]]
     got = encode(bert, **Batch.pack(padded).inputs, first_tokens_only=True)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+def test_under_autocast_the_states_are_those_of_float32_to_the_precision_of_bf16() -> None:
+    bert = BertModel(BertConfig(**SIZES)).eval()
+    use_packed_attention(bert)
+    inputs = Batch.pack(padded_batch([3, 9, 9, 4])).inputs
+    expected = encode(bert, **inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = encode(bert, **inputs)
+    assert not torch.equal(got.float(), expected)
+    torch.testing.assert_close(got.float(), expected, rtol=0, atol=0.1)
+    bert.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        encode(bert, **inputs, first_tokens_only=True).float().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in bert.parameters() if p.grad is not None)

@@ -279,13 +279,15 @@ def test_a_run_that_adopts_a_checkpoint_has_its_weights_and_its_own_rates(cache:
 
 
 @pytest.mark.slow
-def test_compiled_layers_compute_the_same(cache: Path) -> None:
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_layers_compute_the_same(cache: Path, checkpointing: bool) -> None:
     """Rounding differs, since operations are fused; batches of other lengths do not compile again and again."""
     from torch._dynamo.utils import counters
 
     plain = weights_after(tiny_config(model=NO_DROPOUT), cache)
     counters.clear()
-    compiled = weights_after(tiny_config(model=NO_DROPOUT, train={"compile": True}), cache)
+    how = {"compile": True, "gradient_checkpointing": checkpointing}
+    compiled = weights_after(tiny_config(model=NO_DROPOUT, train=how), cache)
     assert 0 < counters["stats"]["unique_graphs"] < 12, "not one for each batch"
     for name, tensor in plain.items():
         torch.testing.assert_close(compiled[name], tensor, rtol=0, atol=2e-3, msg=name)
