@@ -8,6 +8,7 @@ as many cores as there are. The accuracy is the best that any trial had at any e
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from common import (
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--reviews", type=int, default=SWEEP_REVIEWS)
     given = parser.parse_args()
 
+    os.environ["RAY_ADDRESS"] = "local"  # a file that another cluster left behind would have it wait for ever
     import numpy as np
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
