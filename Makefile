@@ -5,16 +5,19 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ORIGINAL := .venv-original
 
-.PHONY: sweep test test-slow lint bench original install clean
+.PHONY: sweep test test-slow drills lint bench original install clean
 
 sweep: $(INSTALLED)  ## A sweep over the sample that the package carries
 	$(BIN)/kobert-tune sweep search_spaces/quickstart.yaml --name quickstart-$$(date +%Y%m%d-%H%M%S)
 
-test: $(INSTALLED)  ## The tests, without the slow drills
+test: $(INSTALLED)  ## The tests, without the slow ones
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(INSTALLED)  ## The slow drills: kills, hangs, clusters of several nodes, pictures
+test-slow: $(INSTALLED)  ## The slow tests: kills, hangs, clusters of several nodes, pictures
 	$(BIN)/python -m pytest -m slow
+
+drills: $(INSTALLED)  ## Everything that can be killed, filled or broken, is; prints what was lost
+	$(BIN)/python -m pytest tests/drills
 
 lint: $(INSTALLED)  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

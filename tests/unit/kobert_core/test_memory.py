@@ -90,4 +90,6 @@ print(faults())
         int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout)
         for how in ("as it is", "keep")
     )
+    if given_back == 0:
+        pytest.skip("this kernel counts no page faults")
     assert kept < given_back / 10
