@@ -118,8 +118,8 @@ def adopt_checkpoint(source: Path, checkpoints: Path) -> None:
 
 
 def prune_checkpoints(checkpoints: Path, keep: set[str]) -> None:
-    """Remove a run's checkpoints but those whose folders are named in `keep`."""
-    for folder in checkpoints.glob("update-*"):
+    """Remove a run's checkpoints but those whose folders are named in `keep`, and what a kill left of one."""
+    for folder in [*checkpoints.glob("update-*"), *checkpoints.glob(".update-*.tmp")]:
         if folder.name not in keep:
             shutil.rmtree(folder)
 

@@ -11,7 +11,7 @@ from typing import Any
 READINGS = "test_readings.jsonl"
 
 
-def record_reading(folder: Path, *, file: Path, sha256: str, by: str, metrics: Any) -> int:
+def record_reading(folder: Path, *, file: Path, sha256: str, by: str, metrics: Any, **more: Any) -> int:
     """Note in a sweep's or a model's folder that a file was read for scores; how often it had been before."""
     before = sum(reading["sha256"] == sha256 for reading in readings(folder))
     reading = {
@@ -20,6 +20,7 @@ def record_reading(folder: Path, *, file: Path, sha256: str, by: str, metrics: A
         "sha256": sha256,
         "by": by,
         "metrics": metrics,
+        **more,
     }
     with open(folder / READINGS, "a", encoding="utf-8") as log:
         log.write(json.dumps(reading, ensure_ascii=False) + "\n")

@@ -35,6 +35,8 @@ class TrialRecord:
     value: float | None = None
     """The objective at the best evaluation: that of the checkpoint that would be exported."""
     best_progress: int | None = None
+    curve: dict[int, float] = field(default_factory=dict)
+    """The objective by progress: what a resumed sweep tells the search and the scheduler."""
     metrics: dict[str, float] = field(default_factory=dict)
     """All metrics of the best evaluation."""
     checkpoint: str | None = None
@@ -62,6 +64,7 @@ class TrialTable:
         self._records: dict[int, TrialRecord] = {}
         if (folder / LEDGER).is_file():
             for row in _read_json(folder / LEDGER):
+                row["curve"] = {int(progress): value for progress, value in row["curve"].items()}
                 self._records[row["trial"]] = TrialRecord(**row)
 
     def __iter__(self) -> Iterator[TrialRecord]:

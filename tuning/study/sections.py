@@ -5,23 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from kobert_core.config import FrozenConfig, PositiveInt
+from kobert_core.config import Duration, FrozenConfig, PositiveInt
 from tuning.tracking.uris import redact_uri
-
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
-
-
-def seconds(value: Any) -> Any:
-    """A duration such as `90s`, `10m`, `2h`, `1h30m`, or a number of seconds, in seconds."""
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value.replace(" ", ""))
-    if not match or not any(match.groups()):
-        raise ValueError(f"a duration is written like 90s, 10m, 2h or 1h30m, but got {value!r}")
-    days, hours, minutes, rest = (float(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
 def without_secret(value: str) -> str:
@@ -32,7 +19,6 @@ def without_secret(value: str) -> str:
 
 
 Address = Annotated[str, Field(min_length=1), AfterValidator(without_secret)]
-Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
