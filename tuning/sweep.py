@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -29,7 +28,9 @@ from tuning.readings import readings, record_reading
 from tuning.results import LEDGER, TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable, read_winner
 from tuning.shared_storage import check_shared
 from tuning.study import StudyConfig, dump_study, load_study
-from tuning.tracking import Status, Tracker, redact_uri, resolve_tracking_uri
+from tuning.sweep_lock import sweep_lock
+from tuning.sync import SPOOL, STUDY, ends_of
+from tuning.tracking import Status, Tracker, letters_path, redact_uri, resolve_tracking_uri
 from tuning.trial_files import DONATIONS, MODEL_FILES, checkpoint_of, trial_folder
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     from tuning.search import OptunaSearcher
     from tuning.worker_group import WorkerGroups
 
-STUDY, SPOOL, MODEL, ENVIRONMENT = "study.yaml", "tracking.jsonl", "model", "environment.txt"
+MODEL, ENVIRONMENT = "model", "environment.txt"
 CACHE, SCRATCH = "cache", ".ray"
+OTHER_FOLDER = "give another `--output`"
 T = TypeVar("T")
 
 
@@ -105,12 +107,11 @@ def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[
             where=folder,
             fix="give another `--name`, or `--resume`",
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError("another process runs this sweep", where=folder, fix="wait for it, or stop it") from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder cannot be made ({error.strerror})", where=folder, fix=OTHER_FOLDER) from error
+    with sweep_lock(folder):
         if used:
             refuse_other_study(load_study(folder / STUDY), study, folder)
         dump_study(study, folder / STUDY)
@@ -181,6 +182,7 @@ class Sweep:
             write_environment(folder / ENVIRONMENT)
             experiment = study.tracking.experiment or study.name
             self.tracker = Tracker(spool=folder / SPOOL, uri=self.uri, experiment=experiment, sweep=folder.name)
+            self.tracker.end_left_open(ends_of(self.table))
             self.tracker.start_sweep(params=sweep_params(study), tags={"task": study.task})
             log_datasets(study, task, self.tracker)
             status: Status = "FAILED"
@@ -194,10 +196,18 @@ class Sweep:
                     if (folder / name).is_file():
                         self.tracker.log_artifact(folder / name)
                 self.tracker.end_sweep(status=status)
-                left = self.tracker.close()
-                if left:
-                    self.display.say(f"{left} records did not reach MLflow; they are kept in {folder / SPOOL}")
+                self._end_tracking()
         return result
+
+    def _end_tracking(self) -> None:
+        """Wait a little for MLflow, and say what it does not have."""
+        left, spool = self.tracker.close(), self.folder / SPOOL
+        if lost := self.tracker.unwritten:
+            self.display.say(f"{lost} records for MLflow are lost: the disk is full, {spool} could not take them")
+        if left > lost:
+            self.display.say(f"{left - lost} records did not reach MLflow; send them: kobert-tune sync {self.folder}")
+        if refused := self.tracker.refused:
+            self.display.say(f"MLflow refused {refused} records for good; they are kept in {letters_path(spool)}")
 
     def _read(self) -> Task[Any]:
         task = prepare(self.study, self.cache)

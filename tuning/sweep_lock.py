@@ -1,0 +1,31 @@
+"""One process at a time in the folder of a sweep."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kobert_core.errors import InputError
+
+
+@contextmanager
+def sweep_lock(folder: Path) -> Iterator[None]:
+    """Hold the folder of a sweep for this process. The system gives the lock back when the process dies.
+
+    Raises:
+        InputError: another process holds it, or it cannot be written.
+    """
+    try:
+        lock = os.open(folder / ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise InputError(f"the folder cannot be written ({error.strerror})", where=folder) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InputError("another process runs this sweep", where=folder, fix="wait for it, or stop it") from None
+    finally:
+        os.close(lock)
