@@ -23,9 +23,10 @@ def sweep_lock(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"the folder cannot be written ({error.strerror})", where=folder) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError("another process runs this sweep", where=folder, fix="wait for it, or stop it") from None
         yield
-    except BlockingIOError:
-        raise InputError("another process runs this sweep", where=folder, fix="wait for it, or stop it") from None
     finally:
         os.close(lock)

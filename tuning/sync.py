@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -44,5 +45,7 @@ def sync_sweep(folder: Path, *, uri: str | None = None) -> SyncResult:
         ends: Ends = {}
         if (folder / STUDY).is_file():  # a sweep in which nothing began has none
             study = load_study(folder / STUDY)
-            uri, ends = uri or study.tracking.uri, ends_of(TrialTable(folder, study.objective))
+            uri = uri or study.tracking.uri
+            with contextlib.suppress(InputError):  # without its ledger, what is open counts as interrupted
+                ends = ends_of(TrialTable(folder, study.objective))
         return sync(folder / SPOOL, uri=resolve_tracking_uri(uri, folder.resolve().parent), ends=ends)

@@ -135,11 +135,10 @@ class Syncer:
             self.send()
         except Exception as error:
             if before == 0:
-                reason = redact_uri(" ".join(str(error).split()))[:300]
                 _log.warning(
                     "cannot send to MLflow at %s: %s (the sweep goes on; %s keeps its reports)",
                     self._uri,
-                    reason,
+                    reason_of(error),
                     self._spool.path,
                 )
             return min(_LONGEST_PAUSE_SECONDS, 2.0 ** min(before, 10))
@@ -263,3 +262,11 @@ class Syncer:
     def _state(self, offset: int) -> dict[str, Any]:
         state = {"uri": self._uri, "sweep_id": self._spool.header["sweep_id"], "offset": offset}
         return state | {"crc32": zlib.crc32(json.dumps(state).encode())}
+
+
+def reason_of(error: BaseException) -> str:
+    """Why the store did not take something, in a line: of an error of the network, what the system says."""
+    root = error
+    while cause := root.__cause__ or root.__context__:
+        root = cause
+    return redact_uri(" ".join(str(root if isinstance(root, OSError) else error).split()))[:300]

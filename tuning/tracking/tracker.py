@@ -14,8 +14,8 @@ from kobert_core.errors import InputError
 from .letters import count_letters, letters_path
 from .spool import Spool
 from .store import Store, prepare_environment
-from .syncer import Syncer
-from .uris import artifact_root, redact_uri
+from .syncer import Syncer, reason_of
+from .uris import artifact_root
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
 Ends = Mapping[str, tuple[Status, Mapping[str, str]]]
@@ -176,7 +176,7 @@ def sync(spool: Path, *, uri: str, ends: Ends | None = None, attempts: int = 3) 
                 syncer.send()
                 reason = None
             except Exception as error:
-                reason = redact_uri(" ".join(str(error).split()))[:300]
+                reason = reason_of(error)
                 failures = failures + 1 if syncer.left == left else 1
                 if failures < attempts:
                     time.sleep(float(failures))
@@ -191,7 +191,7 @@ def open_runs(spool: Spool) -> list[str | None]:
     found: dict[str | None, None] = {}
     for record in spool.records():
         if record["kind"] in ("start", "metrics"):
-            found[record["trial"]] = None
+            found |= {record["trial"]: None, None: None}
         elif record["kind"] == "end":
             found.pop(record["trial"], None)
     return list(found)
