@@ -8,6 +8,7 @@ to WAITING: `ask` hands it out again, with the same number and values, when the 
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ray.tune.search import Searcher
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from search_spaces.distributions import Space
-from tuning.driver_only import DriverOnly
+from tuning.driver_only import DriverOnly, ending_when_full
 from tuning.study import SearchConfig
 
 JOURNAL = "optuna_journal.log"
@@ -39,7 +40,7 @@ def open_optuna_study(
         InputError: a new sweep finds a study of its name in the storage.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage: BaseStorage | str = search.storage or JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    storage: BaseStorage | str = search.storage or JournalStorage(WholeRecords(str(folder / JOURNAL)))
     try:
         study = optuna.create_study(
             storage=storage,
@@ -57,6 +58,24 @@ def open_optuna_study(
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         _put_back(study, trial._trial_id)
     return study
+
+
+class WholeRecords(JournalFileBackend):
+    """Optuna's journal file, in which no record is left torn when there is no space for the whole of it."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append records, all or none.
+
+        Raises:
+            DiskFull: there is no space for them.
+        """
+        size = os.path.getsize(self._file_path)
+        with ending_when_full():
+            try:
+                super().append_logs(logs)
+            except OSError:
+                os.truncate(self._file_path, size)
+                raise
 
 
 def make_sampler(search: SearchConfig, space: Space, *, asked: int) -> optuna.samplers.BaseSampler:
