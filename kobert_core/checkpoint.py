@@ -7,6 +7,7 @@ SHA256SUMS          of both, in the format of `sha256sum --check`
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import random
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_folder, sha256_file
+from kobert_core.files import atomic_folder, is_disk_full, sha256_file
 
 WEIGHTS, STATE, SUMS = "model.safetensors", "state.pt", "SHA256SUMS"
 
@@ -31,17 +32,27 @@ def checkpoint_folder(checkpoints: Path, update: int) -> Path:
 
 
 def save_checkpoint(folder: Path, model: nn.Module, state: dict[str, Any]) -> None:
-    """Write a checkpoint aside, then rename it; one of the same update that is there already is replaced."""
+    """Write a checkpoint aside, then rename it; one of the same update that is there already is replaced.
+
+    Raises:
+        OSError: it cannot be written. What was there before is there still, and nothing else.
+    """
     from safetensors.torch import save_file
 
-    if folder.exists():
-        shutil.rmtree(folder)
-    with atomic_folder(folder) as temporary:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
-        torch.save(state, temporary / STATE)
-        lines = [f"{sha256_file(temporary / name)}  {name}\n" for name in (WEIGHTS, STATE)]
-        (temporary / SUMS).write_text("".join(lines), encoding="utf-8")
+    try:
+        with atomic_folder(folder) as temporary:
+            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+            save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
+            with open(temporary / STATE, "wb") as file:  # given a path, PyTorch does not say why it cannot write
+                torch.save(state, file)
+            lines = [f"{sha256_file(temporary / name)}  {name}\n" for name in (WEIGHTS, STATE)]
+            (temporary / SUMS).write_text("".join(lines), encoding="utf-8")
+            if folder.exists():
+                shutil.rmtree(folder)
+    except Exception as error:
+        if is_disk_full(error):
+            raise OSError(errno.ENOSPC, "no space is left for a checkpoint", str(folder)) from error
+        raise
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -65,6 +66,16 @@ def atomic_write_text(path: str | os.PathLike[str], content: str) -> None:
 def atomic_write_json(path: str | os.PathLike[str], content: Any) -> None:
     """`atomic_write_text` for a JSON value, indented, with Korean left readable."""
     atomic_write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error says, itself or by what led to it, that a disk has no space left or a quota is spent."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    while error is not None:
+        if getattr(error, "errno", None) in full or any(f"(os error {number})" in str(error) for number in full):
+            return True  # the latter is how safetensors puts it
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

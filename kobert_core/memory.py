@@ -1,11 +1,13 @@
-"""The memory that training takes: how many tokens go through a model at once, and what becomes of what they leave."""
+"""The memory that training takes: how much goes through a model at once, what happens when it is too much."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -88,7 +90,9 @@ def largest_that_fits(attempt: Callable[[int], None], *, most: int, least: int) 
     while True:
         try:
             attempt(tokens)
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             if tokens <= least:
                 raise InputError(
                     f"the memory of the device does not hold one example of {least} tokens",
@@ -98,3 +102,68 @@ def largest_that_fits(attempt: Callable[[int], None], *, most: int, least: int) 
         else:
             return tokens
         tokens = max(least, tokens // 2)
+
+
+class OutOfMemory(MemoryError):
+    """Even a single example does not fit into the memory of a worker."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says that memory ran out, as PyTorch, its libraries and Python put it on CUDA and on a CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    return any(words in said for words in ("can't allocate memory", "out of memory", "std::bad_alloc", "ALLOC_FAILED"))
+
+
+class Attempt:
+    """The forward and backward passes of an update, as a context. Where memory runs out in them, the context ends them,
+    and `give_up` makes it as if they had not been: the update can begin again with smaller micro-batches."""
+
+    def __init__(self, device: torch.device, loss: torch.Tensor) -> None:
+        """`loss` is what the passes add their loss to."""
+        self._device, self._loss, self._loss_before = device, loss, loss.clone()
+        self._generator = torch.get_rng_state()  # dropout draws from it, or on CUDA from the device's
+        if device.type == "cuda":
+            self._cuda_generator = torch.cuda.get_rng_state(device)
+        self.ran_out = False
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> bool:
+        self.ran_out = is_out_of_memory(error)
+        return self.ran_out
+
+    def add_up(self, gradients: list[torch.Tensor], runtime: Runtime) -> bool:
+        """Sum the gradients over all workers; False when memory ran out on one of them, and so for all."""
+        short = gradients[0].new_full((), float(self.ran_out))  # goes in the same message
+        runtime.add_up([*gradients, short])
+        if runtime.workers > 1:
+            self.ran_out = bool(short.item())
+        return not self.ran_out
+
+    def give_up(self, model: nn.Module) -> None:
+        """Throw away what was computed, and put the loss and the random generators back."""
+        model.zero_grad(set_to_none=True)
+        self._loss.copy_(self._loss_before)
+        torch.set_rng_state(self._generator)
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(self._cuda_generator, self._device)
+            torch.cuda.empty_cache()
+
+
+def half_of(size: int, examples: int) -> int:
+    """The size of a micro-batch that is half of one worker's part of so many examples, or of `size` if that is less.
+
+    Raises:
+        OutOfMemory: it was a single example.
+    """
+    size = min(size, examples)
+    if size <= 1:
+        raise OutOfMemory(
+            "the memory of a worker does not hold a single example: make the longest example shorter, or set "
+            "`train.gradient_checkpointing: true`"
+        )
+    return size // 2

@@ -28,6 +28,8 @@ class Report:
     """Whether these weights beat all before them in this run."""
     checkpoint: str | None
     """Folder of the checkpoint of this moment, when the run keeps checkpoints."""
+    micro_batch: int | None = None
+    """Examples that go through the model at once, where memory ran out with as many as the config says."""
 
 
 class Runtime(Protocol):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import AdamW
@@ -28,10 +31,12 @@ from kobert_core.config import Objective, TrainConfig
 from kobert_core.data.batching import UpdateOrder, micro_batches
 from kobert_core.encoder import use_packed_attention
 from kobert_core.evaluation import evaluate
-from kobert_core.memory import keep_freed_memory, tokens_that_fit
+from kobert_core.memory import Attempt, half_of, keep_freed_memory, tokens_that_fit
 from kobert_core.optim import make_optimizer, make_schedule
 from kobert_core.runtime import Report, Runtime
 from kobert_core.tasks.base import Task
+
+log = logging.getLogger(__name__)
 
 Trained = tuple[nn.Module, AdamW, LambdaLR]
 """What an update changes."""
@@ -48,6 +53,8 @@ class Progress:
     update: int = 0
     max_tokens: int | None = None
     """The tokens of a micro-batch. They stay what they were at the start of a run, or its numbers would not."""
+    micro_batch: int | None = None
+    """Examples of a micro-batch, once memory ran out with as many as the config says."""
     best_value: float | None = None
     best_checkpoint: str | None = None
     report: dict[str, Any] | None = None
@@ -69,6 +76,8 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     Raises:
         InputError: the model cannot be built.
         NonFiniteError: the loss or a metric is not a finite number at an evaluation.
+        OutOfMemory: the memory does not hold a single example. Until then, an update that finds too little begins
+            again with micro-batches of half the size, which stay so: its examples and its gradient are the same.
     """
     keep_freed_memory()
     seed_everything(config.train.seed)
@@ -101,25 +110,23 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     while progress.update < updates:
         examples = order.update(progress.update)
         weight = task.weights(task.train, examples)
-        for micro_batch in micro_batches(
+        batch_size = progress.micro_batch or (examples_per_update if optim.batch_size == "auto" else optim.batch_size)
+        pieces = micro_batches(
             examples,
             task.train.lengths,
-            batch_size=examples_per_update if optim.batch_size == "auto" else optim.batch_size,
+            batch_size=batch_size,
             max_tokens=progress.max_tokens,
             rank=runtime.rank,
             workers=runtime.workers,
-        ):
-            with runtime.phase("data"):
-                batch = task.train.batch(micro_batch).to(runtime.device)
-            with runtime.phase("forward"), autocast:
-                loss = task.loss(model, batch) / weight
-            with runtime.phase("backward"):
-                loss.backward()
-            window.loss += loss.detach() * weight
-
+        )
+        with Attempt(runtime.device, window.loss) as attempt:
+            pass_through(model, task, pieces, weight, window, runtime, autocast)
         with runtime.phase("optimizer"):
             gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-            runtime.add_up(gradients)
+            if not attempt.add_up(gradients, runtime):
+                attempt.give_up(model)
+                use_less_memory(progress, batch_size, math.ceil(len(examples) / runtime.workers))
+                continue
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             if optim.max_grad_norm is not None:
@@ -147,6 +154,38 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
                 save(runtime, progress, trained, window)
             break
     return model
+
+
+def pass_through(
+    model: nn.Module,
+    task: Task[Any],
+    pieces: list[np.ndarray],
+    weight: float,
+    window: Window,
+    runtime: Runtime,
+    autocast: AbstractContextManager[Any],
+) -> None:
+    """Forward and backward of one worker's part of an update, piece by piece; the loss is divided by its `weight`."""
+    for micro_batch in pieces:
+        with runtime.phase("data"):
+            batch = task.train.batch(micro_batch).to(runtime.device)
+        with runtime.phase("forward"), autocast:
+            loss = task.loss(model, batch) / weight
+        with runtime.phase("backward"):
+            loss.backward()
+        window.loss += loss.detach() * weight
+
+
+def use_less_memory(progress: Progress, batch_size: int, examples: int) -> None:
+    """Halve the micro-batches from here on; `examples` is one worker's part of the update that did not fit."""
+    progress.micro_batch = half_of(batch_size, examples)
+    if progress.max_tokens is not None:
+        progress.max_tokens = max(1, progress.max_tokens // 2)
+    log.warning(
+        "out of memory after update %d: %d examples go through the model at once from here on, in as many more pieces",
+        progress.update,
+        progress.micro_batch,
+    )
 
 
 def prepare_encoder(model: nn.Module, config: TrainConfig, runtime: Runtime) -> None:
@@ -265,6 +304,7 @@ def report(
         metrics=metrics,
         is_best=is_best,
         checkpoint=str(folder) if folder else None,
+        micro_batch=progress.micro_batch,
     )
     before, progress.report = progress.report, asdict(said)
     save(runtime, progress, trained)

@@ -1,25 +1,41 @@
-"""When a sweep ends before its last trial: its budget is spent, or somebody interrupts it."""
+"""When a sweep ends before its last trial: its budget is spent, too much goes wrong, or somebody interrupts it."""
 
 from __future__ import annotations
 
 import contextlib
+import re
+import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from pydantic import ByteSize
 from ray.tune import Stopper
 
 from tuning.driver_only import DriverOnly
+from tuning.results import last_line
 from tuning.study import StudyConfig
 
 
 class Budget(DriverOnly, Stopper):
     """Asked by Ray Tune whether to stop all trials."""
 
-    def __init__(self, study: StudyConfig, groups: int, tell: Callable[[], object]) -> None:
-        """`groups` of the study's resources are held as long as the sweep runs; `tell` is called when it ends."""
+    def __init__(
+        self, study: StudyConfig, groups: int, tell: Callable[[], object], *, folder: Path, least_free: int
+    ) -> None:
+        """A budget that begins now.
+
+        Args:
+            study: Sets it.
+            groups: So many of the study's resources are held as long as the sweep runs.
+            tell: Is called when it ends.
+            folder: On a disk that must not become full …
+            least_free: … but have so many bytes free.
+        """
         resources, budget = study.resources, study.budget
         held = groups * resources.workers
         limits = [budget.wall_time]
@@ -29,6 +45,10 @@ class Budget(DriverOnly, Stopper):
             limits.append(budget.cpu_hours * 3600 / (held * resources.cpus_per_worker))
         self.seconds = min((limit for limit in limits if limit is not None), default=None)
         self.interrupted = False
+        self.gave_up: str | None = None
+        """Why the sweep does not go on, though it could later."""
+        self._failed_trials, self._reasons = budget.failed_trials, list[str]()
+        self._folder, self._least_free = folder, least_free
         self._tell: Callable[[], object] | None = tell
         self._begin = time.monotonic()
 
@@ -37,13 +57,32 @@ class Budget(DriverOnly, Stopper):
         """Until the budget is spent; None without a limit of time."""
         return None if self.seconds is None else max(0.0, self.seconds - (time.monotonic() - self._begin))
 
+    def count_failure(self, reason: str) -> None:
+        """A trial has failed."""
+        self._reasons.append(last_line(reason))
+        failed = len(self._reasons)
+        if self._failed_trials is None or failed <= self._failed_trials or self.gave_up:
+            return
+        alike = Counter(re.sub(r"\d+", "0", each) for each in self._reasons).most_common(1)[0]
+        example = next(each for each in self._reasons if re.sub(r"\d+", "0", each) == alike[0])
+        self.gave_up = (
+            f"{failed} trial(s) have failed, more than `budget.failed_trials: {self._failed_trials}` allows; "
+            f"{alike[1]} of them so: {example}"
+        )
+
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Never stops a single trial."""
         return False
 
     def stop_all(self) -> bool:
         """Whether all trials are to stop now; the workers are told at once."""
-        over = self.interrupted or self.seconds_left == 0.0
+        free = shutil.disk_usage(self._folder).free
+        if free < self._least_free and not self.gave_up:
+            self.gave_up = (
+                f"only {ByteSize(free).human_readable()} are free in {self._folder}, where the trials that run need "
+                f"{ByteSize(self._least_free).human_readable()} for their next checkpoints"
+            )
+        over = self.interrupted or self.gave_up is not None or self.seconds_left == 0.0
         if over and self._tell:
             self._tell()
             self._tell = None

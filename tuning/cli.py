@@ -319,7 +319,7 @@ def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
 
     if (folder / "study.yaml").exists():
         console.print(f"[yellow]note:[/] the name {_escape(folder.name)} is in use: give another --name, or --resume")
-    task = prepare(study, folder.parent / "cache")
+    task = prepare(study, folder)
     config = study.train_config(study.example_values())
     per_update = config.optim.examples_per_update(study.resources.workers)
     updates = max(1, round(config.train.epochs * -(-len(task.train) // per_update)))
@@ -360,13 +360,13 @@ def _summarise(result: SweepResult, console: Console) -> None:
 
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(result.states.items()))
     say(f"{result.folder.name}: {states or 'no trials'}, {span(result.seconds)}")
-    if result.interrupted:
+    if result.interrupted or result.gave_up:
         again = sys.argv[1:] if "--resume" in sys.argv else [*sys.argv[1:], "--resume"]
         in_a_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         command = "submit, the same study and --resume" if in_a_job else shlex.join(again)
-        say(f"interrupted; go on with: kobert-tune {command}")
+        say(f"{result.gave_up or 'interrupted'}; go on with: kobert-tune {command}")
     if result.winner is None:
-        if not result.interrupted:
+        if not (result.interrupted or result.gave_up):
             say("no trial came to a model; see `kobert-tune logs`")
         return
     winner = result.winner

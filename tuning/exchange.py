@@ -30,7 +30,8 @@ class Lease:
     task: bytes
     """From `packed`."""
     outcome: asyncio.Queue[tuple[str, Any]] = field(default_factory=asyncio.Queue)
-    """`("report", …)` any number of times, then `("value", …)`, `("error", traceback)` or `("lost", reason)`."""
+    """`("report", …)` any number of times, then `("value", …)`, `("error", traceback)`, `("short", traceback)` where
+    memory or disk space ran out, or `("lost", reason)`."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     told: int = 0
     """Reports so far."""
@@ -212,12 +213,12 @@ class Exchange:
         self._leases[number].alive[rank] = time.monotonic()
 
     async def end(self, number: int, rank: int, kind: str, content: Any) -> None:
-        """For a worker: it is done, with a `value` (that of rank 0 counts) or an `error` (the first counts)."""
+        """For a worker: it is done, with a `value` (rank 0's counts), or with `error` or `short` (the first counts)."""
         lease = self._leases[number]
         lease.ended.add(rank)
         lease.stop.set()
         lease.alive = dict.fromkeys(lease.alive, time.monotonic())
-        if rank == 0 or kind == "error":
+        if rank == 0 or kind != "value":
             lease.outcome.put_nowait((kind, content))
         await self._notify()
 

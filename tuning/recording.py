@@ -12,8 +12,10 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
 from kobert_core.checkpoint import prune_checkpoints
+from tuning.budget import Budget
+from tuning.disk import DiskNeeds, bytes_in
 from tuning.driver_only import DriverOnly
-from tuning.results import State, TrialRecord, TrialTable
+from tuning.results import UNFINISHED, State, TrialRecord, TrialTable, last_line
 from tuning.study import StudyConfig
 from tuning.tracking import Tracker
 from tuning.trial_files import CHECKPOINTS, trial_folder
@@ -22,8 +24,11 @@ from tuning.trial_files import CHECKPOINTS, trial_folder
 class Recorder(DriverOnly, Callback):
     """Hears of every trial from Ray Tune."""
 
-    def __init__(self, study: StudyConfig, table: TrialTable, tracker: Tracker, exchange: Any) -> None:
+    def __init__(
+        self, study: StudyConfig, table: TrialTable, tracker: Tracker, exchange: Any, budget: Budget, disk: DiskNeeds
+    ) -> None:
         self._study, self._table, self._tracker, self._exchange = study, table, tracker, exchange
+        self._budget, self._disk = budget, disk
         self._sitting: dict[int, tuple[float, float]] = {}
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -41,6 +46,7 @@ class Recorder(DriverOnly, Callback):
         if "effective_batch_size" in config["optim"]:
             del config["optim"]["accumulation"]  # it follows
         tags = {"trial": str(number)} | ({"lineage": json.dumps(record.lineage)} if record.lineage else {})
+        tags |= {"micro_batch": str(record.micro_batch)} if record.micro_batch else {}
         self._tracker.start_trial(str(number), params=flat(config), tags=tags)
 
     def on_trial_result(
@@ -50,6 +56,9 @@ class Recorder(DriverOnly, Callback):
         record, report = self._table[trial.config["trial"]], result["report"]
         if len(lineage := trial.config.get("lineage", [])) > len(record.lineage):  # now the copy is made
             record.lineage, record.values, record.update = lineage, trial.config["values"], -1
+            self._start_run(record)
+        if report["micro_batch"] != record.micro_batch:
+            record.micro_batch = report["micro_batch"]
             self._start_run(record)
         if record.lineage and report["update"] != record.update:
             record.step = max(report["update"], record.step + 1)  # MLflow keeps one value a step
@@ -80,10 +89,9 @@ class Recorder(DriverOnly, Callback):
         number = trial.config["trial"]
         record = self._table[number] if number in self._table else TrialRecord(number, "FAILED", trial.config["values"])
         record.reason = reason_of(trial)
-        self._tracker.end_trial(
-            str(number), status="FAILED", tags={"reason": record.reason.strip().splitlines()[-1][:500]}
-        )
+        self._tracker.end_trial(str(number), status="FAILED", tags={"reason": last_line(record.reason)[:500]})
         self._end(record, "FAILED")
+        self._budget.count_failure(record.reason)
 
     def interrupt(self) -> None:
         """The sweep ends before its trials."""
@@ -93,15 +101,21 @@ class Recorder(DriverOnly, Callback):
                 self._tracker.end_trial(str(record.trial), status="KILLED", tags={"interrupted": "true"})
 
     def keep_best_checkpoints(self) -> None:
-        """Of the trials that ended, the best few and trial 0 keep their best checkpoint; interrupted ones keep all."""
-        kept = {record.trial for record in self._table.best(self._study.keep_checkpoints)} | {0}
-        for record in self._table:
-            if record.state in ("RUNNING", "INTERRUPTED"):
-                continue
+        """Of the trials that ended, the best few and trial 0 keep their best checkpoint, as the disk budget allows;
+        interrupted ones keep all."""
+        best = [record.trial for record in self._table.best(len(self._table))]
+        wanted = list(dict.fromkeys([*best[: self._study.keep_checkpoints], 0]))
+        room = self._disk.for_ended(live=sum(record.state in UNFINISHED for record in self._table))
+        ended = [record for record in self._table if record.state not in UNFINISHED]
+        for record in sorted(ended, key=lambda each: wanted.index(each.trial) if each.trial in wanted else len(wanted)):
             folder = trial_folder(self._table.folder, record.trial) / CHECKPOINTS
-            if record.trial in kept and record.checkpoint:
+            if record.trial in wanted and record.checkpoint:
                 prune_checkpoints(folder, keep={record.checkpoint})
-            else:
+                size = bytes_in(folder)
+                if size <= room or record.trial in best[:1]:
+                    room -= size
+                    continue
+            if folder.is_dir() or record.checkpoint:
                 shutil.rmtree(folder, ignore_errors=True)  # it is gone if a driver was killed right here
                 record.checkpoint = None
         self._table.write()

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_write_json, atomic_write_text
+from tuning.driver_only import ending_when_full
 
 LEDGER, TABLE, WINNER = "trials.json", "trials.csv", "winner.json"
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAILED", "INTERRUPTED"]
@@ -49,6 +50,8 @@ class TrialRecord:
     """Why it failed."""
     lineage: list[dict[str, Any]] = field(default_factory=list)
     """With `pbt`, each time that it went on from another trial's weights: `{from, progress, values}`."""
+    micro_batch: int | None = None
+    """Examples that go through the model at once, where memory ran out with as many as the study says."""
     step: int = 0
     """Of its latest metrics in MLflow: the updates done, unless the trial went back for another's weights."""
 
@@ -93,23 +96,16 @@ class TrialTable:
             self.on_change(record)
 
     def write(self) -> None:
-        """Write both files."""
+        """Write both files.
+
+        Raises:
+            DiskFull: there is no space for them; what was written before is there still.
+        """
         with self.lock:
             records = list(self)
-        atomic_write_json(self.folder / LEDGER, [asdict(record) for record in records])
-        parameters = sorted({name for record in records for name in record.values})
-        metrics = sorted({name for record in records for name in record.metrics})
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        plain = ["trial", "state", "progress", "value", "best_progress", "seconds"]
-        writer.writerow([*plain, *parameters, *metrics, "checkpoint", "reason"])
-        for record in records:
-            row: list[Any] = [getattr(record, name) for name in plain]
-            row[-1] = round(record.seconds, 3)
-            row += [record.values.get(name) for name in parameters] + [record.metrics.get(name) for name in metrics]
-            reason = record.reason.strip().splitlines()[-1] if record.reason else None
-            writer.writerow(["" if cell is None else cell for cell in [*row, record.checkpoint, reason]])
-        atomic_write_text(self.folder / TABLE, buffer.getvalue())
+        with ending_when_full():
+            atomic_write_json(self.folder / LEDGER, [asdict(record) for record in records])
+            atomic_write_text(self.folder / TABLE, as_csv(records))
 
     def states(self) -> dict[str, int]:
         """Number of trials by state."""
@@ -125,6 +121,28 @@ class TrialTable:
     def winner(self) -> TrialRecord | None:
         """The best trial that ran to its end; the best of the others if none did; None if all failed."""
         return next(iter(self.best(1)), None)
+
+
+def last_line(reason: str) -> str:
+    """What a reason comes to: a traceback ends with its error."""
+    return (reason.strip().splitlines() or [""])[-1]
+
+
+def as_csv(records: list[TrialRecord]) -> str:
+    """The table for people: a line a trial, with its values and metrics, and the last line of why it failed."""
+    parameters = sorted({name for record in records for name in record.values})
+    metrics = sorted({name for record in records for name in record.metrics})
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    plain = ["trial", "state", "progress", "value", "best_progress", "seconds"]
+    writer.writerow([*plain, *parameters, *metrics, "checkpoint", "reason"])
+    for record in records:
+        row: list[Any] = [getattr(record, name) for name in plain]
+        row[-1] = round(record.seconds, 3)
+        row += [record.values.get(name) for name in parameters] + [record.metrics.get(name) for name in metrics]
+        reason = last_line(record.reason) if record.reason else None
+        writer.writerow(["" if cell is None else cell for cell in [*row, record.checkpoint, reason]])
+    return buffer.getvalue()
 
 
 def read_winner(folder: Path) -> dict[str, Any]:

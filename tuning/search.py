@@ -28,7 +28,7 @@ from ray.tune.search import Searcher
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from search_spaces.distributions import Space
-from tuning.driver_only import DriverOnly
+from tuning.driver_only import DriverOnly, ending_when_full
 from tuning.results import UNFINISHED, TrialRecord
 from tuning.study import SearchConfig
 from tuning.sweep_folder import JOURNAL
@@ -54,7 +54,7 @@ def open_optuna_study(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if search.storage is None:
         mend_journal(folder / JOURNAL)
-    storage: BaseStorage | str = search.storage or JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    storage: BaseStorage | str = search.storage or JournalStorage(WholeRecords(str(folder / JOURNAL)))
     try:
         study = optuna.create_study(
             storage=storage,
@@ -78,6 +78,24 @@ def open_optuna_study(
     for trial in trials.values():
         _put_back(study, trial._trial_id)
     return study
+
+
+class WholeRecords(JournalFileBackend):
+    """Optuna's journal file, in which no record is left torn when there is no space for the whole of it."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append records, all or none.
+
+        Raises:
+            DiskFull: there is no space for them.
+        """
+        size = os.path.getsize(self._file_path)
+        with ending_when_full():
+            try:
+                super().append_logs(logs)
+            except OSError:
+                os.truncate(self._file_path, size)
+                raise
 
 
 def mend_journal(journal: Path) -> None:

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_write_json, atomic_write_text, file_digest
+from kobert_core.files import atomic_write_json, atomic_write_text, file_digest, is_disk_full
 from kobert_core.tasks import TASKS
 from kobert_core.tasks.base import Task
 from tuning.cluster import groups_that_fit, ray_cluster, set_environment
+from tuning.disk import DiskNeeds
 from tuning.display import Display
+from tuning.driver_only import DiskFull
 from tuning.export import export_model
 from tuning.readings import readings, record_reading
 from tuning.results import TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
@@ -56,6 +58,8 @@ class SweepResult:
     tracking_uri: str
     seconds: float
     interrupted: bool
+    gave_up: str | None
+    """Why it ended before its time, when neither its budget was spent nor somebody stopped it; it can go on."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for `--json` and `winner.json`."""
@@ -63,6 +67,7 @@ class SweepResult:
             "sweep": str(self.folder),
             "states": self.states,
             "interrupted": self.interrupted,
+            "gave_up": self.gave_up,
             "winner": winner_as_json(self.winner) if self.winner else None,
             "test": self.test,
             "model": str(self.model) if self.model else None,
@@ -77,13 +82,15 @@ def winner_as_json(winner: TrialRecord) -> dict[str, Any]:
     return {name: value for name, value in asdict(winner).items() if name in names}
 
 
-def prepare(study: StudyConfig, cache: Path | None) -> Task[Any]:
-    """Read and tokenize the data and look at the model, so that what cannot work fails before anything starts."""
+def prepare(study: StudyConfig, folder: Path) -> Task[Any]:
+    """Read and tokenize the data, look at the model and at the disk of the sweep's folder, so that what cannot work
+    fails before anything starts."""
     study.check()
-    task = TASKS[study.task](study.train_config(study.example_values()), cache=cache)
+    task = TASKS[study.task](study.train_config(study.example_values()), cache=folder.parent / CACHE)
     if not len(task.train) or not len(task.dev):
         raise InputError("no examples are left to train or to compare on", where=study.name)
-    task.hf_config()
+    concurrent = study.resources.concurrent
+    DiskNeeds.of(study, task, running=1 if concurrent == "auto" else concurrent).check(folder)
     if study.data.test is not None:
         task.read(study.data.test)
     return task
@@ -108,7 +115,12 @@ def run_sweep(
     with sweep_folder(study, folder, resume=resume) as used:
         if used and not resume:
             display.say("the sweep was cut off: going on where it was")
-        return Sweep(study, folder, display, resume=used).run(address)
+        try:
+            return Sweep(study, folder, display, resume=used).run(address)
+        except (DiskFull, Exception) as error:
+            if not is_disk_full(error):
+                raise
+            raise InputError("no space is left", where=folder, fix="free some, and go on with `--resume`") from error
 
 
 class Sweep:
@@ -129,6 +141,8 @@ class Sweep:
         with ExitStack() as ray_is_up:
             groups = ray_is_up.enter_context(self._worker_groups(address, reading))
             task = reading.result()
+            disk = DiskNeeds.of(study, task, running=groups.count)
+            disk.check(folder)
             write_environment(folder / ENVIRONMENT)
             experiment = study.tracking.experiment or study.name
             self.tracker = Tracker(spool=folder / SPOOL, uri=self.uri, experiment=experiment, sweep=folder.name)
@@ -137,10 +151,10 @@ class Sweep:
             log_datasets(study, task, self.tracker)
             status: Status = "FAILED"
             try:
-                winner, test, interrupted = self._search_and_judge(groups)
+                winner, test, budget = self._search_and_judge(groups, disk)
                 ray_is_up.close()
-                result = self._conclude(winner, test, interrupted=interrupted)
-                status = "KILLED" if interrupted else "FINISHED" if winner else "FAILED"
+                result = self._conclude(winner, test, budget)
+                status = "KILLED" if budget.interrupted else "FINISHED" if winner else "FAILED"
             finally:
                 for name in (STUDY, TABLE, ENVIRONMENT, WINNER):
                     if (folder / name).is_file():
@@ -160,7 +174,7 @@ class Sweep:
             self.display.say(f"MLflow refused {refused} records for good; they are kept in {letters_path(spool)}")
 
     def _read(self) -> Task[Any]:
-        task = prepare(self.study, self.cache)
+        task = prepare(self.study, self.folder)
         import tuning.lean_trainer  # noqa: F401  (which the groups need next: here, while Ray starts)
 
         return task
@@ -188,15 +202,18 @@ class Sweep:
                 groups.close()
                 shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
 
-    def _search_and_judge(self, groups: WorkerGroups) -> tuple[TrialRecord | None, dict[str, dict[str, float]], bool]:
-        """The winner, its metrics on the test file, and whether the sweep was interrupted."""
+    def _search_and_judge(
+        self, groups: WorkerGroups, disk: DiskNeeds
+    ) -> tuple[TrialRecord | None, dict[str, dict[str, float]], Budget]:
+        """The winner, its metrics on the test file, and the budget, which knows how the sweep ended."""
         from tuning.budget import Budget, stopping_cleanly
         from tuning.recording import Recorder
 
         study, table, remaining = self.study, self.table, self._remaining
         searcher = self._make_searcher()
-        recorder = Recorder(study, table, self.tracker, groups.exchange)
-        with stopping_cleanly(Budget(study, groups.count, groups.stop_all)) as budget:
+        budget = Budget(study, groups.count, groups.stop_all, folder=self.folder, least_free=disk.least_free)
+        recorder = Recorder(study, table, self.tracker, groups.exchange, budget, disk)
+        with stopping_cleanly(budget):
             with self.display.showing(table, study, budget):
                 if remaining > 0:
                     self._wait_for(groups, budget)
@@ -207,12 +224,10 @@ class Sweep:
                     searcher.put_back()
                 recorder.interrupt()
             recorder.keep_best_checkpoints()
-            winner = None if budget.interrupted else table.winner()
-            return winner, self._read_test(groups, winner) if winner else {}, budget.interrupted
+            winner = None if budget.interrupted or budget.gave_up else table.winner()
+            return winner, self._read_test(groups, winner) if winner else {}, budget
 
-    def _conclude(
-        self, winner: TrialRecord | None, test: dict[str, dict[str, float]], *, interrupted: bool
-    ) -> SweepResult:
+    def _conclude(self, winner: TrialRecord | None, test: dict[str, dict[str, float]], budget: Budget) -> SweepResult:
         """Export the winner and write down what the sweep came to."""
         folder, table = self.folder, self.table
         result = SweepResult(
@@ -223,7 +238,8 @@ class Sweep:
             model=self._export(winner, test) if winner and winner.checkpoint else None,
             tracking_uri=redact_uri(self.uri),
             seconds=time.monotonic() - self.begin,
-            interrupted=interrupted,
+            interrupted=budget.interrupted,
+            gave_up=budget.gave_up,
         )
         if winner:
             atomic_write_json(folder / WINNER, result.as_json())

@@ -21,7 +21,7 @@ def sweep_lock(folder: Path) -> Iterator[TextIO]:
         InputError: another process holds it, or it cannot be written.
     """
     try:
-        lock = open(folder / ".lock", "a+", encoding="utf-8")
+        lock = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (closed below)
     except OSError as error:
         raise InputError(f"the folder cannot be written ({error.strerror})", where=folder) from error
     with lock:

@@ -15,7 +15,7 @@ from ray import tune
 
 from kobert_core.files import file_digest
 from tuning.exchange import packed
-from tuning.trial_files import CHECKPOINTS, DONATIONS, LOG, MODEL_FILES, trial_folder
+from tuning.trial_files import CHECKPOINTS, DONATIONS, LOG, MAX_DONATIONS, MODEL_FILES, trial_folder
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from tuning.worker_group import WorkerGroups
 
 
-MAX_DONATIONS = 5
-"""So many checkpoints of a trial are held for others that may go on from them."""
-
-
 class Trial(tune.Trainable):
     """A trial as Ray Tune sees it: it leases a worker group and passes on what the group reports.
 
@@ -39,7 +35,7 @@ class Trial(tune.Trainable):
 
     def setup(self, config: dict[str, Any], **shared: Any) -> None:
         """`shared`: the `exchange`, the `metric` to compare by, the `function` of a trial, its `fixed` arguments, and
-        `max_failures`: how often it goes on after its workers were lost."""
+        `max_failures`: how often it goes on after its workers were lost, or found too little memory or disk space."""
         self._shared, self._lease = shared, None
         self._begin()
 
@@ -87,7 +83,8 @@ class Trial(tune.Trainable):
                 raise RuntimeError("the trial was stopped before its end")
             self._lease, self._failures = None, self._failures + 1
             if self._failures > self._shared["max_failures"]:
-                raise RuntimeError(f"the trial's workers were lost {self._failures} times: {content}")
+                lost = f"the trial's workers were lost, as failure {self._failures} of the trial: {content}"
+                raise RuntimeError(lost if kind == "lost" else content)
 
     def cleanup(self) -> None:
         """The trial is over, however it ended."""
@@ -151,7 +148,8 @@ def make_tuner(
         storage: Folder for what Tune writes for itself.
         callbacks: Hear of every trial.
         stop: Asked whether to stop all.
-        max_failures: How often a trial goes on from its newest checkpoint after its workers were lost.
+        max_failures: How often a trial goes on from its newest checkpoint after its workers were lost, or found too
+            little memory or disk space.
     """
     trainable = tune.with_parameters(
         Trial,
@@ -207,6 +205,8 @@ def train_trial(
         task = TASKS[config.task](config, cache=Path(cache))
         runtime.checkpoints, runtime.resume = here / CHECKPOINTS, True
         if runtime.rank == 0:
+            for leftover in (here / CHECKPOINTS).glob(".*"):  # of a worker that was killed as it wrote
+                shutil.rmtree(leftover)
             save_model_files(here / MODEL_FILES, task)
             if adopt is not None:
                 print(f"goes on from {adopt}")

@@ -12,6 +12,8 @@ LOG = "log.txt"
 CHECKPOINTS = "checkpoints"
 DONATIONS = "donations"
 MODEL_FILES = "model"
+MAX_DONATIONS = 5
+"""So many checkpoints of a trial are held for others that may go on from them."""
 
 
 def checkpoint_of(sweep: Path, record: TrialRecord) -> Path:

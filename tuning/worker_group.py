@@ -23,6 +23,7 @@ import ray
 from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from kobert_core.files import is_disk_full
 from kobert_core.runtime import Phase
 from tuning.exchange import Exchange, Function, packed
 from tuning.study import ResourcesConfig
@@ -192,8 +193,9 @@ def serve(config: dict[str, Any]) -> None:
                 value = function(runtime, **arguments)
         except FellowLost:
             os._exit(1)  # with this process ends the group, and the task is told that its workers were lost
-        except Exception:
-            ray.get(exchange.end.remote(number, rank, "error", traceback.format_exc()))
+        except Exception as error:
+            kind = "short" if found_too_little(error) else "error"
+            ray.get(exchange.end.remote(number, rank, kind, traceback.format_exc()))
             # What fails on all workers alike, such as a loss that is NaN, leaves the group as it was. If another one
             # does not end, it waits for this one in a collective: that breaks with this process, and the whole group
             # starts anew.
@@ -203,6 +205,13 @@ def serve(config: dict[str, Any]) -> None:
                 os._exit(1)
         else:
             ray.get(exchange.end.remote(number, rank, "value", value if rank == 0 else None))
+
+
+def found_too_little(error: Exception) -> bool:
+    """Whether memory or disk space ran out: there may be more of it at another time."""
+    from kobert_core.memory import is_out_of_memory
+
+    return is_out_of_memory(error) or is_disk_full(error)
 
 
 class Wear:

@@ -41,8 +41,11 @@ def sleep_on_rank_1(runtime: Any) -> None:
     runtime.add_up([torch.ones(1)])
 
 
-def train_in_float64(runtime: Any, *, batch_size: int) -> dict[str, Any]:
-    """An epoch of the quickstart without dropout: its weights, and the metrics of every report."""
+def train_in_float64(runtime: Any, *, batch_size: int, most: dict[int, int] | None = None) -> dict[str, Any]:
+    """An epoch of the quickstart without dropout: its weights, and the metrics of every report.
+
+    `most` says how many examples at once the memory of a rank holds.
+    """
     study = load_study(QUICKSTART)
     config = study.train_config(study.example_values())
     changes: dict[str, dict[str, Any]] = {
@@ -57,7 +60,16 @@ def train_in_float64(runtime: Any, *, batch_size: int) -> dict[str, Any]:
     task = TASKS[config.task](config, cache=None)
     build = task.build_model
     task.build_model = lambda: build().double()  # type: ignore[method-assign]
+    loss_of, room = task.loss, (most or {}).get(runtime.rank, batch_size)
+
+    def loss(model: Any, batch: Any) -> Any:
+        if len(batch.inputs["lengths"]) > room:
+            torch.empty(2**50, dtype=torch.uint8)  # what the allocator says of it is real
+        return loss_of(model, batch)
+
+    task.loss = loss
     reports: list[dict[str, float]] = []
+    sizes: set[int | None] = set()
 
     class Listening:
         def __getattr__(self, name: str) -> Any:
@@ -65,10 +77,11 @@ def train_in_float64(runtime: Any, *, batch_size: int) -> dict[str, Any]:
 
         def report(self, report: Any) -> bool:
             reports.append({name: v for name, v in report.metrics.items() if "per_second" not in name})
+            sizes.add(report.micro_batch)
             return True
 
     weights = train(config, task, Listening()).state_dict()
-    return {"weights": weights, "reports": reports}
+    return {"weights": weights, "reports": reports, "micro_batches": sizes}
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +92,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def test_one_two_and_three_workers_come_to_the_same_weights(cluster: None, tmp_path: Path) -> None:
+    """Also when one of two has memory for fewer examples at once: both then cut their parts finer."""
     groups = {n: WorkerGroups(1, ResourcesConfig(workers=n), storage=tmp_path / str(n)) for n in (1, 2, 3)}
     try:
         results = {n: groups[n].run(train_in_float64, batch_size=36 // n) for n in groups}
+        results[4] = groups[2].run(train_in_float64, batch_size=18, most={1: 5})
     finally:
         for each in groups.values():
             each.close()
     assert len(results[1]["reports"]) == 2
-    for n in (2, 3):
+    assert [results[n]["micro_batches"] for n in (1, 2, 3, 4)] == [{None}, {None}, {None}, {4}]
+    for n in (2, 3, 4):
         for name, tensor in results[1]["weights"].items():
             torch.testing.assert_close(results[n]["weights"][name], tensor, rtol=0, atol=1e-10)
         for mine, its in zip(results[n]["reports"], results[1]["reports"], strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ByteSize, Field, model_validator
 
 from kobert_core.config import Duration, FrozenConfig, PositiveInt
 from tuning.tracking.uris import redact_uri
@@ -19,6 +19,7 @@ def without_secret(value: str) -> str:
 
 
 Address = Annotated[str, Field(min_length=1), AfterValidator(without_secret)]
+Bytes = Annotated[ByteSize, Field(gt=0)]
 Hours = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -71,8 +72,9 @@ class ResourcesConfig(FrozenConfig):
     concurrent: PositiveInt | Literal["auto"] = "auto"
     """Trials at once; `auto`: as many as the CPUs and GPUs allow."""
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """How often a trial goes on from its newest checkpoint after its workers were lost: a machine that is gone, a
-    process that was killed, a worker that hangs. An error of the training itself fails the trial at once."""
+    """How often a trial goes on from its newest checkpoint after its workers were lost (a machine that is gone, a
+    process that was killed, a worker that hangs), or found too little memory or disk space. Any other error, such as a
+    loss that is NaN, would come again: it fails the trial at once."""
     timeout: Duration = 1800
     """A worker that has not ended an update or reported for so long (such as `30m`) hangs, and is replaced."""
 
@@ -91,6 +93,11 @@ class BudgetConfig(FrozenConfig):
 
     trials: PositiveInt = 20
     """Number of trials; by default 20, or all points of a grid."""
+    failed_trials: Annotated[int, Field(ge=0)] | None = None
+    """The sweep stops when more trials than this have failed since it was started or resumed."""
+    disk: Bytes | None = None
+    """Such as `20GB`: the checkpoints of the sweep take no more. To stay below it, trials that ended give theirs up,
+    the worst first."""
     wall_time: Duration | None = None
     """Such as `2h`, `1h30m`, or a number of seconds."""
     gpu_hours: Hours | None = None

@@ -24,6 +24,7 @@ from kobert_core.checkpoint import (
     set_rng_state,
 )
 from kobert_core.errors import InputError
+from tests.fixtures.disks import Mount, fill, small_disk  # noqa: F401  (a fixture)
 
 
 @pytest.fixture
@@ -89,3 +90,27 @@ def test_a_pickle_that_would_run_code_is_refused(folder: Path, tmp_path: Path) -
     with pytest.raises(InputError, match="holds more than tensors"):
         load_state(folder)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kib", [0, 4, 20, 40, 52, 60, 64])
+def test_a_full_disk_leaves_the_checkpoints_that_are_there(small_disk: Mount, tmp_path: Path, kib: int) -> None:  # noqa: F811
+    """Weights and state take 36 KiB each, the sums 4: there is too little for the first, the second, the third."""
+    checkpoints = small_disk(tmp_path / "disk", 1024)
+    model = nn.Linear(90, 90)
+    folders = [checkpoint_folder(checkpoints, update) for update in (7, 9)]
+    save_checkpoint(folders[0], model, {"update": 7, "moments": torch.zeros(90, 90)})
+    filler = fill(checkpoints, but=kib * 1024)
+    for folder in folders:
+        with pytest.raises(OSError, match="no space is left for a checkpoint"):
+            save_checkpoint(folder, model, {"update": 9, "moments": torch.ones(90, 90)})
+    assert {path.name for path in checkpoints.iterdir()} == {folders[0].name, filler.name}
+    assert newest_checkpoint(checkpoints) == folders[0] and load_state(folders[0])["update"] == 7
+    filler.unlink()
+    save_checkpoint(folders[1], model, {"update": 9})
+    assert newest_checkpoint(checkpoints) == folders[1]
+
+
+def test_an_error_that_is_no_lack_of_space_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(AttributeError, match="state_dict"):
+        save_checkpoint(checkpoint_folder(tmp_path, 7), None, {})  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())

@@ -13,9 +13,10 @@ import torch
 from pydantic import ValidationError
 
 from kobert_core.errors import InputError
-from kobert_core.memory import CPU_TOKENS, largest_that_fits, tokens_that_fit
-from kobert_core.runtime import LocalRuntime
+from kobert_core.memory import CPU_TOKENS, OutOfMemory, is_out_of_memory, largest_that_fits, tokens_that_fit
+from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks.nsmc import Nsmc
+from kobert_core.training import train
 from tests.fixtures.tiny import tiny_config
 
 
@@ -93,3 +94,102 @@ print(faults())
     if given_back == 0:
         pytest.skip("this kernel counts no page faults")
     assert kept < given_back / 10
+
+
+class LittleMemory(Nsmc):
+    """Has no memory for more than `most` examples at once, from update `since` on: forward or backward fails."""
+
+    most, since, where, passes = 8, 3, "forward", 0
+
+    def loss(self, model, batch):
+        self.passes += 1
+        loss = super().loss(model, batch)
+        if len(batch.inputs["lengths"]) > self.most and self.passes > self.since:
+            if self.where == "forward":
+                torch.empty(2**50, dtype=torch.uint8)  # what the allocator says of it is real
+            loss.register_hook(lambda _: torch.empty(2**50, dtype=torch.uint8))
+        return loss
+
+
+def run_with(task: Nsmc, **fields) -> tuple[dict[str, torch.Tensor], list[Report]]:
+    reports: list[Report] = []
+    runtime = LocalRuntime(device=torch.device("cpu"), on_report=reports.append, **fields)
+    weights = train(task.config, task, runtime).state_dict()
+    return {name: tensor.clone() for name, tensor in weights.items()}, reports
+
+
+def little_memory(config, cache: Path, **attributes) -> Nsmc:
+    task = LittleMemory(config, cache=cache)
+    vars(task).update(attributes)
+    return task
+
+
+NO_DROPOUT = {"dropout": 0.0, "hidden_dropout": 0.0, "attention_dropout": 0.0}
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_an_update_without_memory_begins_again_in_smaller_pieces(cache: Path, where: str) -> None:
+    """As if it had been cut so from the start, to the last bit: nothing of the half-done update is left."""
+    config = tiny_config(optim={"batch_size": 32}, train={"epochs": 1, "eval_percent": 50})
+    cut = tiny_config(optim={"batch_size": 8, "effective_batch_size": 32}, train={"epochs": 1, "eval_percent": 50})
+    expected, undisturbed = run_with(Nsmc(cut, cache=cache))
+    weights, reports = run_with(little_memory(config, cache, since=0, where=where))
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+    assert [report.micro_batch for report in reports] == [8, 8]
+    for report, whole in zip(reports, undisturbed, strict=True):
+        assert report.metrics | {"train/examples_per_second": 0} == whole.metrics | {"train/examples_per_second": 0}
+
+
+def test_memory_that_runs_out_in_mid_run_leaves_the_mathematics_as_it_was(cache: Path) -> None:
+    class InFloat64(LittleMemory):
+        def build_model(self):
+            return super().build_model().double()
+
+    config = tiny_config(model=NO_DROPOUT, optim={"batch_size": 16, "accumulation": 2, "max_tokens": 200})
+    whole, tight = InFloat64(config, cache=cache), InFloat64(config, cache=cache)
+    vars(whole).update(most=1000)
+    vars(tight).update(most=3, since=7, where="backward")
+    (expected, _), (weights, reports) = run_with(whole), run_with(tight)
+    assert reports[-1].micro_batch == 2
+    for name, tensor in expected.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-10, msg=name)
+
+
+def test_smaller_pieces_are_remembered_in_the_checkpoint(cache: Path, tmp_path: Path) -> None:
+    config = tiny_config(train={"epochs": 1, "eval_percent": 25})
+    expected, _ = run_with(little_memory(config, cache), checkpoints=tmp_path / "whole")
+    task = little_memory(config, cache)
+    heard = 0
+
+    class Halfway(LocalRuntime):
+        def should_stop(self) -> bool:
+            nonlocal heard
+            heard += 1
+            return heard == 6
+
+    train(config, task, Halfway(device=torch.device("cpu"), checkpoints=tmp_path / "parts"))
+    weights, reports = run_with(Nsmc(config, cache=cache), checkpoints=tmp_path / "parts", resume=True)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+    assert {report.micro_batch for report in reports} == {8}
+
+
+def test_a_single_example_without_memory_ends_the_run_with_the_reason(cache: Path) -> None:
+    with pytest.raises(OutOfMemory, match=r"does not hold a single example.*gradient_checkpointing"):
+        run_with(little_memory(tiny_config(), cache, most=0))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (MemoryError(), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("out of memory"), False),
+        (None, False),
+    ],
+)
+def test_what_says_that_memory_ran_out(error: Exception | None, is_one: bool) -> None:
+    assert is_out_of_memory(error) == is_one
