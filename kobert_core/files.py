@@ -15,6 +15,8 @@ from typing import Any
 
 from kobert_core.errors import InputError
 
+SEAL = "sha256"
+
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits."""
@@ -38,6 +40,34 @@ def file_digest(path: Path) -> str:
 @memoised
 def _digest(path: Path, size: int, changed: int) -> str:
     return sha256_file(path)
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with its own SHA-256 in it, last."""
+    return content | {SEAL: _seal_of(content)}
+
+
+def unsealed(content: Any, *, where: object) -> dict[str, Any]:
+    """What was sealed, without the seal; an object that has none is taken as it is.
+
+    Raises:
+        InputError: this is no object, or it was altered after it was written.
+    """
+    if not isinstance(content, dict):
+        raise InputError(f"this must be an object, but it is a {type(content).__name__}", where=where)
+    content = dict(content)
+    seal = content.pop(SEAL, None)
+    if seal is not None and seal != _seal_of(content):
+        raise InputError(
+            "the file is damaged, or was altered by hand: its SHA-256 is not the one written",
+            where=where,
+            fix="take a copy of it from a backup",
+        )
+    return content
+
+
+def _seal_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> None:

@@ -61,7 +61,10 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        Console(stderr=True).print(f"[red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        from tuning.tracking import redact_uri  # an override, or a library's own words, may hold an address
+
+        line = _escape(redact_uri(str(error)))
+        Console(stderr=True).print(f"[red]error:[/] {line}", highlight=False, soft_wrap=True)
         sys.exit(EXIT_BAD_INPUT)
     except BrokenPipeError:
         sys.exit(0)
@@ -238,7 +241,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the store in use, until Ctrl-C."""
-    from tuning.tracking import resolve_tracking_uri, serve_ui, sweep_page
+    from tuning.tracking import redact_uri, resolve_tracking_uri, serve_ui, sweep_page
 
     study = _study_of(sweep_dir) if sweep_dir else None
     uri = resolve_tracking_uri(
@@ -249,7 +252,7 @@ def ui(
     if study is not None:
         experiment = study.tracking.experiment or study.name
         page = sweep_page(uri, server=server, experiment=experiment, metric=study.objective.metric)
-    typer.echo(f"open {page}")
+    typer.echo(f"open {redact_uri(page)}")
     if uri.startswith("http"):
         return
     raise typer.Exit(serve_ui(uri, host=host, port=port))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_write_json, atomic_write_text, file_digest
+from kobert_core.files import atomic_write_json, atomic_write_text, file_digest, sealed
 from kobert_core.tasks import TASKS
 from kobert_core.tasks.base import Task
 from tuning.cluster import groups_that_fit, ray_cluster, set_environment
@@ -221,6 +221,7 @@ class Sweep:
             if len(cluster) > 1:
                 check_shared(self.folder, files_of(self.study))
             count = min(groups_that_fit(cluster, self.study.resources), max(1, self._remaining))
+            shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)  # what a killed driver left, Ray would read again
             groups = WorkerGroups(count, self.study.resources, storage=self.folder / SCRATCH)
             try:
                 yield groups
@@ -266,7 +267,7 @@ class Sweep:
             interrupted=interrupted,
         )
         if winner:
-            atomic_write_json(folder / WINNER, result.as_json())
+            atomic_write_json(folder / WINNER, sealed(result.as_json()))
         return result
 
     def _make_searcher(self) -> OptunaSearcher | None:
