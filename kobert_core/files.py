@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache as memoised
@@ -15,7 +17,8 @@ from typing import Any
 
 from kobert_core.errors import InputError
 
-SEAL = "sha256"
+SUMS, SEAL = "SHA256SUMS", "sha256"
+_CRC = b',"crc32":"'
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
@@ -40,6 +43,59 @@ def file_digest(path: Path) -> str:
 @memoised
 def _digest(path: Path, size: int, changed: int) -> str:
     return sha256_file(path)
+
+
+def write_sums(folder: Path) -> None:
+    """Write `SHA256SUMS` of all files that are in a folder now, in the format of `sha256sum --check`."""
+    names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name != SUMS)
+    lines = [f"{sha256_file(folder / name)}  {name}\n" for name in names]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def check_sums(folder: Path) -> None:
+    """Hold the files of a folder against its `SHA256SUMS`, once a process.
+
+    Raises:
+        InputError: one is missing or is not what was written, or there are no sums.
+    """
+    where = folder / SUMS
+    try:
+        lines = where.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("the checksums of this folder cannot be read", where=where, fix="make it again") from error
+    for line in lines:
+        match = re.fullmatch(r"([0-9a-f]{64})  ([^/\s]+)", line)
+        if not match or file_digest(folder / match[2]) != match[1]:
+            raise InputError(
+                "the file is damaged, or was altered: its SHA-256 is not the one written",
+                where=folder / match[2] if match else where,
+                fix="make the folder again",
+            )
+
+
+def sealed_line(record: dict[str, Any]) -> bytes:
+    """A line of JSON that ends in its own CRC-32."""
+    body = json.dumps(record, ensure_ascii=False, separators=(",", ":"))[:-1].encode("utf-8", "replace")
+    return body + _crc_of(body) + b"\n"
+
+
+def unsealed_line(line: bytes) -> dict[str, Any]:
+    """The record of a line, without its CRC; a line that has none is taken as it is.
+
+    Raises:
+        ValueError: this is no line of JSON with an object, or not the one that was written.
+    """
+    body, found, end = line.rstrip(b"\n").rpartition(_CRC)
+    if found and found + end != _crc_of(body):
+        raise ValueError("its CRC-32 is not the one written")
+    record = json.loads(body + b"}" if found else line)
+    if not isinstance(record, dict):
+        raise ValueError("it is no JSON object")
+    return record
+
+
+def _crc_of(body: bytes) -> bytes:
+    return _CRC + f'{zlib.crc32(body):08x}"}}'.encode()
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:

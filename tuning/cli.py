@@ -302,12 +302,9 @@ def logs(
 
 
 def _study_of(sweep_dir: Path) -> StudyConfig:
-    from tuning.study import load_study
+    from tuning.study import load_sweep_study
 
-    file = sweep_dir / "study.yaml"
-    if not file.is_file():
-        raise InputError("this is no folder of a sweep", where=sweep_dir, fix="see `kobert-tune list`")
-    return load_study(file)
+    return load_sweep_study(sweep_dir)
 
 
 def _describe(study: StudyConfig, folder: Path, console: Console) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
@@ -23,6 +22,7 @@ from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from search_spaces.distributions import Space
 from tuning.driver_only import DriverOnly
+from tuning.journal import CheckedJournal
 from tuning.study import SearchConfig
 
 JOURNAL = "optuna_journal.log"
@@ -36,11 +36,11 @@ def open_optuna_study(
     Trials that a killed driver left RUNNING go back to WAITING.
 
     Raises:
-        InputError: a new sweep finds a study of its name in the storage.
+        InputError: a new sweep finds a study of its name in the storage, or the storage cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage: BaseStorage | str = search.storage or JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     try:
+        storage: BaseStorage | str = search.storage or JournalStorage(CheckedJournal(folder / JOURNAL))
         study = optuna.create_study(
             storage=storage,
             study_name=name,
@@ -51,6 +51,11 @@ def open_optuna_study(
         raise InputError(
             f"the storage has a study `{name}` already", where="search.storage", fix="give another `--name`"
         ) from None
+    except InputError:
+        raise
+    except Exception as error:  # of the storage: Optuna's, SQLAlchemy's, the database's, a damaged journal's
+        where = "search.storage" if search.storage else folder / JOURNAL
+        raise InputError(f"the Optuna study cannot be opened ({type(error).__name__}: {error})", where=where) from error
     if not study.get_trials(deepcopy=False):
         for point in search.points:
             study.enqueue_trial(dict(point))

@@ -28,7 +28,7 @@ from tuning.export import export_model
 from tuning.readings import readings, record_reading
 from tuning.results import LEDGER, TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable, read_winner
 from tuning.shared_storage import check_shared
-from tuning.study import StudyConfig, dump_study, load_study
+from tuning.study import STUDY, StudyConfig, dump_study, load_sweep_study
 from tuning.tracking import Status, Tracker, redact_uri, resolve_tracking_uri
 from tuning.trial_files import DONATIONS, MODEL_FILES, checkpoint_of, trial_folder
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tuning.search import OptunaSearcher
     from tuning.worker_group import WorkerGroups
 
-STUDY, SPOOL, MODEL, ENVIRONMENT = "study.yaml", "tracking.jsonl", "model", "environment.txt"
+SPOOL, MODEL, ENVIRONMENT = "tracking.jsonl", "model", "environment.txt"
 CACHE, SCRATCH = "cache", ".ray"
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[
         except BlockingIOError:
             raise InputError("another process runs this sweep", where=folder, fix="wait for it, or stop it") from None
         if used:
-            refuse_other_study(load_study(folder / STUDY), study, folder)
+            refuse_other_study(load_sweep_study(folder), study, folder)
         dump_study(study, folder / STUDY)
         try:
             yield

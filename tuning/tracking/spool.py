@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kobert_core.errors import InputError
+from kobert_core.files import sealed_line, unsealed_line
 
 Record = dict[str, Any]
 
@@ -54,9 +54,9 @@ class Spool:
 
     def append(self, record: Record, *, durable: bool = False) -> None:
         """Add a record, with `durable` down to the disk; what a full disk refuses waits in memory."""
-        line = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
+        line = sealed_line(record)
         with self._lock:
-            self._unwritten += line.encode("utf-8", "replace")
+            self._unwritten += line
             self.appended += 1
             try:
                 self._write()
@@ -150,9 +150,13 @@ class Spool:
     def _read_header(self) -> Record:
         lines = self.read(0, self._end) if self._end else []
         try:
-            header = json.loads(lines[0][1])
+            header = unsealed_line(lines[0][1])
             if header["kind"] == "spool" and header["sweep_id"]:
                 return dict(header)
         except (ValueError, LookupError, TypeError):
             pass
-        raise InputError("is not a tracking spool", where=self.path)
+        raise InputError(
+            "is not a tracking spool, or its first line is damaged",
+            where=self.path,
+            fix="move it away: MLflow then gets a new run of this sweep",
+        )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from kobert_core.files import atomic_write_json
+from kobert_core.files import atomic_write_json, sealed, unsealed, unsealed_line
 
 from .spool import Record, Spool, now_ms
 from .store import MetricPoint, Store, is_refusal
@@ -253,7 +253,7 @@ class Syncer:
     def _saved_offset(self) -> int:
         """How far this store had accepted the spool; 0 when that is not known: sending again is harmless."""
         try:
-            state = json.loads(self._state_path.read_text("utf-8"))
+            state = unsealed(json.loads(self._state_path.read_text("utf-8")), where=self._state_path)
             same = state["uri"] == self._uri and state["sweep_id"] == self._spool.header["sweep_id"]
             offset = int(state["offset"])
         except (OSError, ValueError, LookupError, TypeError):
@@ -263,7 +263,7 @@ class Syncer:
     def _save_offset(self) -> None:
         if self._offset != self._saved:
             state = {"uri": self._uri, "sweep_id": self._spool.header["sweep_id"], "offset": self._offset}
-            atomic_write_json(self._state_path, state)
+            atomic_write_json(self._state_path, sealed(state))
             self._saved = self._offset
 
 
@@ -279,7 +279,7 @@ def _parse(line: bytes) -> Record | None:
         "winner": {"trial", "model_dir", "name", "params", "metrics", "tags"},
     }
     try:
-        record = json.loads(line)
+        record = unsealed_line(line)
         if record.keys() >= needs[record["kind"]] | {"time"}:
             return dict(record)
     except (ValueError, LookupError, TypeError, AttributeError):
