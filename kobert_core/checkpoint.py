@@ -61,10 +61,14 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         InputError: the checkpoint is not whole, or was altered after it was written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     verify_checkpoint(folder, only=WEIGHTS)
-    return load_file(folder / WEIGHTS)
+    try:
+        return load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise InputError(f"this is not a file of safetensors ({error})", where=folder / WEIGHTS) from error
 
 
 def load_state(folder: Path) -> dict[str, Any]:

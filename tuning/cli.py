@@ -63,7 +63,10 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        Console(stderr=True).print(f"[red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        from tuning.tracking import redact_uri  # an override, or a library's own words, may hold an address
+
+        line = _escape(redact_uri(str(error)))
+        Console(stderr=True).print(f"[red]error:[/] {line}", highlight=False, soft_wrap=True)
         sys.exit(EXIT_BAD_INPUT)
     except BrokenPipeError:
         sys.exit(0)
@@ -240,7 +243,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the store in use, until Ctrl-C."""
-    from tuning.tracking import resolve_tracking_uri, serve_ui, sweep_page
+    from tuning.tracking import redact_uri, resolve_tracking_uri, serve_ui, sweep_page
 
     study = _study_of(sweep_dir) if sweep_dir else None
     uri = resolve_tracking_uri(
@@ -251,7 +254,7 @@ def ui(
     if study is not None:
         experiment = study.tracking.experiment or study.name
         page = sweep_page(uri, server=server, experiment=experiment, metric=study.objective.metric)
-    typer.echo(f"open {page}")
+    typer.echo(f"open {redact_uri(page)}")
     if uri.startswith("http"):
         return
     raise typer.Exit(serve_ui(uri, host=host, port=port))
@@ -305,12 +308,9 @@ def logs(
 
 
 def _study_of(sweep_dir: Path) -> StudyConfig:
-    from tuning.study import load_study
+    from tuning.study import load_sweep_study
 
-    file = sweep_dir / "study.yaml"
-    if not file.is_file():
-        raise InputError("this is no folder of a sweep", where=sweep_dir, fix="see `kobert-tune list`")
-    return load_study(file)
+    return load_sweep_study(sweep_dir)
 
 
 def _describe(study: StudyConfig, folder: Path, console: Console) -> None:

@@ -7,9 +7,7 @@ to WAITING: `ask` hands it out again, with the same number and values, when the 
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -19,7 +17,6 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
@@ -28,7 +25,8 @@ from ray.tune.search import Searcher
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from search_spaces.distributions import Space
-from tuning.driver_only import DriverOnly, ending_when_full
+from tuning.driver_only import DriverOnly
+from tuning.journal import SweepJournal
 from tuning.results import UNFINISHED, TrialRecord
 from tuning.study import SearchConfig
 from tuning.sweep_folder import JOURNAL
@@ -49,13 +47,11 @@ def open_optuna_study(
     according to both go back to WAITING.
 
     Raises:
-        InputError: a new sweep finds a study of its name in the storage.
+        InputError: a new sweep finds a study of its name in the storage, or the storage cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if search.storage is None:
-        mend_journal(folder / JOURNAL)
-    storage: BaseStorage | str = search.storage or JournalStorage(WholeRecords(str(folder / JOURNAL)))
     try:
+        storage: BaseStorage | str = search.storage or JournalStorage(SweepJournal(folder / JOURNAL))
         study = optuna.create_study(
             storage=storage,
             study_name=name,
@@ -66,6 +62,11 @@ def open_optuna_study(
         raise InputError(
             f"the storage has a study `{name}` already", where="search.storage", fix="give another `--name`"
         ) from None
+    except InputError:
+        raise
+    except Exception as error:  # of the storage: Optuna's, SQLAlchemy's, the database's, a damaged journal's
+        where = "search.storage" if search.storage else folder / JOURNAL
+        raise InputError(f"the Optuna study cannot be opened ({type(error).__name__}: {error})", where=where) from error
     for point in search.points[len(study.get_trials(deepcopy=False)) :]:  # the first trials of all
         study.enqueue_trial(dict(point))
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])}
@@ -78,47 +79,6 @@ def open_optuna_study(
     for trial in trials.values():
         _put_back(study, trial._trial_id)
     return study
-
-
-class WholeRecords(JournalFileBackend):
-    """Optuna's journal file, in which no record is left torn when there is no space for the whole of it."""
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append records, all or none.
-
-        Raises:
-            DiskFull: there is no space for them.
-        """
-        size = os.path.getsize(self._file_path)
-        with ending_when_full():
-            try:
-                super().append_logs(logs)
-            except OSError:
-                os.truncate(self._file_path, size)
-                raise
-
-
-def mend_journal(journal: Path) -> None:
-    """Cut off what a killed driver left of a line, and take its lock away: the sweep's own lock says that it is gone.
-
-    Optuna would take over the lock after half a minute, and never get past the line.
-    """
-    for left in journal.parent.glob(f"{journal.name}.lock*"):
-        left.unlink()
-    if not journal.is_file():
-        return
-    with open(journal, "r+b") as file:
-        lines = file.readlines()
-        if lines and not _is_whole(lines[-1]):
-            file.truncate(sum(map(len, lines[:-1])))
-            os.fsync(file.fileno())
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
 
 
 def make_sampler(search: SearchConfig, space: Space, *, trial: int, parameter: str = "") -> optuna.samplers.BaseSampler:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_write_json, atomic_write_text, file_digest, is_disk_full
+from kobert_core.files import atomic_write_json, atomic_write_text, file_digest, is_disk_full, sealed
 from kobert_core.tasks import TASKS
 from kobert_core.tasks.base import Task
 from tuning.cluster import groups_that_fit, ray_cluster, set_environment
@@ -29,8 +29,8 @@ from tuning.export import export_model
 from tuning.readings import readings, record_reading
 from tuning.results import TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
 from tuning.shared_storage import check_shared
-from tuning.study import StudyConfig
-from tuning.sweep_folder import SCRATCH, STUDY, sweep_folder
+from tuning.study import STUDY, StudyConfig
+from tuning.sweep_folder import SCRATCH, sweep_folder
 from tuning.sync import SPOOL, ends_of
 from tuning.tracking import Status, Tracker, letters_path, redact_uri, resolve_tracking_uri
 from tuning.trial_files import DONATIONS, MODEL_FILES, TRIALS, checkpoint_of, trial_folder
@@ -195,6 +195,7 @@ class Sweep:
             if len(cluster) > 1:
                 check_shared(self.folder, files_of(self.study))
             count = min(groups_that_fit(cluster, self.study.resources), max(1, self._remaining))
+            shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)  # what a killed driver left, Ray would read again
             groups = WorkerGroups(count, self.study.resources, storage=self.folder / SCRATCH)
             try:
                 yield groups
@@ -242,7 +243,7 @@ class Sweep:
             gave_up=budget.gave_up,
         )
         if winner:
-            atomic_write_json(folder / WINNER, result.as_json())
+            atomic_write_json(folder / WINNER, sealed(result.as_json()))
         return result
 
     def _make_searcher(self) -> OptunaSearcher | None:

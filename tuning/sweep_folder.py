@@ -9,11 +9,11 @@ from pathlib import Path
 
 from kobert_core.errors import InputError
 from tuning.results import LEDGER
-from tuning.study import StudyConfig, dump_study, load_study
+from tuning.study import STUDY, StudyConfig, dump_study, load_sweep_study
 from tuning.sweep_lock import sweep_lock
 from tuning.trial_files import TRIALS
 
-STUDY, JOURNAL, SCRATCH = "study.yaml", "optuna_journal.log", ".ray"
+JOURNAL, SCRATCH = "optuna_journal.log", ".ray"
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[
                 fix="give another `--name`, or `--resume`",
             )
         if (folder / LEDGER).exists():
-            refuse_other_study(load_study(folder / STUDY), study, folder)
+            refuse_other_study(load_sweep_study(folder), study, folder)
         else:
             forget_beginnings(folder)
         print("running", file=lock, flush=True)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from kobert_core.errors import InputError
 from tuning.results import UNFINISHED, TrialRecord, TrialTable
-from tuning.study import load_study
-from tuning.sweep_folder import STUDY
+from tuning.study import STUDY, load_sweep_study
 from tuning.sweep_lock import sweep_lock
 from tuning.tracking import Ends, Status, SyncResult, resolve_tracking_uri, sync
 
@@ -45,7 +44,7 @@ def sync_sweep(folder: Path, *, uri: str | None = None) -> SyncResult:
     with sweep_lock(folder):
         ends: Ends = {}
         if (folder / STUDY).is_file():  # a sweep in which nothing began has none
-            study = load_study(folder / STUDY)
+            study = load_sweep_study(folder)
             uri = uri or study.tracking.uri
             with contextlib.suppress(InputError):  # without its ledger, what is open counts as interrupted
                 ends = ends_of(TrialTable(folder, study.objective))

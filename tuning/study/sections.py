@@ -13,8 +13,16 @@ from tuning.tracking.uris import redact_uri
 
 def without_secret(value: str) -> str:
     """An address as it is, unless it holds a secret: a study file is copied into sweeps and MLflow."""
-    if redact_uri(value) != value and not re.search(r"://[^/@:]+@[^@]*$", value):
+    alone = re.sub(r"^(?!http)([\w+]+://)[^/@:]+@(?=[^@]*$)", r"\1", value)  # a database's user is no secret
+    if redact_uri(alone) != alone:
         raise ValueError("a password or token does not belong into a study file: give it by the environment")
+    return value
+
+
+def printable(value: str) -> str:
+    """A text of one line, without characters that steer a terminal."""
+    if not value.isprintable():
+        raise ValueError(f"a name has printable characters only, but got {value!r}")
     return value
 
 
@@ -112,5 +120,5 @@ class TrackingConfig(FrozenConfig):
     uri: Address | None = None
     """Tracking server or store; else `MLFLOW_TRACKING_URI`, else a database in the output folder. A password goes
     into the environment (`MLFLOW_TRACKING_PASSWORD`)."""
-    experiment: Annotated[str, Field(min_length=1)] | None = None
+    experiment: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)] | None = None
     """Name of the MLflow experiment; the study's name when not given."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import threading
 import time
 import uuid
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kobert_core.errors import InputError
+from kobert_core.files import sealed_line, unsealed_line
 
 Record = dict[str, Any]
 
@@ -81,7 +80,7 @@ class Spool:
         What is here when the process is killed stays. The disk has it a little later: see `settle`.
         """
         with self._lock:
-            self._unwritten += pack({"kind": kind, "time": self._now(), **fields})
+            self._unwritten += sealed_line({"kind": kind, "time": self._now(), **fields})
             self.appended += 1
             self._write()
         self._dirty.set()
@@ -121,7 +120,7 @@ class Spool:
         """All whole records up to an offset."""
         offset, end = 0, self._whole if end is None else end
         while offset < end and (lines := self.read(offset, end)):
-            yield from (record for _, line in lines if (record := unpack(line)))
+            yield from (record for _, line in lines if (record := record_of(line)))
             offset = lines[-1][0]
 
     def count(self, start: int) -> int:
@@ -212,23 +211,21 @@ class Spool:
     def _time_of_last_line(self) -> int:
         start = max(0, self._end - _BLOCK)
         lines = os.pread(self._fd, self._end - start, start).split(b"\n")
-        return next((int(record["time"]) for line in reversed(lines) if (record := unpack(line))), 0)
+        return next((int(record["time"]) for line in reversed(lines) if (record := record_of(line))), 0)
 
     def _read_header(self) -> Record:
         lines = self.read(0, self._end) if self._end else []
-        header = unpack(lines[0][1]) if lines else None
+        header = record_of(lines[0][1]) if lines else None
         if header is None or header["kind"] != "spool":
-            raise InputError("is not a tracking spool", where=self.path)
+            raise InputError(
+                "is not a tracking spool, or its first line is damaged",
+                where=self.path,
+                fix="move it away: MLflow then gets a new run of this sweep",
+            )
         return header
 
 
-def pack(record: Record) -> bytes:
-    """A record as a line that ends with the CRC-32 of what stands before."""
-    body = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")[:-1]
-    return body + b',"crc32":"%08x"}\n' % zlib.crc32(body)
-
-
-def unpack(line: bytes) -> Record | None:
+def record_of(line: bytes) -> Record | None:
     """The record of a line with all that its kind needs; None when a bit of it is not what was written."""
     needs = {
         "spool": {"sweep", "sweep_id", "experiment"},
@@ -240,9 +237,9 @@ def unpack(line: bytes) -> Record | None:
         "winner": {"trial", "model_dir", "name", "params", "metrics", "tags"},
     }
     try:
-        record = json.loads(line)
-        if record.pop("crc32") == f"{zlib.crc32(line[:-20]):08x}" and record.keys() >= needs[record["kind"]] | {"time"}:
-            return dict(record)
+        record = unsealed_line(line)
+        if record.keys() >= needs[record["kind"]] | {"time"}:
+            return record
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass
     return None

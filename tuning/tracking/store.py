@@ -214,7 +214,7 @@ class Store:
             location = None
             if self._artifact_root is not None:
                 # A sqlite store would put them into the working folder.
-                folder = self._artifact_root / re.sub(r"[^\w.-]+", "_", self._experiment)
+                folder = self._artifact_root / (re.sub(r"[^\w-]+", "_", self._experiment)[:60] or "_")
                 location = folder.as_uri()
             # Trained models: MLflow's page would otherwise guess the kind from what it finds.
             kind = {"mlflow.experimentKind": "custom_model_development"}

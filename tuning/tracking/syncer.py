@@ -7,15 +7,14 @@ import json
 import logging
 import threading
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from kobert_core.files import atomic_write_json
+from kobert_core.files import atomic_write_json, sealed
 
 from .letters import DeadLetters
-from .spool import Record, Spool, unpack
+from .spool import Record, Spool, record_of
 from .store import MetricPoint, Store, is_refusal
 from .uris import redact_uri
 
@@ -157,7 +156,7 @@ class Syncer:
         metrics: list[tuple[int, Record]] = []
         size = 0
         for offset, line in lines:
-            record = unpack(line)
+            record = record_of(line)
             if record is not None and record["kind"] == "metrics":
                 metrics.append((offset, record))
                 size += len(record["metrics"])
@@ -260,8 +259,7 @@ class Syncer:
                 self._saved = self._offset
 
     def _state(self, offset: int) -> dict[str, Any]:
-        state = {"uri": self._uri, "sweep_id": self._spool.header["sweep_id"], "offset": offset}
-        return state | {"crc32": zlib.crc32(json.dumps(state).encode())}
+        return sealed({"uri": self._uri, "sweep_id": self._spool.header["sweep_id"], "offset": offset})
 
 
 def reason_of(error: BaseException) -> str:
