@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -10,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from kobert_core.checkpoint import load_state, newest_checkpoint
 from tests.drills.conftest import Drill
+from tests.fixtures.commands import environment
 from tests.fixtures.outcomes import Outcome, count_differences
-from tests.fixtures.sweeps import ONE_AT_A_TIME, ending_all, start_sweep, wait_for
+from tests.fixtures.sweeps import ONE_AT_A_TIME, children_of, ending_all, records_of, start_sweep, wait_for
 
-SHORT = (*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=3")
-FEW_EVALUATIONS = (*ONE_AT_A_TIME, "--trials", "2", "--set", "train.epochs=40", "--set", "train.eval_percent=50")
+SHORT = (*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=2")
+FEW_EVALUATIONS = (*ONE_AT_A_TIME, "--trials", "2", "--set", "train.epochs=20", "--set", "train.eval_percent=50")
 GRACE = 30.0
 """Seconds that a spot machine gives."""
 SETS_THE_CLOCK = """
@@ -96,3 +100,94 @@ def test_a_driver_killed_three_times(tmp_path: Path, undisturbed: Undisturbed, d
     finish(tmp_path, *SHORT)
     assert kills == 3
     count_differences(drill, Outcome.of(tmp_path / "one"), undisturbed(*SHORT))
+
+
+@pytest.mark.slow
+def test_a_driver_killed_twenty_times(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
+    """2. The driver killed at 20 random moments, from its start to its export, and resumed."""
+    chance = random.Random(1)
+    arguments = (*ONE_AT_A_TIME, "--trials", "6", "--set", "train.epochs=4")
+    lines = [chance.randrange(1, 40) for _ in range(14)]
+    kills = kill_often(tmp_path, *arguments, lines=lines, seconds=[chance.uniform(0, 20) for _ in range(6)])
+    resume = ["--resume"] if (tmp_path / "one" / "winner.json").exists() else []
+    finish(tmp_path, *arguments, *resume)
+    assert kills == 20
+    count_differences(drill, Outcome.of(tmp_path / "one"), undisturbed(*arguments))
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_mid_epoch(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
+    """1. A worker killed in mid-epoch."""
+    sweep = tmp_path / "one"
+    process = start_sweep(tmp_path, "one", *FEW_EVALUATIONS, "--set", "train.checkpoint_interval=1s")
+    with ending_all(process):
+        assert wait_for(process, lambda: newest_checkpoint(sweep / "trials" / "0000" / "checkpoints") is not None)
+        assert records_of(sweep)[0]["progress"] == 0
+        for worker in children_of(process):
+            if "RayTrainWorker" in worker.name() + "".join(worker.cmdline()):
+                worker.kill()
+                killed = worker
+        assert process.wait(timeout=400) == 0, (tmp_path / "one.out").read_text()
+    assert not killed.is_running()
+    count_differences(drill, Outcome.of(sweep), undisturbed(*FEW_EVALUATIONS))
+
+
+@pytest.mark.slow
+def test_every_process_of_ray_killed(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
+    """3. Every Ray process killed, then the same command again."""
+    process = start_sweep(tmp_path, "one", *SHORT)
+    with ending_all(process):
+        assert wait_for(process, lambda: lines_in(tmp_path / "one") > 50)
+        of_ray = children_of(process)
+        for each in of_ray:
+            each.kill()
+        begin = time.monotonic()
+        assert process.wait(timeout=300) != 0
+        print(f"the driver ended {time.monotonic() - begin:.0f} s after all of Ray")
+    finish(tmp_path, *SHORT)
+    assert len(of_ray) > 3
+    count_differences(drill, Outcome.of(tmp_path / "one"), undisturbed(*SHORT))
+
+
+@pytest.mark.slow
+def test_sigterm_with_a_grace_period(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
+    """10. SIGTERM with a grace period: a checkpoint is written within it, between two evaluations."""
+    sweep = tmp_path / "one"
+    process = start_sweep(tmp_path, "one", *FEW_EVALUATIONS)
+    with ending_all(process):
+        assert wait_for(process, lambda: records_of(sweep).get(0, {}).get("progress") == 50)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        begin = time.monotonic()
+        code = process.wait(timeout=300)
+        seconds = time.monotonic() - begin
+    printed = (tmp_path / "one.out").read_text()
+    assert code == 130 and "go on with" in printed, printed
+    record = records_of(sweep)[0]
+    assert (record["state"], record["progress"]) == ("INTERRUPTED", 50)
+    newest = newest_checkpoint(sweep / "trials" / "0000" / "checkpoints")
+    assert newest is not None
+    drill.lost("checkpoints", int(load_state(newest)["progress"]["update"] <= record["update"]), of=1)
+    drill.lost(f"grace periods of {GRACE:.0f} s", int(seconds > GRACE), of=1)
+    finish(tmp_path, *FEW_EVALUATIONS, "--resume")
+    count_differences(drill, Outcome.of(sweep), undisturbed(*FEW_EVALUATIONS))
+
+
+@pytest.mark.slow
+def test_the_clock_set_back(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
+    """11. The clock set back by an hour in the middle of a sweep, and a driver killed after it."""
+    (tmp_path / "clock").mkdir()
+    (tmp_path / "clock" / "sitecustomize.py").write_text(SETS_THE_CLOCK)
+    shift = tmp_path / "shift"
+    paths = f"{tmp_path / 'clock'}{os.pathsep}{environment()['PYTHONPATH']}"
+    variables = {"PYTHONPATH": paths, "CLOCK_SHIFT": str(shift)}
+    process = start_sweep(tmp_path, "one", *SHORT, **variables)
+    with ending_all(process):
+        assert wait_for(process, lambda: lines_in(tmp_path / "one") > 45)
+        shift.write_text("-3600")
+        assert wait_for(process, lambda: lines_in(tmp_path / "one") > 70)
+        kill_driver(process)
+    finish(tmp_path, *SHORT, **variables)
+    found = Outcome.of(tmp_path / "one")
+    drill.lost("durations below 0", sum(duration < 0 for duration in found.durations), of=len(found.durations))
+    count_differences(drill, found, undisturbed(*SHORT))
