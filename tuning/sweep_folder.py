@@ -42,10 +42,8 @@ def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[
                 where=folder,
                 fix="give another `--name`, or `--resume`",
             )
-        if (folder / LEDGER).exists():
+        if used:
             refuse_other_study(load_sweep_study(folder), study, folder)
-        else:
-            forget_beginnings(folder)
         print("running", file=lock, flush=True)
         remove_leftovers(folder)
         dump_study(study, folder / STUDY)
