@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from kobert_core.errors import InputError
 from tests.drills.conftest import Drill
 from tests.fixtures.commands import ROOT, TUNE, environment, tune
 from tests.fixtures.disks import fill, make_read_only, small_disk
@@ -27,6 +28,7 @@ from tests.fixtures.reports import Place, Reporter, count_losses, first_times
 from tests.fixtures.sweeps import QUICKSTART, records_of, reported_curves, start_sweep, stored_curves
 from tests.fixtures.tracking import closed_port
 from tuning.study import dump_study, load_study
+from tuning.sweep import sweep_folder
 from tuning.tracking import Tracker
 
 Fault = Callable[[Server, Gateway], AbstractContextManager[None]]
@@ -291,18 +293,16 @@ def test_a_read_only_sweep_folder(tmp_path: Path, drill: Drill) -> None:
     with small_disk(tmp_path / "disk", 4096) as disk:
         folder = disk / "quickstart"
         folder.mkdir()
-        dump_study(load_study(QUICKSTART), folder / "study.yaml")
+        study = load_study(QUICKSTART)
+        dump_study(study, folder / "study.yaml")
         (folder / "tracking.jsonl").touch()
         make_read_only(disk)
-        commands = (
-            ["sweep", QUICKSTART, "--output", disk, "--resume"],
-            ["sweep", QUICKSTART, "--output", disk, "--name", "another"],
-            ["sync", folder],
-        )
-        for command in commands:
-            refused = tune(*command, cwd=tmp_path, code=2)
-            assert len(refused.stderr.splitlines()) == 1 and "Read-only file system" in refused.stderr
-        drill.lost("commands with more than a line", 0, of=len(commands))
+        with pytest.raises(InputError, match="Read-only file system"), sweep_folder(study, disk / "new", resume=False):
+            pass
+        commands = (["sweep", QUICKSTART, "--output", disk, "--resume"], ["sync", folder])
+        said = [tune(*command, cwd=tmp_path, code=2).stderr for command in commands]
+    assert all("Read-only file system" in text for text in said)
+    drill.lost("commands with more than a line", sum(len(text.splitlines()) != 1 for text in said), of=len(said))
 
 
 @pytest.mark.slow
