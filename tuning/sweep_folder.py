@@ -61,7 +61,7 @@ def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[
 
 def forget_beginnings(folder: Path) -> None:
     """Remove what a sweep left that came to no trial: another study may follow under its name."""
-    for name in (STUDY, JOURNAL):
+    for name in (STUDY, JOURNAL, f"{JOURNAL}.sha256"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / TRIALS, ignore_errors=True)
 

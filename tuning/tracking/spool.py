@@ -74,13 +74,14 @@ class Spool:
         with self._lock:
             return self._unwritten.count(b"\n")
 
-    def append(self, kind: str, **fields: object) -> None:
-        """Add a record with the time of this call; what a full disk refuses waits in memory.
+    def append(self, kind: str, *, at: int | None = None, **fields: object) -> None:
+        """Add a record with the time of this call, or `at`; what a full disk refuses waits in memory.
 
         What is here when the process is killed stays. The disk has it a little later: see `settle`.
         """
         with self._lock:
-            self._unwritten += sealed_line({"kind": kind, "time": self._now(), **fields})
+            at = self._now() if at is None else at
+            self._unwritten += sealed_line({"kind": kind, "time": at, **fields})
             self.appended += 1
             self._write()
         self._dirty.set()

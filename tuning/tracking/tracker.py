@@ -200,7 +200,7 @@ def open_runs(spool: Spool) -> list[str | None]:
 def _end_run(spool: Spool, trial: str | None, ends: Ends) -> None:
     interrupted: tuple[Status, Mapping[str, str]] = ("KILLED", {"interrupted": "true"})
     status, tags = ends.get(trial, interrupted) if trial is not None else interrupted
-    spool.append("end", trial=trial, status=status, tags=_texts(tags), time=spool.latest)
+    spool.append("end", trial=trial, status=status, tags=_texts(tags), at=spool.latest)
 
 
 def _make_syncer(spool: Spool, uri: str) -> Syncer:
