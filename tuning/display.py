@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tuning.results import TrialRecord, TrialTable
+from tuning.results import TrialRecord, TrialTable, last_line
 
 if TYPE_CHECKING:
     from tuning.budget import Budget
@@ -74,7 +74,7 @@ class LinesOfTrials:
         self._seen[record.trial] = seen
         value = f" best {record.value:.4f}" if record.value is not None else ""
         values = f" {values_as_text(record)}" if record.progress == 0 else ""
-        reason = f" {record.reason.strip().splitlines()[-1]}" if record.reason else ""
+        reason = f" {last_line(record.reason)}" if record.reason else ""
         self._display.say(f"trial {record.trial} {record.state} {record.progress}%{value}{values}{reason}")
 
 
@@ -107,7 +107,7 @@ def trial_table(table: TrialTable, *, rows: int) -> Table:
                 style="bold" if record is winner else "",
             ),
             time_left(record),
-            Text(values_as_text(record)),
+            Text(f"{values_as_text(record)} {last_line(record.reason)}" if record.reason else values_as_text(record)),
         )
     return grid
 

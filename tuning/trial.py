@@ -83,7 +83,7 @@ class Trial(tune.Trainable):
                 raise RuntimeError("the trial was stopped before its end")
             self._lease, self._failures = None, self._failures + 1
             if self._failures > self._shared["max_failures"]:
-                lost = f"the trial's workers were lost, as failure {self._failures} of the trial: {content}"
+                lost = f"the trial's workers were lost (failure {self._failures}): {content}"
                 raise RuntimeError(lost if kind == "lost" else content)
 
     def cleanup(self) -> None:
