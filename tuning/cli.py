@@ -10,7 +10,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -63,13 +63,20 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        from tuning.tracking import redact_uri  # an override, or a library's own words, may hold an address
-
-        line = _escape(redact_uri(str(error)))
-        Console(stderr=True).print(f"[red]error:[/] {line}", highlight=False, soft_wrap=True)
-        sys.exit(EXIT_BAD_INPUT)
+        _refuse(str(error))
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:  # a name that is too long, a folder that cannot be written
+        if error.filename is None:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}")
+
+
+def _refuse(line: str) -> NoReturn:
+    from tuning.tracking import redact_uri  # an override, or a library's own words, may hold an address
+
+    Console(stderr=True).print(f"[red]error:[/] {_escape(redact_uri(line))}", highlight=False, soft_wrap=True)
+    sys.exit(EXIT_BAD_INPUT)
 
 
 def _show_version(wanted: bool) -> None:

@@ -12,7 +12,7 @@ from kobert_core.errors import InputError
 from kobert_core.files import sealed_line, unsealed_line
 
 READINGS = "test_readings.jsonl"
-_END = rb'"crc32":"[0-9a-f]{8}"|}$'
+_END = rb'"crc32":"[0-9a-f]{8}".|}$'
 """What a line that was torn has not."""
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from kobert_core.models import load_bert
 from kobert_core.tokenization import KoBertTokenizer
 from tests.drills.conftest import Drill
 from tests.fixtures.commands import ROOT
+from tuning.cli import main
 from tuning.cli_options import sweep_name
 from tuning.results import LEDGER, WINNER, TrialRecord, TrialTable, read_winner
 from tuning.study import dump_study, load_study
@@ -312,7 +314,7 @@ NAMES = ["../up", "..", ".", "/abs", "a/b", "", ".hidden", "-flag", "line\nbreak
          "x" * 300, "\udcff", "cache", "mlartifacts", "mlflow.db", "a\u202eb"]  # fmt: skip
 
 
-def test_names_cannot_leave_the_output_folder(drill: Drill, tmp_path: Path) -> None:
+def test_names_cannot_leave_the_output_folder(drill: Drill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """9e. Names with ../ and worse: of sweeps, studies, experiments, trials and checkpoints"""
     taken = []
     for name in NAMES:
@@ -355,4 +357,11 @@ def test_names_cannot_leave_the_output_folder(drill: Drill, tmp_path: Path) -> N
         except InputError as error:
             assert "\n" not in str(error)
     assert newest_checkpoint(tmp_path) is None
-    drill.lost(f"names were taken {taken or ''}".rstrip(), len(taken), of=2 * len(NAMES) + 4 + 16 + len(forged))
+    for output in ("x" * 300, "/dev/null/model", str(tmp_path)):
+        monkeypatch.setattr(sys, "argv", ["kobert-tune", "sweep", str(STUDIES[0]), "--name", "a", "--output", output])
+        monkeypatch.setattr("tuning.sweep.Sweep.run", lambda *_: taken.append(("--output", "")))
+        (tmp_path / "a").write_text("a file")
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+    drill.lost(f"names were taken {taken or ''}".rstrip(), len(taken), of=2 * len(NAMES) + 4 + 16 + len(forged) + 3)

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from inspect import signature
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -18,7 +20,7 @@ from tests.drills.conftest import Drill
 from tests.fixtures.commands import ROOT, TUNE, environment
 from tuning.cli import main
 from tuning.jobs import job_environment, package_into
-from tuning.tracking import default_tracking_uri, redact_uri, ui_command, ui_environment
+from tuning.tracking import default_tracking_uri, redact_uri, serve_ui, ui_command, ui_environment
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 SECRET = "geheim"
@@ -94,6 +96,39 @@ def test_a_job_gets_no_secret(drill: Drill, tmp_path: Path, monkeypatch: pytest.
         "shipped files hold one", sum(SECRET in file.read_text("utf-8", "replace") for file in files), of=len(files)
     )
     assert SECRET not in json.dumps(job_environment())
+
+
+def test_the_page_of_mlflow_is_for_this_machine() -> None:
+    assert ui_command()[ui_command().index("--host") + 1] == "127.0.0.1"
+    assert signature(serve_ui).parameters["host"].default == "127.0.0.1"
+
+
+@pytest.mark.slow
+def test_a_stranger_is_not_let_into_a_ray_of_ours(drill: Drill) -> None:
+    """A Ray that a sweep starts lets nobody in who has not its token"""
+    ours = """
+        import ray
+        from tuning.cluster import ray_cluster, set_environment
+        set_environment()
+        with ray_cluster(None):
+            print(ray.get_runtime_context().gcs_address, flush=True)
+            input()
+    """
+    environ = {name: value for name, value in environment().items() if not name.startswith("RAY_AUTH")}
+    command = [sys.executable, "-c", dedent(ours)]
+    sweep = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert sweep.stdin and sweep.stdout
+    address = sweep.stdout.readline().strip()
+    stranger = subprocess.run(
+        [sys.executable, "-c", f"import ray; ray.init(address={address!r}); print('in', ray.cluster_resources())"],
+        env=environ | {"RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    sweep.communicate("\n", timeout=120)
+    assert sweep.returncode == 0 and address
+    drill.lost("strangers were let in", int(stranger.returncode == 0 or "in " in stranger.stdout), of=1)
 
 
 @pytest.mark.slow
