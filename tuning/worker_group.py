@@ -36,6 +36,8 @@ MAX_FAILED_STARTS = 3
 MAX_WAITING = 10_000
 """Calls of the exchange that wait at the same time: each worker waits for a task, and for a stop."""
 SECONDS_TO_FAIL_TOGETHER = 10
+SECONDS_TO_CLOSE = 60.0
+"""Time for a last checkpoint: a trial that is interrupted writes one at its next update."""
 SECONDS_BETWEEN_SIGNS_OF_LIFE = 5.0
 MAX_TASKS = 500
 MAX_GROWTH = 2 * 2**30
@@ -97,7 +99,7 @@ class WorkerGroups:
         """End every task, and those that wait for a group."""
         ray.get(self.exchange.stop_all.remote())
 
-    def close(self, timeout: float = 20.0) -> None:
+    def close(self, timeout: float = SECONDS_TO_CLOSE) -> None:
         """End all groups; what they hold is free when this returns."""
         self._closing.set()
         with contextlib.suppress(ray.exceptions.RayError):

@@ -84,6 +84,33 @@ def train_in_float64(runtime: Any, *, batch_size: int, most: dict[int, int] | No
     return {"weights": weights, "reports": reports, "micro_batches": sizes}
 
 
+def train_with_dropout(runtime: Any, *, folder: str, stop_after: int | None = None) -> dict[str, Any]:
+    """An epoch with a checkpoint after each update; all workers are asked to stop after so many of them."""
+    study = load_study(QUICKSTART)
+    config = study.train_config(study.example_values())
+    train_part = config.train.model_copy(update={"epochs": 1, "eval_percent": 50, "checkpoint_interval": 1e-9})
+    config = config.model_copy(update={"train": train_part})
+    runtime.checkpoints, runtime.resume = Path(folder), True
+    reports: list[dict[str, float]] = []
+
+    class Stopping:
+        updates = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(runtime, name)
+
+        def report(self, report: Any) -> bool:
+            reports.append({name: v for name, v in report.metrics.items() if "per_second" not in name})
+            return True
+
+        def should_stop(self) -> bool:
+            self.updates += 1
+            return self.updates == stop_after
+
+    weights = train(config, TASKS[config.task](config, cache=None), Stopping()).state_dict()
+    return {"weights": weights, "reports": reports}
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Ray with room for six workers, however few cores the machine has."""
@@ -107,6 +134,21 @@ def test_one_two_and_three_workers_come_to_the_same_weights(cluster: None, tmp_p
             torch.testing.assert_close(results[n]["weights"][name], tensor, rtol=0, atol=1e-10)
         for mine, its in zip(results[n]["reports"], results[1]["reports"], strict=True):
             assert mine == pytest.approx(its, rel=0, abs=1e-10)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_go_on_between_two_evaluations_bit_for_bit(cluster: None, tmp_path: Path, workers: int) -> None:
+    groups = WorkerGroups(1, ResourcesConfig(workers=workers), storage=tmp_path / "ray")
+    try:
+        whole = groups.run(train_with_dropout, folder=str(tmp_path / "whole"))
+        groups.run(train_with_dropout, folder=str(tmp_path / "cut"), stop_after=2)
+        assert not groups.run(train_with_dropout, folder=str(tmp_path / "cut"), stop_after=1)["reports"]
+        rest = groups.run(train_with_dropout, folder=str(tmp_path / "cut"))
+    finally:
+        groups.close()
+    assert rest["reports"] == whole["reports"]
+    for name, tensor in whole["weights"].items():
+        assert torch.equal(rest["weights"][name], tensor), name
 
 
 def test_what_befalls_a_worker_ends_its_task_and_not_the_group(cluster: None, tmp_path: Path) -> None:

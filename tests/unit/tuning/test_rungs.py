@@ -14,7 +14,7 @@ from tuning.results import TrialRecord
 from tuning.schedulers import make_scheduler
 from tuning.study import SchedulerConfig, SearchConfig
 
-TRIALS, PROGRESS = 12, range(10, 101, 10)
+TRIALS, PROGRESS = 9, range(10, 101, 10)
 
 
 def curve_of(number: int) -> list[float]:
