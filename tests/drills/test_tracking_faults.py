@@ -29,7 +29,7 @@ from tests.fixtures.sweeps import QUICKSTART, records_of, reported_curves, start
 from tests.fixtures.tracking import closed_port
 from tuning.study import dump_study, load_study
 from tuning.sweep import sweep_folder
-from tuning.tracking import Tracker
+from tuning.tracking import Tracker, default_tracking_uri
 
 Fault = Callable[[Server, Gateway], AbstractContextManager[None]]
 
@@ -99,10 +99,11 @@ def locked(server: Server, gateway: Gateway) -> Iterator[None]:
     ("fault", "seconds"),
     [
         pytest.param(unavailable, 4, id="503"),
-        pytest.param(another_in_its_place, 4, id="404"),
+        pytest.param(another_in_its_place, 4, id="404", marks=pytest.mark.slow),
         pytest.param(killed, 60, id="killed", marks=pytest.mark.slow),
         pytest.param(hung, 30, id="hung", marks=pytest.mark.slow),
         pytest.param(locked, 30, id="locked", marks=pytest.mark.slow),
+        pytest.param(locked, 30, id="locked, and used without a server", marks=pytest.mark.slow),
     ],
 )
 def test_a_server_that_fails_for_a_while(
@@ -115,10 +116,11 @@ def test_a_server_that_fails_for_a_while(
     seconds: int,
 ) -> None:
     """MLflow's server fails for a while: killed, hung (SIGSTOP), 503, 404 of a gateway, or its database is locked."""
-    experiment = request.node.name
+    experiment = request.node.callspec.id.replace(" ", "-")
     drill.title = f"MLflow's server fails for {seconds} s: {request.node.callspec.id}"
     spool = tmp_path / "tracking.jsonl"
-    tracker = Tracker(spool=spool, uri=gateway.url, experiment=experiment, sweep="sweep")
+    uri = default_tracking_uri(server.folder) if "without" in experiment else gateway.url
+    tracker = Tracker(spool=spool, uri=uri, experiment=experiment, sweep="sweep")
     reporter = Reporter(tracker)
     tracker.start_sweep(params={"trials": 5}, tags={})
     for trial in range(2):
@@ -162,7 +164,7 @@ DRIVER = """
     import sys, time
     from pathlib import Path
     from tests.fixtures.reports import Reporter
-    from tuning.tracking import Tracker
+    from tuning.tracking import Tracker, default_tracking_uri
     spool, uri, experiment = sys.argv[1:]
     tracker = Tracker(spool=Path(spool), uri=uri, experiment=experiment, sweep="sweep")
     tracker.start_sweep(params={}, tags={})
