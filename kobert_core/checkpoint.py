@@ -61,10 +61,14 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         InputError: the checkpoint is not whole, or was altered after it was written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     verify_checkpoint(folder, only=WEIGHTS)
-    return load_file(folder / WEIGHTS)
+    try:
+        return load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise InputError(f"this is not a file of safetensors ({error})", where=folder / WEIGHTS) from error
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -129,8 +133,8 @@ def adopt_checkpoint(source: Path, checkpoints: Path) -> None:
 
 
 def prune_checkpoints(checkpoints: Path, keep: set[str]) -> None:
-    """Remove a run's checkpoints but those whose folders are named in `keep`."""
-    for folder in checkpoints.glob("update-*"):
+    """Remove a run's checkpoints but those whose folders are named in `keep`, and what a kill left of one."""
+    for folder in [*checkpoints.glob("update-*"), *checkpoints.glob(".update-*.tmp")]:
         if folder.name not in keep:
             shutil.rmtree(folder)
 

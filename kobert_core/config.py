@@ -6,11 +6,13 @@ What depends on the task (`data`, and what its model adds) is declared beside th
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializeAsAny,
@@ -21,6 +23,21 @@ from pydantic import (
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def seconds(value: Any) -> Any:
+    """A duration such as `90s`, `10m`, `2h`, `1h30m`, or a number of seconds, in seconds."""
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value.replace(" ", ""))
+    if not match or not any(match.groups()):
+        raise ValueError(f"a duration is written like 90s, 10m, 2h or 1h30m, but got {value!r}")
+    days, hours, minutes, rest = (float(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
 
 
 class FrozenConfig(BaseModel):
@@ -148,6 +165,9 @@ class RunConfig(FrozenConfig):
     """Seed of the weights, the order of the examples and dropout."""
     eval_percent: PositiveInt = 10
     """Evaluate each time this percentage of the run's own updates is done; these are the scheduler's rungs."""
+    checkpoint_interval: Duration = 600
+    """Write a checkpoint at each evaluation, and between two of them each time that so long (such as `10m`) has gone
+    by since the last one: the most that is lost when a run is killed."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 autocast on CUDA, float32 on CPU."""
     gradient_checkpointing: bool = False

@@ -297,8 +297,12 @@ def make_bert_config(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest
     unknown = [key for key in values if key not in known]
     if unknown:
         raise InputError(f"`{unknown[0]}` is no value of transformers.BertConfig", where="model.config")
+    try:
+        own = BertConfig(**values)
+    except Exception as error:  # transformers has an error of its own for each kind of wrong value
+        raise InputError(f"this is no BertConfig ({error})", where="model.config") from error
     if config.backbone is None:
-        return _long_enough(BertConfig(**values), longest)
+        return _long_enough(own, longest)
     try:
         bert_config = AutoConfig.from_pretrained(
             config.backbone, revision=config.revision or "main", trust_remote_code=False

@@ -12,10 +12,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from kobert_core.checkpoint import SUMS, WEIGHTS, verify_checkpoint
+from kobert_core.checkpoint import WEIGHTS
 from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_folder, atomic_write_json, sha256_file
+from kobert_core.files import SUMS, atomic_folder, atomic_write_json, check_sums, write_sums
 from kobert_core.tasks import TASKS
 from kobert_core.tasks.base import Task
 from kobert_core.tokenization import KoBertTokenizer
@@ -34,22 +34,20 @@ def save_model_files(folder: Path, task: Task[Any]) -> None:
         task.hf_config().to_json_file(temporary / "config.json")
         task.tokenizer.save_pretrained(temporary)
         atomic_write_json(temporary / TRAIN_CONFIG, task.config.model_dump(mode="json", exclude_unset=True))
+        write_sums(temporary)
 
 
 def save_weights(folder: Path, task: type[Task[Any]], weights: Mapping[str, torch.Tensor]) -> None:
-    """Write the weights of a checkpoint as they lie in an exported folder, with `SHA256SUMS`.
+    """Write the weights of a checkpoint as they lie in an exported folder, and `SHA256SUMS` of all that is in it.
 
     What transformers does not know lies beside `model.safetensors`, in the files that the task names.
     """
     from safetensors.torch import save_file
 
-    names = []
     for name, part in split_weights(task, weights).items():
         if part:
             save_file(part, folder / name, metadata={"format": "pt"})
-            names.append(name)
-    lines = [f"{sha256_file(folder / name)}  {name}\n" for name in names]
-    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    write_sums(folder)
 
 
 def split_weights(task: type[Task[Any]], weights: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
@@ -75,6 +73,7 @@ def keep_chosen(folder: Path, task: type[Task[Any]], metrics: Mapping[str, float
         values = json.loads((folder / TRAIN_CONFIG).read_text(encoding="utf-8"))
         values["model"] |= chosen
         atomic_write_json(folder / TRAIN_CONFIG, values)
+        write_sums(folder)
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,7 @@ def load_pretrained(folder: Path) -> Pretrained:
 
     config = read_train_config(folder)
     files = [name for name in (WEIGHTS, *TASKS[config.task].weight_files) if (folder / name).is_file()]
-    if (folder / SUMS).is_file():
-        for name in {WEIGHTS, *files}:
-            verify_checkpoint(folder, only=name)
-    elif WEIGHTS not in files:
+    if WEIGHTS not in files:
         raise InputError("the weights are missing", where=folder / WEIGHTS, fix="export the model again")
     task, model = empty_model(folder)
     try:
@@ -113,8 +109,10 @@ def empty_model(folder: Path, *, cache: Path | None = None) -> tuple[Task[Any], 
     """The task and the model of a folder, before its weights are loaded; neither data nor hub is needed.
 
     Raises:
-        InputError: the folder is not one that `save_model_files` wrote.
+        InputError: the folder is not one that `save_model_files` wrote, or a file in it is not what was written.
     """
+    if (folder / SUMS).is_file():
+        check_sums(folder)
     config = read_train_config(folder)
     here = {"backbone": str(folder), "tokenizer": str(folder), "init": "random", "config": {}}
     apart = {"tokenizer_vocab_size": None, "revision": None, "class_weights": None}

@@ -7,6 +7,7 @@ import math
 import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,9 @@ from kobert_core.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
+Trained = tuple[nn.Module, AdamW, LambdaLR]
+"""What an update changes."""
+
 
 class NonFiniteError(ArithmeticError):
     """The loss or a metric is NaN or infinite: the run is worth nothing from here on."""
@@ -54,14 +58,15 @@ class Progress:
     best_value: float | None = None
     best_checkpoint: str | None = None
     report: dict[str, Any] | None = None
-    """The report that goes with the checkpoint: a resumed run gives it again, in case that nobody heard it."""
+    """The last report up to the checkpoint: a resumed run gives it again, in case that nobody heard it."""
 
 
 def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     """Train a model from the start, or from the newest checkpoint when the runtime says so.
 
     Reports at each `eval_percent` of the run's own updates, after a checkpoint of that moment is on disk. A run that
-    goes on from a checkpoint begins with the report of that moment, which may so be heard twice, but never not at all.
+    goes on from a checkpoint begins with its last report before it, which may so be heard twice, but never not at all.
+    Between evaluations it writes a checkpoint each `checkpoint_interval`, and when it is asked to stop.
     The same config and data on the same device with the same number of threads and workers give the same
     numbers, bit for bit on CPU, also after a stop and a resume.
 
@@ -90,16 +95,18 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     evaluations = evaluation_updates(updates, config.train.eval_percent)
     optimizer = make_optimizer(model, optim)
     schedule = make_schedule(optimizer, optim, updates=updates)
+    trained = model, optimizer, schedule
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     objective = config.objective or task.objective
     with runtime.phase("model"):
-        progress = restore(model, optimizer, schedule, objective, runtime) or Progress(max_tokens=max_tokens)
+        window = Window(runtime.device)
+        progress = restore(trained, window, objective, runtime) or Progress(max_tokens=max_tokens)
     if progress.report is not None:
         runtime.report(Report(**progress.report))
         if runtime.should_stop():
             return model
-    window = Window(runtime.device)
+    clock = CheckpointClock(config.train.checkpoint_interval, progress.update)
     while progress.update < updates:
         examples = order.update(progress.update)
         weight = task.weights(task.train, examples)
@@ -136,9 +143,15 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
             metrics = window.metrics(runtime) | learning_rates
             with runtime.phase("evaluation"), autocast:
                 metrics |= evaluate(model, task, task.dev, runtime)
-            report(objective, runtime, progress, percent, metrics, (model, optimizer, schedule))
+            report(objective, runtime, progress, percent, metrics, trained)
             window = Window(runtime.device)
+            clock.start(progress.update)
+        elif clock.is_due(progress.update, runtime):
+            save(runtime, progress, trained, window)
+            clock.start(progress.update)
         if runtime.should_stop():
+            if progress.update not in evaluations:
+                save(runtime, progress, trained, window)
             break
     return model
 
@@ -221,6 +234,17 @@ class Window:
         self.weight, self.examples = 0.0, 0
         self.begin = time.perf_counter()
 
+    def state(self) -> dict[str, float]:
+        """All of it, as plain values; `seconds` is how long it has been open."""
+        seconds = time.perf_counter() - self.begin
+        return {"loss": float(self.loss), "weight": self.weight, "examples": self.examples, "seconds": seconds}
+
+    def go_on_from(self, state: dict[str, float]) -> None:
+        """Be what `state` saw."""
+        self.loss.fill_(state["loss"])
+        self.weight, self.examples = state["weight"], int(state["examples"])
+        self.begin = time.perf_counter() - state["seconds"]
+
     def metrics(self, runtime: Runtime) -> dict[str, float]:
         """Mean loss over the examples, by their weights, and examples per second."""
         runtime.add_up([self.loss])
@@ -231,13 +255,39 @@ class Window:
         }
 
 
+class CheckpointClock:
+    """Says when a checkpoint between evaluations is due, by the clock of rank 0.
+
+    The other workers hear of it at updates that all of them know beforehand: after one, two, four, … updates, and when
+    it is about time.
+    """
+
+    def __init__(self, seconds: float, update: int) -> None:
+        self._seconds = seconds
+        self.start(update)
+
+    def start(self, update: int) -> None:
+        """A checkpoint of this update was written."""
+        self._begin, self._first, self._next_look = time.monotonic(), update, update + 1
+
+    def is_due(self, update: int, runtime: Runtime) -> bool:
+        """Asked by all workers after every update; the same answer for all of them."""
+        if update < self._next_look:
+            return False
+        elapsed = runtime.gather(time.monotonic() - self._begin)[0]
+        done = update - self._first
+        left = done * (self._seconds / max(elapsed, 1e-9) - 1)
+        self._next_look = update + max(1, int(min(done, left)))
+        return bool(elapsed >= self._seconds)
+
+
 def report(
     objective: Objective,
     runtime: Runtime,
     progress: Progress,
     percent: int,
     metrics: dict[str, float],
-    trained: tuple[nn.Module, AdamW, LambdaLR],
+    trained: Trained,
 ) -> None:
     """Judge this moment, write its checkpoint, keep that and the best one, then tell."""
     value = metrics[objective.metric]
@@ -256,27 +306,42 @@ def report(
         checkpoint=str(folder) if folder else None,
         micro_batch=progress.micro_batch,
     )
-    progress.report = asdict(said)
-    with runtime.phase("checkpoint"):
-        generators = runtime.gather(get_rng_state())
-        if folder and runtime.rank == 0:
-            model, optimizer, schedule = trained
-            state: dict[str, Any] = {
-                "progress": vars(progress),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "generators": generators,
-            }
-            save_checkpoint(folder, model, state)
+    before, progress.report = progress.report, asdict(said)
+    save(runtime, progress, trained)
     with runtime.phase("logging"):
         heard = runtime.report(said)
     if heard and folder and runtime.rank == 0:  # until then, somebody may still go by the checkpoints before
-        prune_checkpoints(folder.parent, keep={folder.name, progress.best_checkpoint or folder.name})
+        prune_checkpoints(folder.parent, keep=to_keep(folder, progress, before))
 
 
-def restore(
-    model: nn.Module, optimizer: AdamW, schedule: LambdaLR, objective: Objective, runtime: Runtime
-) -> Progress | None:
+def save(runtime: Runtime, progress: Progress, trained: Trained, window: Window | None = None) -> None:
+    """Write the checkpoint of this moment; every worker calls this. `window` is given between evaluations."""
+    if runtime.checkpoints is None:
+        return
+    folder = checkpoint_folder(runtime.checkpoints, progress.update)
+    with runtime.phase("checkpoint"):
+        workers = runtime.gather({"generators": get_rng_state(), "window": window.state() if window else None})
+        if runtime.rank != 0:
+            return
+        model, optimizer, schedule = trained
+        state: dict[str, Any] = {
+            "progress": vars(progress),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "workers": workers,
+        }
+        save_checkpoint(folder, model, state)
+        if window is not None:
+            prune_checkpoints(folder.parent, keep=to_keep(folder, progress, progress.report))
+
+
+def to_keep(newest: Path, progress: Progress, before: dict[str, Any] | None) -> set[str]:
+    """Names of the checkpoints that a run needs: the newest, the best, and one to fall back on, that of `before`."""
+    fallback = Path(before["checkpoint"]).name if before and before["checkpoint"] else newest.name
+    return {newest.name, fallback, progress.best_checkpoint or newest.name}
+
+
+def restore(trained: Trained, window: Window, objective: Objective, runtime: Runtime) -> Progress | None:
     """Put everything where the newest whole checkpoint left it; None when the run begins at the start.
 
     The config's own learning rates and decays hold, also in a checkpoint that another run began.
@@ -284,6 +349,7 @@ def restore(
     folder = newest_checkpoint(runtime.checkpoints) if runtime.resume and runtime.checkpoints else None
     if folder is None:
         return None
+    model, optimizer, schedule = trained
     state = load_state(folder)
     model.load_state_dict(load_weights(folder))
     own_groups = [{name: value for name, value in g.items() if name != "params"} for g in optimizer.param_groups]
@@ -291,12 +357,17 @@ def restore(
     schedule.load_state_dict(state["schedule"] | {"base_lrs": schedule.base_lrs})
     for group, own, factor in zip(optimizer.param_groups, own_groups, schedule.lr_lambdas, strict=True):
         group |= own | {"lr": own["initial_lr"] * factor(schedule.last_epoch)}
-    set_rng_state(state["generators"][runtime.rank])
+    own_state = state["workers"][runtime.rank]
+    set_rng_state(own_state["generators"])
     progress = Progress(**state["progress"])
-    assert progress.report is not None
-    progress.report["checkpoint"] = str(folder)  # the run's folder may have been moved
-    if progress.best_checkpoint and not (folder.parent / progress.best_checkpoint).is_dir():  # it was another run's
-        progress.best_checkpoint = folder.name
+    if own_state["window"] is not None:
+        window.go_on_from(own_state["window"])
+    if progress.report is None:
+        return progress
+    progress.report["checkpoint"] = str(folder.parent / Path(progress.report["checkpoint"]).name)  # it may have moved
+    best = progress.best_checkpoint
+    if best and progress.report["update"] == progress.update and not (folder.parent / best).is_dir():
+        progress.best_checkpoint = folder.name  # the one before was another run's
         progress.best_value = progress.report["metrics"][objective.metric]
         progress.report["is_best"] = True
     return progress

@@ -178,10 +178,10 @@ class _Values:
         try:
             value = self._scalars.construct_object(node)
         except (ValueError, KeyError, IndexError) as error:
-            raise self._error(node, f"`{text}` is not a value of its type") from error
+            raise self._error(node, f"`{text[:40]}` is not a value of its type") from error
         limit = 2**63 if isinstance(value, int) else math.inf
         if isinstance(value, int | float) and not abs(value) < limit:  # NaN, too
-            raise self._error(node, f"`{text}` is not a finite number, or too large")
+            raise self._error(node, f"`{text[:40]}` is not a finite number, or too large")
         return value
 
     def _clean(self, node: Any) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from tests.fixtures.disks import Mount, small_disk
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -32,3 +36,10 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def mount_small_disk() -> Iterator[Mount]:
+    """Called with a folder and a number of KiB: the folder on a disk of its own of this size, until the test ends."""
+    with ExitStack() as disks:
+        yield lambda folder, kib: disks.enter_context(small_disk(folder, kib))

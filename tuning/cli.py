@@ -10,13 +10,13 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from kobert_core.errors import InputError
-from tuning.cli_cluster import commands
+from tuning.cli_cluster import commands as cluster_commands
 from tuning.cli_options import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -34,6 +34,7 @@ from tuning.cli_options import (
     sweep_name,
     with_trials,
 )
+from tuning.cli_tracking import commands as tracking_commands
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
@@ -53,7 +54,8 @@ app = typer.Typer(
     [bold]predict[/].""",
 )
 
-app.add_typer(commands)
+app.add_typer(cluster_commands)
+app.add_typer(tracking_commands)
 
 
 def main() -> None:
@@ -61,10 +63,20 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        Console(stderr=True).print(f"[red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(EXIT_BAD_INPUT)
+        _refuse(str(error))
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:  # a name that is too long, a folder that cannot be written
+        if error.filename is None:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}")
+
+
+def _refuse(line: str) -> NoReturn:
+    from tuning.tracking import redact_uri  # an override, or a library's own words, may hold an address
+
+    Console(stderr=True).print(f"[red]error:[/] {_escape(redact_uri(line))}", highlight=False, soft_wrap=True)
+    sys.exit(EXIT_BAD_INPUT)
 
 
 def _show_version(wanted: bool) -> None:
@@ -238,7 +250,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the store in use, until Ctrl-C."""
-    from tuning.tracking import resolve_tracking_uri, serve_ui, sweep_page
+    from tuning.tracking import redact_uri, resolve_tracking_uri, serve_ui, sweep_page
 
     study = _study_of(sweep_dir) if sweep_dir else None
     uri = resolve_tracking_uri(
@@ -249,7 +261,7 @@ def ui(
     if study is not None:
         experiment = study.tracking.experiment or study.name
         page = sweep_page(uri, server=server, experiment=experiment, metric=study.objective.metric)
-    typer.echo(f"open {page}")
+    typer.echo(f"open {redact_uri(page)}")
     if uri.startswith("http"):
         return
     raise typer.Exit(serve_ui(uri, host=host, port=port))
@@ -265,10 +277,14 @@ def list_(
     """Sweeps with their trials by state; or the trials of one sweep."""
     from tuning.display import trial_table
     from tuning.results import LEDGER, TrialTable
+    from tuning.sync import SPOOL
+    from tuning.tracking import count_letters, letters_path
 
     if sweep_dir is not None:
         table = TrialTable(sweep_dir, _study_of(sweep_dir).objective)
         Console().print(trial_table(table, rows=len(table)))
+        if refused := count_letters(sweep_dir / SPOOL):
+            typer.echo(f"MLflow refused {refused:,} records for good: {letters_path(sweep_dir / SPOOL)}")
         return
     folders = sorted(path.parent for path in output.glob(f"*/{LEDGER}"))
     if not folders:
@@ -299,12 +315,9 @@ def logs(
 
 
 def _study_of(sweep_dir: Path) -> StudyConfig:
-    from tuning.study import load_study
+    from tuning.study import load_sweep_study
 
-    file = sweep_dir / "study.yaml"
-    if not file.is_file():
-        raise InputError("this is no folder of a sweep", where=sweep_dir, fix="see `kobert-tune list`")
-    return load_study(file)
+    return load_sweep_study(sweep_dir)
 
 
 def _describe(study: StudyConfig, folder: Path, console: Console) -> None:

@@ -10,7 +10,12 @@ import typer
 from kobert_core.errors import InputError
 
 SWEEPS = Path("sweeps")
-EXIT_NOTHING_WON, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+BESIDE_SWEEPS = ("cache", "profiles", "mlartifacts", "mlflow.db")
+"""What lies in the folder of all sweeps, and is none."""
+MAX_NAME_BYTES = 200
+"""A file system takes 255; names of temporary files are made of it."""
+EXIT_NOTHING_WON = EXIT_UNSENT = 1
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, such as search_spaces/nsmc.yaml.")]
 Overrides = Annotated[
@@ -36,7 +41,8 @@ def sweep_name(name: str) -> str:
     Raises:
         InputError: it could lead out of the output folder.
     """
-    if not name or name != Path(name).name or name.startswith((".", "-")) or not name.isprintable():
+    plain = name == Path(name).name and not name.startswith((".", "-")) and name.isprintable()
+    if not name or not plain or len(name.encode()) > MAX_NAME_BYTES or name in BESIDE_SWEEPS:
         raise InputError(
             f"`{name}` cannot be the name of a sweep", where="--name", fix="use a plain name such as nsmc-2"
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from kobert_core.checkpoint import load_weights
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_folder, atomic_write_json, atomic_write_text
+from kobert_core.files import atomic_folder, atomic_write_json, atomic_write_text, check_sums
 from kobert_core.pretrained import TRAIN_CONFIG, keep_chosen, save_weights
 from kobert_core.tasks import TASKS
 from tuning.readings import READINGS
@@ -35,11 +35,13 @@ def export_model(
     checkpoint = checkpoint_of(sweep, record)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError("the output is not empty", where=output, fix="give a folder that is not there yet")
+    files = trial_folder(sweep, record.trial) / MODEL_FILES
+    check_sums(files)
     with atomic_folder(output) as folder:
-        shutil.copytree(trial_folder(sweep, record.trial) / MODEL_FILES, folder, dirs_exist_ok=True)
-        save_weights(folder, TASKS[study.task], load_weights(checkpoint))
+        shutil.copytree(files, folder, dirs_exist_ok=True)
         keep_chosen(folder, TASKS[study.task], record.metrics)
         without_local_paths(folder / TRAIN_CONFIG)
+        save_weights(folder, TASKS[study.task], load_weights(checkpoint))
         if (sweep / READINGS).is_file():
             shutil.copyfile(sweep / READINGS, folder / READINGS)
         atomic_write_text(folder / "README.md", model_card(sweep, study, record, test or {}))

@@ -149,12 +149,12 @@ class Jobs:
 
 
 def package_into(folder: Path) -> None:
-    """Copy the Python packages of this installation, without what is compiled."""
+    """Copy the Python packages of this installation, without what is compiled or hidden (such as `.env`)."""
     import kobert_core
 
     home = Path(kobert_core.__file__).parents[1]
     for package in PACKAGES:
-        shutil.copytree(home / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(home / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", ".*"))
 
 
 def job_environment() -> dict[str, str]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kobert_core.errors import InputError
+from kobert_core.files import sealed_line, unsealed_line
+
 READINGS = "test_readings.jsonl"
+_END = rb'"crc32":"[0-9a-f]{8}".|}$'
+"""What a line that was torn has not."""
 
 
-def record_reading(folder: Path, *, file: Path, sha256: str, by: str, metrics: Any) -> int:
+def record_reading(folder: Path, *, file: Path, sha256: str, by: str, metrics: Any, **more: Any) -> int:
     """Note in a sweep's or a model's folder that a file was read for scores; how often it had been before."""
     before = sum(reading["sha256"] == sha256 for reading in readings(folder))
     reading = {
@@ -20,21 +25,35 @@ def record_reading(folder: Path, *, file: Path, sha256: str, by: str, metrics: A
         "sha256": sha256,
         "by": by,
         "metrics": metrics,
+        **more,
     }
-    with open(folder / READINGS, "a", encoding="utf-8") as log:
-        log.write(json.dumps(reading, ensure_ascii=False) + "\n")
+    path = folder / READINGS
+    torn = path.is_file() and not path.read_bytes().endswith(b"\n")
+    with open(path, "ab") as log:
+        log.write((b"\n" if torn else b"") + sealed_line(reading))
         log.flush()
         os.fsync(log.fileno())
     return before
 
 
 def readings(folder: Path) -> list[dict[str, Any]]:
-    """All readings that a folder knows of, oldest first; a torn last line is passed over."""
+    """All readings that a folder knows of, oldest first; what was torn by a crash is passed over.
+
+    Raises:
+        InputError: a line is not what was written.
+    """
     path = folder / READINGS
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
+    for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else [], start=1):
+        if not re.search(_END, line):
             continue
+        try:
+            found.append(unsealed_line(line))
+            found[-1]["sha256"]
+        except (ValueError, LookupError) as error:
+            raise InputError(
+                "the record of a reading is damaged",
+                where=f"{path}:{number}",
+                fix="remove the line to go on without it",
+            ) from error
     return found

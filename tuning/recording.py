@@ -65,6 +65,7 @@ class Recorder(DriverOnly, Callback):
         elif not record.lineage:
             record.step = report["update"]
         record.progress, record.update = report["progress"], report["update"]
+        record.curve[report["progress"]] = result["objective"]
         if report["is_best"]:
             record.metrics, record.best_progress = dict(report["metrics"]), report["progress"]
             record.value, record.checkpoint = result["objective"], Path(report["checkpoint"]).name
@@ -77,19 +78,19 @@ class Recorder(DriverOnly, Callback):
         """The end of a trial that did not fail: its own, or the scheduler's."""
         record = self._table[trial.config["trial"]]
         if record.progress == 100:
-            self._end(record, "COMPLETE")
             self._tracker.end_trial(str(record.trial), status="FINISHED", tags={})
+            self._end(record, "COMPLETE")
         else:
-            self._end(record, "PRUNED")
             self._tracker.end_trial(str(record.trial), status="KILLED", tags={"pruned": "true"})
+            self._end(record, "PRUNED")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """The end of a trial that failed."""
         number = trial.config["trial"]
         record = self._table[number] if number in self._table else TrialRecord(number, "FAILED", trial.config["values"])
         record.reason = reason_of(trial)
-        self._end(record, "FAILED")
         self._tracker.end_trial(str(number), status="FAILED", tags={"reason": last_line(record.reason)[:500]})
+        self._end(record, "FAILED")
         self._budget.count_failure(record.reason)
 
     def interrupt(self) -> None:
@@ -114,12 +115,13 @@ class Recorder(DriverOnly, Callback):
                 if size <= room or record.trial in best[:1]:
                     room -= size
                     continue
-            if folder.is_dir():
-                shutil.rmtree(folder)
+            if folder.is_dir() or record.checkpoint:
+                shutil.rmtree(folder, ignore_errors=True)  # it is gone if a driver was killed right here
                 record.checkpoint = None
         self._table.write()
 
     def _end(self, record: TrialRecord, state: State) -> None:
+        # After MLflow's spool and before Optuna: a trial that the ledger has ended is not looked at again.
         self._note_time(record)
         record.state = state
         self._sitting.pop(record.trial, None)

@@ -10,11 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_write_json, atomic_write_text
+from kobert_core.files import atomic_write_json, atomic_write_text, sealed, unsealed
+from search_spaces.validation import show
 from tuning.driver_only import ending_when_full
 
 LEDGER, TABLE, WINNER = "trials.json", "trials.csv", "winner.json"
@@ -26,7 +29,9 @@ UNFINISHED = ("RUNNING", "INTERRUPTED")
 class TrialRecord:
     """What a sweep knows of one trial."""
 
-    trial: int
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    trial: Annotated[int, Field(ge=0)]
     state: State
     values: dict[str, Any]
     """Searched values, by parameter."""
@@ -36,9 +41,11 @@ class TrialRecord:
     value: float | None = None
     """The objective at the best evaluation: that of the checkpoint that would be exported."""
     best_progress: int | None = None
+    curve: dict[int, float] = field(default_factory=dict)
+    """The objective by progress: what a resumed sweep tells the search and the scheduler."""
     metrics: dict[str, float] = field(default_factory=dict)
     """All metrics of the best evaluation."""
-    checkpoint: str | None = None
+    checkpoint: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = None
     """Name of the best checkpoint's folder; None when there is none, or it was not among the best few."""
     started: float = 0.0
     """Seconds since 1970."""
@@ -54,6 +61,9 @@ class TrialRecord:
     """Of its latest metrics in MLflow: the updates done, unless the trial went back for another's weights."""
 
 
+_RECORD = TypeAdapter(TrialRecord)
+
+
 class TrialTable:
     """All trials of a sweep, written to its folder at every change: `trials.json` for us, `trials.csv` for people."""
 
@@ -64,8 +74,8 @@ class TrialTable:
         self.lock = threading.RLock()
         self._records: dict[int, TrialRecord] = {}
         if (folder / LEDGER).is_file():
-            for row in _read_json(folder / LEDGER):
-                self._records[row["trial"]] = TrialRecord(**row)
+            for record in _read_ledger(folder / LEDGER):
+                self._records[record.trial] = record
 
     def __iter__(self) -> Iterator[TrialRecord]:
         with self.lock:
@@ -101,7 +111,7 @@ class TrialTable:
         with self.lock:
             records = list(self)
         with ending_when_full():
-            atomic_write_json(self.folder / LEDGER, [asdict(record) for record in records])
+            atomic_write_json(self.folder / LEDGER, [sealed(as_row(record)) for record in records])
             atomic_write_text(self.folder / TABLE, as_csv(records))
 
     def states(self) -> dict[str, int]:
@@ -125,6 +135,11 @@ def last_line(reason: str) -> str:
     return (reason.strip().splitlines() or [""])[-1]
 
 
+def as_row(record: TrialRecord) -> dict[str, Any]:
+    """A trial as JSON has it."""
+    return asdict(record) | {"curve": {str(progress): value for progress, value in record.curve.items()}}
+
+
 def as_csv(records: list[TrialRecord]) -> str:
     """The table for people: a line a trial, with its values and metrics, and the last line of why it failed."""
     parameters = sorted({name for record in records for name in record.values})
@@ -144,8 +159,25 @@ def as_csv(records: list[TrialRecord]) -> str:
 
 def read_winner(folder: Path) -> dict[str, Any]:
     """`winner.json` of a sweep. Raises InputError when there is none."""
-    winner: dict[str, Any] = _read_json(folder / WINNER)
+    path = folder / WINNER
+    winner = unsealed(_read_json(path), where=path)
+    try:
+        int(winner["winner"]["trial"]), dict(winner["test"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError("this is no result of a sweep", where=path) from error
     return winner
+
+
+def _read_ledger(path: Path) -> list[TrialRecord]:
+    rows = _read_json(path)
+    if not isinstance(rows, list):
+        raise InputError("this is no list of trials", where=path)
+    try:
+        return [_RECORD.validate_python(unsealed(row, where=path)) for row in rows]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        raise InputError(f"a trial's `{name}` cannot be {show(first['input'])}", where=path) from error
 
 
 def _read_json(path: Path) -> Any:
@@ -153,5 +185,5 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("the file is not there", where=path, fix="give the folder of a finished sweep") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"the file cannot be read ({error})", where=path) from error

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.distributions import Space
+from tuning.results import TrialRecord
 from tuning.study import SchedulerConfig, SearchConfig
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
-CLOCK = "progress"
 HYPERBAND_BRACKETS = 3
 
 
 def make_scheduler(
-    config: SchedulerConfig, *, metric: str, mode: str, space: Space, search: SearchConfig
+    config: SchedulerConfig,
+    *,
+    metric: str,
+    mode: str,
+    space: Space,
+    search: SearchConfig,
+    earlier: Iterable[TrialRecord] = (),
 ) -> TrialScheduler:
-    """The Ray Tune scheduler that a study names; `pbt` explores in its space."""
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
+    """The Ray Tune scheduler that a study names; `pbt` explores in its space.
+
+    What compares trials knows the curves of the `earlier` ones: they ended, or go on, after an interruption.
+    """
+    from ray.tune.schedulers import FIFOScheduler
+
+    from tuning.rungs import CLOCK, Asha, Median
 
     common: dict[str, Any] = {"time_attr": CLOCK, "metric": metric, "mode": mode}
     if config.name in ("asha", "hyperband"):
-        return ASHAScheduler(
+        return Asha(
+            earlier,
+            seed=search.seed,
             max_t=100,
             grace_period=config.grace_percent,
             reduction_factor=config.reduction_factor,
@@ -32,7 +46,7 @@ def make_scheduler(
             **common,
         )
     if config.name == "median":
-        return MedianStoppingRule(grace_period=config.grace_percent, **common)
+        return Median(earlier, grace_period=config.grace_percent, **common)
     if config.name == "pbt":
         from tuning.population import Population
 

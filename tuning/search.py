@@ -8,40 +8,50 @@ to WAITING: `ask` hands it out again, with the same number and values, when the 
 from __future__ import annotations
 
 import math
-import os
 import warnings
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from ray.tune import Callback
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from search_spaces.distributions import Space
-from tuning.driver_only import DriverOnly, ending_when_full
+from tuning.driver_only import DriverOnly
+from tuning.journal import SweepJournal
+from tuning.results import UNFINISHED, TrialRecord
 from tuning.study import SearchConfig
-
-JOURNAL = "optuna_journal.log"
+from tuning.sweep_folder import JOURNAL
 
 
 def open_optuna_study(
-    folder: Path, *, name: str, objective: Objective, search: SearchConfig, resume: bool
+    folder: Path,
+    *,
+    name: str,
+    objective: Objective,
+    search: SearchConfig,
+    resume: bool,
+    ledger: Iterable[TrialRecord] = (),
 ) -> optuna.Study:
     """The persistent Optuna study of a sweep: a journal file in its folder, or the study file's storage URL.
 
-    Trials that a killed driver left RUNNING go back to WAITING.
+    A killed driver may not have told Optuna how a trial ended: it is told from the `ledger`. Trials that run
+    according to both go back to WAITING.
 
     Raises:
-        InputError: a new sweep finds a study of its name in the storage.
+        InputError: a new sweep finds a study of its name in the storage, or the storage cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage: BaseStorage | str = search.storage or JournalStorage(WholeRecords(str(folder / JOURNAL)))
     try:
+        storage: BaseStorage | str = search.storage or JournalStorage(SweepJournal(folder / JOURNAL))
         study = optuna.create_study(
             storage=storage,
             study_name=name,
@@ -52,39 +62,32 @@ def open_optuna_study(
         raise InputError(
             f"the storage has a study `{name}` already", where="search.storage", fix="give another `--name`"
         ) from None
-    if not study.get_trials(deepcopy=False):
-        for point in search.points:
-            study.enqueue_trial(dict(point))
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+    except InputError:
+        raise
+    except Exception as error:  # of the storage: Optuna's, SQLAlchemy's, the database's, a damaged journal's
+        where = "search.storage" if search.storage else folder / JOURNAL
+        raise InputError(f"the Optuna study cannot be opened ({type(error).__name__}: {error})", where=where) from error
+    for point in search.points[len(study.get_trials(deepcopy=False)) :]:  # the first trials of all
+        study.enqueue_trial(dict(point))
+    trials = {trial.number: trial for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])}
+    for record in ledger:
+        if record.trial in trials and record.state not in UNFINISHED:
+            trial = trials.pop(record.trial)
+            for progress in record.curve.keys() - trial.intermediate_values.keys():
+                study._storage.set_trial_intermediate_value(trial._trial_id, progress, record.curve[progress])
+            _tell(study, trial.number, record.curve, objective, failed=record.state == "FAILED")
+    for trial in trials.values():
         _put_back(study, trial._trial_id)
     return study
 
 
-class WholeRecords(JournalFileBackend):
-    """Optuna's journal file, in which no record is left torn when there is no space for the whole of it."""
+def make_sampler(search: SearchConfig, space: Space, *, trial: int, parameter: str = "") -> optuna.samplers.BaseSampler:
+    """The sampler for a trial, or for one parameter of it that is drawn apart from the others.
 
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append records, all or none.
-
-        Raises:
-            DiskFull: there is no space for them.
-        """
-        size = os.path.getsize(self._file_path)
-        with ending_when_full():
-            try:
-                super().append_logs(logs)
-            except OSError:
-                os.truncate(self._file_path, size)
-                raise
-
-
-def make_sampler(search: SearchConfig, space: Space, *, asked: int) -> optuna.samplers.BaseSampler:
-    """The sampler for the next trial.
-
-    Its random state is not in Optuna's storage, so it follows from the study's seed and the number of trials
-    asked for: a resumed study neither repeats its first suggestions nor depends on having been interrupted.
+    Its random state is not in Optuna's storage, so it follows from the study's seed and the trial's number: a resumed
+    study neither repeats its first suggestions nor depends on having been interrupted.
     """
-    seed = int(np.random.SeedSequence([search.seed, asked]).generate_state(1)[0])
+    seed = int(np.random.SeedSequence([search.seed, trial, *parameter.encode()]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if search.algorithm == "random":
@@ -111,6 +114,28 @@ class _Grid(optuna.samplers.GridSampler):
         """Nothing: Optuna would end its own loop after the last point."""
 
 
+class OneByOne:
+    """A trial whose parameters have samplers of their own: when a driver is killed in the midst of them, the others
+    do not become what these would have been."""
+
+    def __init__(self, trial: optuna.Trial, sampler_of: Callable[[str], optuna.samplers.BaseSampler]) -> None:
+        self._trial, self._sampler_of = trial, sampler_of
+        self._trial.relative_params  # noqa: B018  (what is drawn together is drawn first, with the trial's own sampler)
+
+    def suggest_float(self, name: str, *args: Any, **kwargs: Any) -> float:
+        return self._prepared(name).suggest_float(name, *args, **kwargs)
+
+    def suggest_int(self, name: str, *args: Any, **kwargs: Any) -> int:
+        return self._prepared(name).suggest_int(name, *args, **kwargs)
+
+    def suggest_categorical(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self._prepared(name).suggest_categorical(name, *args, **kwargs)
+
+    def _prepared(self, name: str) -> optuna.Trial:
+        self._trial.study.sampler = self._sampler_of(name)
+        return self._trial
+
+
 class OptunaSearcher(DriverOnly, Searcher):
     """Gives Ray Tune configs of the form `{"trial": number, "values": {parameter: value}}`."""
 
@@ -119,6 +144,7 @@ class OptunaSearcher(DriverOnly, Searcher):
         self._study, self._space, self._search, self._objective = study, space, search, objective
         self._running: dict[str, optuna.Trial] = {}
         self._reported: dict[str, dict[int, float]] = {}
+        self._failed: set[str] = set()
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Metric and mode are the study's own."""
@@ -127,10 +153,11 @@ class OptunaSearcher(DriverOnly, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Values for a new trial, or for one that was interrupted."""
         trials = self._study.get_trials(deepcopy=False)
-        asked = sum(trial.state != TrialState.WAITING for trial in trials)
-        self._study.sampler = make_sampler(self._search, self._space, asked=asked)
+        number = next((trial.number for trial in trials if trial.state == TrialState.WAITING), len(trials))
+        sampler_of = partial(make_sampler, self._search, self._space, trial=number)
+        self._study.sampler = sampler_of()
         trial = self._study.ask()
-        values = self._space.suggest(trial)
+        values = self._space.suggest(OneByOne(trial, lambda name: sampler_of(parameter=name)))
         self._running[trial_id] = trial
         frozen = self._study.get_trials(deepcopy=False)[trial.number]
         self._reported[trial_id] = dict(frozen.intermediate_values)
@@ -144,19 +171,17 @@ class OptunaSearcher(DriverOnly, Searcher):
             self._reported[trial_id][progress] = value
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The end of a trial: COMPLETE with the value of its best checkpoint, PRUNED, or FAIL."""
-        if trial_id not in self._running:
-            return
-        if result is not None and not error:
-            self.on_trial_result(trial_id, result)
-        trial, curve = self._running.pop(trial_id), self._reported.pop(trial_id)
-        if error or not curve:
-            self._study.tell(trial, state=TrialState.FAIL)
-        elif max(curve) < 100:
-            self._study.tell(trial, state=TrialState.PRUNED)
-        else:
-            best = max if self._objective.mode == "max" else min
-            self._study.tell(trial, best(value for value in curve.values() if math.isfinite(value)))
+        """The end of a trial: it is told when the sweep's ledger has it, see `Teller`."""
+        if trial_id in self._running:
+            if result is not None and not error:
+                self.on_trial_result(trial_id, result)
+            self._failed |= {trial_id} if error else set()
+
+    def tell(self, trial_id: str) -> None:
+        """Tell Optuna how a trial ended: COMPLETE with the value of its best checkpoint, PRUNED, or FAIL."""
+        if trial_id in self._running:
+            trial, curve = self._running.pop(trial_id), self._reported.pop(trial_id)
+            _tell(self._study, trial.number, curve, self._objective, failed=trial_id in self._failed)
 
     def put_back(self) -> None:
         """The sweep ends before its trials: those that run go back to WAITING, for a resume."""
@@ -169,6 +194,31 @@ class OptunaSearcher(DriverOnly, Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the study is in its own storage."""
+
+
+class Teller(DriverOnly, Callback):
+    """Hears of a trial's end after the ledger: what Optuna calls ended, a killed driver has written down."""
+
+    def __init__(self, searcher: OptunaSearcher) -> None:
+        self._searcher = searcher
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Its own end, or the scheduler's."""
+        self._searcher.tell(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """It failed."""
+        self._searcher.tell(trial.trial_id)
+
+
+def _tell(study: optuna.Study, trial: int, curve: Mapping[int, float], objective: Objective, *, failed: bool) -> None:
+    if failed or not curve:
+        study.tell(trial, state=TrialState.FAIL)
+    elif max(curve) < 100:
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        best = max if objective.mode == "max" else min
+        study.tell(trial, best(value for value in curve.values() if math.isfinite(value)))
 
 
 def _put_back(study: optuna.Study, trial_id: int) -> None:

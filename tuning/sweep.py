@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_write_json, atomic_write_text, file_digest, is_disk_full
+from kobert_core.files import atomic_write_json, atomic_write_text, file_digest, is_disk_full, sealed
 from kobert_core.tasks import TASKS
 from kobert_core.tasks.base import Task
 from tuning.cluster import groups_that_fit, ray_cluster, set_environment
@@ -28,19 +27,20 @@ from tuning.display import Display
 from tuning.driver_only import DiskFull
 from tuning.export import export_model
 from tuning.readings import readings, record_reading
-from tuning.results import LEDGER, TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable, read_winner
+from tuning.results import TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
 from tuning.shared_storage import check_shared
-from tuning.study import StudyConfig, dump_study, load_study
-from tuning.tracking import Status, Tracker, redact_uri, resolve_tracking_uri
-from tuning.trial_files import DONATIONS, MODEL_FILES, checkpoint_of, trial_folder
+from tuning.study import STUDY, StudyConfig
+from tuning.sweep_folder import SCRATCH, sweep_folder
+from tuning.sync import SPOOL, ends_of
+from tuning.tracking import Status, Tracker, letters_path, redact_uri, resolve_tracking_uri
+from tuning.trial_files import DONATIONS, MODEL_FILES, TRIALS, checkpoint_of, trial_folder
 
 if TYPE_CHECKING:
     from tuning.budget import Budget
     from tuning.search import OptunaSearcher
     from tuning.worker_group import WorkerGroups
 
-STUDY, SPOOL, MODEL, ENVIRONMENT = "study.yaml", "tracking.jsonl", "model", "environment.txt"
-CACHE, SCRATCH = "cache", ".ray"
+MODEL, ENVIRONMENT, CACHE = "model", "environment.txt", "cache"
 T = TypeVar("T")
 
 
@@ -96,57 +96,6 @@ def prepare(study: StudyConfig, folder: Path) -> Task[Any]:
     return task
 
 
-@contextmanager
-def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[None]:
-    """Hold the folder of a sweep for this process; make it, or take up the one that is there.
-
-    Raises:
-        InputError: the name is in use, another process holds it, or the study is not the one that began there.
-    """
-    used = (folder / STUDY).exists()
-    if resume and not used:
-        raise InputError("there is no sweep to go on with", where=folder, fix="check `--name` and `--output`")
-    if used and not resume:
-        raise InputError(
-            f"the sweep name `{folder.name}` is in use",
-            where=folder,
-            fix="give another `--name`, or `--resume`",
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError("another process runs this sweep", where=folder, fix="wait for it, or stop it") from None
-        if used:
-            refuse_other_study(load_study(folder / STUDY), study, folder)
-        dump_study(study, folder / STUDY)
-        try:
-            yield
-        finally:
-            if not (folder / LEDGER).exists():  # nothing began: the name stays free
-                (folder / STUDY).unlink()
-
-
-def refuse_other_study(before: StudyConfig, now: StudyConfig, folder: Path) -> None:
-    """A resumed sweep may get another budget, tracking, and other resources but for the number of workers.
-
-    All else decides what a trial is: trials before and after would not compare.
-    """
-    free = {"budget", "resources", "tracking", "keep_checkpoints", "name", "storage"}
-    old, new = (
-        study.model_dump(mode="json", exclude=free) | {"resources.workers": study.resources.workers}
-        for study in (before, now)
-    )
-    changed = [key for key in old if old[key] != new[key]]
-    if changed:
-        raise InputError(
-            f"`{changed[0]}` is not what this sweep began with",
-            where=folder / STUDY,
-            fix="resume it with the same study file, or give another `--name`",
-        )
-
-
 def run_sweep(
     study: StudyConfig, folder: Path, *, address: str | None = None, resume: bool = False, display: Display
 ) -> SweepResult:
@@ -156,16 +105,18 @@ def run_sweep(
         study: What to search.
         folder: Where all that it leaves goes; its parent holds the MLflow store and the feature cache.
         address: A Ray cluster to join; by default one is started here.
-        resume: Go on in a folder that a sweep began.
+        resume: Go on in a folder that a sweep began; one that was killed goes on in any case.
         display: Shows the trials.
 
     Raises:
         InputError: something that a user gave cannot be used.
     """
     set_environment()
-    with sweep_folder(study, folder, resume=resume):
+    with sweep_folder(study, folder, resume=resume) as used:
+        if used and not resume:
+            display.say("the sweep was cut off: going on where it was")
         try:
-            return Sweep(study, folder, display, resume=resume).run(address)
+            return Sweep(study, folder, display, resume=used).run(address)
         except (DiskFull, Exception) as error:
             if not is_disk_full(error):
                 raise
@@ -195,6 +146,7 @@ class Sweep:
             write_environment(folder / ENVIRONMENT)
             experiment = study.tracking.experiment or study.name
             self.tracker = Tracker(spool=folder / SPOOL, uri=self.uri, experiment=experiment, sweep=folder.name)
+            self.tracker.end_left_open(ends_of(self.table))
             self.tracker.start_sweep(params=sweep_params(study), tags={"task": study.task})
             log_datasets(study, task, self.tracker)
             status: Status = "FAILED"
@@ -208,10 +160,18 @@ class Sweep:
                     if (folder / name).is_file():
                         self.tracker.log_artifact(folder / name)
                 self.tracker.end_sweep(status=status)
-                left = self.tracker.close()
-                if left:
-                    self.display.say(f"{left} records did not reach MLflow; they are kept in {folder / SPOOL}")
+                self._end_tracking()
         return result
+
+    def _end_tracking(self) -> None:
+        """Wait a little for MLflow, and say what it does not have."""
+        left, spool = self.tracker.close(), self.folder / SPOOL
+        if lost := self.tracker.unwritten:
+            self.display.say(f"{lost} records for MLflow are lost: the disk is full, {spool} could not take them")
+        if left > lost:
+            self.display.say(f"{left - lost} records did not reach MLflow; send them: kobert-tune sync {self.folder}")
+        if refused := self.tracker.refused:
+            self.display.say(f"MLflow refused {refused} records for good; they are kept in {letters_path(spool)}")
 
     def _read(self) -> Task[Any]:
         task = prepare(self.study, self.folder)
@@ -235,6 +195,7 @@ class Sweep:
             if len(cluster) > 1:
                 check_shared(self.folder, files_of(self.study))
             count = min(groups_that_fit(cluster, self.study.resources), max(1, self._remaining))
+            shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)  # what a killed driver left, Ray would read again
             groups = WorkerGroups(count, self.study.resources, storage=self.folder / SCRATCH)
             try:
                 yield groups
@@ -282,7 +243,7 @@ class Sweep:
             gave_up=budget.gave_up,
         )
         if winner:
-            atomic_write_json(folder / WINNER, result.as_json())
+            atomic_write_json(folder / WINNER, sealed(result.as_json()))
         return result
 
     def _make_searcher(self) -> OptunaSearcher | None:
@@ -293,7 +254,12 @@ class Sweep:
         if study.scheduler.name == "pbt":
             return None
         optuna_study = open_optuna_study(
-            self.folder, name=self.folder.name, objective=study.objective, search=study.search, resume=self.resume
+            self.folder,
+            name=self.folder.name,
+            objective=study.objective,
+            search=study.search,
+            resume=self.resume,
+            ledger=self.table,
         )
         return OptunaSearcher(optuna_study, study.space, study.search, study.objective)
 
@@ -308,6 +274,7 @@ class Sweep:
         """Let Ray Tune schedule so many trials on the worker groups."""
         from tuning.population import start_population
         from tuning.schedulers import make_scheduler
+        from tuning.search import Teller
         from tuning.trial import make_tuner, train_trial
 
         study, objective = self.study, self.study.objective
@@ -319,11 +286,16 @@ class Sweep:
             metric=objective.metric,
             configs=searcher or start_population(self.table, study.space, study.search, trials=trials),
             scheduler=make_scheduler(
-                study.scheduler, metric="objective", mode=objective.mode, space=study.space, search=study.search
+                study.scheduler,
+                metric="objective",
+                mode=objective.mode,
+                space=study.space,
+                search=study.search,
+                earlier=self.table,
             ),
             trials=trials,
             storage=self.folder / SCRATCH,
-            callbacks=[recorder],
+            callbacks=[recorder, Teller(searcher)] if searcher else [recorder],
             stop=budget,
             max_failures=study.resources.max_failures,
         )
@@ -331,7 +303,7 @@ class Sweep:
         self._remove_donations()
 
     def _remove_donations(self) -> None:
-        for folder in (self.folder / "trials").glob(f"*/{DONATIONS}"):
+        for folder in (self.folder / TRIALS).glob(f"*/{DONATIONS}"):
             shutil.rmtree(folder)
 
     def _read_test(self, groups: WorkerGroups, winner: TrialRecord) -> dict[str, dict[str, float]]:
@@ -342,13 +314,12 @@ class Sweep:
         file = self.study.data.test
         if file is None:
             return {}
-        if (self.folder / WINNER).is_file():
-            before = read_winner(self.folder)
-            same_file = any(reading["sha256"] == file_digest(file) for reading in readings(self.folder))
-            if same_file and before["test"] and before["winner"] == winner_as_json(winner):
-                return dict(before["test"])
         records = {"winner": winner} | ({"trial_0": self.table[0]} if 0 in self.table else {})
         scored = {record.trial: record for record in records.values() if record.checkpoint}
+        weights = {name: f"trial {record.trial}, {record.checkpoint}" for name, record in records.items()}
+        for reading in readings(self.folder):
+            if reading["sha256"] == file_digest(file) and reading.get("weights") == weights:
+                return dict(reading["metrics"])
         try:
             asked = {
                 trial: in_background(partial(self._score, groups, file, record)) for trial, record in scored.items()
@@ -358,7 +329,7 @@ class Sweep:
             self.display.say(f"the test file was not read: {str(error).strip().splitlines()[-1]}")
             return {}
         metrics = {name: found[record.trial] for name, record in records.items() if record.trial in found}
-        record_reading(self.folder, file=file, sha256=file_digest(file), by="sweep", metrics=metrics)
+        record_reading(self.folder, file=file, sha256=file_digest(file), by="sweep", metrics=metrics, weights=weights)
         return metrics
 
     def _score(self, groups: WorkerGroups, file: Path, record: TrialRecord) -> dict[str, float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from kobert_core.errors import InputError
 from tuning.results import TrialRecord
 
+TRIALS = "trials"
 LOG = "log.txt"
 CHECKPOINTS = "checkpoints"
 DONATIONS = "donations"
@@ -32,4 +33,4 @@ def checkpoint_of(sweep: Path, record: TrialRecord) -> Path:
 
 def trial_folder(sweep: Path, trial: int) -> Path:
     """The folder of a trial, by its number."""
-    return sweep / "trials" / f"{trial:04d}"
+    return sweep / TRIALS / f"{trial:04d}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kobert_core.files import atomic_folder, atomic_write_json
+from kobert_core.files import atomic_folder, atomic_write_json, check_sums, write_sums
+
+_log = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
 
@@ -38,7 +41,8 @@ def cached_arrays(
         return _open(entry)
     except FileNotFoundError:
         pass
-    except ValueError:
+    except ValueError as error:
+        _log.warning("what is cached is damaged, and is built anew: %s", error)
         shutil.rmtree(entry, ignore_errors=True)
     try:
         with atomic_folder(entry) as folder:
@@ -51,6 +55,7 @@ def cached_arrays(
                             writers[name] = files.enter_context(NpyWriter(folder / f"{name}.npy"))
                         writers[name].append(array)
             atomic_write_json(folder / "key.json", key)
+            write_sums(folder)
     except FileExistsError:
         pass  # another process was first, with the same arrays
     return _open(entry)
@@ -91,4 +96,5 @@ def _joined(parts: list[Arrays]) -> Arrays:
 def _open(entry: Path) -> Arrays:
     if not (entry / "key.json").is_file():
         raise FileNotFoundError(entry)
+    check_sums(entry)
     return {file.stem: np.load(file, mmap_mode="r") for file in sorted(entry.glob("*.npy"))}

@@ -176,7 +176,6 @@ def _json_object(line: str) -> dict[str, Any] | str:
 
 
 def _parquet(path: Path, wanted: Collection[str]) -> Table:
-    import pyarrow
     import pyarrow.parquet
 
     def refusal(error: Exception) -> InputError:
@@ -191,14 +190,14 @@ def _parquet(path: Path, wanted: Collection[str]) -> Table:
                     for name in names
                 ]
                 yield from zip(*values, strict=True)
-        except (pyarrow.ArrowException, OSError) as error:
+        except Exception as error:
             raise refusal(error) from error
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        names = list(file.schema_arrow.names)
+    except Exception as error:  # for a damaged file pyarrow raises all kinds of exceptions, not only its own
         raise refusal(error) from error
-    names = list(file.schema_arrow.names)
     return names, enumerate(rows(), start=1)
 
 

@@ -242,7 +242,12 @@ class Nsmc(Task[TextExamples]):
 
         train_labels = self._facts(data.train)["labels"]
         if data.dev is None:
-            train, dev = stratified_split(train_labels, dev_fraction=data.dev_fraction, seed=data.split_seed)
+            try:
+                train, dev = stratified_split(train_labels, dev_fraction=data.dev_fraction, seed=data.split_seed)
+            except ValueError as error:
+                raise InputError(
+                    f"no dev split can be carved ({error})", where=data.train, fix="give `data.dev`"
+                ) from error
             dev_labels = train_labels
         else:
             dev_labels = self._facts(data.dev)["labels"]

@@ -44,7 +44,7 @@ def train_model(texts: Iterable[str], folder: Path, vocab_size: int) -> bytes:
             num_threads=1,  # the sums of several threads differ from run to run
             minloglevel=2,
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"cannot train a tokenizer with vocab_size {vocab_size} ({reason})") from error
     atomic_write_bytes(folder / SKT_MODEL, model.getvalue())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -17,13 +15,15 @@ from tests.fixtures.disks import Mount, fill, resize, small_disk  # noqa: F401  
 from tests.fixtures.sweeps import (
     QUICKSTART,
     Curves,
-    end_session,
+    ending_all,
     records_of,
     reported_curves,
     start_sweep,
     sweep_to_its_end,
+    wait_for,
 )
-from tuning.search import JOURNAL, WholeRecords
+from tuning.journal import SweepJournal
+from tuning.sweep_folder import JOURNAL
 
 STUDY = [
     part
@@ -36,13 +36,6 @@ STUDY = [
     )
     for part in ("--set", setting)
 ]
-
-
-def wait_until(there: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 300
-    while not there():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +70,10 @@ def test_a_disk_that_is_full_at_a_checkpoint(drill: Drill, small_disk: Mount, tm
     """6. Disk full at a checkpoint of a trial, until there is more of it."""
     here = small_disk(tmp_path / "full" / "trials" / "0001", 3 * 1024)  # for one checkpoint, and not for two
     process = start_sweep(tmp_path, "full", *STUDY)
-    try:
-        wait_until(lambda: "no space is left for a checkpoint" in log_of(here), process)
+    with ending_all(process):
+        assert wait_for(process, lambda: "no space is left for a checkpoint" in log_of(here))
         resize(here, 64 * 1024)
         assert process.wait(timeout=500) == 0
-    finally:
-        end_session(process)
     compare(drill, tmp_path / "full", whole)
 
 
@@ -91,12 +82,10 @@ def test_a_disk_that_fills_up(drill: Drill, small_disk: Mount, tmp_path: Path, w
     """6. Disk nearly full under a whole sweep, which ends before and goes on after."""
     disk = small_disk(tmp_path / "disk", 256 * 1024)
     process = start_sweep(disk, "full", *STUDY)
-    try:
-        wait_until(lambda: list(disk.glob("full/trials/0000/checkpoints/update-*")), process)
+    with ending_all(process):
+        assert wait_for(process, lambda: any(disk.glob("full/trials/0000/checkpoints/update-*")))
         filler = fill(disk, but=8 * 2**20)
         assert process.wait(timeout=500) == 1
-    finally:
-        end_session(process)
     printed = (disk / "full.out").read_text(encoding="utf-8")
     assert f"are free in {disk / 'full'}" in printed and "go on with: kobert-tune" in printed
     assert "Traceback" not in printed
@@ -125,7 +114,7 @@ def test_a_disk_that_is_full_at_the_journal(drill: Drill, small_disk: Mount, tmp
     shutil.copyfile(small, journal)
     sweep_to_its_end(tmp_path, "full", *STUDY, "--resume")
     compare(drill, tmp_path / "full", whole)
-    storage = optuna.storages.JournalStorage(WholeRecords(str(journal)))
+    storage = optuna.storages.JournalStorage(SweepJournal(journal))
     told = optuna.load_study(study_name="full", storage=storage).trials
     drill.lost("trials in the journal", sum(not trial.state.is_finished() for trial in told) + len(told) - 2, of=2)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tuning.study.config import StudyConfig
-from tuning.study.file import dump_study, load_study, searchable
+from tuning.study.file import STUDY, dump_study, load_study, load_sweep_study, searchable
 from tuning.study.sections import BudgetConfig, ResourcesConfig, SchedulerConfig, SearchConfig, TrackingConfig
 
 __all__ = [
+    "STUDY",
     "BudgetConfig",
     "ResourcesConfig",
     "SchedulerConfig",
@@ -15,5 +16,6 @@ __all__ = [
     "TrackingConfig",
     "dump_study",
     "load_study",
+    "load_sweep_study",
     "searchable",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import UnionType
@@ -23,6 +25,8 @@ from tuning.study.sections import BudgetConfig, ResourcesConfig, SchedulerConfig
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
 
+STUDY = "study.yaml"
+"""In the folder of a sweep."""
 LOOP_METRICS = ("train/loss", "train/examples_per_second")
 """What the loop reports besides the metrics of the task."""
 SEARCHABLE = (
@@ -110,7 +114,29 @@ def dump_study(study: StudyConfig, path: str | os.PathLike[str]) -> None:
     yaml.width = 100
     text = io.StringIO()
     yaml.dump(study.resolved(), text)
-    atomic_write_text(path, text.getvalue())
+    content = text.getvalue()
+    atomic_write_text(path, f"# sha256 {hashlib.sha256(content.encode()).hexdigest()}\n{content}")
+
+
+def load_sweep_study(folder: Path) -> StudyConfig:
+    """The study of a sweep, as `dump_study` wrote it into the sweep's folder.
+
+    Raises:
+        InputError: there is none, or it is not what was written.
+    """
+    path = folder / STUDY
+    if not path.is_file():
+        raise InputError("this is no folder of a sweep", where=folder, fix="see `kobert-tune list`")
+    study = load_study(path)
+    first, _, rest = path.read_bytes().partition(b"\n")
+    seal = re.fullmatch(rb"# sha256 (\w+)", first)
+    if seal and hashlib.sha256(rest).hexdigest() != seal[1].decode():
+        raise InputError(
+            "the file is damaged, or was altered by hand: its SHA-256 is not the one written",
+            where=path,
+            fix="undo the change, or remove its first line if you know what you do",
+        )
+    return study
 
 
 def searchable(task: type[Task]) -> list[str]:

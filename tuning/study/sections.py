@@ -5,34 +5,28 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, model_validator
+from pydantic import AfterValidator, ByteSize, Field, model_validator
 
-from kobert_core.config import FrozenConfig, PositiveInt
+from kobert_core.config import Duration, FrozenConfig, PositiveInt
 from tuning.tracking.uris import redact_uri
-
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
-
-
-def seconds(value: Any) -> Any:
-    """A duration such as `90s`, `10m`, `2h`, `1h30m`, or a number of seconds, in seconds."""
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value.replace(" ", ""))
-    if not match or not any(match.groups()):
-        raise ValueError(f"a duration is written like 90s, 10m, 2h or 1h30m, but got {value!r}")
-    days, hours, minutes, rest = (float(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
 def without_secret(value: str) -> str:
     """An address as it is, unless it holds a secret: a study file is copied into sweeps and MLflow."""
-    if redact_uri(value) != value and not re.search(r"://[^/@:]+@[^@]*$", value):
+    alone = re.sub(r"^(?!http)([\w+]+://)[^/@:]+@(?=[^@]*$)", r"\1", value)  # a database's user is no secret
+    if redact_uri(alone) != alone:
         raise ValueError("a password or token does not belong into a study file: give it by the environment")
     return value
 
 
+def printable(value: str) -> str:
+    """A text of one line, without characters that steer a terminal."""
+    if not value.isprintable():
+        raise ValueError(f"a name has printable characters only, but got {value!r}")
+    return value
+
+
 Address = Annotated[str, Field(min_length=1), AfterValidator(without_secret)]
-Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[ByteSize, Field(gt=0)]
 Hours = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -126,5 +120,5 @@ class TrackingConfig(FrozenConfig):
     uri: Address | None = None
     """Tracking server or store; else `MLFLOW_TRACKING_URI`, else a database in the output folder. A password goes
     into the environment (`MLFLOW_TRACKING_PASSWORD`)."""
-    experiment: Annotated[str, Field(min_length=1)] | None = None
+    experiment: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)] | None = None
     """Name of the MLflow experiment; the study's name when not given."""

@@ -61,5 +61,5 @@ def artifact_root(uri: str, folder: Path) -> Path | None:
 
 def redact_uri(text: str) -> str:
     """An address, or any text with addresses in it, without passwords, tokens and query values."""
-    text = re.sub(r"://[^/\s]*@", "://***@", text)
-    return re.sub(r"(?i)([?&](?:password|passwd|pwd|token|secret|key|sig)[\w-]*=)[^&\s]+", r"\1***", text)
+    text = re.sub(r"://(?:[^/\s]*|[^/\s:@]*:\S*)@", "://***@", text)  # a password may hold a slash
+    return re.sub(r"(?i)([?&;][\w.-]*(?:password|passwd|pwd|token|secret|key|sig)[\w-]*=)[^&;\s]+", r"\1***", text)

@@ -24,7 +24,7 @@ from kobert_core.checkpoint import (
     set_rng_state,
 )
 from kobert_core.errors import InputError
-from tests.fixtures.disks import Mount, fill, small_disk  # noqa: F401  (a fixture)
+from tests.fixtures.disks import Mount, fill
 
 
 @pytest.fixture
@@ -93,9 +93,9 @@ def test_a_pickle_that_would_run_code_is_refused(folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kib", [0, 4, 20, 40, 52, 60, 64])
-def test_a_full_disk_leaves_the_checkpoints_that_are_there(small_disk: Mount, tmp_path: Path, kib: int) -> None:  # noqa: F811
+def test_a_full_disk_leaves_the_checkpoints_that_are_there(mount_small_disk: Mount, tmp_path: Path, kib: int) -> None:
     """Weights and state take 36 KiB each, the sums 4: there is too little for the first, the second, the third."""
-    checkpoints = small_disk(tmp_path / "disk", 1024)
+    checkpoints = mount_small_disk(tmp_path / "disk", 1024)
     model = nn.Linear(90, 90)
     folders = [checkpoint_folder(checkpoints, update) for update in (7, 9)]
     save_checkpoint(folders[0], model, {"update": 7, "moments": torch.zeros(90, 90)})

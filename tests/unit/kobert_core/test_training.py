@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from pathlib import Path
 
@@ -9,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from kobert_core.checkpoint import adopt_checkpoint, load_weights, newest_checkpoint
+from kobert_core.checkpoint import WEIGHTS, adopt_checkpoint, load_state, load_weights, newest_checkpoint
 from kobert_core.data.batching import UpdateOrder, micro_batches
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks.nsmc import Nsmc
-from kobert_core.training import NonFiniteError, evaluation_updates, train
+from kobert_core.training import CheckpointClock, NonFiniteError, evaluation_updates, train
 from tests.fixtures.tiny import tiny_config
 
 NO_DROPOUT = {"dropout": 0.0, "hidden_dropout": 0.0, "attention_dropout": 0.0}
@@ -36,6 +38,19 @@ class StopAfter(LocalRuntime):
     def should_stop(self) -> bool:
         self.left -= 1
         return self.left <= 0
+
+
+class Killed(BaseException):
+    pass
+
+
+class KilledAfter(StopAfter):
+    """Dies after so many updates: nothing more is written."""
+
+    def should_stop(self) -> bool:
+        if super().should_stop():
+            raise Killed
+        return False
 
 
 def weights_after(config, cache: Path, runtime: LocalRuntime | None = None, task=Nsmc) -> dict[str, torch.Tensor]:
@@ -139,41 +154,89 @@ def test_the_same_config_gives_the_same_bits_and_another_seed_does_not(cache: Pa
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-@pytest.mark.parametrize("stop_after", [3, 6, 9])
-def test_a_stopped_run_goes_on_bit_for_bit(cache: Path, tmp_path: Path, stop_after: int) -> None:
-    """Stopped between evaluations, in mid-epoch; resumed from the checkpoint of the last evaluation."""
-    config = tiny_config(train={"epochs": 1.5, "eval_percent": 20})
+@pytest.mark.parametrize(
+    ("how", "interval", "stop_after", "goes_on_after"),
+    [
+        (StopAfter, 600, 3, 3),
+        (StopAfter, 600, 6, 6),
+        (KilledAfter, 600, 3, 0),
+        (KilledAfter, 600, 9, 8),
+        (KilledAfter, 1e-9, 3, 3),
+        (KilledAfter, 1e-9, 10, 10),
+    ],
+)
+def test_a_run_that_was_cut_goes_on_bit_for_bit(
+    cache: Path, tmp_path: Path, how: type[StopAfter], interval: float, stop_after: int, goes_on_after: int
+) -> None:
+    """In mid-epoch; from the checkpoint that is written when a run is asked to stop, at an evaluation, or by time."""
+    config = tiny_config(train={"epochs": 1.5, "eval_percent": 20, "checkpoint_interval": interval})
     undisturbed: list[Report] = []
     expected = weights_after(config, cache, LocalRuntime(checkpoints=tmp_path / "whole", on_report=undisturbed.append))
     reports: list[Report] = []
     parts = {"checkpoints": tmp_path / "parts", "on_report": reports.append}
-    weights_after(config, cache, StopAfter(stop_after, **parts))
+    with contextlib.suppress(Killed):
+        weights_after(config, cache, how(stop_after, **parts))
+    newest = newest_checkpoint(tmp_path / "parts")
+    assert (load_state(newest)["progress"]["update"] if newest else 0) == goes_on_after
     torch.manual_seed(999)
     assert_equal(expected, weights_after(config, cache, LocalRuntime(resume=True, **parts)))
     heard = {report.progress: report for report in reports}
-    assert len(reports) == 5 + (stop_after >= 4), "a resumed run repeats the report of its checkpoint"
+    assert len(reports) == 5 + (stop_after >= 4), "a resumed run repeats its last report"
     reports = list(heard.values())
     assert len(reports) == len(undisturbed) == 5
     for report, whole in zip(reports, undisturbed, strict=True):
-        assert (report.progress, report.update, report.is_best) == (
+        assert (report.progress, report.update, report.is_best, Path(report.checkpoint).name) == (
             whole.progress,
             whole.update,
             whole.is_best,
+            Path(whole.checkpoint).name,
         )
         steady = [name for name in whole.metrics if name != "train/examples_per_second"]
         assert {name: report.metrics[name] for name in steady} == {name: whole.metrics[name] for name in steady}
 
 
-def test_only_the_best_and_the_newest_checkpoint_stay(cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("interval", [600, 1e-9])
+def test_an_altered_checkpoint_is_passed_over_for_the_one_before(cache: Path, tmp_path: Path, interval: float) -> None:
+    config = tiny_config(train={"epochs": 1.5, "eval_percent": 20, "checkpoint_interval": interval})
+    expected = weights_after(config, cache)
+    weights_after(config, cache, StopAfter(13, checkpoints=tmp_path))
+    newest = newest_checkpoint(tmp_path)
+    with open(newest / WEIGHTS, "r+b") as file:
+        file.truncate(1000)
+    before = newest_checkpoint(tmp_path)
+    assert before is not None and before != newest
+    assert_equal(expected, weights_after(config, cache, LocalRuntime(checkpoints=tmp_path, resume=True)))
+
+
+def test_workers_agree_when_a_checkpoint_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of rank 0 counts, and is looked at seldom; updates that become slow are noticed in time."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    runtime, looks = LocalRuntime(), []
+    runtime.gather = lambda value: looks.append(value) or [value]  # type: ignore[method-assign]
+    clock = CheckpointClock(100, update=7)
+    due = []
+    for update in range(8, 8 + 1000):
+        now += 0.5 if update < 600 else 4.0
+        if clock.is_due(update, runtime):
+            due.append(now)
+            clock.start(update)
+    gaps = [later - earlier for earlier, later in itertools.pairwise([0.0, *due])]
+    assert len(gaps) > 10 and min(gaps) >= 100
+    assert sum(gap > 104 for gap in gaps) <= 1, "more than an update late only where the pace changed"
+    assert len(looks) < 12 * len(due)
+
+
+def test_the_best_and_the_newest_two_checkpoints_stay(cache: Path, tmp_path: Path) -> None:
+    """One of them to fall back on, should the newest not be whole."""
     reports: list[Report] = []
     config = tiny_config(train={"epochs": 2, "eval_percent": 10})
+    (tmp_path / ".update-00000001.abc.tmp").mkdir()  # what a kill left
     weights_after(config, cache, LocalRuntime(checkpoints=tmp_path, on_report=reports.append))
     best = max(reports, key=lambda report: (report.metrics["eval/accuracy"], -report.update))
     assert best.is_best and Path(best.checkpoint).is_dir()
-    assert {folder.name for folder in tmp_path.iterdir()} == {
-        Path(best.checkpoint).name,
-        Path(reports[-1].checkpoint).name,
-    }
+    kept = {Path(report.checkpoint).name for report in (best, *reports[-2:])}
+    assert {folder.name for folder in tmp_path.iterdir()} == kept
 
 
 def test_reports_come_at_percentages_of_the_run(cache: Path) -> None:
@@ -249,7 +312,7 @@ def test_a_checkpoint_takes_the_place_of_an_own_one_of_the_same_update(cache: Pa
     for seed, name in enumerate(("donor", "own")):
         torch.manual_seed(seed)
         own = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
-        train(own, Nsmc(own, cache=cache), StopAfter(6, checkpoints=tmp_path / name))
+        train(own, Nsmc(own, cache=cache), StopAfter(8, checkpoints=tmp_path / name))
         folders.append(newest_checkpoint(tmp_path / name))
     donor, own_one = folders
     assert donor is not None and own_one is not None and donor.name == own_one.name
@@ -262,7 +325,7 @@ def test_a_run_that_adopts_a_checkpoint_has_its_weights_and_its_own_rates(cache:
     parts = {"device": torch.device("cpu"), "checkpoints": tmp_path / "donor"}
     length = {"epochs": 1.5, "eval_percent": 20}
     donor = tiny_config(optim={"backbone_lr": 1e-3, "weight_decay": 0.1}, train=length)
-    train(donor, Nsmc(donor, cache=cache), StopAfter(6, **parts))
+    train(donor, Nsmc(donor, cache=cache), StopAfter(8, **parts))
     folder = newest_checkpoint(tmp_path / "donor")
     assert folder is not None
     adopt_checkpoint(folder, tmp_path / "own")

@@ -15,14 +15,15 @@ from kobert_core.checkpoint import checkpoint_folder, save_checkpoint
 from kobert_core.errors import InputError
 from kobert_core.optim import make_optimizer
 from kobert_core.tasks import TASKS
-from tests.fixtures.disks import Mount, fill, small_disk  # noqa: F401  (a fixture)
+from tests.fixtures.disks import Mount, fill
 from tuning.budget import Budget
 from tuning.disk import DiskNeeds, bytes_in, checkpoint_bytes
 from tuning.driver_only import DiskFull
+from tuning.journal import SweepJournal
 from tuning.recording import Recorder
 from tuning.results import TrialRecord, TrialTable
-from tuning.search import JOURNAL, WholeRecords
 from tuning.study import load_study
+from tuning.sweep_folder import JOURNAL
 from tuning.trial_files import CHECKPOINTS, trial_folder
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "search_spaces" / "quickstart.yaml"
@@ -102,8 +103,8 @@ def test_a_sweep_gives_up_when_too_many_trials_fail_and_names_the_commonest_reas
     )
 
 
-def test_a_sweep_gives_up_before_its_disk_is_full(small_disk: Mount, tmp_path: Path) -> None:  # noqa: F811
-    disk = small_disk(tmp_path / "disk", 1024)
+def test_a_sweep_gives_up_before_its_disk_is_full(mount_small_disk: Mount, tmp_path: Path) -> None:
+    disk = mount_small_disk(tmp_path / "disk", 1024)
     budget = Budget(load_study(QUICKSTART), 1, lambda: None, folder=disk, least_free=200_000)
     assert not budget.stop_all()
     fill(disk, but=100_000)
@@ -111,9 +112,9 @@ def test_a_sweep_gives_up_before_its_disk_is_full(small_disk: Mount, tmp_path: P
     assert budget.gave_up is not None and f"free in {disk}" in budget.gave_up
 
 
-def test_a_full_disk_leaves_whole_records_in_the_journal(small_disk: Mount, tmp_path: Path) -> None:  # noqa: F811
-    disk = small_disk(tmp_path / "disk", 64)
-    study = optuna.create_study(study_name="s", storage=JournalStorage(WholeRecords(str(disk / JOURNAL))))
+def test_a_full_disk_leaves_whole_records_in_the_journal(mount_small_disk: Mount, tmp_path: Path) -> None:
+    disk = mount_small_disk(tmp_path / "disk", 64)
+    study = optuna.create_study(study_name="s", storage=JournalStorage(SweepJournal(disk / JOURNAL)))
     filler = fill(disk)
     told = 0
     with pytest.raises(DiskFull):
@@ -122,14 +123,14 @@ def test_a_full_disk_leaves_whole_records_in_the_journal(small_disk: Mount, tmp_
             told += 1
     assert (disk / JOURNAL).read_bytes().endswith(b"\n")
     filler.unlink()
-    again = optuna.load_study(study_name="s", storage=JournalStorage(WholeRecords(str(disk / JOURNAL))))
+    again = optuna.load_study(study_name="s", storage=JournalStorage(SweepJournal(disk / JOURNAL)))
     again.tell(again.ask(), 2.0)
     values = [trial.value for trial in again.trials if trial.value is not None]
     assert values == [1.0] * told + [2.0]
 
 
-def test_a_full_disk_leaves_the_table_as_it_was(small_disk: Mount, tmp_path: Path) -> None:  # noqa: F811
-    disk = small_disk(tmp_path / "disk", 256)
+def test_a_full_disk_leaves_the_table_as_it_was(mount_small_disk: Mount, tmp_path: Path) -> None:
+    disk = mount_small_disk(tmp_path / "disk", 256)
     study = load_study(QUICKSTART)
     table = TrialTable(disk, study.objective)
     table.put(TrialRecord(0, "COMPLETE", {}, value=0.5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from optuna.trial import TrialState
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from search_spaces.distributions import Space
+from tuning.results import State, TrialRecord
 from tuning.search import OptunaSearcher, open_optuna_study
 from tuning.study import SearchConfig
+from tuning.sweep_folder import JOURNAL
 
 SPACE = Space.from_dict(
     {
@@ -43,7 +46,13 @@ def finish(bridge: OptunaSearcher, trial_id: str, *curve: float) -> None:
     points = [result(10 * (i + 1), value) for i, value in enumerate(curve)]
     for point in points[:-1]:
         bridge.on_trial_result(trial_id, point)
-    bridge.on_trial_complete(trial_id, points[-1])
+    end(bridge, trial_id, points[-1])
+
+
+def end(bridge: OptunaSearcher, trial_id: str, last: dict[str, Any] | None = None, *, error: bool = False) -> None:
+    """As Ray Tune and, after the ledger, `Teller` say it."""
+    bridge.on_trial_complete(trial_id, last, error=error)
+    bridge.tell(trial_id)
 
 
 def test_states_and_curves_are_the_truth(tmp_path: Path) -> None:
@@ -53,8 +62,8 @@ def test_states_and_curves_are_the_truth(tmp_path: Path) -> None:
     finish(bridge, "a", *(0.5, 0.9, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.6))
     finish(bridge, "b", 0.4, 0.3)
     bridge.on_trial_result("c", result(10, 0.5))
-    bridge.on_trial_complete("c", None, error=True)
-    bridge.on_trial_complete("d", None, error=True)
+    end(bridge, "c", error=True)
+    end(bridge, "d", error=True)
     complete, pruned, crashed, never = trials(tmp_path)
     assert (complete.state, complete.value) == (TrialState.COMPLETE, 0.9), "its value is that of its best checkpoint"
     assert complete.intermediate_values[100] == 0.6 and len(complete.intermediate_values) == 10
@@ -72,7 +81,7 @@ def test_interrupted_trials_come_back_with_their_numbers_values_and_curves(tmp_p
     again = searcher(tmp_path)
     assert again.suggest("x") == second != first
     again.on_trial_result("x", result(10, 0.4))  # a resumed run repeats the report of its checkpoint
-    again.on_trial_complete("x", result(20, 0.3))
+    end(again, "x", result(20, 0.3))
     resumed = trials(tmp_path)[1]
     assert resumed.state == TrialState.PRUNED and resumed.intermediate_values == {10: 0.4, 20: 0.3}
 
@@ -82,6 +91,62 @@ def test_a_killed_driver_leaves_no_trial_running(tmp_path: Path) -> None:
     again = searcher(tmp_path)
     assert again.suggest("b") == suggested
     assert len(trials(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("state", ["COMPLETE", "PRUNED", "FAILED"])
+def test_an_end_that_only_the_ledger_knows_is_told(tmp_path: Path, state: State) -> None:
+    """The driver was killed after it wrote the ledger, and before it told Optuna."""
+    (tmp_path / "whole").mkdir()
+    curve = {10 * i: 0.1 * i for i in range(1, 11 if state == "COMPLETE" else 3)}
+    whole, cut = searcher(tmp_path / "whole"), searcher(tmp_path)
+    for bridge in (whole, cut):
+        values = bridge.suggest("a")["values"]
+        for progress, value in list(curve.items())[:-1]:
+            bridge.on_trial_result("a", result(progress, value))
+    whole.on_trial_result("a", result(*list(curve.items())[-1]))
+    end(whole, "a", error=state == "FAILED")
+    ledger = [TrialRecord(0, state, values, curve=curve), TrialRecord(1, "RUNNING", values)]
+    search = SearchConfig(seed=3)
+    study = open_optuna_study(tmp_path, name="study", objective=OBJECTIVE, search=search, resume=True, ledger=ledger)
+    told, expected = study.trials[0], trials(tmp_path / "whole")[0]
+    assert (told.state, told.values, told.intermediate_values) == (
+        expected.state,
+        expected.values,
+        expected.intermediate_values,
+    )
+
+
+@pytest.mark.parametrize("startup", [1, 10])
+def test_a_driver_killed_at_any_line_of_the_journal_asks_for_the_same_values(tmp_path: Path, startup: int) -> None:
+    search = SearchConfig(seed=3, startup_trials=startup, points=({"optim.backbone_lr": 1e-4}, {}))
+
+    def ask_four(folder: Path) -> list[dict[str, Any]]:
+        bridge = searcher(folder, search)
+        for number in range(sum(trial.state.is_finished() for trial in bridge._study.trials), 4):
+            bridge.suggest(str(number))
+            finish(bridge, str(number), *([0.1 * number] * 10))
+        return [trial.params for trial in trials(folder)]
+
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    expected = ask_four(whole)
+    lines = (whole / JOURNAL).read_bytes().splitlines(keepends=True)
+    asked = [number for number, line in enumerate(lines) if b"param_name" in line or b'"op_code":4' in line]
+    for place in asked:
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        (folder / JOURNAL).write_bytes(b"".join(lines[:place]) + lines[place][: len(lines[place]) // 2])
+        assert ask_four(folder) == expected, place
+    assert len(asked) >= 10
+
+
+def test_a_dead_drivers_journal_lock_is_taken_over(tmp_path: Path) -> None:
+    searcher(tmp_path)
+    journal = tmp_path / JOURNAL
+    (tmp_path / f"{JOURNAL}.lock").symlink_to(journal)
+    begin = time.monotonic()
+    assert searcher(tmp_path).suggest("a")["trial"] == 0
+    assert time.monotonic() - begin < 20, "Optuna itself takes it after 30 s"
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "random", "cmaes"])
@@ -173,6 +238,6 @@ def test_a_waiting_trial_that_tune_removes_is_pruned_if_it_had_begun(tmp_path: P
     for trial_id in "ab":
         bridge.suggest(trial_id)
     bridge.on_trial_result("a", result(10, 0.5))
-    bridge.on_trial_complete("a")  # Ray Tune gives no result for a trial that does not run at the moment
-    bridge.on_trial_complete("b")
+    end(bridge, "a")  # Ray Tune gives no result for a trial that does not run at the moment
+    end(bridge, "b")
     assert [trial.state for trial in trials(tmp_path)] == [TrialState.PRUNED, TrialState.FAIL]

@@ -163,7 +163,7 @@ def test_a_changed_boundary_head_is_noticed(small: Path, skt: dict[str, str], tm
     save_weights(tmp_path / "model", Korquad, task.build_model().state_dict())
     file = tmp_path / "model" / "boundary_head.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(InputError, match=r"boundary_head\.safetensors: the checkpoint is corrupt"):
+    with pytest.raises(InputError, match=r"boundary_head\.safetensors: the file is damaged"):
         load_pretrained(tmp_path / "model")
 
 

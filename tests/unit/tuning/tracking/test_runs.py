@@ -140,7 +140,7 @@ def test_a_run_deleted_in_the_page_does_not_stop_the_others(output: Path) -> Non
     assert tracker.flush(60) == 0
     client_of(output).delete_run(runs_of(output)["trial-0"].info.run_id)
     tracker.log_metrics("0", {"loss": 1.0}, step=1)
-    tracker.start_trial("0", params={}, tags={})
+    tracker.start_trial("0", params={"lr": 1}, tags={})
     tracker.log_metrics("1", {"loss": 1.0}, step=1)
     assert tracker.close(60) == 0
     assert tracker.refused == 2

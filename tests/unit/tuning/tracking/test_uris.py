@@ -87,6 +87,9 @@ def test_the_store_is_chosen_by_study_then_environment_then_default(
         ),
         ("sqlite:////a b/mlflow.db", "sqlite:////a b/mlflow.db"),
         ("failed: http://***@h/x (at b@c)", "failed: http://token@h/x (at b@c)"),
+        ("mysql://***@h/d", "mysql://u:p/a/ss@h/d"),
+        ("https://h/a?api_key=***&b=1&X-Amz-Signature=***", "https://h/a?api_key=x&b=1&X-Amz-Signature=y"),
+        ("http://h:5000/a?b=1, at c@d", "http://h:5000/a?b=1, at c@d"),
     ],
 )
 def test_redact_uri(shown: str, uri: str) -> None:

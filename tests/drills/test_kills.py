@@ -1,0 +1,193 @@
+"""Sweeps whose processes are killed at any moment, and which come to what an undisturbed one comes to, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kobert_core.checkpoint import load_state, newest_checkpoint
+from tests.drills.conftest import Drill
+from tests.fixtures.commands import environment
+from tests.fixtures.outcomes import Outcome, count_differences
+from tests.fixtures.sweeps import ONE_AT_A_TIME, children_of, ending_all, records_of, start_sweep, wait_for
+
+SHORT = (*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=2")
+FEW_EVALUATIONS = (*ONE_AT_A_TIME, "--trials", "2", "--set", "train.epochs=20", "--set", "train.eval_percent=50")
+GRACE = 30.0
+"""Seconds that a spot machine gives."""
+SETS_THE_CLOCK = """
+import os, time
+_time, _time_ns = time.time, time.time_ns
+def _shift():
+    try:
+        with open(os.environ["CLOCK_SHIFT"]) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
+time.time = lambda: _time() + _shift()
+time.time_ns = lambda: _time_ns() + _shift() * 10**9
+"""
+
+Undisturbed = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """What a sweep with these arguments comes to; each is run once."""
+    known: dict[tuple[str, ...], Outcome] = {}
+
+    def outcome(*arguments: str) -> Outcome:
+        if arguments not in known:
+            output = tmp_path_factory.mktemp("undisturbed")
+            finish(output, *arguments)
+            known[arguments] = Outcome.of(output / "one")
+        return known[arguments]
+
+    return outcome
+
+
+def finish(output: Path, *arguments: str, **variables: str) -> None:
+    """Run the sweep to its end."""
+    process = start_sweep(output, "one", *arguments, **variables)
+    with ending_all(process):
+        assert process.wait(timeout=400) == 0, (output / "one.out").read_text()
+
+
+def lines_in(sweep: Path) -> int:
+    """How far a sweep is: each line is a moment after which it may be killed."""
+    files = (sweep / "optuna_journal.log", sweep / "tracking.jsonl")
+    return sum(file.read_bytes().count(b"\n") for file in files if file.is_file())
+
+
+def kill_driver(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def kill_often(output: Path, *arguments: str, lines: list[int], seconds: list[float]) -> int:
+    """Run a sweep and kill its driver: once for each number of `lines` that it has written since it was started, and
+    for each number of `seconds`; half of the time it goes on by `--resume`, else by the same command. How often it
+    was killed."""
+    chance, sweep = random.Random(6), output / "one"
+    kills = 0
+    for limit, is_time in [*((n, False) for n in lines), *((s, True) for s in seconds)]:
+        resume = ["--resume"] if (sweep / "study.yaml").exists() and chance.random() < 0.5 else []
+        process = start_sweep(output, "one", *arguments, *resume)
+        begin, before = time.monotonic(), lines_in(sweep)
+        try:
+            if is_time:
+                wait_for(process, lambda begin=begin, limit=limit: time.monotonic() - begin > limit)  # type: ignore[misc]
+            else:
+                wait_for(process, lambda before=before, limit=limit: lines_in(sweep) - before >= limit)  # type: ignore[misc]
+                time.sleep(chance.uniform(0, 0.1))
+        finally:
+            kills += process.poll() is None
+            kill_driver(process)
+    return kills
+
+
+def test_a_driver_killed_three_times(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
+    """2. The driver killed at 3 random moments, and resumed."""
+    chance = random.Random(2)
+    kills = kill_often(tmp_path, *SHORT, lines=[chance.randrange(10, 60) for _ in range(3)], seconds=[])
+    finish(tmp_path, *SHORT)
+    assert kills == 3
+    count_differences(drill, Outcome.of(tmp_path / "one"), undisturbed(*SHORT))
+
+
+@pytest.mark.slow
+def test_a_driver_killed_twenty_times(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
+    """2. The driver killed at 20 random moments, from its start to its export, and resumed."""
+    chance = random.Random(1)
+    arguments = (*ONE_AT_A_TIME, "--trials", "6", "--set", "train.epochs=4")
+    lines = [chance.randrange(1, 40) for _ in range(14)]
+    kills = kill_often(tmp_path, *arguments, lines=lines, seconds=[chance.uniform(0, 20) for _ in range(6)])
+    resume = ["--resume"] if (tmp_path / "one" / "winner.json").exists() else []
+    finish(tmp_path, *arguments, *resume)
+    assert kills == 20
+    count_differences(drill, Outcome.of(tmp_path / "one"), undisturbed(*arguments))
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_mid_epoch(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
+    """1. A worker killed in mid-epoch."""
+    sweep = tmp_path / "one"
+    process = start_sweep(tmp_path, "one", *FEW_EVALUATIONS, "--set", "train.checkpoint_interval=1s")
+    with ending_all(process):
+        assert wait_for(process, lambda: newest_checkpoint(sweep / "trials" / "0000" / "checkpoints") is not None)
+        assert records_of(sweep)[0]["progress"] == 0
+        for worker in children_of(process):
+            if "RayTrainWorker" in worker.name() + "".join(worker.cmdline()):
+                worker.kill()
+                killed = worker
+        assert process.wait(timeout=400) == 0, (tmp_path / "one.out").read_text()
+    assert not killed.is_running()
+    count_differences(drill, Outcome.of(sweep), undisturbed(*FEW_EVALUATIONS))
+
+
+@pytest.mark.slow
+def test_every_process_of_ray_killed(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
+    """3. Every Ray process killed, then the same command again."""
+    process = start_sweep(tmp_path, "one", *SHORT)
+    with ending_all(process):
+        assert wait_for(process, lambda: lines_in(tmp_path / "one") > 50)
+        of_ray = children_of(process)
+        for each in of_ray:
+            each.kill()
+        begin = time.monotonic()
+        assert process.wait(timeout=300) != 0
+        print(f"the driver ended {time.monotonic() - begin:.0f} s after all of Ray")
+    finish(tmp_path, *SHORT)
+    assert len(of_ray) > 3
+    count_differences(drill, Outcome.of(tmp_path / "one"), undisturbed(*SHORT))
+
+
+@pytest.mark.slow
+def test_sigterm_with_a_grace_period(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
+    """10. SIGTERM with a grace period: a checkpoint is written within it, between two evaluations."""
+    sweep = tmp_path / "one"
+    process = start_sweep(tmp_path, "one", *FEW_EVALUATIONS)
+    with ending_all(process):
+        assert wait_for(process, lambda: records_of(sweep).get(0, {}).get("progress") == 50)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        begin = time.monotonic()
+        code = process.wait(timeout=300)
+        seconds = time.monotonic() - begin
+    printed = (tmp_path / "one.out").read_text()
+    assert code == 130 and "go on with" in printed, printed
+    record = records_of(sweep)[0]
+    assert (record["state"], record["progress"]) == ("INTERRUPTED", 50)
+    newest = newest_checkpoint(sweep / "trials" / "0000" / "checkpoints")
+    assert newest is not None
+    drill.lost("checkpoints", int(load_state(newest)["progress"]["update"] <= record["update"]), of=1)
+    drill.lost(f"grace periods of {GRACE:.0f} s", int(seconds > GRACE), of=1)
+    finish(tmp_path, *FEW_EVALUATIONS, "--resume")
+    count_differences(drill, Outcome.of(sweep), undisturbed(*FEW_EVALUATIONS))
+
+
+@pytest.mark.slow
+def test_the_clock_set_back(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
+    """11. The clock set back by an hour in the middle of a sweep, and a driver killed after it."""
+    (tmp_path / "clock").mkdir()
+    (tmp_path / "clock" / "sitecustomize.py").write_text(SETS_THE_CLOCK)
+    shift = tmp_path / "shift"
+    paths = f"{tmp_path / 'clock'}{os.pathsep}{environment()['PYTHONPATH']}"
+    variables = {"PYTHONPATH": paths, "CLOCK_SHIFT": str(shift)}
+    process = start_sweep(tmp_path, "one", *SHORT, **variables)
+    with ending_all(process):
+        assert wait_for(process, lambda: lines_in(tmp_path / "one") > 45)
+        shift.write_text("-3600")
+        assert wait_for(process, lambda: lines_in(tmp_path / "one") > 70)
+        kill_driver(process)
+    finish(tmp_path, *SHORT, **variables)
+    found = Outcome.of(tmp_path / "one")
+    drill.lost("durations below 0", sum(duration < 0 for duration in found.durations), of=len(found.durations))
+    count_differences(drill, found, undisturbed(*SHORT))

@@ -1,0 +1,94 @@
+"""The folder of a sweep: who may write in it, and what a killed driver left there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kobert_core.errors import InputError
+from tuning.results import LEDGER
+from tuning.study import STUDY, StudyConfig, dump_study, load_sweep_study
+from tuning.sweep_lock import sweep_lock
+from tuning.trial_files import TRIALS
+
+JOURNAL, SCRATCH = "optuna_journal.log", ".ray"
+
+
+@contextmanager
+def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[bool]:
+    """Hold the folder of a sweep for this process; make it, or take up the one that is there. Which of both it was.
+
+    The lock ends with its process, and its file says for how long a sweep runs: one that was killed left it so, and
+    goes on also without `resume`.
+
+    Raises:
+        InputError: the name is in use, another process holds it, or the study is not the one that began there.
+    """
+    used = (folder / STUDY).exists()
+    if resume and not used:
+        raise InputError("there is no sweep to go on with", where=folder, fix="check `--name` and `--output`")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fix = "give another `--output`"
+        raise InputError(f"the folder cannot be made ({error.strerror})", where=folder, fix=fix) from error
+    with sweep_lock(folder) as lock:
+        lock.seek(0)
+        if used and not resume and not lock.read():
+            raise InputError(
+                f"the sweep name `{folder.name}` is in use",
+                where=folder,
+                fix="give another `--name`, or `--resume`",
+            )
+        if used:
+            refuse_other_study(load_sweep_study(folder), study, folder)
+        print("running", file=lock, flush=True)
+        remove_leftovers(folder)
+        dump_study(study, folder / STUDY)
+        try:
+            yield used
+        except (InputError, KeyboardInterrupt):
+            lock.truncate(0)
+            raise
+        else:
+            lock.truncate(0)
+        finally:
+            if not (folder / LEDGER).exists():  # the name stays free
+                forget_beginnings(folder)
+
+
+def forget_beginnings(folder: Path) -> None:
+    """Remove what a sweep left that came to no trial: another study may follow under its name."""
+    for name in (STUDY, JOURNAL, f"{JOURNAL}.sha256"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / TRIALS, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed driver left half written, and what Ray wrote for it."""
+    for path in [folder / SCRATCH, *folder.glob(".*.tmp")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def refuse_other_study(before: StudyConfig, now: StudyConfig, folder: Path) -> None:
+    """A resumed sweep may get another budget, tracking, and other resources but for the number of workers.
+
+    All else decides what a trial is: trials before and after would not compare.
+    """
+    free = {"budget", "resources", "tracking", "keep_checkpoints", "name", "storage"}
+    old, new = (
+        study.model_dump(mode="json", exclude=free) | {"resources.workers": study.resources.workers}
+        for study in (before, now)
+    )
+    changed = [key for key in old if old[key] != new[key]]
+    if changed:
+        raise InputError(
+            f"`{changed[0]}` is not what this sweep began with",
+            where=folder / STUDY,
+            fix="resume it with the same study file, or give another `--name`",
+        )
