@@ -11,7 +11,7 @@ import pytest
 
 from tests.drills.conftest import Drill
 from tests.fixtures.commands import tune
-from tests.fixtures.disks import Mount, fill, resize, small_disk  # noqa: F401  (a fixture)
+from tests.fixtures.disks import Mount, fill, resize
 from tests.fixtures.sweeps import (
     QUICKSTART,
     Curves,
@@ -57,18 +57,20 @@ def compare(drill: Drill, sweep: Path, whole: Curves) -> None:
     drill.lost("files left over", len(rubbish), of=sum(1 for _ in sweep.rglob("*")))
 
 
-def test_too_little_disk_is_told_before_the_start(drill: Drill, small_disk: Mount, tmp_path: Path) -> None:  # noqa: F811
+def test_too_little_disk_is_told_before_the_start(drill: Drill, mount_small_disk: Mount, tmp_path: Path) -> None:
     """6. Too little disk, told before the start."""
-    disk = small_disk(tmp_path / "disk", 16 * 1024)
+    disk = mount_small_disk(tmp_path / "disk", 16 * 1024)
     refused = tune("sweep", QUICKSTART, "--output", disk, "--dry-run", cwd=tmp_path, code=2).stderr
     assert "MiB for checkpoints of 1.9MiB, but" in refused and "are free; free some space" in refused
     drill.lost("lines that say so", len(refused.strip().splitlines()) - 1, of=1)
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_at_a_checkpoint(drill: Drill, small_disk: Mount, tmp_path: Path, whole: Curves) -> None:  # noqa: F811
+def test_a_disk_that_is_full_at_a_checkpoint(
+    drill: Drill, mount_small_disk: Mount, tmp_path: Path, whole: Curves
+) -> None:
     """6. Disk full at a checkpoint of a trial, until there is more of it."""
-    here = small_disk(tmp_path / "full" / "trials" / "0001", 3 * 1024)  # for one checkpoint, and not for two
+    here = mount_small_disk(tmp_path / "full" / "trials" / "0001", 3 * 1024)  # for one checkpoint, and not for two
     process = start_sweep(tmp_path, "full", *STUDY)
     with ending_all(process):
         assert wait_for(process, lambda: "no space is left for a checkpoint" in log_of(here))
@@ -78,9 +80,9 @@ def test_a_disk_that_is_full_at_a_checkpoint(drill: Drill, small_disk: Mount, tm
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up(drill: Drill, small_disk: Mount, tmp_path: Path, whole: Curves) -> None:  # noqa: F811
+def test_a_disk_that_fills_up(drill: Drill, mount_small_disk: Mount, tmp_path: Path, whole: Curves) -> None:
     """6. Disk nearly full under a whole sweep, which ends before and goes on after."""
-    disk = small_disk(tmp_path / "disk", 256 * 1024)
+    disk = mount_small_disk(tmp_path / "disk", 256 * 1024)
     process = start_sweep(disk, "full", *STUDY)
     with ending_all(process):
         assert wait_for(process, lambda: any(disk.glob("full/trials/0000/checkpoints/update-*")))
@@ -96,12 +98,14 @@ def test_a_disk_that_fills_up(drill: Drill, small_disk: Mount, tmp_path: Path, w
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_at_the_journal(drill: Drill, small_disk: Mount, tmp_path: Path, whole: Curves) -> None:  # noqa: F811
+def test_a_disk_that_is_full_at_the_journal(
+    drill: Drill, mount_small_disk: Mount, tmp_path: Path, whole: Curves
+) -> None:
     """6. Disk full at the Optuna journal, in the middle of a record."""
     journal = tmp_path / "full" / JOURNAL
     journal.parent.mkdir()
     journal.touch()
-    small = small_disk(tmp_path / "small", 4) / JOURNAL
+    small = mount_small_disk(tmp_path / "small", 4) / JOURNAL
     small.touch()
     subprocess.run(["mount", "--bind", str(small), str(journal)], check=True)
     try:
