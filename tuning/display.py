@@ -52,7 +52,7 @@ class Display:
             left = budget.seconds_left
             line = f"{table.folder.name}: {finished} of {study.budget.trials} trials, {span(time.monotonic() - begin)}"
             line += f", {span(left)} of its budget left" if left is not None else ""
-            line += " — stopping" if budget.interrupted else ""
+            line += " — stopping" if budget.interrupted or budget.gave_up else ""
             return Group(Text(line, style="bold"), trial_table(table, rows=max(5, self.console.height - 8)))
 
         with Live(console=self.console, get_renderable=picture, refresh_per_second=4, transient=True):

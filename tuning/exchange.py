@@ -215,6 +215,8 @@ class Exchange:
     async def end(self, number: int, rank: int, kind: str, content: Any) -> None:
         """For a worker: it is done, with a `value` (rank 0's counts), or with `error` or `short` (the first counts)."""
         lease = self._leases[number]
+        if kind == "short" and lease.stop.is_set():
+            kind = "error"  # nobody wants it to go on
         lease.ended.add(rank)
         lease.stop.set()
         lease.alive = dict.fromkeys(lease.alive, time.monotonic())
