@@ -113,6 +113,9 @@ def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[
             raise InputError("another process runs this sweep", where=folder, fix="wait for it, or stop it") from None
         if used:
             refuse_other_study(load_sweep_study(folder), study, folder)
+            readings(folder)  # what is damaged is told now, and not after the last trial
+            if (folder / WINNER).is_file():
+                read_winner(folder)
         dump_study(study, folder / STUDY)
         try:
             yield
