@@ -54,12 +54,14 @@ def write_sums(folder: Path) -> None:
 
 
 def check_sums(folder: Path) -> None:
-    """Hold the files of a folder against its `SHA256SUMS`, once a process.
+    """Hold the files of a folder against its `SHA256SUMS`, once a process; a folder without them is taken as it is.
 
     Raises:
-        InputError: one is missing or is not what was written, or there are no sums.
+        InputError: one is missing or is not what was written.
     """
     where = folder / SUMS
+    if not where.is_file():
+        return
     try:
         lines = where.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -218,7 +218,10 @@ def load_bert(
 
     bert_config = make_bert_config(config, tokenizer, longest=longest)
     if config.init == "random":
-        return BertModel(bert_config, add_pooling_layer=pooler)
+        try:
+            return BertModel(bert_config, add_pooling_layer=pooler)
+        except Exception as error:  # each wrong value has an error of its own, in transformers or in PyTorch
+            raise InputError(f"no encoder has this shape ({error})", where="model.config") from error
     assert config.backbone is not None
     shape = bert_config.to_dict()
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):

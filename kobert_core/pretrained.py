@@ -15,7 +15,7 @@ from torch import nn
 from kobert_core.checkpoint import WEIGHTS
 from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
-from kobert_core.files import SUMS, atomic_folder, atomic_write_json, check_sums, write_sums
+from kobert_core.files import atomic_folder, atomic_write_json, check_sums, write_sums
 from kobert_core.tasks import TASKS
 from kobert_core.tasks.base import Task
 from kobert_core.tokenization import KoBertTokenizer
@@ -111,8 +111,7 @@ def empty_model(folder: Path, *, cache: Path | None = None) -> tuple[Task[Any], 
     Raises:
         InputError: the folder is not one that `save_model_files` wrote, or a file in it is not what was written.
     """
-    if (folder / SUMS).is_file():
-        check_sums(folder)
+    check_sums(folder)
     config = read_train_config(folder)
     here = {"backbone": str(folder), "tokenizer": str(folder), "init": "random", "config": {}}
     apart = {"tokenizer_vocab_size": None, "revision": None, "class_weights": None}

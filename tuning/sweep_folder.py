@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kobert_core.errors import InputError
+from tuning.readings import readings
 from tuning.results import LEDGER
 from tuning.study import STUDY, StudyConfig, dump_study, load_sweep_study
 from tuning.sweep_lock import sweep_lock
@@ -44,6 +45,7 @@ def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[
             )
         if used:
             refuse_other_study(load_sweep_study(folder), study, folder)
+            readings(folder)  # what is damaged is told now, and not after the last trial
         print("running", file=lock, flush=True)
         remove_leftovers(folder)
         dump_study(study, folder / STUDY)

@@ -77,10 +77,11 @@ def load_processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.load_from_serialized_proto(model)
-    except (RuntimeError, OSError) as error:
+        normalised = processor.normalize(_PROBE)
+    except (RuntimeError, OSError, ValueError) as error:
         raise InputError("not a SentencePiece model", fix="the file is damaged or something else") from error
     # The tokenizer's short cuts lean on this normalisation; with another one they would give other ids.
-    if processor.normalize(_PROBE) != _PROBE_NORMALISED:
+    if normalised != _PROBE_NORMALISED:
         raise InputError("this SentencePiece model does not normalise text as KoBERT's does (nmt_nfkc)")
     return processor
 

@@ -32,9 +32,12 @@ from kobert_core.data.squad import Squad, read_squad
 from kobert_core.errors import InputError
 from kobert_core.files import sha256_file
 from kobert_core.models import load_bert
+from kobert_core.pretrained import load_pretrained, save_model_files, save_weights
+from kobert_core.tasks.nsmc import Nsmc
 from kobert_core.tokenization import KoBertTokenizer
 from tests.drills.conftest import Drill
 from tests.fixtures.commands import ROOT
+from tests.fixtures.tiny import tiny_config
 from tuning.cli import main
 from tuning.cli_options import sweep_name
 from tuning.results import LEDGER, WINNER, TrialRecord, TrialTable, read_winner
@@ -218,6 +221,30 @@ def test_fuzzed_study_files(drill: Drill, tmp_path: Path, examples: int) -> None
     drill.lost("fuzzed study files ended in something else", examples - sum(ends.values()), of=examples)
 
 
+def test_fuzzed_models(drill: Drill, tmp_path: Path) -> None:
+    """9c. Fuzzed files of a model that somebody gave away, without its checksums: a model, or one line"""
+    task = Nsmc(tiny_config())
+    save_model_files(tmp_path / "model", task)
+    save_weights(tmp_path / "model", Nsmc, task.build_model().state_dict())
+    (tmp_path / "model" / SUMS).unlink()
+    files = [file for file in sorted((tmp_path / "model").iterdir()) if not file.name.startswith(("token", "special"))]
+    valid = {file: file.read_bytes() for file in files}
+
+    def use(damage: tuple[Path, bytes]) -> None:
+        file, content = damage
+        try:
+            file.write_bytes(content)
+            loaded = load_pretrained(tmp_path / "model")
+            loaded.task.tokenizer.encode("지루할 틈이 없었다")
+        finally:
+            file.write_bytes(valid[file])
+
+    damages = st.sampled_from(files).flatmap(lambda file: damaged(valid[file]).map(lambda content: (file, content)))
+    ends = fuzz(damages, use, examples=100)
+    assert len(files) >= 4 and all(ends.values()), (files, ends)
+    drill.lost("fuzzed models ended in something else", 100 - sum(ends.values()), of=100)
+
+
 class Harm:
     """Unpickled, it makes a folder."""
 
@@ -229,7 +256,7 @@ class Harm:
 
 
 def test_no_pickle_is_loaded(drill: Drill, tmp_path: Path) -> None:
-    """9c. Pickles in the place of weights, states and arrays: refused, and nothing in them is run."""
+    """9d. Pickles in the place of weights, states and arrays: refused, and nothing in them is run."""
     mark, refused, tried = tmp_path / "mark", 0, 0
     harm = pickle.dumps(Harm(mark))
     in_torch = io.BytesIO()
@@ -295,7 +322,7 @@ BOMBS = {
 
 
 def test_bombs_of_yaml(drill: Drill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """9d. Bombs of YAML, in a study file and in --set: one line, at once"""
+    """9e. Bombs of YAML, in a study file and in --set: one line, at once"""
     monkeypatch.chdir(tmp_path)
     path, refused = tmp_path / "study.yaml", 0
     for name, bomb in BOMBS.items():
@@ -315,7 +342,7 @@ NAMES = ["../up", "..", ".", "/abs", "a/b", "", ".hidden", "-flag", "line\nbreak
 
 
 def test_names_cannot_leave_the_output_folder(drill: Drill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """9e. Names with ../ and worse: of sweeps, studies, experiments, trials and checkpoints"""
+    """9f. Names with ../ and worse: of sweeps, studies, experiments, trials and checkpoints"""
     taken = []
     for name in NAMES:
         for where, use in (
