@@ -119,15 +119,13 @@ def test_a_stranger_is_not_let_into_a_ray_of_ours(drill: Drill) -> None:
     sweep = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert sweep.stdin and sweep.stdout
     address = sweep.stdout.readline().strip()
-    stranger = subprocess.run(
-        [sys.executable, "-c", f"import ray; ray.init(address={address!r}); print('in', ray.cluster_resources())"],
-        env=environ | {"RAY_AUTH_MODE": "disabled"},
-        capture_output=True,
-        text=True,
-        timeout=300,
+    code = f"import ray; ray.init(address={address!r}); print('in', ray.cluster_resources())"
+    friend, stranger = (
+        subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+        for env in (environ | {"RAY_AUTH_MODE": mode} for mode in ("token", "disabled"))
     )
     sweep.communicate("\n", timeout=120)
-    assert sweep.returncode == 0 and address
+    assert sweep.returncode == 0 and "in " in friend.stdout, friend.stderr
     drill.lost("strangers were let in", int(stranger.returncode == 0 or "in " in stranger.stdout), of=1)
 
 
