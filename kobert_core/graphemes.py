@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,15 +20,17 @@ def grapheme_starts(texts: Sequence[str]) -> Positions:
 
     No grapheme reaches from one text into the next.
     """
-    parts, position = [], 0
-    for text in texts:
-        if _JOINING.search(text):
-            starts = np.array([match.start() for match in regex.finditer(r"\X", text)], dtype=np.int64)
-        else:
-            starts = np.arange(len(text))
-        parts.append(starts + position)
-        position += len(text)
-    return np.concatenate([*parts, [position]])
+    codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    joining = np.zeros(sys.maxunicode + 1, dtype=bool)
+    joining[codes] = True
+    joining[joining] = [bool(_JOINING.match(chr(code))) for code in np.flatnonzero(joining)]
+    bounds = np.cumsum([0, *map(len, texts)])
+    is_start = np.ones(len(codes) + 1, dtype=bool)
+    for number in np.unique(np.searchsorted(bounds, np.flatnonzero(joining[codes]), side="right") - 1).tolist():
+        begin, end = bounds[number : number + 2]
+        is_start[begin:end] = False
+        is_start[[begin + match.start() for match in regex.finditer(r"\X", texts[number])]] = True
+    return np.flatnonzero(is_start)
 
 
 def trim_start(starts: Positions, positions: Positions, graphemes: Positions) -> Positions:

@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kobert_core.data.formats import BOM, character_problem
 from kobert_core.errors import InputError
+from kobert_core.garbage import no_collection
 
 PLACES_SHOWN = 5
 
@@ -30,8 +31,7 @@ class BadQuestion:
         return f"{self.place}: {self.reason}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Question:
+class Question(NamedTuple):
     """A question on a context."""
 
     id: str
@@ -55,6 +55,7 @@ class Squad:
     bad: list[BadQuestion] = field(default_factory=list)
 
 
+@no_collection()
 def read_squad(path: str | Path, *, labelled: bool = True, max_bad_fraction: float = 0.01) -> Squad:
     """Read a JSON file in the format of SQuAD.
 
@@ -169,7 +170,7 @@ def _answers(raw: dict[str, Any], context: str) -> list[tuple[int, int]] | str:
         if problem is not None:
             return problem
         assert isinstance(text, str)
-        if type(start) is not int or start < 0 or context[start : start + len(text)] != text:
+        if type(start) is not int or start < 0 or not context.startswith(text, start):
             return f"answer_start {start!r} does not fit the text {text[:40]!r}"
         found.append((start, start + len(text)))
     return found

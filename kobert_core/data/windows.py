@@ -61,8 +61,9 @@ def text_arrays(squad: Squad) -> Arrays:
     codes, starts = _codes(squad.contexts)
     question_codes, question_starts = _codes([question.text for question in squad.questions])
     context = np.array([question.context for question in squad.questions], dtype=np.int64)
+    begins = starts.tolist()
     answers = [
-        (starts[question.context] + start, starts[question.context] + end)
+        (begins[question.context] + start, begins[question.context] + end)
         for question in squad.questions
         for start, end in question.answers
     ]
@@ -77,18 +78,18 @@ def text_arrays(squad: Squad) -> Arrays:
         "article": np.array([numbers[title] for title in squad.articles], dtype=np.int64)[context],
         "answers": np.array(answers, dtype=np.int64).reshape(-1, 2),
         "answer_starts": _bounds([len(question.answers) for question in squad.questions]),
-        "targets": np.array([_target(question, squad, starts) for question in squad.questions], dtype=np.int64),
+        "targets": np.array([_target(question, squad, begins) for question in squad.questions], dtype=np.int64),
         "bad_places": np.array([bad.place for bad in squad.bad], dtype=np.str_),
         "bad_reasons": np.array([bad.reason for bad in squad.bad], dtype=np.str_),
     }
 
 
-def _target(question: Question, squad: Squad, starts: NDArray[np.int64]) -> tuple[int, int]:
+def _target(question: Question, squad: Squad, begins: list[int]) -> tuple[int, int]:
     if not question.answers:
         return -1, -1
     start, end = question.answers[0]
     text = squad.contexts[question.context][start:end]
-    begin = int(starts[question.context]) + start + len(text) - len(text.lstrip())
+    begin = begins[question.context] + start + len(text) - len(text.lstrip())
     return begin, begin + len(text.strip())
 
 

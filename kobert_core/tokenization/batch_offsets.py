@@ -42,18 +42,53 @@ class CharacterTable:
         for first, last in (*_SAFE_RANGES, *_SAFE_MORE):
             self._safe[first : last + 1] = True
 
-    def offsets(self, texts: Sequence[str], batch: Sequence[list[int]]) -> list[NDArray[np.int32] | None]:
-        """Offsets of shape (pieces, 2) of each text, or None where `piece_offsets` must find them.
+    def offsets(
+        self, texts: Sequence[str], ids: NDArray[np.int32], bounds: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Offsets of all pieces, shape (pieces, 2), and of which texts `piece_offsets` must find them instead.
 
         Args:
             texts: as the user gave them.
-            batch: SentencePiece's ids of each.
+            ids: SentencePiece's ids of all, end to end.
+            bounds: shape (texts + 1,); the ids of text i are `ids[bounds[i]:bounds[i + 1]]`.
         """
-        self._learn("".join(texts))
-        return [self._offsets(text, ids) for text, ids in zip(texts, batch, strict=True)]
+        codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        self._learn(codes)
+        starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+        kinds = self._kind[np.minimum(codes, 0xFFFF)]
+        kinds[codes > 0xFFFF] = _OTHER
+        left = np.array([any(pair in text for pair in QUOTE_PAIRS) for text in texts], dtype=bool)
+        left[np.searchsorted(starts, np.flatnonzero(kinds == _OTHER), side="right") - 1] = True
 
-    def _learn(self, text: str) -> None:
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        # Of several blanks SentencePiece keeps one, and none at the start and at the end of a text.
+        blank = kinds == _BLANK
+        kept = ~blank
+        kept[1:] |= ~blank[:-1]
+        begins_with = starts[:-1][starts[:-1] < starts[1:]]
+        kept[begins_with] = ~blank[begins_with]
+        stripped = starts[:-1] + np.fromiter((len(text.rstrip()) for text in texts), dtype=np.int64, count=len(texts))
+        kept[stripped[stripped < starts[1:]]] = False
+        sources = np.flatnonzero(kept).astype(np.int32)
+        firsts = np.searchsorted(sources, starts).astype(np.int32)  # each text's first one, and how many there are
+
+        lengths = self._shapes.lengths[ids]
+        self._measure_unknown(lengths, ids, bounds, codes[sources], firsts, left)
+        ends = np.cumsum(lengths, dtype=np.int32)
+        before = np.append(np.int32(0), ends)[bounds]  # the lengths of the texts before
+        left |= np.diff(before) - 1 != np.diff(firsts)
+        if left.all():
+            return np.zeros((len(ids), 2), dtype=np.int32), left
+
+        # From here on counted in `sources`; the blank before each text has none. Of texts that are left anything comes.
+        sizes = np.diff(bounds)
+        ends += np.repeat(firsts[:-1] - before[:-1] - 1, sizes)
+        begins = ends - lengths + self._shapes.blanks[ids]
+        spans = np.empty((len(ids), 2), dtype=np.int32)
+        spans[:, 0] = sources.take(begins, mode="clip")
+        spans[:, 1] = np.where(begins == ends, spans[:, 0], sources.take(ends - 1, mode="clip") + 1)
+        return spans - np.repeat(starts[:-1].astype(np.int32), sizes)[:, None], left
+
+    def _learn(self, codes: NDArray[np.uint32]) -> None:
         there = np.zeros(0x10000, dtype=bool)
         there[codes[codes < 0x10000]] = True
         new = np.flatnonzero(there & self._safe & ~self._seen)
@@ -67,53 +102,32 @@ class CharacterTable:
                 self._may_be_unknown[code] = self._processor.piece_to_id(result[1]) == self._shapes.unk_id
         self._seen |= there
 
-    def _offsets(self, text: str, ids: list[int]) -> NDArray[np.int32] | None:
-        if not ids or any(pair in text for pair in QUOTE_PAIRS):
-            return None
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        if codes.max() > 0xFFFF:
-            return None
-        kinds = self._kind[codes]
-        if not kinds.all():
-            return None
-        blank = kinds == _BLANK
-        kept = ~blank
-        kept[1:] |= ~blank[:-1]  # the first blank of several
-        sources = np.flatnonzero(kept)
-        if blank[sources[-1]]:
-            sources = sources[:-1]
-        pieces = np.array(ids)
-        lengths = self._shapes.lengths[pieces]
-        unknown = np.flatnonzero(pieces == self._shapes.unk_id)
-        if len(unknown):
-            may_be = self._may_be_unknown[codes[sources]]
-            if not _measure_unknown(lengths, unknown, may_be):
-                return None
-        ends = np.cumsum(lengths) - 1  # without the blank before the text, which has no source
-        if ends[-1] != len(sources):
-            return None
-        begins = ends - lengths + self._shapes.blanks[pieces]
-        spans = np.empty((len(ids), 2), dtype=np.int32)
-        spans[:, 0] = sources[begins]
-        spans[:, 1] = np.where(begins == ends, spans[:, 0], sources[ends - 1] + 1)
-        return spans
+    def _measure_unknown(
+        self,
+        lengths: NDArray[np.int32],
+        ids: NDArray[np.int32],
+        bounds: NDArray[np.int64],
+        characters: NDArray[np.uint32],
+        firsts: NDArray[np.int32],
+        left: NDArray[np.bool_],
+    ) -> None:
+        """Put the lengths of unknown pieces into `lengths`: each runs up to the next character that is a piece.
 
-
-def _measure_unknown(lengths: NDArray[np.int64], unknown: NDArray[np.int64], may_be: NDArray[np.bool_]) -> bool:
-    """Put the lengths of unknown pieces into `lengths`: each runs up to the next character that is a piece.
-
-    False when that is not so, since a piece may begin with a character that is no piece by itself: then all
-    lengths together are not the text's.
-    """
-    known = np.append(np.flatnonzero(~may_be), len(may_be))
-    added, begin = 0, -1
-    lengths[unknown] = 0
-    befores = np.cumsum(lengths)[unknown] - 1
-    for index, before in zip(unknown.tolist(), befores.tolist(), strict=True):
-        begin = before + added
-        length = int(known[np.searchsorted(known, begin)]) - begin
-        if length < 1:
-            return False
-        lengths[index] = length
-        added += length
-    return True
+        A text is `left` when that is not so, since a piece may begin with a character that is no piece by itself:
+        then all lengths together are not the text's.
+        """
+        unknown = np.flatnonzero(ids == self._shapes.unk_id)
+        lengths[unknown] = 0
+        of_text = np.searchsorted(bounds, unknown, side="right") - 1
+        before = np.append(0, np.cumsum(lengths))
+        begins = before[unknown] - before[bounds[of_text]] - 1 + firsts[of_text]
+        may_be = self._may_be_unknown[np.minimum(characters, 0xFFFF)].tobytes()
+        ends = firsts[of_text + 1]
+        added, current = 0, -1
+        for piece, text, begin, end in zip(*(a.tolist() for a in (unknown, of_text, begins, ends)), strict=True):
+            added = added if text == current else 0
+            current = text
+            next_piece = may_be.find(b"\0", begin + added, end)
+            lengths[piece] = (next_piece if next_piece >= 0 else end) - begin - added
+            added += int(lengths[piece])
+            left[text] |= lengths[piece] < 1

@@ -13,8 +13,8 @@ class PieceShapes:
     """What offsets need to know of each piece: its length in characters, whether it begins with a blank."""
 
     def __init__(self, pieces: Sequence[str], unk_id: int) -> None:
-        self.lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
-        self.blanks = np.array([piece.startswith("▁") for piece in pieces], dtype=np.int64)
+        self.lengths = np.array([len(piece) for piece in pieces], dtype=np.int32)
+        self.blanks = np.array([piece.startswith("▁") for piece in pieces], dtype=np.int32)
         self.unk_id = unk_id
 
 

@@ -45,7 +45,7 @@ def _plain_table() -> NDArray[np.bool_]:
     return table
 
 
-_IS_PLAIN = _plain_table()
+_CHANGES = ~_plain_table()
 
 
 def not_plain(texts: Sequence[str]) -> list[int]:
@@ -84,8 +84,11 @@ def preprocess_with_positions(text: str) -> tuple[str, NDArray[np.int64] | None]
 
 
 def _not_plain_positions(text: str) -> list[int]:
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    found: list[int] = np.flatnonzero(~_IS_PLAIN[np.minimum(codes, 0xFFFF)]).tolist()
+    codes = np.frombuffer(text.encode("utf-16-le", "surrogatepass"), dtype="<u2")
+    if len(codes) > len(text):  # characters above the plane 0 take two units
+        wide = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        codes = np.minimum(wide, 0xFFFF).astype(np.uint16)
+    found: list[int] = np.flatnonzero(_CHANGES[codes]).tolist()
     quotes = [match.start() for match in _APOSTROPHES.finditer(text)] if "''" in text else []
     return sorted(found + quotes) if quotes else found
 

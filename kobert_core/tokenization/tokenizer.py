@@ -10,12 +10,13 @@ from functools import cached_property, lru_cache
 from itertools import chain
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kobert_core.errors import InputError
+from kobert_core.garbage import no_collection
 from kobert_core.tokenization import export, loading, offsets, training
 from kobert_core.tokenization.batch_offsets import CharacterTable
 from kobert_core.tokenization.loading import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
@@ -23,6 +24,9 @@ from kobert_core.tokenization.preprocessing import not_plain, preprocess, prepro
 
 # The original cuts a text at the names of the special tokens and tokenizes what lies between on its own.
 _SPECIAL = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
+
+# Texts of more characters than this are faster as an array each than as a list of Python's integers.
+_LONG = 100
 
 # Part of the fingerprint: raise it when the ids or the offsets of any text change.
 _CODE_VERSION = 1
@@ -193,6 +197,7 @@ class KoBertTokenizer:
             ids.append(sep_id)
         return batch
 
+    @no_collection()
     def encode_batch_flat(
         self, texts: Sequence[str], num_threads: int = 1
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -202,9 +207,12 @@ class KoBertTokenizer:
             ids of shape (total,), int32, and bounds of shape (len(texts) + 1,), int64: the ids of text i are
             `ids[bounds[i]:bounds[i + 1]]`.
         """
-        pieces = self._encode_pieces(texts, num_threads)
+        as_arrays = sum(map(len, texts)) > _LONG * len(texts)
+        pieces = self._encode_pieces(texts, num_threads, return_type="numpy" if as_arrays else None)
         bounds = np.zeros(len(pieces) + 1, dtype=np.int64)
         np.cumsum(np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces)), out=bounds[1:])
+        if as_arrays:
+            return np.concatenate(pieces, dtype=np.int32, casting="same_kind"), bounds
         return np.fromiter(chain.from_iterable(pieces), dtype=np.int32, count=int(bounds[-1])), bounds
 
     def encode_with_offsets(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -241,19 +249,12 @@ class KoBertTokenizer:
             ids of shape (total,), bounds of shape (len(texts) + 1,) as from `encode_batch_flat`, and offsets of
             shape (total, 2), each in its own text.
         """
-        batch = self._encode_pieces(texts, num_threads=1)
-        ordinary = [not _SPECIAL.search(text) for text in texts]
-        found = self._characters.offsets(
-            [text if one else "" for text, one in zip(texts, ordinary, strict=True)],
-            [ids if one else [] for ids, one in zip(batch, ordinary, strict=True)],
-        )
-        spans = [
-            self.encode_with_offsets(text)[1] if offsets is None else offsets
-            for text, offsets in zip(texts, found, strict=True)
-        ]
-        bounds = np.cumsum([0, *map(len, batch)], dtype=np.int64)
-        ids = np.fromiter(chain.from_iterable(batch), dtype=np.int32, count=int(bounds[-1]))
-        return ids, bounds, np.concatenate([np.zeros((0, 2), dtype=np.int32), *spans])
+        ids, bounds = self.encode_batch_flat(texts)
+        spans, left = self._characters.offsets(texts, ids, bounds)
+        for number, text in enumerate(texts):
+            if left[number] or _SPECIAL.search(text):
+                spans[bounds[number] : bounds[number + 1]] = self.encode_with_offsets(text)[1]
+        return ids, bounds, spans
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of the ids: normalised and without what was unknown, so not always what was encoded."""
@@ -264,7 +265,9 @@ class KoBertTokenizer:
         """The pieces as they are in the vocabulary: `▁` marks a blank."""
         return [self._tokens[i] for i in ids]
 
-    def _encode_pieces(self, texts: Sequence[str], num_threads: int) -> list[list[int]]:
+    def _encode_pieces(
+        self, texts: Sequence[str], num_threads: int, return_type: Literal["numpy"] | None = None
+    ) -> list[list[int]]:
         prepared = list(texts)
         with_special: list[int] = []
         for i in not_plain(prepared):
@@ -273,7 +276,7 @@ class KoBertTokenizer:
                 prepared[i] = ""
             else:
                 prepared[i] = preprocess(texts[i])
-        batch = self._known(self._processor.encode(prepared, num_threads=num_threads))
+        batch = self._known(self._processor.encode(prepared, num_threads=num_threads, return_type=return_type))
         for i in with_special:
             batch[i] = self._encode_around_special(texts[i])
         return batch
