@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from kobert_core.errors import InputError
-from tuning.cli_cluster import commands
+from tuning.cli_cluster import commands as cluster_commands
 from tuning.cli_options import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -34,6 +34,7 @@ from tuning.cli_options import (
     sweep_name,
     with_trials,
 )
+from tuning.cli_tracking import commands as tracking_commands
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
@@ -53,7 +54,8 @@ app = typer.Typer(
     [bold]predict[/].""",
 )
 
-app.add_typer(commands)
+app.add_typer(cluster_commands)
+app.add_typer(tracking_commands)
 
 
 def main() -> None:
@@ -265,10 +267,14 @@ def list_(
     """Sweeps with their trials by state; or the trials of one sweep."""
     from tuning.display import trial_table
     from tuning.results import LEDGER, TrialTable
+    from tuning.sync import SPOOL
+    from tuning.tracking import count_letters, letters_path
 
     if sweep_dir is not None:
         table = TrialTable(sweep_dir, _study_of(sweep_dir).objective)
         Console().print(trial_table(table, rows=len(table)))
+        if refused := count_letters(sweep_dir / SPOOL):
+            typer.echo(f"MLflow refused {refused:,} records for good: {letters_path(sweep_dir / SPOOL)}")
         return
     folders = sorted(path.parent for path in output.glob(f"*/{LEDGER}"))
     if not folders:

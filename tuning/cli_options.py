@@ -10,7 +10,8 @@ import typer
 from kobert_core.errors import InputError
 
 SWEEPS = Path("sweeps")
-EXIT_NOTHING_WON, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_NOTHING_WON = EXIT_UNSENT = 1
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, such as search_spaces/nsmc.yaml.")]
 Overrides = Annotated[

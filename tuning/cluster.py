@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,9 @@ ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own snapshots are not used
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+LEAST_FREE = 16 * 2**20
+"""Bytes without which Ray does not start: it would wait long, and not say why."""
 
 
 def set_environment() -> None:
@@ -86,6 +90,13 @@ def _start_here(options: dict[str, Any]) -> None:
     """Start a Ray of our own. A busy machine may not have it up in the 30 s that Ray waits: it gets three tries."""
     import ray
 
+    temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if os.path.isdir(temporary) and shutil.disk_usage(temporary).free < LEAST_FREE:
+        raise InputError(
+            "the disk is full, and Ray's files lie there",
+            where=temporary,
+            fix="free some space, or name another folder in RAY_TMPDIR",
+        )
     for left in (2, 1, 0):
         try:
             ray.init(address="local", include_dashboard=False, **options)

@@ -29,7 +29,8 @@ from tuning.results import TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
 from tuning.shared_storage import check_shared
 from tuning.study import StudyConfig
 from tuning.sweep_folder import SCRATCH, STUDY, sweep_folder
-from tuning.tracking import Status, Tracker, redact_uri, resolve_tracking_uri
+from tuning.sync import SPOOL, ends_of
+from tuning.tracking import Status, Tracker, letters_path, redact_uri, resolve_tracking_uri
 from tuning.trial_files import DONATIONS, MODEL_FILES, TRIALS, checkpoint_of, trial_folder
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from tuning.search import OptunaSearcher
     from tuning.worker_group import WorkerGroups
 
-SPOOL, MODEL, ENVIRONMENT, CACHE = "tracking.jsonl", "model", "environment.txt", "cache"
+MODEL, ENVIRONMENT, CACHE = "model", "environment.txt", "cache"
 T = TypeVar("T")
 
 
@@ -131,6 +132,7 @@ class Sweep:
             write_environment(folder / ENVIRONMENT)
             experiment = study.tracking.experiment or study.name
             self.tracker = Tracker(spool=folder / SPOOL, uri=self.uri, experiment=experiment, sweep=folder.name)
+            self.tracker.end_left_open(ends_of(self.table))
             self.tracker.start_sweep(params=sweep_params(study), tags={"task": study.task})
             log_datasets(study, task, self.tracker)
             status: Status = "FAILED"
@@ -144,10 +146,18 @@ class Sweep:
                     if (folder / name).is_file():
                         self.tracker.log_artifact(folder / name)
                 self.tracker.end_sweep(status=status)
-                left = self.tracker.close()
-                if left:
-                    self.display.say(f"{left} records did not reach MLflow; they are kept in {folder / SPOOL}")
+                self._end_tracking()
         return result
+
+    def _end_tracking(self) -> None:
+        """Wait a little for MLflow, and say what it does not have."""
+        left, spool = self.tracker.close(), self.folder / SPOOL
+        if lost := self.tracker.unwritten:
+            self.display.say(f"{lost} records for MLflow are lost: the disk is full, {spool} could not take them")
+        if left > lost:
+            self.display.say(f"{left - lost} records did not reach MLflow; send them: kobert-tune sync {self.folder}")
+        if refused := self.tracker.refused:
+            self.display.say(f"MLflow refused {refused} records for good; they are kept in {letters_path(spool)}")
 
     def _read(self) -> Task[Any]:
         task = prepare(self.study, self.cache)

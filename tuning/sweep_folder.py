@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +10,11 @@ from pathlib import Path
 from kobert_core.errors import InputError
 from tuning.results import LEDGER
 from tuning.study import StudyConfig, dump_study, load_study
+from tuning.sweep_lock import sweep_lock
 from tuning.trial_files import TRIALS
 
 STUDY, JOURNAL, SCRATCH = "study.yaml", "optuna_journal.log", ".ray"
+OTHER_FOLDER = "give another `--output`"
 
 
 @contextmanager
@@ -29,12 +30,11 @@ def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[
     used = (folder / STUDY).exists()
     if resume and not used:
         raise InputError("there is no sweep to go on with", where=folder, fix="check `--name` and `--output`")
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError("another process runs this sweep", where=folder, fix="wait for it, or stop it") from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder cannot be made ({error.strerror})", where=folder, fix=OTHER_FOLDER) from error
+    with sweep_lock(folder) as lock:
         lock.seek(0)
         if used and not resume and not lock.read():
             raise InputError(

@@ -2,86 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import socket
-import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.fixtures.browser import CHROMIUM, page_html, screenshot
+from tests.fixtures.mlflow_server import Server
 from tests.fixtures.tracking import report_sweep
-from tuning.tracking import Tracker, default_tracking_uri, runs_page, sync, ui_command, ui_environment
-
-
-class Server:
-    """`mlflow server` as `kobert-tune ui` starts it, on a free port, in a process group of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            ui_command(port=self.port),
-            env=ui_environment(default_tracking_uri(self.folder)),
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.url}/health", timeout=2)
-                return
-            except OSError:
-                assert self.process.poll() is None, "the server ended"
-                assert time.monotonic() < deadline, "the server does not answer"
-                time.sleep(0.1)
-
-    def signal(self, number: int) -> None:
-        assert self.process is not None
-        os.killpg(self.process.pid, number)
-        if number == signal.SIGKILL:
-            self.process.wait()
-
-    def post(self, path: str, **body: Any) -> dict[str, Any]:
-        return self._json(f"/api/2.0/mlflow/{path}", json.dumps(body).encode())
-
-    def get(self, path: str) -> dict[str, Any]:
-        return self._json(f"/api/2.0/mlflow/{path}", None)
-
-    def experiment_id(self, name: str) -> str:
-        found = self.get(f"experiments/get-by-name?experiment_name={name}")
-        return str(found["experiment"]["experiment_id"])
-
-    def runs(self, experiment: str) -> dict[str, Any]:
-        """All runs of an experiment by name, deleted ones apart; no name may come twice."""
-        found = self.post("runs/search", experiment_ids=[self.experiment_id(experiment)], max_results=1000)["runs"]
-        runs = {run["info"]["run_name"]: run for run in found}
-        assert len(runs) == len(found)
-        return runs
-
-    def history(self, run: Any, key: str) -> list[tuple[int, float, int]]:
-        query = f"run_id={run['info']['run_id']}&metric_key={key}&max_results=20000"
-        points = self.get(f"metrics/get-history?{query}").get("metrics", [])
-        return sorted((int(point["step"]), float(point["value"]), int(point["timestamp"])) for point in points)
-
-    def _json(self, path: str, body: bytes | None) -> dict[str, Any]:
-        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return dict(json.load(answer))
+from tuning.tracking import Tracker, default_tracking_uri, runs_page, sync
 
 
 @pytest.fixture(scope="module")

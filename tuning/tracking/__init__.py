@@ -3,15 +3,19 @@ spool first, so that a slow, broken or missing server never stops, loses or doub
 
 from __future__ import annotations
 
-from .tracker import Status, SyncResult, Tracker, sync
+from .letters import count_letters, letters_path
+from .tracker import Ends, Status, SyncResult, Tracker, sync
 from .ui import runs_page, serve_ui, sweep_page, ui_command, ui_environment
 from .uris import default_tracking_uri, redact_uri, resolve_tracking_uri
 
 __all__ = [
+    "Ends",
     "Status",
     "SyncResult",
     "Tracker",
+    "count_letters",
     "default_tracking_uri",
+    "letters_path",
     "redact_uri",
     "resolve_tracking_uri",
     "runs_page",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -9,6 +10,8 @@ import os
 import threading
 import time
 import uuid
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from kobert_core.errors import InputError
 Record = dict[str, Any]
 
 _BLOCK = 1 << 20
+_GROUP_SECONDS = 0.05
+_FULL_DISK_SECONDS = 0.5
 _log = logging.getLogger(__name__)
 
 
@@ -28,7 +33,8 @@ def now_ms() -> int:
 class Spool:
     """An append-only file of JSON records, locked for this process until `close` or its death.
 
-    The first record says whose spool it is: `sweep`, `sweep_id` (a UUID made here) and `experiment`.
+    The first record says whose spool it is: `sweep`, `sweep_id` (a UUID made here) and `experiment`. Every line ends
+    with a checksum of itself. A thread brings what was appended down to the disk, some hundredths of a second later.
 
     Raises:
         InputError: another process has it open, it cannot be written, or it is not a spool.
@@ -38,34 +44,47 @@ class Spool:
         self.path = path
         self.appended = 0
         self._lock = threading.Lock()
-        self._unwritten = b""
+        self._unwritten = bytearray()
         self._settled = 0
-        self._full = False
+        self._problem: OSError | None = None
+        self._dirty, self._closing = threading.Event(), threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="spool-keeper", daemon=True)
         self._fd = self._open(path)
         try:
-            self._end = self._cut_torn_line()
+            self._end = self._whole = self._cut_torn_line()
+            self._latest = self._time_of_last_line()
+            self._shift = 0
             if self._end == 0 and sweep is not None:
-                header = {"kind": "spool", "version": 1, "sweep": sweep, "experiment": experiment}
-                self.append({**header, "sweep_id": uuid.uuid4().hex, "time": now_ms()}, durable=True)
+                self.append("spool", version=2, sweep=sweep, experiment=experiment, sweep_id=uuid.uuid4().hex)
+                if self._problem:
+                    raise InputError(f"cannot be written ({self._problem.strerror})", where=path)
             self.header = self._read_header()
         except BaseException:
-            self.close()
+            os.close(self._fd)
             raise
+        self._keeper.start()
 
-    def append(self, record: Record, *, durable: bool = False) -> None:
-        """Add a record, with `durable` down to the disk; what a full disk refuses waits in memory."""
-        line = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
+    @property
+    def latest(self) -> int:
+        """The time of the newest record: when the driver is last known to have lived."""
+        return self._latest
+
+    @property
+    def unwritten(self) -> int:
+        """The number of records that wait in memory, since the disk does not take them."""
         with self._lock:
-            self._unwritten += line.encode("utf-8", "replace")
+            return self._unwritten.count(b"\n")
+
+    def append(self, kind: str, *, at: int | None = None, **fields: object) -> None:
+        """Add a record with the time of this call, or `at`; what a full disk refuses waits in memory.
+
+        What is here when the process is killed stays. The disk has it a little later: see `settle`.
+        """
+        with self._lock:
+            self._unwritten += pack({"kind": kind, "time": self._now() if at is None else at, **fields})
             self.appended += 1
-            try:
-                self._write()
-                if durable:
-                    os.fdatasync(self._fd)
-            except OSError as error:
-                if not self._full:
-                    _log.warning("%s: cannot be written (%s); its records wait in memory", self.path, error)
-                self._full = True
+            self._write()
+        self._dirty.set()
 
     def settle(self) -> int:
         """Bring all records down to the disk; the offset up to which they are whole.
@@ -75,10 +94,12 @@ class Spool:
         """
         with self._lock:
             self._write()
-            end = self._end
+            end = self._whole
         if end != self._settled:
             os.fdatasync(self._fd)
             self._settled = end
+        if not self._unwritten:
+            self._problem = None
         return end
 
     def read(self, start: int, end: int) -> list[tuple[int, bytes]]:
@@ -96,6 +117,13 @@ class Spool:
             lines.append((offset, line))
         return lines
 
+    def records(self, end: int | None = None) -> Iterator[Record]:
+        """All whole records up to an offset."""
+        offset, end = 0, self._whole if end is None else end
+        while offset < end and (lines := self.read(offset, end)):
+            yield from (record for _, line in lines if (record := unpack(line)))
+            offset = lines[-1][0]
+
     def count(self, start: int) -> int:
         """The number of records from offset `start` on."""
         lines = 0
@@ -110,6 +138,11 @@ class Spool:
 
     def close(self) -> None:
         """Give the file and its lock back."""
+        self._closing.set()
+        self._dirty.set()
+        self._keeper.join()
+        with contextlib.suppress(OSError):
+            self.settle()
         os.close(self._fd)
 
     @staticmethod
@@ -126,13 +159,42 @@ class Spool:
             raise InputError("is in use by another process", where=path, fix="wait for its end") from error
         return fd
 
+    def _keep(self) -> None:
+        """An fsync takes as long as the disk likes: it is done here, for all that came meanwhile."""
+        while not self._closing.is_set():
+            self._dirty.wait()
+            self._dirty.clear()
+            try:
+                self.settle()
+            except OSError as error:
+                self._say_once(error)
+            self._closing.wait(_FULL_DISK_SECONDS if self._problem else _GROUP_SECONDS)
+            if self._problem:
+                self._dirty.set()
+
+    def _now(self) -> int:
+        """The clock's time; where the clock was set back, from the newest record on."""
+        now = now_ms() + self._shift
+        self._shift += max(0, self._latest - now)
+        self._latest = max(now, self._latest)
+        return self._latest
+
     def _write(self) -> None:
         # What a full disk took of a line stays there: the rest follows it later.
-        while self._unwritten:
-            written = os.write(self._fd, self._unwritten)
-            self._unwritten = self._unwritten[written:]
-            self._end += written
-        self._full = False
+        try:
+            while self._unwritten:
+                written = os.write(self._fd, self._unwritten)
+                newline = self._unwritten.rfind(b"\n", 0, written) + 1
+                self._whole = self._end + newline if newline else self._whole
+                self._end += written
+                del self._unwritten[:written]
+        except OSError as error:
+            self._say_once(error)
+
+    def _say_once(self, error: OSError) -> None:
+        if self._problem is None:
+            _log.warning("%s: cannot be written (%s); its records wait in memory", self.path, error.strerror)
+        self._problem = error
 
     def _cut_torn_line(self) -> int:
         size = start = os.fstat(self._fd).st_size
@@ -147,12 +209,40 @@ class Spool:
             os.ftruncate(self._fd, whole)
         return whole
 
+    def _time_of_last_line(self) -> int:
+        start = max(0, self._end - _BLOCK)
+        lines = os.pread(self._fd, self._end - start, start).split(b"\n")
+        return next((int(record["time"]) for line in reversed(lines) if (record := unpack(line))), 0)
+
     def _read_header(self) -> Record:
         lines = self.read(0, self._end) if self._end else []
-        try:
-            header = json.loads(lines[0][1])
-            if header["kind"] == "spool" and header["sweep_id"]:
-                return dict(header)
-        except (ValueError, LookupError, TypeError):
-            pass
-        raise InputError("is not a tracking spool", where=self.path)
+        header = unpack(lines[0][1]) if lines else None
+        if header is None or header["kind"] != "spool":
+            raise InputError("is not a tracking spool", where=self.path)
+        return header
+
+
+def pack(record: Record) -> bytes:
+    """A record as a line that ends with the CRC-32 of what stands before."""
+    body = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")[:-1]
+    return body + b',"crc32":"%08x"}\n' % zlib.crc32(body)
+
+
+def unpack(line: bytes) -> Record | None:
+    """The record of a line with all that its kind needs; None when a bit of it is not what was written."""
+    needs = {
+        "spool": {"sweep", "sweep_id", "experiment"},
+        "start": {"trial", "params", "tags"},
+        "metrics": {"trial", "step", "metrics"},
+        "end": {"trial", "status", "tags"},
+        "dataset": {"name", "path", "sha256", "examples", "context"},
+        "artifact": {"trial", "path", "artifact_path"},
+        "winner": {"trial", "model_dir", "name", "params", "metrics", "tags"},
+    }
+    try:
+        record = json.loads(line)
+        if record.pop("crc32") == f"{zlib.crc32(line[:-20]):08x}" and record.keys() >= needs[record["kind"]] | {"time"}:
+            return dict(record)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        pass
+    return None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SWEEP_TAG = "kobert_tune.sweep_id"
 TRIAL_TAG = "kobert_tune.trial"
+_END_TAGS = frozenset({"interrupted", "pruned", "reason"})
 
 # One try a request, and a short one: the syncer repeats it, and later.
 _ENVIRONMENT = {
@@ -69,8 +70,7 @@ class Store:
         self._connected: MlflowClient | None = None
         self._experiment_id = ""
         self._runs: dict[str | None, str] = {}
-        # A creation that got no answer may still come about, even after the search for it found nothing.
-        self._doubtful = False
+        self._ends: dict[str | None, tuple[str, int]] = {}
 
     def connect(self) -> None:
         """Find or create the experiment and find the sweep's runs; does nothing when that is done."""
@@ -85,18 +85,32 @@ class Store:
         self._find_runs(client)
         self._connected = client
 
+    def answers(self) -> bool:
+        """Whether the store is well: what it says of a record can then be believed.
+
+        In front of a server that is down, another may answer, with a 404 or a page to log in.
+        """
+        try:
+            self._client.get_experiment(self._experiment_id)
+        except Exception:
+            return False
+        return True
+
     def start_run(self, trial: str | None, *, time: int) -> None:
-        """Create a run, or take the one there up again: its status becomes RUNNING."""
-        if trial in self._runs:
-            self._client.update_run(self._runs[trial], status="RUNNING")
-        self._run_id(trial, time)
+        """Create a run, or take the one there up again: its status becomes RUNNING, how it ended is forgotten."""
+        run = self._client.get_run(self._run_id(trial, time))
+        for tag in _END_TAGS & run.data.tags.keys():
+            self._client.delete_tag(run.info.run_id, tag)
+        if run.info.status != "RUNNING":
+            self._client.update_run(run.info.run_id, status="RUNNING")
+        self._ends.pop(trial, None)
 
     def end_run(self, trial: str | None, *, time: int, status: str) -> None:
-        """Write the final status and the time of the end."""
+        """Write the final status and the time of the end; with the sweep's own end, look after all of its runs."""
         self._client.set_terminated(self._run_id(trial, time), status=status, end_time=time)
-        if trial is None and self._doubtful:
-            self._find_runs(self._client)
-            self._delete_pending_doubles()
+        self._ends[trial] = status, time
+        if trial is None:
+            self._settle_runs()
 
     def log_metrics(self, trial: str | None, points: Sequence[MetricPoint]) -> None:
         """Write metrics with their own times; equal rows are written once by MLflow."""
@@ -171,21 +185,17 @@ class Store:
         models = [m for m in self._models() if m.name == name and m.tags.get(TRIAL_TAG) == trial]
         if any(str(model.status) == "READY" for model in models):
             return
-        try:
-            model = (
-                models[0]
-                if models
-                else self._client.create_logged_model(
-                    self._experiment_id,
-                    name=name,
-                    source_run_id=run_id,
-                    params=dict(params),
-                    tags={**tags, SWEEP_TAG: self._sweep_id, TRIAL_TAG: trial},
-                )
+        model = (
+            models[0]
+            if models
+            else self._client.create_logged_model(
+                self._experiment_id,
+                name=name,
+                source_run_id=run_id,
+                params=dict(params),
+                tags={**tags, SWEEP_TAG: self._sweep_id, TRIAL_TAG: trial},
             )
-        except Exception:
-            self._doubtful = True
-            raise
+        )
         self._client.log_model_artifacts(model.model_id, model_dir)
         points = [Metric(key, float(value), time, 0, model_id=model.model_id) for key, value in metrics.items()]
         if points:
@@ -215,41 +225,49 @@ class Store:
         return str(found.experiment_id)
 
     def _run_id(self, trial: str | None, time: int) -> str:
-        if trial not in self._runs and self._doubtful:
-            self._find_runs(self._client)
+        # Looked for each time: a request that got no answer, of this process or of a killed one, may have made it.
+        if trial not in self._runs:
+            self._find_runs(self._client, trial)
         if trial not in self._runs:
             tags = {SWEEP_TAG: self._sweep_id}
             if trial is not None:
                 tags |= {TRIAL_TAG: trial, "mlflow.parentRunId": self._run_id(None, time)}
             name = self._sweep if trial is None else f"trial-{trial}"
-            try:
-                run = self._client.create_run(self._experiment_id, start_time=time, tags=tags, run_name=name)
-            except Exception:
-                self._doubtful = True
-                raise
+            run = self._client.create_run(self._experiment_id, start_time=time, tags=tags, run_name=name)
             self._runs[trial] = run.info.run_id
         return self._runs[trial]
 
-    def _find_runs(self, client: MlflowClient) -> None:
-        """Read which runs are there; of two for one trial the empty one goes."""
-        found: dict[str | None, list[Run]] = {}
+    def _find_runs(self, client: MlflowClient, trial: str | None = None) -> dict[str | None, Run]:
+        """The runs that are there, all or a trial's; of two for one trial the empty one goes."""
         query = f"tags.`{SWEEP_TAG}` = '{self._sweep_id}'"
+        if trial is not None:
+            query += f" and tags.`{TRIAL_TAG}` = '{trial}'"
+        found: dict[str | None, dict[str, Run]] = {}
         token = None
         while True:
             page = client.search_runs([self._experiment_id], query, max_results=1000, page_token=token)
             for run in page:
-                found.setdefault(run.data.tags.get(TRIAL_TAG), []).append(run)
+                found.setdefault(run.data.tags.get(TRIAL_TAG), {})[run.info.run_id] = run
             token = page.token
             if not token:
                 break
-        for trial, runs in found.items():
-            best = max(runs, key=lambda run: len(run.data.metrics) + len(run.data.params))
-            kept = self._runs.setdefault(trial, best.info.run_id)
-            for run in runs:
+        for owner, runs in found.items():
+            best = max(runs.values(), key=lambda run: len(run.data.metrics) + len(run.data.params))
+            kept = self._runs.setdefault(owner, best.info.run_id)
+            for run in runs.values():
                 if run.info.run_id != kept and not run.data.metrics and not run.data.params:
                     client.delete_run(run.info.run_id)
+        return {owner: runs[self._runs[owner]] for owner, runs in found.items() if self._runs[owner] in runs}
 
-    def _delete_pending_doubles(self) -> None:
+    def _settle_runs(self) -> None:
+        """Undo what requests that got no answer, and were repeated, did after all when their turn came.
+
+        A server that hung may have made a second run or model, or have set a run back to RUNNING after its end.
+        """
+        for trial, run in self._find_runs(self._client).items():
+            if run.info.status == "RUNNING" and trial in self._ends:
+                status, time = self._ends[trial]
+                self._client.set_terminated(run.info.run_id, status=status, end_time=time)
         models = self._models()
         ready = {(model.name, model.tags.get(TRIAL_TAG)) for model in models if str(model.status) == "READY"}
         for model in models:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import os
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from kobert_core.files import atomic_write_json
 
-from .spool import Record, Spool, now_ms
+from .letters import DeadLetters
+from .spool import Record, Spool, unpack
 from .store import MetricPoint, Store, is_refusal
 from .uris import redact_uri
 
@@ -68,7 +70,7 @@ class Syncer:
         self.refused = 0
         self._spool, self._store, self._uri = spool, store, redact_uri(uri)
         self._state_path = spool.path.with_name(spool.path.name + ".state.json")
-        self._dead_path = spool.path.with_name(spool.path.name + ".dead.jsonl")
+        self._letters = DeadLetters(spool.path)
         self._offset = self._saved_offset()
         self._saved = self._offset
         self._to_send = spool.count(self._offset) - spool.appended
@@ -133,11 +135,10 @@ class Syncer:
             self.send()
         except Exception as error:
             if before == 0:
-                reason = redact_uri(" ".join(str(error).split()))[:300]
                 _log.warning(
                     "cannot send to MLflow at %s: %s (the sweep goes on; %s keeps its reports)",
                     self._uri,
-                    reason,
+                    reason_of(error),
                     self._spool.path,
                 )
             return min(_LONGEST_PAUSE_SECONDS, 2.0 ** min(before, 10))
@@ -146,17 +147,17 @@ class Syncer:
         return _POLL_SECONDS
 
     def _send_up_to(self, end: int, seen: Seen) -> None:
-        try:
-            while self._offset < end and not self._stop.is_set():
+        while self._offset < end and not self._stop.is_set():
+            try:
                 self._send_block(seen, self._spool.read(self._offset, end))
-        finally:
-            self._save_offset()
+            finally:
+                self._save_offset()
 
     def _send_block(self, seen: Seen, lines: list[tuple[int, bytes]]) -> None:
         metrics: list[tuple[int, Record]] = []
         size = 0
         for offset, line in lines:
-            record = _parse(line)
+            record = unpack(line)
             if record is not None and record["kind"] == "metrics":
                 metrics.append((offset, record))
                 size += len(record["metrics"])
@@ -166,7 +167,7 @@ class Syncer:
             self._send_metrics(seen, metrics)
             metrics, size = [], 0
             if record is None:
-                self._bury(line.decode("utf-8", "replace"), "not a record")
+                self._bury(line.decode("utf-8", "replace"), "not a record, or altered after it was written")
                 self._accept(offset)
             elif record["kind"] != "metrics":
                 self._send_record(seen, record)
@@ -214,7 +215,7 @@ class Syncer:
         try:
             send(items)
         except Exception as error:
-            if not is_refusal(error, attempts=self._failures):
+            if not is_refusal(error, attempts=self._failures) or not self._store.answers():
                 raise
             if len(items) == 1:
                 self._bury({**record, "refused": items[0]}, str(error))
@@ -224,15 +225,12 @@ class Syncer:
                 self._send_or_bury(send, items[half:], record)
 
     def _bury(self, record: Any, reason: str) -> None:
-        self.refused += 1
         reason = redact_uri(" ".join(reason.split()))[:1000]
+        if not self._letters.add(record, reason):
+            return
+        self.refused += 1
         if self.refused == 1:
-            _log.warning("MLflow refuses a record for good: %s (kept in %s)", reason[:300], self._dead_path)
-        letter = {"time": now_ms(), "reason": reason, "record": record}
-        with open(self._dead_path, "a", encoding="utf-8", errors="replace") as file:
-            file.write(json.dumps(letter, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+            _log.warning("MLflow refuses a record for good: %s (kept in %s)", reason[:300], self._letters.path)
 
     def _accept(self, offset: int) -> None:
         with self._progress:
@@ -241,47 +239,34 @@ class Syncer:
             self._progress.notify_all()
 
     def _read_seen(self) -> Seen:
-        seen, offset = Seen(), 0
-        while offset < self._offset:
-            lines = self._spool.read(offset, self._offset)
-            for _, line in lines:
-                if record := _parse(line):
-                    seen.add(record)
-            offset = lines[-1][0]
+        seen = Seen()
+        for record in self._spool.records(self._offset):
+            seen.add(record)
         return seen
 
     def _saved_offset(self) -> int:
         """How far this store had accepted the spool; 0 when that is not known: sending again is harmless."""
         try:
             state = json.loads(self._state_path.read_text("utf-8"))
-            same = state["uri"] == self._uri and state["sweep_id"] == self._spool.header["sweep_id"]
             offset = int(state["offset"])
         except (OSError, ValueError, LookupError, TypeError):
             return 0
-        return offset if same and offset >= 0 and self._spool.is_boundary(offset) else 0
+        return offset if offset >= 0 and state == self._state(offset) and self._spool.is_boundary(offset) else 0
 
     def _save_offset(self) -> None:
         if self._offset != self._saved:
-            state = {"uri": self._uri, "sweep_id": self._spool.header["sweep_id"], "offset": self._offset}
-            atomic_write_json(self._state_path, state)
-            self._saved = self._offset
+            with contextlib.suppress(OSError):  # a full disk: some of the spool will be sent again, which is harmless
+                atomic_write_json(self._state_path, self._state(self._offset))
+                self._saved = self._offset
+
+    def _state(self, offset: int) -> dict[str, Any]:
+        state = {"uri": self._uri, "sweep_id": self._spool.header["sweep_id"], "offset": offset}
+        return state | {"crc32": zlib.crc32(json.dumps(state).encode())}
 
 
-def _parse(line: bytes) -> Record | None:
-    """A record with all that its kind needs, or None."""
-    needs = {
-        "spool": {"sweep_id"},
-        "start": {"trial", "params", "tags"},
-        "metrics": {"trial", "step", "metrics"},
-        "end": {"trial", "status", "tags"},
-        "dataset": {"name", "path", "sha256", "examples", "context"},
-        "artifact": {"trial", "path", "artifact_path"},
-        "winner": {"trial", "model_dir", "name", "params", "metrics", "tags"},
-    }
-    try:
-        record = json.loads(line)
-        if record.keys() >= needs[record["kind"]] | {"time"}:
-            return dict(record)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        pass
-    return None
+def reason_of(error: BaseException) -> str:
+    """Why the store did not take something, in a line: of an error of the network, what the system says."""
+    root = error
+    while cause := root.__cause__ or root.__context__:
+        root = cause
+    return redact_uri(" ".join(str(root if isinstance(root, OSError) else error).split()))[:300]

@@ -7,16 +7,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kobert_core.errors import InputError
 
-from .spool import Spool, now_ms
+from .letters import count_letters, letters_path
+from .spool import Spool
 from .store import Store, prepare_environment
-from .syncer import Syncer
-from .uris import artifact_root, redact_uri
+from .syncer import Syncer, reason_of
+from .uris import artifact_root
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
+Ends = Mapping[str, tuple[Status, Mapping[str, str]]]
+"""How trials ended, by their numbers: the status of their runs, and tags."""
 
 
 class Tracker:
@@ -46,6 +49,11 @@ class Tracker:
         """The number of records and values that MLflow refused for good in this process."""
         return self._syncer.refused
 
+    @property
+    def unwritten(self) -> int:
+        """The number of records that are only in memory, since the disk is full: they are lost with this process."""
+        return self._spool.unwritten
+
     def start_sweep(self, *, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
         """Open the parent run, or take it up again."""
         self._start(None, params, tags)
@@ -64,7 +72,7 @@ class Tracker:
         A metric of a (trial, step) that was given before is not sent again. NaN and infinities are kept (but
         MLflow stores an infinity as the largest float).
         """
-        self._append("metrics", durable=False, trial=trial, step=int(step), metrics=_plain(metrics))
+        self._append("metrics", trial=trial, step=int(step), metrics=_plain(metrics))
 
     def end_trial(self, trial: str, *, status: Status, tags: Mapping[str, str]) -> None:
         """Close a trial's run at the time of this call."""
@@ -98,6 +106,12 @@ class Tracker:
             tags=_texts(tags),
         )
 
+    def end_left_open(self, ends: Ends) -> None:
+        """Close the runs of trials that ended when their driver was killed, before it could say so here."""
+        for trial in open_runs(self._spool):
+            if trial in ends:
+                _end_run(self._spool, trial, ends)
+
     def end_sweep(self, *, status: Status) -> None:
         """Close the parent run at the time of this call."""
         self._append("end", trial=None, status=status, tags={})
@@ -118,24 +132,32 @@ class Tracker:
     def _start(self, trial: str | None, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
         self._append("start", trial=trial, params=_texts(params), tags=_texts(tags))
 
-    def _append(self, kind: str, *, durable: bool = True, **fields: object) -> None:
+    def _append(self, kind: str, **fields: Any) -> None:
         if self._closed:
             raise ValueError("the tracker is closed")
-        self._spool.append({"kind": kind, "time": now_ms(), **fields}, durable=durable)
+        self._spool.append(kind, **fields)
 
 
 @dataclass(frozen=True)
 class SyncResult:
-    """What `sync` did: records sent, records left and why, records and values refused for good."""
+    """What `sync` did."""
 
     sent: int
+    """Records that were accepted."""
     left: int
-    refused: int
+    """Records that are still to be sent."""
     reason: str | None
+    """Why."""
+    refused: int
+    """Records and values that were refused for good, now or before; they are in `dead_letters`."""
+    dead_letters: Path | None
 
 
-def sync(spool: Path, *, uri: str, attempts: int = 3) -> SyncResult:
+def sync(spool: Path, *, uri: str, ends: Ends | None = None, attempts: int = 3) -> SyncResult:
     """Send what is left in a spool, in this thread; `attempts` failures without progress end it.
+
+    No driver is there any more. So what it left open is ended first, with the time of its last record: trials as
+    `ends` says, all others, and the sweep, as interrupted. A resume takes them up again.
 
     Raises:
         InputError: there is no such spool, or a running sweep still uses it.
@@ -145,6 +167,8 @@ def sync(spool: Path, *, uri: str, attempts: int = 3) -> SyncResult:
     opened = Spool(spool)
     try:
         syncer = _make_syncer(opened, uri)
+        for trial in sorted(open_runs(opened), key=lambda trial: trial is None):  # the sweep itself last
+            _end_run(opened, trial, ends or {})
         before, failures, reason = syncer.left, 0, None
         while syncer.left and failures < attempts:
             left = syncer.left
@@ -152,13 +176,31 @@ def sync(spool: Path, *, uri: str, attempts: int = 3) -> SyncResult:
                 syncer.send()
                 reason = None
             except Exception as error:
-                reason = redact_uri(" ".join(str(error).split()))[:300]
+                reason = reason_of(error)
                 failures = failures + 1 if syncer.left == left else 1
                 if failures < attempts:
                     time.sleep(float(failures))
-        return SyncResult(before - syncer.left, syncer.left, syncer.refused, reason)
+        refused = count_letters(spool)
+        return SyncResult(before - syncer.left, syncer.left, reason, refused, letters_path(spool) if refused else None)
     finally:
         opened.close()
+
+
+def open_runs(spool: Spool) -> list[str | None]:
+    """The trials, and None for the sweep, that a spool leaves running."""
+    found: dict[str | None, None] = {}
+    for record in spool.records():
+        if record["kind"] in ("start", "metrics"):
+            found |= {record["trial"]: None, None: None}
+        elif record["kind"] == "end":
+            found.pop(record["trial"], None)
+    return list(found)
+
+
+def _end_run(spool: Spool, trial: str | None, ends: Ends) -> None:
+    interrupted: tuple[Status, Mapping[str, str]] = ("KILLED", {"interrupted": "true"})
+    status, tags = ends.get(trial, interrupted) if trial is not None else interrupted
+    spool.append("end", trial=trial, status=status, tags=_texts(tags), at=spool.latest)
 
 
 def _make_syncer(spool: Spool, uri: str) -> Syncer:

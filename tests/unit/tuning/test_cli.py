@@ -31,6 +31,7 @@ QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
         ("ui", {"--host", "--port"}),
         ("list", {"--output"}),
         ("logs", set()),
+        ("sync", {"--tracking-uri", "--json"}),
     ],
 )
 def test_every_command_teaches_its_options(command: str, options: set[str]) -> None:
@@ -77,6 +78,7 @@ def test_a_wrong_study_is_one_line(tmp_path: Path, override: str, message: str |
         (["export", "nowhere", "--output", "model"], "this is no folder of a sweep"),
         (["evaluate", "nowhere", "data.tsv"], "this is no folder of an exported model"),
         (["logs", "nowhere", "0"], "this is no folder of a sweep"),
+        (["sync", "nowhere"], "there are no records of a sweep here"),
         (["ui", "nowhere"], "this is no folder of a sweep"),
         (["sweep", QUICKSTART, "--name", "../out"], "cannot be the name of a sweep"),
     ],

@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.server
 import json
 import logging
+import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -179,12 +181,46 @@ def test_a_full_disk_costs_no_record(output: Path, caplog: pytest.LogCaptureFixt
     for step in range(50):
         tracker.log_metrics("0", {"loss": float(step)}, step=step)
     assert spool_of(output).stat().st_size == room
+    assert tracker.unwritten == 51 - spool_of(output).read_bytes().count(b"\n")  # one is the header
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     tracker.end_trial("0", status="FINISHED", tags={})
     assert caplog.text.count("cannot be written") == 1
-    assert tracker.close(1) == 52
+    assert (tracker.close(1), tracker.unwritten) == (52, 0)
     records = [json.loads(line) for line in spool_of(output).read_text("utf-8").splitlines()]
     assert [record["step"] for record in records if record["kind"] == "metrics"] == list(range(50))
+
+
+@pytest.mark.usefixtures("file_size_limit")
+def test_a_disk_without_room_for_a_header_is_told(output: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    with pytest.raises(InputError, match="cannot be written"):
+        open_tracker(output)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert open_tracker(output).close(60) == 0
+
+
+def test_a_slow_disk_keeps_no_report_waiting(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered, sync_to_disk, sizes = threading.Event(), os.fdatasync, list[int]()
+
+    def slow(fd: int) -> None:
+        answered.wait(60)
+        sync_to_disk(fd)
+        sizes.append(os.fstat(fd).st_size)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    with socket.create_server(("127.0.0.1", 0)) as hung:  # takes connections, and never answers
+        tracker = open_tracker(output, uri=f"http://127.0.0.1:{hung.getsockname()[1]}")
+        begin = time.monotonic()
+        tracker.start_trial("0", params={}, tags={})
+        tracker.log_metrics("0", {"loss": 1.0}, step=1)
+        tracker.end_trial("0", status="FINISHED", tags={})
+        assert time.monotonic() - begin < 30
+        answered.set()
+        while spool_of(output).stat().st_size not in sizes:  # on the disk, though nothing can be sent
+            assert time.monotonic() - begin < 10
+            time.sleep(0.01)
+        assert tracker.close(0.1) == 4
 
 
 def test_a_spool_has_one_writer(output: Path, tmp_path: Path) -> None:

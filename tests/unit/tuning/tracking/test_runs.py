@@ -140,7 +140,7 @@ def test_a_run_deleted_in_the_page_does_not_stop_the_others(output: Path) -> Non
     assert tracker.flush(60) == 0
     client_of(output).delete_run(runs_of(output)["trial-0"].info.run_id)
     tracker.log_metrics("0", {"loss": 1.0}, step=1)
-    tracker.start_trial("0", params={}, tags={})
+    tracker.start_trial("0", params={"lr": 1}, tags={})
     tracker.log_metrics("1", {"loss": 1.0}, step=1)
     assert tracker.close(60) == 0
     assert tracker.refused == 2
@@ -157,6 +157,21 @@ def test_a_double_that_a_slow_answer_left_is_deleted(output: Path) -> None:
     tracker.log_metrics("0", {"loss": 1.0}, step=1)
     assert tracker.close(60) == 0
     assert runs_of(output)["trial-0"].info.run_id == run.info.run_id
+
+
+def test_requests_that_took_effect_late_are_undone_at_the_end(output: Path) -> None:
+    tracker = open_tracker(output)
+    tracker.start_sweep(params={}, tags={})
+    tracker.start_trial("0", params={"lr": 1}, tags={})
+    tracker.end_trial("0", status="FINISHED", tags={})
+    assert tracker.flush(60) == 0
+    client, run = client_of(output), runs_of(output)["trial-0"]
+    client.update_run(run.info.run_id, status="RUNNING")  # what a server that hung does with a start sent before
+    client.create_run(run.info.experiment_id, tags=run.data.tags)
+    tracker.end_sweep(status="FINISHED")
+    assert tracker.close(60) == 0
+    ended = runs_of(output)["trial-0"].info
+    assert (ended.run_id, ended.status, ended.end_time) == (run.info.run_id, "FINISHED", run.info.end_time)
 
 
 def test_a_model_that_a_killed_driver_left_pending_is_finished(output: Path) -> None:
