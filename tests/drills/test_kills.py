@@ -19,6 +19,7 @@ from tests.fixtures.outcomes import Outcome, count_differences
 from tests.fixtures.sweeps import ONE_AT_A_TIME, children_of, ending_all, records_of, start_sweep, wait_for
 
 SHORT = (*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=2")
+LONGER = (*ONE_AT_A_TIME, "--trials", "6", "--set", "train.epochs=4")
 FEW_EVALUATIONS = (*ONE_AT_A_TIME, "--trials", "2", "--set", "train.epochs=20", "--set", "train.eval_percent=50")
 GRACE = 30.0
 """Seconds that a spot machine gives."""
@@ -54,7 +55,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
 
 
 def finish(output: Path, *arguments: str, **variables: str) -> None:
-    """Run the sweep to its end."""
+    """Run the sweep to its end, or once more if it was killed right after that."""
+    arguments = (*arguments, "--resume") if (output / "one" / "winner.json").exists() else arguments
     process = start_sweep(output, "one", *arguments, **variables)
     with ending_all(process):
         assert process.wait(timeout=400) == 0, (output / "one.out").read_text()
@@ -71,48 +73,38 @@ def kill_driver(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def kill_often(output: Path, *arguments: str, lines: list[int], seconds: list[float]) -> int:
-    """Run a sweep and kill its driver: once for each number of `lines` that it has written since it was started, and
-    for each number of `seconds`; half of the time it goes on by `--resume`, else by the same command. How often it
-    was killed."""
-    chance, sweep = random.Random(6), output / "one"
-    kills = 0
-    for limit, is_time in [*((n, False) for n in lines), *((s, True) for s in seconds)]:
-        resume = ["--resume"] if (sweep / "study.yaml").exists() and chance.random() < 0.5 else []
+def kill_often(output: Path, *arguments: str, kills: int, lines: int, seconds: float = 0) -> None:
+    """Start a sweep again and again, and kill its driver so often: when it has written up to so many lines since it
+    was started, or after up to so many `seconds`. It goes on by the same command, or by `--resume`."""
+    chance, sweep = random.Random(kills), output / "one"
+    while kills:
+        needed, possible = (sweep / "winner.json").exists(), (sweep / "study.yaml").exists()
+        resume = ["--resume"] if needed or (possible and chance.random() < 0.5) else []
         process = start_sweep(output, "one", *arguments, *resume)
-        begin, before = time.monotonic(), lines_in(sweep)
-        try:
-            if is_time:
-                wait_for(process, lambda begin=begin, limit=limit: time.monotonic() - begin > limit)  # type: ignore[misc]
-            else:
-                wait_for(process, lambda before=before, limit=limit: lines_in(sweep) - before >= limit)  # type: ignore[misc]
-                time.sleep(chance.uniform(0, 0.1))
-        finally:
-            kills += process.poll() is None
-            kill_driver(process)
-    return kills
+        limit, before = chance.randrange(1, lines), lines_in(sweep)
+        if chance.random() < 0.3 and seconds:
+            end = time.monotonic() + chance.uniform(0, seconds)
+            wait_for(process, lambda end=end: time.monotonic() > end)  # type: ignore[misc]
+        else:
+            wait_for(process, lambda most=before + limit: lines_in(sweep) >= most)  # type: ignore[misc]
+            time.sleep(chance.uniform(0, 0.1))
+        kills -= process.poll() is None
+        kill_driver(process)
 
 
 def test_a_driver_killed_three_times(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
     """2. The driver killed at 3 random moments, and resumed."""
-    chance = random.Random(2)
-    kills = kill_often(tmp_path, *SHORT, lines=[chance.randrange(10, 60) for _ in range(3)], seconds=[])
+    kill_often(tmp_path, *SHORT, kills=3, lines=50)
     finish(tmp_path, *SHORT)
-    assert kills == 3
     count_differences(drill, Outcome.of(tmp_path / "one"), undisturbed(*SHORT))
 
 
 @pytest.mark.slow
 def test_a_driver_killed_twenty_times(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
     """2. The driver killed at 20 random moments, from its start to its export, and resumed."""
-    chance = random.Random(1)
-    arguments = (*ONE_AT_A_TIME, "--trials", "6", "--set", "train.epochs=4")
-    lines = [chance.randrange(1, 40) for _ in range(14)]
-    kills = kill_often(tmp_path, *arguments, lines=lines, seconds=[chance.uniform(0, 20) for _ in range(6)])
-    resume = ["--resume"] if (tmp_path / "one" / "winner.json").exists() else []
-    finish(tmp_path, *arguments, *resume)
-    assert kills == 20
-    count_differences(drill, Outcome.of(tmp_path / "one"), undisturbed(*arguments))
+    kill_often(tmp_path, *LONGER, kills=20, lines=25, seconds=10)
+    finish(tmp_path, *LONGER)
+    count_differences(drill, Outcome.of(tmp_path / "one"), undisturbed(*LONGER))
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from tests.fixtures.reports import Place, Reporter, count_losses, first_times
 from tests.fixtures.sweeps import QUICKSTART, records_of, reported_curves, start_sweep, stored_curves
 from tests.fixtures.tracking import closed_port
 from tuning.study import dump_study, load_study
-from tuning.sweep import sweep_folder
+from tuning.sweep_folder import sweep_folder
 from tuning.tracking import Tracker, default_tracking_uri
 
 Fault = Callable[[Server, Gateway], AbstractContextManager[None]]
