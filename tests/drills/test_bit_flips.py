@@ -30,8 +30,7 @@ from tuning.readings import readings
 from tuning.results import TABLE, TrialTable, read_winner
 from tuning.search import open_optuna_study
 from tuning.study import load_study, load_sweep_study
-from tuning.tracking.spool import Spool
-from tuning.tracking.syncer import _parse
+from tuning.tracking.spool import Spool, record_of
 from tuning.tracking.tracker import _make_syncer
 
 FLIPS = 200
@@ -78,7 +77,7 @@ def reports_of(output: Path) -> Any:
         lines, offset = [], 0
         while offset < spool._end:
             some = spool.read(offset, spool._end)
-            lines += [_parse(line) for _, line in some]
+            lines += [record_of(line) for _, line in some]
             offset = some[-1][0]
         return lines, _make_syncer(spool, f"sqlite:///{ORIGINAL[0]}/mlflow.db").left
     finally:

@@ -10,11 +10,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from kobert_core.errors import InputError
-from tuning.journal import CheckedJournal
+from tuning.journal import SweepJournal
 
 
 def study_in(path: Path) -> optuna.Study:
-    storage = JournalStorage(CheckedJournal(path))
+    storage = JournalStorage(SweepJournal(path))
     return optuna.create_study(storage=storage, study_name="s", load_if_exists=True)
 
 
@@ -32,12 +32,12 @@ def test_what_was_altered_is_refused_and_a_torn_end_is_not(tmp_path: Path) -> No
     study_in(path).optimize(lambda trial: trial.suggest_float("x", 0.25, 1), n_trials=1)
     content = path.read_bytes()
     path.write_bytes(content + b'{"op_code": 4, "wor')
-    CheckedJournal(path)
+    SweepJournal(path)
     for damaged in (content.replace(b"0.25", b"0.35", 1), content[:-9]):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"the journal is not the one of which journal\.log\.sha256 tells"):
-            CheckedJournal(path)
+            SweepJournal(path)
     path.write_bytes(content)
     (tmp_path / "journal.log.sha256").write_text("{}")
     with pytest.raises(InputError):
-        CheckedJournal(path)
+        SweepJournal(path)
