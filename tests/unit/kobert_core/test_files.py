@@ -26,16 +26,14 @@ def test_a_sealed_line_is_read_back_and_noticed_when_a_bit_flips() -> None:
     record = {"kind": "metrics", "text": '줄,"crc32":"00000000"}', "value": 1e-5}
     line = sealed_line(record)
     assert line.count(b"\n") == 1 and unsealed_line(line) == record
-    assert unsealed_line(b'{"a": 1}') == {"a": 1}
+    with pytest.raises(ValueError, match="CRC-32"):
+        unsealed_line(b'{"a": 1}')
     for place in range(len(line) - 1):
         for bit in range(8):
             damaged = bytearray(line)
             damaged[place] ^= 1 << bit
-            try:
-                read = unsealed_line(bytes(damaged))
-            except ValueError:
-                continue
-            assert {name: read[name] for name in record} == record, "the bit was in the name of the checksum"
+            with pytest.raises(ValueError):
+                unsealed_line(bytes(damaged))
 
 
 def test_sums_are_those_of_sha256sum(tmp_path: Path) -> None:
