@@ -9,6 +9,7 @@ ORIGINAL := .venv-original
 
 sweep: $(INSTALLED)  ## A sweep over the sample that the package carries
 	$(BIN)/kobert-tune sweep search_spaces/quickstart.yaml --name quickstart-$$(date +%Y%m%d-%H%M%S)
+	@echo 'for the commands of the README: . $(BIN)/activate'
 
 test: $(INSTALLED)  ## The tests, without the slow ones
 	$(BIN)/python -m pytest -m "not slow"

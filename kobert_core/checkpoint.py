@@ -8,6 +8,7 @@ SHA256SUMS          of both, in the format of `sha256sum --check`
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import pickle
 import random
@@ -22,6 +23,8 @@ from torch import nn
 
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_folder, is_disk_full, sha256_file
+
+_log = logging.getLogger(__name__)
 
 WEIGHTS, STATE, SUMS = "model.safetensors", "state.pt", "SHA256SUMS"
 
@@ -107,7 +110,8 @@ def newest_checkpoint(checkpoints: Path) -> Path | None:
     for folder in sorted(checkpoints.glob("update-*"), reverse=True):
         try:
             verify_checkpoint(folder)
-        except InputError:
+        except InputError as error:
+            _log.warning("passed over: %s", error)
             continue
         return folder
     return None

@@ -66,8 +66,8 @@ class Budget(DriverOnly, Stopper):
         alike = Counter(re.sub(r"\d+", "0", each) for each in self._reasons).most_common(1)[0]
         example = next(each for each in self._reasons if re.sub(r"\d+", "0", each) == alike[0])
         self.gave_up = (
-            f"{failed} trial(s) have failed, more than `budget.failed_trials: {self._failed_trials}` allows; "
-            f"{alike[1]} of them so: {example}"
+            f"{failed} trial(s) have failed since it was started, more than "
+            f"`budget.failed_trials: {self._failed_trials}` allows; {alike[1]} of them so: {example}"
         )
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:

@@ -277,12 +277,15 @@ def list_(
     """Sweeps with their trials by state; or the trials of one sweep."""
     from tuning.display import trial_table
     from tuning.results import LEDGER, TrialTable
+    from tuning.sweep_lock import is_running
     from tuning.sync import SPOOL
     from tuning.tracking import count_letters, letters_path
 
     if sweep_dir is not None:
         table = TrialTable(sweep_dir, _study_of(sweep_dir).objective)
         Console().print(trial_table(table, rows=len(table)))
+        if "RUNNING" in table.states() and not is_running(sweep_dir):
+            typer.echo("no process runs this sweep any more: the command that began it goes on")
         if refused := count_letters(sweep_dir / SPOOL):
             typer.echo(f"MLflow refused {refused:,} records for good: {letters_path(sweep_dir / SPOOL)}")
         return
@@ -294,7 +297,8 @@ def list_(
         states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(table.states().items()))
         winner = table.winner()
         best = f"best {table.objective.metric} {winner.value:.4f} (trial {winner.trial})" if winner else "no winner"
-        typer.echo(f"{folder}  {states}  {best}")
+        is_cut_off = "RUNNING" in table.states() and not is_running(folder)
+        typer.echo(f"{folder}  {states}  {best}{'  (cut off; the same command goes on)' if is_cut_off else ''}")
 
 
 @app.command()

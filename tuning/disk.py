@@ -72,7 +72,8 @@ class DiskNeeds:
                 f"{self.trials} trial(s) at once and the winner take up to {running + 2} checkpoints of {size}, but "
                 f"`budget.disk` is {ByteSize(self.budget).human_readable()}",
                 where="budget.disk",
-                fix=f"allow {ByteSize(least).human_readable()}, or run fewer trials at once (`resources.concurrent`)",
+                fix=f"allow {math.ceil(least / 2**20)}MiB"
+                + (", or run fewer trials at once (`resources.concurrent`)" if self.trials > 1 else ""),
             )
         most = (running + self.kept + 1) * self.checkpoint
         needed = (most if self.budget is None else min(most, self.budget)) + LEAST_FREE

@@ -89,8 +89,9 @@ def refuse_other_study(before: StudyConfig, now: StudyConfig, folder: Path) -> N
     )
     changed = [key for key in old if old[key] != new[key]]
     if changed:
+        key = "parameters" if changed[0] == "space" else changed[0]
         raise InputError(
-            f"`{changed[0]}` is not what this sweep began with",
+            f"`{key}` is not what this sweep began with",
             where=folder / STUDY,
-            fix="resume it with the same study file, or give another `--name`",
+            fix="resume it with the same study file and the same `--set`, or give another `--name`",
         )

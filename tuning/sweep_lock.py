@@ -30,3 +30,15 @@ def sweep_lock(folder: Path) -> Iterator[TextIO]:
         except BlockingIOError:
             raise InputError("another process runs this sweep", where=folder, fix="wait for it, or stop it") from None
         yield lock
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process holds the folder of a sweep now."""
+    try:
+        with open(folder / ".lock", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -84,7 +84,8 @@ def test_a_spent_budget_of_failures_ends_the_sweep_which_can_go_on(drill: Drill,
     printed = sweep_to_its_end(
         tmp_path, "given-up", *study, "--set", "resources.concurrent=1", code=1, faults={0: "exception", 1: "exception"}
     )
-    assert "2 trial(s) have failed, more than `budget.failed_trials: 1` allows; 2 of them so: KeyError" in printed
+    assert "2 trial(s) have failed since it was started, more than `budget.failed_trials: 1` allows" in printed
+    assert "2 of them so: KeyError" in printed
     assert "go on with: kobert-tune" in printed
     before = records_of(tmp_path / "given-up")
     sweep_to_its_end(tmp_path, "given-up", *study, "--resume")

@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.drills.conftest import Drill
 from tests.fixtures.commands import tune
 from tests.fixtures.sweeps import QUICKSTART, start_sweep
+from tuning.sweep_lock import is_running
 
 
 def test_the_second_driver_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path, drill: Drill) -> None:
@@ -22,10 +23,11 @@ def test_the_second_driver_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: 
             time.sleep(0.05)
         command = ["sweep", QUICKSTART, "--name", "one", "--output", tmp_path, "--resume"]
         second = tune(*command, cwd=tmp_path, code=2)
-        assert first.poll() is None
+        assert first.poll() is None and is_running(tmp_path / "one")
     finally:
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
+    assert not is_running(tmp_path / "one")
     other_study = tune(*command, "--set", "train.epochs=9", cwd=tmp_path, code=2)
     drill.lost("second drivers that were let in", int("another process runs this sweep" not in second.stderr), of=1)
     drill.lost("locks left behind", int("is not what this sweep began with" not in other_study.stderr), of=1)

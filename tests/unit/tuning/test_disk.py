@@ -98,7 +98,7 @@ def test_a_sweep_gives_up_when_too_many_trials_fail_and_names_the_commonest_reas
     budget.count_failure("NonFiniteError: after update 12 train/loss is nan")
     assert budget.stop_all() and budget.stop_all() and told == [True]
     assert budget.gave_up == (
-        "3 trial(s) have failed, more than `budget.failed_trials: 2` allows; 2 of them so: "
+        "3 trial(s) have failed since it was started, more than `budget.failed_trials: 2` allows; 2 of them so: "
         "NonFiniteError: after update 3 train/loss is nan"
     )
 
