@@ -212,7 +212,7 @@ class KoBertTokenizer:
         bounds = np.zeros(len(pieces) + 1, dtype=np.int64)
         np.cumsum(np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces)), out=bounds[1:])
         if as_arrays:
-            return np.concatenate(pieces, dtype=np.int32, casting="same_kind"), bounds
+            return np.concatenate([np.asarray(ids, dtype=np.int32) for ids in pieces]), bounds
         return np.fromiter(chain.from_iterable(pieces), dtype=np.int32, count=int(bounds[-1])), bounds
 
     def encode_with_offsets(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

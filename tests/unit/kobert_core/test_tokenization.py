@@ -327,6 +327,10 @@ def test_pieces_outside_the_vocabulary_are_unknown(monologg_folder: Path) -> Non
     expected = [0 if i == gone else i - (i > gone) for i in whole.encode("영화, 정말")]
     assert less.encode("영화, 정말") == expected and 0 in expected
     assert less.encode_with_offsets("영화, 정말")[0].tolist() == expected[1:-1]
+    texts = ["영화, 정말 " * 50, "", "영화"]  # long on average, which come as arrays
+    ids, bounds = less.encode_batch_flat(texts)
+    for text, begin, end in zip(texts, bounds[:-1], bounds[1:], strict=True):
+        assert ids[begin:end].tolist() == less.encode(text)[1:-1]
     with pytest.raises(InputError, match="lacks 1 pieces"):
         less.save_pretrained(monologg_folder / "out")
 
