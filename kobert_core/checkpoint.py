@@ -22,11 +22,11 @@ import torch
 from torch import nn
 
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_folder, is_disk_full, sha256_file
+from kobert_core.files import SUMS, atomic_folder, is_disk_full, sha256_file, write_sums
 
 _log = logging.getLogger(__name__)
 
-WEIGHTS, STATE, SUMS = "model.safetensors", "state.pt", "SHA256SUMS"
+WEIGHTS, STATE = "model.safetensors", "state.pt"
 
 
 def checkpoint_folder(checkpoints: Path, update: int) -> Path:
@@ -48,8 +48,7 @@ def save_checkpoint(folder: Path, model: nn.Module, state: dict[str, Any]) -> No
             save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
             with open(temporary / STATE, "wb") as file:  # given a path, PyTorch does not say why it cannot write
                 torch.save(state, file)
-            lines = [f"{sha256_file(temporary / name)}  {name}\n" for name in (WEIGHTS, STATE)]
-            (temporary / SUMS).write_text("".join(lines), encoding="utf-8")
+            write_sums(temporary)
             if folder.exists():
                 shutil.rmtree(folder)
     except Exception as error:

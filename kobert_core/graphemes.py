@@ -9,6 +9,8 @@ import numpy as np
 import regex
 from numpy.typing import NDArray
 
+from kobert_core.code_points import code_points
+
 Positions = NDArray[np.int64]
 
 # A text without any of the others has a grapheme a character (Unicode UAX #29, rules GB4 to GB999).
@@ -20,11 +22,10 @@ def grapheme_starts(texts: Sequence[str]) -> Positions:
 
     No grapheme reaches from one text into the next.
     """
-    codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    codes, bounds = code_points(texts)
     joining = np.zeros(sys.maxunicode + 1, dtype=bool)
     joining[codes] = True
     joining[joining] = [bool(_JOINING.match(chr(code))) for code in np.flatnonzero(joining)]
-    bounds = np.cumsum([0, *map(len, texts)])
     is_start = np.ones(len(codes) + 1, dtype=bool)
     for number in np.unique(np.searchsorted(bounds, np.flatnonzero(joining[codes]), side="right") - 1).tolist():
         begin, end = bounds[number : number + 2]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kobert_core.code_points import code_points
 from kobert_core.data.batching import Batch
 from kobert_core.data.squad import Question, Squad
 from kobert_core.graphemes import grapheme_starts, trims_needed
@@ -58,8 +59,8 @@ def text_arrays(squad: Squad) -> Arrays:
         `bad_places`, `bad_reasons`, str, shape (set aside,).
     """
     numbers = {title: number for number, title in enumerate(dict.fromkeys(squad.articles))}
-    codes, starts = _codes(squad.contexts)
-    question_codes, question_starts = _codes([question.text for question in squad.questions])
+    codes, starts = code_points(squad.contexts)
+    question_codes, question_starts = code_points([question.text for question in squad.questions])
     context = np.array([question.context for question in squad.questions], dtype=np.int64)
     begins = starts.tolist()
     answers = [
@@ -173,10 +174,6 @@ def strings(codes: np.ndarray, starts: np.ndarray) -> list[str]:
     joined = codes.tobytes().decode("utf-32-le")
     bounds = starts.tolist()
     return [joined[start:end] for start, end in itertools.pairwise(bounds)]
-
-
-def _codes(texts: list[str]) -> tuple[np.ndarray, NDArray[np.int64]]:
-    return np.frombuffer("".join(texts).encode("utf-32-le"), dtype="<u4"), _bounds([len(text) for text in texts])
 
 
 def _bounds(sizes: list[int] | np.ndarray) -> NDArray[np.int64]:

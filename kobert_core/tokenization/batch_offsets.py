@@ -12,6 +12,7 @@ import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
+from kobert_core.code_points import code_points
 from kobert_core.tokenization.offsets import PieceShapes
 from kobert_core.tokenization.preprocessing import QUOTE_PAIRS, preprocess
 
@@ -52,9 +53,8 @@ class CharacterTable:
             ids: SentencePiece's ids of all, end to end.
             bounds: shape (texts + 1,); the ids of text i are `ids[bounds[i]:bounds[i + 1]]`.
         """
-        codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        codes, starts = code_points(texts)
         self._learn(codes)
-        starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
         kinds = self._kind[np.minimum(codes, 0xFFFF)]
         kinds[codes > 0xFFFF] = _OTHER
         left = np.array([any(pair in text for pair in QUOTE_PAIRS) for text in texts], dtype=bool)
