@@ -63,11 +63,12 @@ class Budget(DriverOnly, Stopper):
         failed = len(self._reasons)
         if self._failed_trials is None or failed <= self._failed_trials or self.gave_up:
             return
-        alike = Counter(re.sub(r"\d+", "0", each) for each in self._reasons).most_common(1)[0]
-        example = next(each for each in self._reasons if re.sub(r"\d+", "0", each) == alike[0])
+        alike = [re.sub(r"\d+", "0", each) for each in self._reasons]
+        commonest, count = Counter(alike).most_common(1)[0]
+        example = self._reasons[alike.index(commonest)]
         self.gave_up = (
             f"{failed} trial(s) have failed since it was started, more than "
-            f"`budget.failed_trials: {self._failed_trials}` allows; {alike[1]} of them so: {example}"
+            f"`budget.failed_trials: {self._failed_trials}` allows; {count} of them so: {example}"
         )
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:

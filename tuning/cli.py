@@ -38,6 +38,7 @@ from tuning.cli_tracking import commands as tracking_commands
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
+    from tuning.results import TrialTable
     from tuning.study import StudyConfig
     from tuning.sweep import SweepResult
 
@@ -277,14 +278,13 @@ def list_(
     """Sweeps with their trials by state; or the trials of one sweep."""
     from tuning.display import trial_table
     from tuning.results import LEDGER, TrialTable
-    from tuning.sweep_lock import is_running
     from tuning.sync import SPOOL
     from tuning.tracking import count_letters, letters_path
 
     if sweep_dir is not None:
         table = TrialTable(sweep_dir, _study_of(sweep_dir).objective)
         Console().print(trial_table(table, rows=len(table)))
-        if "RUNNING" in table.states() and not is_running(sweep_dir):
+        if _is_cut_off(table):
             typer.echo("no process runs this sweep any more: the command that began it goes on")
         if refused := count_letters(sweep_dir / SPOOL):
             typer.echo(f"MLflow refused {refused:,} records for good: {letters_path(sweep_dir / SPOOL)}")
@@ -297,8 +297,14 @@ def list_(
         states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(table.states().items()))
         winner = table.winner()
         best = f"best {table.objective.metric} {winner.value:.4f} (trial {winner.trial})" if winner else "no winner"
-        is_cut_off = "RUNNING" in table.states() and not is_running(folder)
-        typer.echo(f"{folder}  {states}  {best}{'  (cut off; the same command goes on)' if is_cut_off else ''}")
+        typer.echo(f"{folder}  {states}  {best}{'  (cut off; the same command goes on)' if _is_cut_off(table) else ''}")
+
+
+def _is_cut_off(table: TrialTable) -> bool:
+    """Whether the process that ran a sweep is gone, and had no time to say so."""
+    from tuning.sweep_lock import is_running
+
+    return "RUNNING" in table.states() and not is_running(table.folder)
 
 
 @app.command()

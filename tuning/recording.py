@@ -15,8 +15,9 @@ from kobert_core.checkpoint import prune_checkpoints
 from tuning.budget import Budget
 from tuning.disk import DiskNeeds, bytes_in
 from tuning.driver_only import DriverOnly
-from tuning.results import UNFINISHED, State, TrialRecord, TrialTable, last_line
+from tuning.results import UNFINISHED, State, TrialRecord, TrialTable
 from tuning.study import StudyConfig
+from tuning.sync import end_of
 from tuning.tracking import Tracker
 from tuning.trial_files import CHECKPOINTS, trial_folder
 
@@ -77,19 +78,13 @@ class Recorder(DriverOnly, Callback):
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """The end of a trial that did not fail: its own, or the scheduler's."""
         record = self._table[trial.config["trial"]]
-        if record.progress == 100:
-            self._tracker.end_trial(str(record.trial), status="FINISHED", tags={})
-            self._end(record, "COMPLETE")
-        else:
-            self._tracker.end_trial(str(record.trial), status="KILLED", tags={"pruned": "true"})
-            self._end(record, "PRUNED")
+        self._end(record, "COMPLETE" if record.progress == 100 else "PRUNED")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """The end of a trial that failed."""
         number = trial.config["trial"]
         record = self._table[number] if number in self._table else TrialRecord(number, "FAILED", trial.config["values"])
         record.reason = reason_of(trial)
-        self._tracker.end_trial(str(number), status="FAILED", tags={"reason": last_line(record.reason)[:500]})
         self._end(record, "FAILED")
         self._budget.count_failure(record.reason)
 
@@ -98,7 +93,6 @@ class Recorder(DriverOnly, Callback):
         for record in self._table:
             if record.state == "RUNNING":
                 self._end(record, "INTERRUPTED")
-                self._tracker.end_trial(str(record.trial), status="KILLED", tags={"interrupted": "true"})
 
     def keep_best_checkpoints(self) -> None:
         """Of the trials that ended, the best few and trial 0 keep their best checkpoint, as the disk budget allows;
@@ -121,9 +115,11 @@ class Recorder(DriverOnly, Callback):
         self._table.write()
 
     def _end(self, record: TrialRecord, state: State) -> None:
-        # After MLflow's spool and before Optuna: a trial that the ledger has ended is not looked at again.
         self._note_time(record)
         record.state = state
+        status, tags = end_of(record)
+        self._tracker.end_trial(str(record.trial), status=status, tags=tags)
+        # After MLflow's spool and before Optuna: a trial that the ledger has ended is not looked at again.
         self._sitting.pop(record.trial, None)
         self._table.put(record)
         self._exchange.stop_owned_by.remote(record.trial)  # its actor may be gone before it could say so

@@ -195,7 +195,6 @@ class Sweep:
             if len(cluster) > 1:
                 check_shared(self.folder, files_of(self.study))
             count = min(groups_that_fit(cluster, self.study.resources), max(1, self._remaining))
-            shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)  # of a killed driver: Ray shall not read it again
             groups = WorkerGroups(count, self.study.resources, storage=self.folder / SCRATCH)
             try:
                 yield groups

@@ -69,7 +69,7 @@ def forget_beginnings(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed driver left half written, and what Ray wrote for it."""
+    """Remove what a killed driver left half written, and what Ray wrote for it: Ray shall not read that again."""
     for path in [folder / SCRATCH, *folder.glob(".*.tmp")]:
         if path.is_dir():
             shutil.rmtree(path)

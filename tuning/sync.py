@@ -7,26 +7,28 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kobert_core.errors import InputError
-from tuning.results import UNFINISHED, TrialRecord, TrialTable
+from tuning.results import UNFINISHED, TrialRecord, TrialTable, last_line
 from tuning.study import STUDY, load_sweep_study
 from tuning.sweep_lock import sweep_lock
-from tuning.tracking import Ends, Status, SyncResult, resolve_tracking_uri, sync
+from tuning.tracking import INTERRUPTED, End, Ends, SyncResult, resolve_tracking_uri, sync
 
 SPOOL = "tracking.jsonl"
 
 
+def end_of(record: TrialRecord) -> End:
+    """How a trial ended, in MLflow's words: the status of its run, and tags."""
+    if record.state == "COMPLETE":
+        return "FINISHED", {}
+    if record.state == "PRUNED":
+        return "KILLED", {"pruned": "true"}
+    if record.state == "FAILED":
+        return "FAILED", {"reason": last_line(record.reason or "unknown")[:500]}
+    return INTERRUPTED
+
+
 def ends_of(records: Iterable[TrialRecord]) -> Ends:
-    """How trials ended, in MLflow's words; those that did not are left out."""
-    ends: dict[str, tuple[Status, dict[str, str]]] = {}
-    for record in records:
-        if record.state == "COMPLETE":
-            ends[str(record.trial)] = "FINISHED", {}
-        elif record.state == "PRUNED":
-            ends[str(record.trial)] = "KILLED", {"pruned": "true"}
-        elif record.state not in UNFINISHED:
-            lines = (record.reason or "unknown").strip().splitlines()
-            ends[str(record.trial)] = "FAILED", {"reason": lines[-1][:500]}
-    return ends
+    """`end_of` those trials that ended, by number."""
+    return {str(record.trial): end_of(record) for record in records if record.state not in UNFINISHED}
 
 
 def sync_sweep(folder: Path, *, uri: str | None = None) -> SyncResult:

@@ -4,11 +4,13 @@ spool first, so that a slow, broken or missing server never stops, loses or doub
 from __future__ import annotations
 
 from .letters import count_letters, letters_path
-from .tracker import Ends, Status, SyncResult, Tracker, sync
+from .tracker import INTERRUPTED, End, Ends, Status, SyncResult, Tracker, sync
 from .ui import runs_page, serve_ui, sweep_page, ui_command, ui_environment
 from .uris import default_tracking_uri, redact_uri, resolve_tracking_uri
 
 __all__ = [
+    "INTERRUPTED",
+    "End",
     "Ends",
     "Status",
     "SyncResult",

@@ -18,8 +18,11 @@ from .syncer import Syncer, reason_of
 from .uris import artifact_root
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
-Ends = Mapping[str, tuple[Status, Mapping[str, str]]]
-"""How trials ended, by their numbers: the status of their runs, and tags."""
+End = tuple[Status, Mapping[str, str]]
+"""How a trial ended: the status of its run, and tags."""
+Ends = Mapping[str, End]
+"""By the trials' numbers."""
+INTERRUPTED: End = ("KILLED", {"interrupted": "true"})
 
 
 class Tracker:
@@ -198,8 +201,7 @@ def open_runs(spool: Spool) -> list[str | None]:
 
 
 def _end_run(spool: Spool, trial: str | None, ends: Ends) -> None:
-    interrupted: tuple[Status, Mapping[str, str]] = ("KILLED", {"interrupted": "true"})
-    status, tags = ends.get(trial, interrupted) if trial is not None else interrupted
+    status, tags = ends.get(trial, INTERRUPTED) if trial is not None else INTERRUPTED
     spool.append("end", trial=trial, status=status, tags=_texts(tags), at=spool.latest)
 
 
