@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from inspect import signature
 from pathlib import Path
 from textwrap import dedent
@@ -18,9 +14,10 @@ import pytest
 from kobert_core.errors import InputError
 from tests.drills.conftest import Drill
 from tests.fixtures.commands import ROOT, TUNE, environment
+from tests.fixtures.mlflow_server import Server
 from tuning.cli import main
 from tuning.jobs import job_environment, package_into
-from tuning.tracking import default_tracking_uri, redact_uri, serve_ui, ui_command, ui_environment
+from tuning.tracking import redact_uri, serve_ui, ui_command
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 SECRET = "geheim"
@@ -132,27 +129,12 @@ def test_a_stranger_is_not_let_into_a_ray_of_ours(drill: Drill) -> None:
 @pytest.mark.slow
 def test_a_sweep_writes_no_secret(drill: Drill, tmp_path: Path) -> None:
     """A sweep with secrets in its tracking address and in its environment: in no output, file or run of it"""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     store = tmp_path / "store"
     store.mkdir()
-    server = subprocess.Popen(
-        ui_command(port=port),
-        env=ui_environment(default_tracking_uri(store)),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    server = Server(store)
+    server.start()
     try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
-                break
-            except OSError:
-                time.sleep(0.2)
-        address = f"http://me:{SECRET}@127.0.0.1:{port}"
+        address = f"http://me:{SECRET}@127.0.0.1:{server.port}"
         done = subprocess.run(
             [
                 *TUNE,
@@ -174,10 +156,9 @@ def test_a_sweep_writes_no_secret(drill: Drill, tmp_path: Path) -> None:
             timeout=500,
         )
     finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(60)
+        server.end()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["tracking_uri"] == f"http://***@127.0.0.1:{port}"
+    assert json.loads(done.stdout.splitlines()[-1])["tracking_uri"] == f"http://***@127.0.0.1:{server.port}"
     files = [file for folder in ("sweeps", "store") for file in (tmp_path / folder).rglob("*") if file.is_file()]
     assert {"study.yaml", "environment.txt", "tracking.jsonl", "README.md", "mlflow.db"} <= {
         file.name for file in files

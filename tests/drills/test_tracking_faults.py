@@ -31,26 +31,15 @@ from tuning.study import dump_study, load_study
 from tuning.sweep_folder import sweep_folder
 from tuning.tracking import Tracker, default_tracking_uri
 
+pytestmark = pytest.mark.usefixtures("short_requests")
+
 Fault = Callable[[Server, Gateway], AbstractContextManager[None]]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.signal(signal.SIGKILL)
 
 
 @pytest.fixture
 def gateway(server: Server) -> Iterator[Gateway]:
     with gateway_to(server.port) as gateway:
         yield gateway
-
-
-@pytest.fixture(autouse=True)
-def short_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -27,6 +26,8 @@ from kobert_core.data.batching import Batch
 from kobert_core.pretrained import load_pretrained
 from tests.fixtures.browser import CHROMIUM, page_html
 from tests.fixtures.commands import ROOT, TUNE, environment, tune
+from tests.fixtures.mlflow_server import wait_until_it_answers
+from tests.fixtures.nodes import free_port
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 
@@ -127,22 +128,13 @@ def rest(server: str, path: str, **content: Any) -> dict[str, Any]:
 
 
 def test_the_ui_serves_the_sweep_over_rest_and_in_a_browser(sweep: dict[str, Any], tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [*TUNE, "ui", str(sweep["folder"]), "--port", str(port)]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
     try:
         page = process.stdout.readline().removeprefix("open ").strip()
         server = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(f"{server}/health", timeout=2)
-                break
-            except OSError:
-                assert time.monotonic() < deadline and process.poll() is None
-                time.sleep(0.5)
+        wait_until_it_answers(server, process, seconds=90)
         assert page.startswith(server) and "/runs?" in page
         experiment = page.split("/experiments/")[1].split("/")[0]
         runs = rest(server, "runs/search", experiment_ids=[experiment], max_results=100)["runs"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,18 +15,7 @@ from tests.fixtures.mlflow_server import Server
 from tests.fixtures.tracking import report_sweep
 from tuning.tracking import Tracker, default_tracking_uri, runs_page, sync
 
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.signal(signal.SIGKILL)
-
-
-@pytest.fixture(autouse=True)
-def short_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+pytestmark = pytest.mark.usefixtures("short_requests")
 
 
 @pytest.fixture
