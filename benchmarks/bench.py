@@ -140,7 +140,8 @@ def run(name: str, group: Group, rounds: int) -> bool:
         for side, command in sides[first:] + sides[:first]:
             if (name, side, number) in there or (side in group.original and not ORIGINAL.is_file()):
                 continue
-            figures = measure(command, group.threads)
+            seed = ["--seed", str(number)] if group.seeded else []
+            figures = measure([*command, *seed], group.threads)
             append({"group": name, "side": side, "round": number, "figures": figures})
             complete = complete and "error" not in figures
             shown = figures.get("error") or f"{figures['seconds']:.2f} s"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -100,6 +101,32 @@ def model_folder(task: str, shape: str) -> Path:
     KoBertTokenizer.from_pretrained(TOKENIZER).save_pretrained(made)
     os.replace(made, folder)
     return folder
+
+
+def search_points(seed: int, trials: int) -> list[dict[str, float]]:
+    """Random points of the space of the sweeps, one a trial: learning rates on a logarithmic scale, and warmup."""
+    generator = random.Random(seed)
+
+    def learning_rate() -> float:
+        return math.exp(generator.uniform(*map(math.log, LEARNING_RATES)))
+
+    return [
+        {
+            "backbone_lr": learning_rate(),
+            "classifier_lr": learning_rate(),
+            "warmup_ratio": generator.uniform(*WARMUP_RATIOS),
+        }
+        for _ in range(trials)
+    ]
+
+
+def sweep_arguments(description: str | None) -> argparse.Namespace:
+    """The command line of a side that searches."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=SEED, help="of the trials' values, the search and the training")
+    parser.add_argument("--trials", type=int, default=SWEEP_TRIALS)
+    parser.add_argument("--reviews", type=int, default=SWEEP_REVIEWS)
+    return parser.parse_args()
 
 
 def reviews_file(count: int, *, skip: int = 0) -> Path:

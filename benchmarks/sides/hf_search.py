@@ -1,25 +1,23 @@
 """`Trainer.hyperparameter_search(backend="ray")`: the search that comes with HuggingFace's Trainer, from start to end.
 
-The same space, searcher (TPE), ASHA and number of trials as `our_sweep.py`, on the same reviews. A Trainer has one
-learning rate where ours has two. Each run evaluates 10 times, and ASHA may stop it at the first. Trials run at once on
-as many cores as there are. The accuracy is the best that any trial had at any evaluation.
+The same space, searcher (TPE), ASHA and values of the trials as in `our_sweep.py`, on the same reviews. A Trainer has
+one learning rate where ours has two: here it is given the second. Each run evaluates 10 times, and ASHA may stop it at
+the first. Trials run at once on as many cores as there are. The accuracy is the best that any trial had at any
+evaluation.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
+from dataclasses import dataclass
 from typing import Any
 
 from common import (
     LEARNING_RATES,
     NSMC_LENGTH,
-    SEED,
     SWEEP_BATCH,
     SWEEP_DEV,
     SWEEP_EPOCHS,
-    SWEEP_REVIEWS,
-    SWEEP_TRIALS,
     WARMUP_RATIOS,
     WEIGHT_DECAY,
     empty_folder,
@@ -27,16 +25,15 @@ from common import (
     model_folder,
     read_reviews,
     reviews_file,
+    search_points,
+    sweep_arguments,
 )
 
 RUNGS = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=SWEEP_TRIALS)
-    parser.add_argument("--reviews", type=int, default=SWEEP_REVIEWS)
-    given = parser.parse_args()
+    given = sweep_arguments(__doc__)
 
     os.environ["RAY_ADDRESS"] = "local"  # a file that another cluster left behind would have it wait for ever
     import numpy as np
@@ -68,19 +65,42 @@ def main() -> None:
     def model_init(_: Any = None) -> Any:
         return AutoModelForSequenceClassification.from_pretrained(folder)
 
+    @dataclass
+    class Arguments(TrainingArguments):
+        """With a learning rate for the head."""
+
+        classifier_lr: float = 0.0
+
+    class TwoRates(Trainer):
+        """What is not in the encoder has the learning rate `classifier_lr`."""
+
+        def create_optimizer(self, *given: Any) -> Any:
+            optimizer = super().create_optimizer(*given)
+            head = {p for name, p in self.model.named_parameters() if not name.startswith("bert.")}
+            for group in list(optimizer.param_groups):
+                of_head = [p for p in group["params"] if p in head]
+                group["params"] = [p for p in group["params"] if p not in head]
+                optimizer.add_param_group(group | {"params": of_head, "lr": self.args.classifier_lr})
+            return optimizer
+
     def space(_: Any) -> dict[str, Any]:
-        return {"learning_rate": tune.loguniform(*LEARNING_RATES), "warmup_steps": tune.uniform(*WARMUP_RATIOS)}
+        return {
+            "learning_rate": tune.loguniform(*LEARNING_RATES),
+            "classifier_lr": tune.loguniform(*LEARNING_RATES),
+            "warmup_steps": tune.uniform(*WARMUP_RATIOS),
+        }
 
     updates = SWEEP_EPOCHS * -(-given.reviews // SWEEP_BATCH)
     output = empty_folder("hf-search")
-    trainer = Trainer(
-        args=TrainingArguments(
+    trainer = TwoRates(
+        args=Arguments(
             output_dir=str(output / "trainer"),
             num_train_epochs=SWEEP_EPOCHS,
             per_device_train_batch_size=SWEEP_BATCH,
             per_device_eval_batch_size=64,
             weight_decay=WEIGHT_DECAY,
-            seed=SEED,
+            warmup_steps=0.0,  # a float: the search casts its values to the type that is here, and a part of 1 to 0
+            seed=given.seed,
             use_cpu=True,
             report_to="none",
             save_strategy="no",
@@ -94,13 +114,17 @@ def main() -> None:
         processing_class=tokenizer,
         compute_metrics=accuracy,
     )
+    points = [
+        {"learning_rate": p["backbone_lr"], "classifier_lr": p["classifier_lr"], "warmup_steps": p["warmup_ratio"]}
+        for p in search_points(given.seed, given.trials)
+    ]
     best = trainer.hyperparameter_search(
         hp_space=space,
         direction="maximize",
         backend="ray",
         n_trials=given.trials,
         resources_per_trial={"cpu": 1, "gpu": 0},
-        search_alg=OptunaSearch(metric="objective", mode="max", seed=SEED),
+        search_alg=OptunaSearch(metric="objective", mode="max", seed=given.seed, points_to_evaluate=points),
         scheduler=ASHAScheduler(metric="objective", mode="max", max_t=RUNGS, grace_period=1, reduction_factor=3),
         storage_path=str(output / "ray"),
         verbose=0,

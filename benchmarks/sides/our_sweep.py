@@ -1,16 +1,16 @@
 """`kobert-tune sweep` from start to end: a fresh process, an empty folder, a cold feature cache.
 
 The winner is exported, all is in the trial table and in MLflow: what the command always does. `accuracy` is the
-winner's, at its best evaluation on the same dev set as the other side's.
+winner's, at its best evaluation on the same dev set as the other side's. The trials have the same values as there.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,27 @@ from common import (
     SWEEP_BATCH,
     SWEEP_DEV,
     SWEEP_EPOCHS,
-    SWEEP_REVIEWS,
-    SWEEP_TRIALS,
     WARMUP_RATIOS,
     WEIGHT_DECAY,
     empty_folder,
     give,
     model_folder,
     reviews_file,
+    search_points,
+    sweep_arguments,
 )
 
 
-def write_study(file: Path, *, reviews: int, trials: int, epochs: int, eval_percent: int = 10) -> Path:
+def write_study(
+    file: Path,
+    *,
+    reviews: int,
+    trials: int,
+    epochs: int,
+    eval_percent: int = 10,
+    seed: int = SEED,
+    points: Sequence[Mapping[str, float]] = (),
+) -> Path:
     """A study over learning rates and warmup on so many reviews; JSON is YAML too."""
     rates = {"distribution": "log_uniform", "min": LEARNING_RATES[0], "max": LEARNING_RATES[1]}
     study: dict[str, Any] = {
@@ -47,14 +56,18 @@ def write_study(file: Path, *, reviews: int, trials: int, epochs: int, eval_perc
         },
         "model": {"backbone": str(model_folder("nsmc", "tiny"))},
         "optim": {"batch_size": SWEEP_BATCH, "weight_decay": WEIGHT_DECAY},
-        "train": {"epochs": epochs, "eval_percent": eval_percent, "seed": SEED},
+        "train": {"epochs": epochs, "eval_percent": eval_percent, "seed": seed},
         "parameters": {
             "optim.backbone_lr": rates,
             "optim.classifier_lr": rates,
             "optim.warmup_ratio": {"distribution": "uniform", "min": WARMUP_RATIOS[0], "max": WARMUP_RATIOS[1]},
         },
         "objective": {"metric": "eval/accuracy", "mode": "max"},
-        "search": {"algorithm": "tpe", "seed": SEED},
+        "search": {
+            "algorithm": "tpe",
+            "seed": seed,
+            "points": [{f"optim.{name}": value for name, value in point.items()} for point in points],
+        },
         "scheduler": {"name": "asha", "grace_percent": 10, "reduction_factor": 3},
         "resources": {"workers": 1, "cpus_per_worker": 1, "concurrent": "auto"},
         "budget": {"trials": trials},
@@ -69,12 +82,16 @@ def sweep_command(study: Path, output: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=SWEEP_TRIALS)
-    parser.add_argument("--reviews", type=int, default=SWEEP_REVIEWS)
-    given = parser.parse_args()
+    given = sweep_arguments(__doc__)
     folder = empty_folder("our-sweep")
-    study = write_study(folder / "study.yaml", reviews=given.reviews, trials=given.trials, epochs=SWEEP_EPOCHS)
+    study = write_study(
+        folder / "study.yaml",
+        reviews=given.reviews,
+        trials=given.trials,
+        epochs=SWEEP_EPOCHS,
+        seed=given.seed,
+        points=search_points(given.seed, given.trials),
+    )
 
     began = time.perf_counter()
     done = subprocess.run(sweep_command(study, folder / "sweeps"), cwd=ROOT, stdout=subprocess.PIPE, check=True)
