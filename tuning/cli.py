@@ -193,10 +193,13 @@ def predict(
     output: Annotated[Path, typer.Option("--output", metavar="FILE", help="A .tsv or .jsonl file to write.")],
 ) -> None:
     """Label a file: one record a row, with the probability of each class."""
+    from kobert_core.tasks.base import PLACES_SHOWN
     from tuning.predict import predict_file
 
-    count = predict_file(model_dir, source, output)
+    count, bad = predict_file(model_dir, source, output)
     typer.echo(f"{count:,} predictions in {output}")
+    if bad:
+        typer.echo("\n".join([f"{len(bad):,} set aside:", *bad[:PLACES_SHOWN]]), err=True)
 
 
 @app.command()
@@ -365,8 +368,10 @@ def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
 
 
 def _bad_rows(study: StudyConfig, task: Task[Any]) -> list[tuple[str, str]]:
+    from kobert_core.tasks.base import PLACES_SHOWN
+
     files = [file for file in (study.data.train, study.data.dev, study.data.test) if file]
-    return [(f"set aside in {file.name}", str(bad)) for file in files for bad in task.bad_rows(file)[:20]]
+    return [(f"set aside in {file.name}", str(bad)) for file in files for bad in task.bad_rows(file)[:PLACES_SHOWN]]
 
 
 def _summarise(result: SweepResult, console: Console) -> None:

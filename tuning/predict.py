@@ -18,8 +18,11 @@ from tuning.readings import record_reading
 FORMATS = (".tsv", ".jsonl")
 
 
-def predict_file(model_dir: Path, source: Path, output: Path) -> int:
-    """Write one record for each usable row of a file; how many there were.
+def predict_file(model_dir: Path, source: Path, output: Path) -> tuple[int, list[str]]:
+    """Write one record for each usable row of a file.
+
+    Returns:
+        How many there were, and the place and reason of each row that was set aside.
 
     Raises:
         InputError: the model, the file or the output cannot be used.
@@ -29,15 +32,16 @@ def predict_file(model_dir: Path, source: Path, output: Path) -> int:
             f"unknown format `{output.suffix}`", where=output, fix=f"end its name in {' or '.join(FORMATS)}"
         )
     pretrained, runtime = load_pretrained(model_dir), LocalRuntime()
-    ids, examples = pretrained.task.read_inputs(source)
+    ids, examples, bad = pretrained.task.read_inputs(source)
     outputs = predict(pretrained.model.to(runtime.device), pretrained.task, examples, runtime)
     records = pretrained.task.answers(ids, examples, outputs)
     atomic_write_text(output, as_tsv(records) if output.suffix == ".tsv" else as_json_lines(records))
-    return len(records)
+    return len(records), [str(row) for row in bad]
 
 
 def evaluate_file(model_dir: Path, source: Path, predictions: Path | None = None) -> dict[str, Any]:
-    """The task's metrics on a labelled file, the number of examples, and how often the file was read before.
+    """The task's metrics on a labelled file, the number of examples and of what was set aside, and how often the file
+    was read before.
 
     The reading is recorded in the model's folder.
 
@@ -60,6 +64,7 @@ def evaluate_file(model_dir: Path, source: Path, predictions: Path | None = None
         atomic_write_json(predictions, {answer["id"]: answer["prediction_text"] for answer in answers})
     result: dict[str, Any] = {name.removeprefix("eval/"): value for name, value in metrics.items()}
     result["examples"] = len(examples)
+    result["set_aside"] = len(pretrained.task.bad_rows(source))
     result["earlier_readings"] = record_reading(
         model_dir, file=source, sha256=file_digest(source), by="evaluate", metrics=result.copy()
     )

@@ -1,4 +1,4 @@
-"""Tasks: one a file, behind the protocol in base.py."""
+"""Tasks: one a file, each a subclass of `Task` in base.py."""
 
 from __future__ import annotations
 

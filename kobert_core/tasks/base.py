@@ -1,11 +1,14 @@
-"""What a task must offer so that the loop can train it and a sweep can compare its runs."""
+"""What a task must offer so that the loop can train it and a sweep can compare its runs, and what tasks share."""
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +37,10 @@ class Examples(Protocol):
         """How many there are, in words: `360 examples`."""
         ...
 
+    def take(self, items: np.ndarray, /) -> Self:
+        """The examples of some items of the file, its rows or questions."""
+        ...
+
     def batch(self, indices: np.ndarray) -> Batch:
         """The examples at `indices`, as tensors on the CPU."""
         ...
@@ -41,34 +48,11 @@ class Examples(Protocol):
 
 E = TypeVar("E", bound=Examples)
 
-
-def tokenizer_of(
-    model: ModelConfig, *, cache: Path | None, key: Mapping[str, object], texts: Callable[[], Sequence[str]]
-) -> KoBertTokenizer:
-    """The tokenizer that a config names, or one trained on `texts` where it asks for new pieces.
-
-    Args:
-        model: Names it.
-        cache: Folder where a trained one is kept.
-        key: All that `texts` depend on.
-        texts: The texts that are trained on, and no others: the dev split stays unseen.
-    """
-    if model.tokenizer_vocab_size is None:
-        source = model.tokenizer or model.backbone
-        assert source is not None
-        return KoBertTokenizer.from_pretrained(source, revision=model.revision)
-    vocab_size = model.tokenizer_vocab_size
-
-    def build() -> dict[str, np.ndarray]:
-        with tempfile.TemporaryDirectory() as folder:
-            KoBertTokenizer.train(texts(), folder, vocab_size)
-            return {"model": np.fromfile(Path(folder, "spiece.model"), dtype=np.uint8)}
-
-    trained = cached_arrays(cache, {**key, "vocab_size": vocab_size}, build)
-    return tokenizer_from(trained["model"].tobytes())
+PLACES_SHOWN = 20
+"""So many places of what was set aside are named."""
 
 
-class Task(Protocol[E]):
+class Task(ABC, Generic[E]):
     """One task on the data of one config. Made once a run; its features come from the cache."""
 
     name: ClassVar[str]
@@ -76,62 +60,108 @@ class Task(Protocol[E]):
     Model: ClassVar[type[ModelConfig]]
     metrics: ClassVar[tuple[str, ...]]
     objective: ClassVar[Objective]
-    weight_files: ClassVar[Mapping[str, str]]
+    weight_files: ClassVar[Mapping[str, str]] = {}
     """Files beside `model.safetensors`, each with the prefix of the weights in it; what transformers does not know."""
-    chosen_on_dev: ClassVar[Mapping[str, str]]
+    chosen_on_dev: ClassVar[Mapping[str, str]] = {}
     """Metrics that are values of the model's config chosen on the dev split, with that value's name."""
 
-    config: TrainConfig
+    data: DataConfig
+    model: ModelConfig
 
     def __init__(
         self, config: TrainConfig, *, cache: Path | None = None, tokenizer: KoBertTokenizer | None = None
-    ) -> None: ...
+    ) -> None:
+        """A task whose data is read when it is first asked for.
+
+        Args:
+            config: What the run is.
+            cache: Folder of the feature cache; None builds in memory.
+            tokenizer: Takes the place of the one that the config names.
+        """
+        assert isinstance(config.data, self.Data) and isinstance(config.model, self.Model)
+        self.config, self.data, self.model, self._cache = config, config.data, config.model, cache
+        if tokenizer is not None:
+            self.tokenizer = tokenizer
+
+    @cached_property
+    def tokenizer(self) -> KoBertTokenizer:
+        """The one that the config names, or one trained on the texts of the training split: `dev` stays unseen."""
+        model = self.model
+        if model.tokenizer_vocab_size is None:
+            source = model.tokenizer or model.backbone
+            assert source is not None
+            return KoBertTokenizer.from_pretrained(source, revision=model.revision)
+        vocab_size, rows = model.tokenizer_vocab_size, np.ascontiguousarray(self._split["train"])
+
+        def build() -> dict[str, np.ndarray]:
+            with tempfile.TemporaryDirectory() as folder:
+                KoBertTokenizer.train(self._texts_at(rows), folder, vocab_size)
+                return {"model": np.fromfile(Path(folder, "spiece.model"), dtype=np.uint8)}
+
+        key = {"rows": hashlib.sha256(rows.tobytes()).hexdigest(), "vocab_size": vocab_size}
+        trained = cached_arrays(self._cache, self._file_key(self.data.train) | key, build)
+        return tokenizer_from(trained["model"].tobytes())
+
+    @cached_property
+    def train(self) -> E:
+        """The examples of the training split."""
+        return self.read(self.data.train).take(self._split["train"])
+
+    @cached_property
+    def dev(self) -> E:
+        """The examples of the split that runs are compared on."""
+        return self.read(self.data.dev or self.data.train).take(self._split["dev"])
 
     @property
-    def tokenizer(self) -> KoBertTokenizer: ...
+    @abstractmethod
+    def _split(self) -> Mapping[str, np.ndarray]:
+        """Items of the split `train`, in the training file, and of `dev`, in the dev file if there is one."""
 
-    @property
-    def train(self) -> E: ...
+    @abstractmethod
+    def _texts_at(self, items: np.ndarray) -> Sequence[str]:
+        """The texts of some items of the training file."""
 
-    @property
-    def dev(self) -> E: ...
+    @abstractmethod
+    def _file_key(self, path: Path) -> dict[str, object]:
+        """All that the usable items of a file depend on."""
 
+    @abstractmethod
     def build_model(self) -> nn.Module:
         """A model with its encoder in `model.bert`, on the CPU, initialised as the config says."""
-        ...
 
+    @abstractmethod
     def hf_config(self) -> PretrainedConfig:
         """The `config.json` with which transformers loads the model's weights."""
-        ...
 
+    @abstractmethod
     def read(self, path: Path) -> E:
         """The labelled examples of another file, such as the test file."""
-        ...
 
+    @abstractmethod
     def bad_rows(self, path: Path) -> Sequence[BadRow | BadQuestion]:
         """What was set aside of a labelled file, with its place."""
-        ...
 
-    def read_inputs(self, path: Path) -> tuple[list[str], E]:
-        """Ids and examples of a file to predict, which needs no labels."""
-        ...
+    @abstractmethod
+    def read_inputs(self, path: Path) -> tuple[list[str], E, Sequence[BadRow | BadQuestion]]:
+        """Ids and examples of a file to predict, which needs no labels, and what was set aside of it."""
 
+    @abstractmethod
     def answers(self, ids: list[str], examples: E, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         """One flat record an id: what the model says of it, in a form for people."""
-        ...
 
+    @abstractmethod
     def weights(self, examples: E, indices: np.ndarray) -> float:
         """The weights of the examples in the loss, added up; the loss of an update is divided by it."""
-        ...
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The weighted losses of a batch, added up: a scalar on the model's device."""
-        ...
+        loss: torch.Tensor = model(**batch.inputs, **batch.targets, reduction="sum").loss
+        return loss
 
+    @abstractmethod
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """What scoring needs: tensors with one row an example."""
-        ...
 
+    @abstractmethod
     def score(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, float]:
         """`eval/…` metrics from the outputs of all examples, in their order."""
-        ...

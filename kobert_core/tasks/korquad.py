@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -14,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from kobert_core.config import DataConfig, ModelConfig, Objective, PositiveInt, TrainConfig
+from kobert_core.config import DataConfig, ModelConfig, Objective, PositiveInt
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.splits import grouped_split
@@ -34,13 +33,11 @@ from kobert_core.errors import InputError
 from kobert_core.files import file_digest
 from kobert_core.metrics.spans import score_answers, span_loss
 from kobert_core.models import KoBertForQuestionAnswering, load_bert, make_bert_config
-from kobert_core.tasks.base import Task, tokenizer_of
+from kobert_core.tasks.base import PLACES_SHOWN, Task
 from kobert_core.tokenization import KoBertTokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-PLACES_SHOWN = 20
 
 
 class KorquadData(DataConfig):
@@ -103,48 +100,8 @@ class Korquad(Task[WindowExamples]):
     weight_files: ClassVar[Mapping[str, str]] = {"boundary_head.safetensors": "boundary."}
     chosen_on_dev: ClassVar[Mapping[str, str]] = {"eval/null_threshold": "null_threshold"}
 
-    def __init__(
-        self, config: TrainConfig, *, cache: Path | None = None, tokenizer: KoBertTokenizer | None = None
-    ) -> None:
-        """A task whose data is read when it is first asked for.
-
-        Args:
-            config: What the run is.
-            cache: Folder of the feature cache; None builds in memory.
-            tokenizer: Takes the place of the one that the config names.
-        """
-        assert isinstance(config.data, KorquadData) and isinstance(config.model, KorquadModel)
-        self.config, self.data, self.model, self._cache = config, config.data, config.model, cache
-        if tokenizer is not None:
-            self.tokenizer = tokenizer
-
-    @cached_property
-    def tokenizer(self) -> KoBertTokenizer:
-        """The one that the config names, or one trained on the training texts."""
-        train = np.ascontiguousarray(self._split["train"]) if self.model.tokenizer_vocab_size else np.zeros(0, np.int64)
-
-        def contexts_and_questions() -> list[str]:
-            file = self._texts(self.data.train)
-            contexts = strings(file["codes"], file["starts"])
-            questions = strings(file["question_codes"], file["question_starts"])
-            return [
-                *(contexts[number] for number in np.unique(file["context"][train])),
-                *(questions[number] for number in train),
-            ]
-
-        rows = hashlib.sha256(train.tobytes()).hexdigest()
-        key = self._file_key(self.data.train) | {"rows": rows}
-        return tokenizer_of(self.model, cache=self._cache, key=key, texts=contexts_and_questions)
-
-    @cached_property
-    def train(self) -> WindowExamples:
-        """The windows of the training split."""
-        return self.read(self.data.train).take(self._split["train"])
-
-    @cached_property
-    def dev(self) -> WindowExamples:
-        """The windows of the split that runs are compared on."""
-        return self.read(self.data.dev or self.data.train).take(self._split["dev"])
+    data: KorquadData
+    model: KorquadModel
 
     def build_model(self) -> KoBertForQuestionAnswering:
         return KoBertForQuestionAnswering(
@@ -173,12 +130,13 @@ class Korquad(Task[WindowExamples]):
         pairs = zip(file["bad_places"].tolist(), file["bad_reasons"].tolist(), strict=True)
         return [BadQuestion(place, reason) for place, reason in pairs]
 
-    def read_inputs(self, path: Path) -> tuple[list[str], WindowExamples]:
-        """Ids and windows of a file without answers, every usable question in its order."""
-        file = text_arrays(read_squad(path, labelled=False, max_bad_fraction=self.data.max_bad_fraction))
+    def read_inputs(self, path: Path) -> tuple[list[str], WindowExamples, list[BadQuestion]]:
+        """Ids and windows of a file without answers, every usable question in its order, and the other questions."""
+        squad = read_squad(path, labelled=False, max_bad_fraction=self.data.max_bad_fraction)
+        file = text_arrays(squad)
         pieces = piece_arrays(file, self.tokenizer)
         examples = self._examples(file, pieces, window_arrays(file, pieces, self.data.lengths))
-        return file["ids"].tolist(), examples
+        return file["ids"].tolist(), examples, squad.bad
 
     def answers(self, ids: list[str], examples: WindowExamples, outputs: Outputs) -> list[dict[str, Any]]:
         """For each question its answer, cut from the context; empty where the model says that there is none."""
@@ -187,10 +145,6 @@ class Korquad(Task[WindowExamples]):
 
     def weights(self, examples: WindowExamples, indices: np.ndarray) -> float:
         return float(len(indices))
-
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        loss: torch.Tensor = model(**batch.inputs, **batch.targets, reduction="sum").loss
-        return loss
 
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """What `decode` takes: the logits, and the trims that the boundary head finds the likeliest."""
@@ -247,8 +201,17 @@ class Korquad(Task[WindowExamples]):
 
         return cached_arrays(self._cache, self._file_key(path), build)
 
+    def _texts_at(self, items: np.ndarray) -> list[str]:
+        """The questions, and each of their contexts once."""
+        file = self._texts(self.data.train)
+        contexts = strings(file["codes"], file["starts"])
+        questions = strings(file["question_codes"], file["question_starts"])
+        return [
+            *(contexts[number] for number in np.unique(file["context"][items])),
+            *(questions[number] for number in items),
+        ]
+
     def _file_key(self, path: Path) -> dict[str, object]:
-        """All that the usable questions of a file depend on."""
         return {
             "file": file_digest(path),
             "squad": CODE_VERSION,

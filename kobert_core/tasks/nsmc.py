@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -13,7 +12,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import nn
 
-from kobert_core.config import DataConfig, ModelConfig, Objective, TrainConfig
+from kobert_core.config import DataConfig, ModelConfig, Objective
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.features import CODE_VERSION, TextExamples, tokenize, tokenize_parts
@@ -23,7 +22,7 @@ from kobert_core.errors import InputError
 from kobert_core.files import file_digest
 from kobert_core.metrics.accuracy import accuracy, cross_entropy, probabilities
 from kobert_core.models import KoBertClassifier, load_bert, make_bert_config
-from kobert_core.tasks.base import Task, tokenizer_of
+from kobert_core.tasks.base import PLACES_SHOWN, Task
 from kobert_core.tokenization import KoBertTokenizer
 
 if TYPE_CHECKING:
@@ -83,43 +82,9 @@ class Nsmc(Task[TextExamples]):
     Model: ClassVar[type[ModelConfig]] = NsmcModel
     metrics = ("eval/accuracy", "eval/loss")
     objective = Objective(metric="eval/accuracy", mode="max")
-    weight_files: ClassVar[Mapping[str, str]] = {}
-    chosen_on_dev: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(
-        self, config: TrainConfig, *, cache: Path | None = None, tokenizer: KoBertTokenizer | None = None
-    ) -> None:
-        """A task whose data is read when it is first asked for.
-
-        Args:
-            config: What the run is.
-            cache: Folder of the feature cache; None builds in memory.
-            tokenizer: Takes the place of the one that the config names.
-        """
-        assert isinstance(config.data, NsmcData) and isinstance(config.model, NsmcModel)
-        self.config, self.data, self.model, self._cache = config, config.data, config.model, cache
-        if tokenizer is not None:
-            self.tokenizer = tokenizer
-
-    @cached_property
-    def tokenizer(self) -> KoBertTokenizer:
-        """The one that the config names, or one trained on the training texts."""
-        train = np.ascontiguousarray(self._split["train"]) if self.model.tokenizer_vocab_size else np.zeros(0, np.int64)
-        rows = hashlib.sha256(train.tobytes()).hexdigest()
-        key = self._file_key(self.data.train) | {"rows": rows}
-        return tokenizer_of(
-            self.model, cache=self._cache, key=key, texts=lambda: self.read_rows(self.data.train).take(train).texts
-        )
-
-    @cached_property
-    def train(self) -> TextExamples:
-        """The training split."""
-        return self.read(self.data.train).take(self._split["train"])
-
-    @cached_property
-    def dev(self) -> TextExamples:
-        """The split that runs are compared on."""
-        return self.read(self.data.dev or self.data.train).take(self._split["dev"])
+    data: NsmcData
+    model: NsmcModel
 
     def build_model(self) -> KoBertClassifier:
         weights = self._class_weights
@@ -145,11 +110,11 @@ class Nsmc(Task[TextExamples]):
         )
         return config
 
-    def read_inputs(self, path: Path) -> tuple[list[str], TextExamples]:
-        """Ids and examples of a file without labels, every usable row in its order."""
+    def read_inputs(self, path: Path) -> tuple[list[str], TextExamples, list[BadRow]]:
+        """Ids and examples of a file without labels, every usable row in its order, and the other rows."""
         rows = read_rows(path, columns=self.data.columns, labels=None, labelled=False)
         arrays = tokenize(rows.texts, np.zeros(len(rows)), self.tokenizer)
-        return rows.ids, self._examples(arrays)
+        return rows.ids, self._examples(arrays), rows.bad
 
     def answers(self, ids: list[str], examples: TextExamples, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         """For each id its label as the training file has it, the name of that class, and all probabilities."""
@@ -164,10 +129,6 @@ class Nsmc(Task[TextExamples]):
         if self._class_weights is None:
             return float(len(indices))
         return float(self._class_weights[examples.labels[indices]].sum(dtype=np.float64))
-
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        loss: torch.Tensor = model(**batch.inputs, **batch.targets, reduction="sum").loss
-        return loss
 
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         return {"logits": model(**batch.inputs).logits.float()}
@@ -225,8 +186,10 @@ class Nsmc(Task[TextExamples]):
 
         return cached_arrays(self._cache, self._file_key(path) | {"facts": CODE_VERSION}, build)
 
+    def _texts_at(self, items: np.ndarray) -> list[str]:
+        return self.read_rows(self.data.train).take(items).texts
+
     def _file_key(self, path: Path) -> dict[str, object]:
-        """All that the usable rows of a file depend on."""
         columns = self.data.columns
         return {
             "file": file_digest(path),
@@ -290,7 +253,7 @@ def describe(file: Path, model_folder: Path) -> dict[str, Any]:
         "examples": len(rows),
         "classes": {name: int((rows.labels == index).sum()) for index, name in enumerate(data.labels.values())},
         "set_aside": len(rows.bad),
-        "set_aside_places": [str(bad) for bad in rows.bad[:20]],
+        "set_aside_places": [str(bad) for bad in rows.bad[:PLACES_SHOWN]],
         "tokens": {
             "mean": round(float(lengths.mean()), 1),
             "p99": int(np.quantile(lengths, 0.99)),

@@ -203,6 +203,18 @@ def test_predict_writes_a_label_and_probabilities_for_every_row(
         assert str(row["label"]) == {"negative": "0", "positive": "1"}[row["name"]]
 
 
+def test_what_cannot_be_used_of_a_file_is_told(sweep: dict[str, Any], tmp_path: Path) -> None:
+    rows = [f"{number}\t정말 재미있어요\t1" for number in range(150)]
+    rows[70] = "70\t \t1"
+    source = tmp_path / "new.tsv"
+    source.write_text("\n".join(["id\tdocument\tlabel", *rows]) + "\n", encoding="utf-8")
+    done = tune("predict", sweep["model"], source, "--output", tmp_path / "out.tsv", cwd=tmp_path)
+    assert "149 predictions" in done.stdout
+    assert "1 set aside:\nline 72: " in done.stderr
+    result = json.loads(tune("evaluate", sweep["model"], source, "--json", cwd=tmp_path).stdout)
+    assert (result["examples"], result["set_aside"]) == (149, 1)
+
+
 def test_list_and_logs_show_sweeps_and_trials(sweep: dict[str, Any]) -> None:
     listed = tune("list", cwd=sweep["folder"].parents[1]).stdout
     assert "first" in listed and f"{sweep['states']['PRUNED']} pruned" in listed
