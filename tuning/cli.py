@@ -35,6 +35,7 @@ from tuning.cli_options import (
     with_trials,
 )
 from tuning.cli_tracking import commands as tracking_commands
+from tuning.interpreter import settle_interpreter
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
@@ -62,6 +63,7 @@ app.add_typer(tracking_commands)
 def main() -> None:
     """Entry point: bad input is one line and exit code 2, never a traceback."""
     try:
+        settle_interpreter()
         app()
     except InputError as error:
         _refuse(str(error))
@@ -134,7 +136,7 @@ def sweep(
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="A Ray cluster to use: auto, or HOST:6379. Default: one is started here."),
+        typer.Option(help="A Ray cluster to use: auto, or HOST:6379. Default: RAY_ADDRESS; else one is started here."),
     ] = None,
     resume: Resume = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, read the data, run nothing.")] = False,

@@ -111,7 +111,7 @@ def run_sweep(
     Raises:
         InputError: something that a user gave cannot be used.
     """
-    set_environment()
+    set_environment(address)
     with sweep_folder(study, folder, resume=resume) as used:
         if used and not resume:
             display.say("the sweep was cut off: going on where it was")
