@@ -82,7 +82,7 @@ def _ask(address: str, where: str) -> None:
         try:
             call(b"", timeout=SECONDS_TO_ANSWER, metadata=header)
         except grpc.RpcError as error:
-            code, status = error.code(), grpc.StatusCode  # type: ignore[attr-defined]
+            code, status = error.code(), grpc.StatusCode
             if code is status.UNAUTHENTICATED and not _by_other_means():
                 raise refused_token(where, gave_one=bool(token)) from error
             if code is status.DEADLINE_EXCEEDED:
