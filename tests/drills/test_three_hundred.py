@@ -31,7 +31,7 @@ STUDIES = 300
 MOST_CPU_SECONDS, MOST_SECONDS = 10, 120
 """Of one command: the first says that it hangs in a loop, the second that it waits, also on a busy machine."""
 SIGNS = " !#$%&'()*+,;=@[]^_`{}~?\"\\|<>:.-" + "가각힣ㅎ한글abcXYZ019" + "é😀\u1100\u1161\u200b\u00a0\t"
-WORDS = [
+WORDS = ["좋다", "별로", "최고", "지루한", "배우", "영화", "정말", "ㅋㅋ", "그저", "그런", "이야기", "다시 본다", "10점"]
     "좋다",
     "별로",
     "최고",
