@@ -31,23 +31,7 @@ STUDIES = 300
 MOST_CPU_SECONDS, MOST_SECONDS = 10, 120
 """Of one command: the first says that it hangs in a loop, the second that it waits, also on a busy machine."""
 SIGNS = " !#$%&'()*+,;=@[]^_`{}~?\"\\|<>:.-" + "가각힣ㅎ한글abcXYZ019" + "é😀\u1100\u1161\u200b\u00a0\t"
-WORDS = ["좋다", "별로", "최고", "지루한", "배우", "영화", "정말", "ㅋㅋ", "그저", "그런", "이야기", "다시 본다", "10점"]
-    "좋다",
-    "별로",
-    "최고",
-    "지루한",
-    "배우",
-    "영화",
-    "정말",
-    "ㅋㅋ",
-    "그저",
-    "그런",
-    "이야기",
-    "다시",
-    "본다",
-    "10점",
-    "OST",
-]
+WORDS = ["좋다", "별로", "최고", "지루한", "배우", "영화", "정말", "ㅋㅋ", "그저", "이야기", "다시 본다", "10점"]
 WEIRD: list[Any] = [None, True, -1, 0, 1.5, 10**30, 1e-320, "", "x", "1e-4", "[red]", "\x1b[31m", [], {}, [1], {"a": 1}]
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
