@@ -1,6 +1,10 @@
-"""Scores of a classifier."""
+"""Scores of a classifier. What scikit-learn has is taken from there, and imported when it is first needed: it takes a
+second."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +17,37 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
         labels: Class indices, shape (examples,).
     """
     return float(np.mean(logits.argmax(axis=1) == labels))
+
+
+def macro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes of their F1, as scikit-learn's `f1_score(average="macro")` has it: a class counts if some
+    example is of it, or is taken for it. Shapes as in `accuracy`."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, logits.argmax(axis=1), average="macro", zero_division=0.0))
+
+
+def class_report(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Scores of each class, and which one is taken for which.
+
+    Args:
+        logits, labels: Shapes as in `accuracy`.
+        names: Of the classes.
+
+    Returns:
+        `classes`: by its name, each one's `precision`, `recall`, `f1` and `support` (its examples); 0 where nothing
+        is divided by nothing. `confusion_matrix`: a list a class, with how many of its examples were taken for each.
+    """
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    predicted, numbers = logits.argmax(axis=1), np.arange(len(names))
+    columns = precision_recall_fscore_support(labels, predicted, labels=numbers, zero_division=0.0)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    keys = ("precision", "recall", "f1", "support")
+    return {
+        "classes": {name: dict(zip(keys, row, strict=True)) for name, row in zip(names, rows, strict=True)},
+        "confusion_matrix": confusion_matrix(labels, predicted, labels=numbers).tolist(),
+    }
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
