@@ -39,6 +39,7 @@ def train_once(
         trace: Where to write a trace of the first updates; then a table says where the time of the run went.
         progress: Hears how far reading, training and evaluating have come.
     """
+    study.check_files()
     torch.set_num_threads(max(1, int(study.resources.cpus_per_worker)))
     values = study.example_values()
     config = study.train_config(values)

@@ -88,6 +88,7 @@ def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) ->
     """Read and tokenize the data, look at the model and at the disk of the sweep's folder, so that what cannot work
     fails before anything starts."""
     study.check()
+    study.check_files()
     task = TASKS[study.task](study.train_config(study.example_values()), cache=folder.parent / CACHE, progress=progress)
     if not len(task.train) or not len(task.dev):
         raise InputError("no examples are left to train or to compare on", where=study.name)
