@@ -22,7 +22,7 @@ from kobert_core.errors import InputError
 from kobert_core.files import file_digest
 from kobert_core.metrics.accuracy import accuracy, cross_entropy, probabilities
 from kobert_core.models import KoBertClassifier, load_bert, make_bert_config
-from kobert_core.tasks.base import PLACES_SHOWN, Task
+from kobert_core.tasks.base import PLACES_SHOWN, Purpose, Task
 from kobert_core.tokenization import KoBertTokenizer
 
 if TYPE_CHECKING:
@@ -137,9 +137,10 @@ class Nsmc(Task[TextExamples]):
         return {
             "eval/accuracy": accuracy(outputs["logits"], examples.labels),
             "eval/loss": cross_entropy(outputs["logits"], examples.labels),
+            "eval/examples": examples.items,
         }
 
-    def read(self, path: Path) -> TextExamples:
+    def read(self, path: Path, purpose: Purpose = "scoring") -> TextExamples:
         key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint, "features": CODE_VERSION}
 
         arrays = cached_arrays(self._cache, key, lambda: tokenize_parts(self._parts(path), self.tokenizer))
@@ -165,8 +166,8 @@ class Nsmc(Task[TextExamples]):
         data = self.data
         return {"columns": data.columns, "labels": data.labels, "max_bad_fraction": data.max_bad_fraction}
 
-    def bad_rows(self, path: Path) -> list[BadRow]:
-        """The rows of a labelled file that were set aside."""
+    def bad_rows(self, path: Path, purpose: Purpose = "scoring") -> list[BadRow]:
+        """The rows of a labelled file that were set aside, for either purpose the same."""
         facts = self._facts(path)
         return [BadRow(int(line), str(why)) for line, why in zip(facts["bad_lines"], facts["bad_reasons"], strict=True)]
 
