@@ -46,6 +46,15 @@ def times_read(folder: Path, sha256: str) -> int:
     return sum(reading["sha256"] == sha256 for reading in readings(folder))
 
 
+def read_before(folder: Path, *, sha256: str, weights: dict[str, str]) -> dict[str, dict[str, float]] | None:
+    """What a sweep's folder knows of the metrics of these weights on a file; None when it was not read for them."""
+    for reading in readings(folder):
+        is_it = reading["sha256"] == sha256 and reading.get("weights") == weights
+        if is_it and not any(map(tuned_on_test, reading["metrics"].values())):
+            return dict(reading["metrics"])
+    return None
+
+
 def tuned_on_test(metrics: Mapping[str, float]) -> bool:
     """Whether these metrics are of an older version, which chose the null threshold on the test file itself."""
     return "test/null_threshold" in metrics

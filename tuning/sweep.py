@@ -26,7 +26,7 @@ from tuning.disk import DiskNeeds
 from tuning.display import Display
 from tuning.driver_only import DiskFull
 from tuning.export import export_model
-from tuning.readings import readings, record_reading, tuned_on_test
+from tuning.readings import read_before, record_reading
 from tuning.results import TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
 from tuning.shared_storage import check_shared
 from tuning.study import STUDY, StudyConfig
@@ -316,11 +316,8 @@ class Sweep:
         records = {"winner": winner} | ({"trial_0": self.table[0]} if 0 in self.table else {})
         scored = {record.trial: record for record in records.values() if record.checkpoint}
         weights = {name: f"trial {record.trial}, {record.checkpoint}" for name, record in records.items()}
-        for reading in readings(self.folder):
-            if reading["sha256"] == file_digest(file) and reading.get("weights") == weights:
-                found = dict(reading["metrics"])
-                if not any(map(tuned_on_test, found.values())):
-                    return found
+        if earlier := read_before(self.folder, sha256=file_digest(file), weights=weights):
+            return earlier
         try:
             asked = {
                 trial: in_background(partial(self._score, groups, file, record)) for trial, record in scored.items()

@@ -54,7 +54,7 @@ def test_other_versions_are_refused(tmp_path: Path, version: Any) -> None:
     ("raw", "reason", "spoils", "counted"),
     [
         ({"id": "q1"}, "already at data[0].paragraphs[0].qas[0]", "asking", True),
-        ({"answers": [{"text": "1443년", "answer_start": 5}]}, "answer_start 5 does not fit the text", "training", True),
+        ({"answers": [{"text": "1443년", "answer_start": 5}]}, "answer_start 5 does not fit", "training", True),
         ({"answers": [{"text": "1443년", "answer_start": -17}]}, "answer_start -17 does not fit", "training", True),
         ({"answers": [{"text": "1443년", "answer_start": "4"}]}, "answer_start '4' does not fit", "training", True),
         ({"answers": [{"text": "1443년"}]}, "answer_start None does not fit", "training", True),
@@ -74,7 +74,7 @@ def test_other_versions_are_refused(tmp_path: Path, version: Any) -> None:
 def test_what_cannot_be_used_is_told_with_its_place(
     tmp_path: Path, raw: dict[str, Any], reason: str, spoils: str, counted: bool
 ) -> None:
-    """What spoils a question for training need not spoil it for scores, and these count what the official script does."""
+    """What spoils a question for training need not spoil it for scores: they count what the official script does."""
     file = write(tmp_path, question(1), question(2, **raw))
     for use in ("training", "scoring", "asking"):
         squad = read_squad(file, use=use, max_bad_fraction=0.5)
