@@ -166,6 +166,22 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
+def check_output(path: Path) -> None:
+    """Look whether a file could be written here, before the work for it is done; its folder may not be there yet.
+
+    Raises:
+        InputError: it could not.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=path, fix="give another place") from error
+
+
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well, and is removed otherwise.

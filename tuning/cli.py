@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -232,7 +233,8 @@ def evaluate(
     from tuning.tables import class_tables, print_table
 
     with watching() as progress:
-        result = evaluate_file(model_dir, data, predictions, progress=progress)
+        say = partial(typer.echo, err=True)
+        result = evaluate_file(model_dir, data, predictions, say=say, progress=progress)
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False))
         return
@@ -385,7 +387,7 @@ def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
             f"{study.budget.trials}, {study.search.algorithm} search, {study.scheduler.name} scheduler",
         ),
         ("objective", f"{study.objective.mode} {study.objective.metric}"),
-        ("a run", f"{updates:,} updates of {per_update} examples (trial 0)"),
+        ("a run", f"{updates:,} updates of {per_update} {task.train.unit} (trial 0)"),
         (
             "workers",
             f"{study.resources.workers} a trial, {study.resources.cpus_per_worker:g} CPUs and "
@@ -400,8 +402,10 @@ def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
 def _bad_rows(study: StudyConfig, task: Task[Any]) -> list[tuple[str, str]]:
     from kobert_core.tasks.base import PLACES_SHOWN
 
-    files = [file for file in (study.data.train, study.data.dev, study.data.test) if file]
-    return [(f"set aside in {file.name}", str(bad)) for file in files for bad in task.bad_rows(file)[:PLACES_SHOWN]]
+    data = study.data
+    bad = [(data.train, task.bad_rows(data.train, "training"))]
+    bad += [(file, task.bad_rows(file)) for file in (data.dev, data.test) if file]
+    return [(f"set aside in {file.name}", str(row)) for file, rows in bad for row in rows[:PLACES_SHOWN]]
 
 
 def _summarise(result: SweepResult, console: Console) -> None:
@@ -425,10 +429,10 @@ def _summarise(result: SweepResult, console: Console) -> None:
     say(f"winner: trial {winner.trial}, {values_as_text(winner)}")
     for name, value in sorted(winner.metrics.items()):
         if name.startswith("eval/"):
-            say(f"  {name:16} {value:.4f}")
+            say(f"  {name:16} {value:.6g}")
     for who, metrics in result.test.items():
         for name, value in sorted(metrics.items()):
-            say(f"  {name:16} {value:.4f}  ({who.replace('_', ' ')})")
+            say(f"  {name:16} {value:.6g}  ({who.replace('_', ' ')})")
     if result.model:
         say(f"model: {result.model}")
     say(f"look at all trials in MLflow: kobert-tune ui {result.folder}")

@@ -13,7 +13,7 @@ from kobert_core.errors import InputError
 from kobert_core.files import atomic_folder, atomic_write_json, atomic_write_text, check_sums
 from kobert_core.pretrained import TRAIN_CONFIG, keep_chosen, save_weights
 from kobert_core.tasks import TASKS
-from tuning.readings import READINGS
+from tuning.readings import READINGS, tuned_on_test
 from tuning.results import TrialRecord
 from tuning.study import StudyConfig
 from tuning.trial_files import MODEL_FILES, checkpoint_of, trial_folder
@@ -49,6 +49,7 @@ def export_model(
 
 def model_card(sweep: Path, study: StudyConfig, record: TrialRecord, test: Mapping[str, Mapping[str, float]]) -> str:
     """A model card in the format of the HuggingFace hub: data, values and results."""
+    test = {name: found for name, found in test.items() if not tuned_on_test(found)}
     metrics = {**record.metrics, **test.get("winner", {})}
     backbone = local_name(study.model.backbone) if study.model.backbone else "none"
     rows = [f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items())]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kobert_core.errors import InputError
 from kobert_core.evaluation import predict
-from kobert_core.files import atomic_write_json, atomic_write_text, file_digest
+from kobert_core.files import atomic_write_json, atomic_write_text, check_output, file_digest
 from kobert_core.pretrained import load_pretrained
 from kobert_core.progress import Progress, unseen
 from kobert_core.runtime import LocalRuntime
-from tuning.readings import record_reading
+from tuning.readings import READINGS, record_reading, times_read
 
 FORMATS = (".tsv", ".jsonl")
 
@@ -32,6 +33,7 @@ def predict_file(model_dir: Path, source: Path, output: Path, *, progress: Progr
         raise InputError(
             f"unknown format `{output.suffix}`", where=output, fix=f"end its name in {' or '.join(FORMATS)}"
         )
+    check_output(output)
     pretrained, runtime = load_pretrained(model_dir, progress=progress), LocalRuntime()
     inputs = pretrained.task.read_inputs(source)
     outputs = predict(pretrained.model.to(runtime.device), pretrained.task, inputs.examples, runtime)
@@ -43,38 +45,49 @@ def predict_file(model_dir: Path, source: Path, output: Path, *, progress: Progr
 
 
 def evaluate_file(
-    model_dir: Path, source: Path, predictions: Path | None = None, *, progress: Progress = unseen
+    model_dir: Path,
+    source: Path,
+    predictions: Path | None = None,
+    *,
+    say: Callable[[str], object],
+    progress: Progress = unseen,
 ) -> dict[str, Any]:
-    """The task's metrics on a labelled file, the number of examples and of what was set aside, how often the file
-    was read before, and the task's scores in detail.
+    """The task's metrics on a labelled file, over how many examples or questions they are a mean and how many are in
+    none, how often the file was read before, and the task's scores in detail.
 
-    The reading is recorded in the model's folder.
+    The reading is recorded in the model's folder, if that can be written.
 
     Args:
         model_dir: Folder of an exported model.
         source: The labelled file.
         predictions: Where answers to questions go, as the official script takes them: `{question id: text}`.
+        say: Gets a line if the reading could not be recorded.
         progress: Hears how far it has come.
 
     Raises:
-        InputError: the model or the file cannot be used.
+        InputError: the model, the file or the place for predictions cannot be used.
     """
+    if predictions is not None:
+        check_output(predictions)
     pretrained, runtime = load_pretrained(model_dir, progress=progress), LocalRuntime()
     if predictions is not None and pretrained.task.name != "korquad":
         raise InputError("this model answers no questions", where=model_dir, fix="leave out --predictions")
+    digest = file_digest(source)
+    earlier = times_read(model_dir, digest)
     examples = pretrained.task.read(source)
     outputs = predict(pretrained.model.to(runtime.device), pretrained.task, examples, runtime)
     metrics = pretrained.task.score(examples, outputs)
     if predictions is not None:
         answers = pretrained.task.answers(examples.ids, examples, outputs)
-        atomic_write_json(predictions, {answer["id"]: answer["prediction_text"] for answer in answers})
+        given = {answer["id"]: answer["prediction_text"] for answer in answers if answer["id"]}
+        atomic_write_json(predictions, given)
     result: dict[str, Any] = {name.removeprefix("eval/"): value for name, value in metrics.items()}
-    result["examples"] = len(examples)
-    result["set_aside"] = len(pretrained.task.bad_rows(source))
-    result["earlier_readings"] = record_reading(
-        model_dir, file=source, sha256=file_digest(source), by="evaluate", metrics=result.copy()
-    )
-    return result | pretrained.task.score_in_detail(examples, outputs)
+    result["set_aside"] = pretrained.task.set_aside(source)
+    try:
+        record_reading(model_dir, file=source, sha256=digest, by="evaluate", metrics=result)
+    except OSError as error:
+        say(f"note: this reading could not be recorded ({model_dir / READINGS}: {error.strerror})")
+    return result | {"earlier_readings": earlier} | pretrained.task.score_in_detail(examples, outputs)
 
 
 def as_tsv(records: list[dict[str, Any]]) -> str:

@@ -28,7 +28,7 @@ from tuning.display import Display
 from tuning.driver_only import DiskFull
 from tuning.export import export_model
 from tuning.progress import watching
-from tuning.readings import readings, record_reading
+from tuning.readings import read_before, record_reading
 from tuning.results import TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
 from tuning.shared_storage import check_shared
 from tuning.study import STUDY, StudyConfig
@@ -320,9 +320,8 @@ class Sweep:
         records = {"winner": winner} | ({"trial_0": self.table[0]} if 0 in self.table else {})
         scored = {record.trial: record for record in records.values() if record.checkpoint}
         weights = {name: f"trial {record.trial}, {record.checkpoint}" for name, record in records.items()}
-        for reading in readings(self.folder):
-            if reading["sha256"] == file_digest(file) and reading.get("weights") == weights:
-                return dict(reading["metrics"])
+        if earlier := read_before(self.folder, sha256=file_digest(file), weights=weights):
+            return earlier
         try:
             asked = {
                 trial: in_background(partial(self._score, groups, file, record)) for trial, record in scored.items()
@@ -343,6 +342,7 @@ class Sweep:
             model=str(trial_folder(self.folder, record.trial) / MODEL_FILES),
             cache=str(self.cache),
             checkpoint=str(checkpoint_of(self.folder, record)),
+            metrics=record.metrics,
             file=str(file),
         )
         return metrics
@@ -395,7 +395,7 @@ def log_datasets(study: StudyConfig, task: Task[Any], tracker: Tracker) -> None:
         name=data.train.name,
         path=str(data.train),
         sha256=file_digest(data.train),
-        examples=len(task.train),
+        examples=task.train.items,
         context="training",
     )
     dev, digest = data.dev or data.train, file_digest(data.dev or data.train)
@@ -405,7 +405,7 @@ def log_datasets(study: StudyConfig, task: Task[Any], tracker: Tracker) -> None:
         name=f"{dev.name}{'' if data.dev else ' (dev split)'}",
         path=str(dev),
         sha256=digest,
-        examples=len(task.dev),
+        examples=task.dev.items,
         context="validation",
     )
     if data.test is not None:
@@ -413,7 +413,7 @@ def log_datasets(study: StudyConfig, task: Task[Any], tracker: Tracker) -> None:
             name=data.test.name,
             path=str(data.test),
             sha256=file_digest(data.test),
-            examples=len(task.read(data.test)),
+            examples=task.read(data.test).items,
             context="testing",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ class TextExamples(Dataset[dict[str, torch.Tensor]]):
     All ids lie end to end in one array without special tokens and untruncated, so that one memory map
     serves every `max_length` and every split.
     """
+
+    unit: ClassVar[str] = "examples"
 
     def __init__(
         self,
@@ -54,6 +57,11 @@ class TextExamples(Dataset[dict[str, torch.Tensor]]):
 
     def __str__(self) -> str:
         return f"{len(self):,} examples"
+
+    @property
+    def items(self) -> int:
+        """The number of rows."""
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """`input_ids` of shape (length,) with `[CLS] … [SEP]`, and the scalar `labels`."""

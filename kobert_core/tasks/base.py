@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -32,8 +32,15 @@ class Examples(Protocol):
 
     lengths: np.ndarray
     """Tokens of each example, special ones counted: int array of shape (examples,)."""
+    unit: ClassVar[str]
+    """What an example is called, in the plural."""
 
     def __len__(self) -> int: ...
+
+    @property
+    def items(self) -> int:
+        """The rows or questions that the examples are of: scores are a mean over these."""
+        ...
 
     def __str__(self) -> str:
         """How many there are, in words: `360 examples`."""
@@ -51,6 +58,8 @@ class Examples(Protocol):
 E = TypeVar("E", bound=Examples)
 
 log = logging.getLogger(__name__)
+Purpose = Literal["training", "scoring"]
+"""What a labelled file is read for: scores may count what nothing can be learned from."""
 
 PLACES_SHOWN = 20
 """So many places of what was set aside are named."""
@@ -134,17 +143,22 @@ class Task(ABC, Generic[E]):
     @cached_property
     def train(self) -> E:
         """The examples of the training split."""
-        return self.read(self.data.train).take(self._split["train"])
+        return self.read(self.data.train, "training").take(self._split["train"])
 
     @cached_property
     def dev(self) -> E:
         """The examples of the split that runs are compared on."""
-        return self.read(self.data.dev or self.data.train).take(self._split["dev"])
+        data = self.data
+        file = self.read(data.train, "training") if data.dev is None else self.read(data.dev)
+        return file.take(self._split["dev"])
 
     @property
     @abstractmethod
     def _split(self) -> Mapping[str, np.ndarray]:
-        """Items of the split `train`, in the training file, and of `dev`, in the dev file if there is one."""
+        """Items of the split `train`, in the training file, and of `dev`, in the dev file if there is one.
+
+        Those of `train` can be trained on; those of `dev` are all that scores count.
+        """
 
     @abstractmethod
     def _texts_at(self, items: np.ndarray) -> Sequence[str]:
@@ -163,12 +177,20 @@ class Task(ABC, Generic[E]):
         """The `config.json` with which transformers loads the model's weights."""
 
     @abstractmethod
-    def read(self, path: Path) -> E:
-        """The labelled examples of another file, such as the test file."""
+    def read(self, path: Path, purpose: Purpose = "scoring") -> E:
+        """The examples of a labelled file, all that scores count.
+
+        Raises:
+            InputError: the file cannot be read, or too much of it cannot be used for this.
+        """
 
     @abstractmethod
-    def bad_rows(self, path: Path) -> Sequence[BadRow | BadQuestion]:
-        """What was set aside of a labelled file, with its place."""
+    def bad_rows(self, path: Path, purpose: Purpose = "scoring") -> Sequence[BadRow | BadQuestion]:
+        """What of a labelled file cannot be used, with its place."""
+
+    def set_aside(self, path: Path) -> int:
+        """How many rows or questions of a labelled file no score counts."""
+        return len(self.bad_rows(path))
 
     @abstractmethod
     def read_inputs(self, path: Path) -> Inputs[E]:
@@ -201,8 +223,26 @@ class Task(ABC, Generic[E]):
 
     @abstractmethod
     def score(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, float]:
-        """`eval/…` metrics from the outputs of all examples, in their order."""
+        """`eval/…` metrics from the outputs of all examples, in their order, and over how many items they are a mean.
+
+        Nothing is chosen here: the config's own values hold, as for `answers`.
+        """
 
     def score_in_detail(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
         """What more there is to say of the outputs than one number a metric, as JSON values."""
         return {}
+
+    def choose(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, float]:
+        """Metrics of `chosen_on_dev`: the values that these examples choose, where the config leaves them open."""
+        return {}
+
+    @classmethod
+    def chosen_values(cls, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The values of the model's config that were chosen on dev, out of the metrics of that evaluation."""
+        return {value: metrics[metric] for metric, value in cls.chosen_on_dev.items() if metric in metrics}
+
+    def with_chosen(self, metrics: Mapping[str, float]) -> Self:
+        """This task with what was chosen on dev, as the metrics of that evaluation have it."""
+        model = self.model.model_copy(update=self.chosen_values(metrics))
+        config = self.config.model_copy(update={"model": model})
+        return type(self)(config, cache=self._cache, tokenizer=self.tokenizer, progress=self.progress)

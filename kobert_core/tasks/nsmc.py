@@ -23,7 +23,7 @@ from kobert_core.errors import InputError
 from kobert_core.files import file_digest
 from kobert_core.metrics.classes import accuracy, class_report, cross_entropy, macro_f1, probabilities
 from kobert_core.models import KoBertClassifier, load_bert, make_bert_config
-from kobert_core.tasks.base import PLACES_SHOWN, Inputs, Task
+from kobert_core.tasks.base import PLACES_SHOWN, Inputs, Purpose, Task
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -147,6 +147,7 @@ class Nsmc(Task[TextExamples]):
             "eval/accuracy": accuracy(logits, labels),
             "eval/f1": macro_f1(logits, labels),
             "eval/loss": cross_entropy(logits, labels),
+            "eval/examples": examples.items,
         }
 
     def score_in_detail(self, examples: TextExamples, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -154,7 +155,7 @@ class Nsmc(Task[TextExamples]):
         row each, were taken for which one."""
         return class_report(outputs["logits"], examples.labels, list(self.data.labels.values()))
 
-    def read(self, path: Path) -> TextExamples:
+    def read(self, path: Path, purpose: Purpose = "scoring") -> TextExamples:
         key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint, "features": CODE_VERSION}
 
         arrays = cached_arrays(self._cache, key, lambda: tokenize_parts(self._parts(path), self.tokenizer))
@@ -190,8 +191,8 @@ class Nsmc(Task[TextExamples]):
         data = self.data
         return {"columns": data.columns, "labels": data.labels, "max_bad_fraction": data.max_bad_fraction}
 
-    def bad_rows(self, path: Path) -> list[BadRow]:
-        """The rows of a labelled file that were set aside."""
+    def bad_rows(self, path: Path, purpose: Purpose = "scoring") -> list[BadRow]:
+        """The rows of a labelled file that were set aside, for either purpose the same."""
         facts = self._facts(path)
         return [BadRow(int(line), str(why)) for line, why in zip(facts["bad_lines"], facts["bad_reasons"], strict=True)]
 
