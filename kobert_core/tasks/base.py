@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +44,14 @@ class Examples(Protocol):
     def batch(self, indices: np.ndarray) -> Batch:
         """The examples at `indices`, as tensors on the CPU."""
         ...
+
+
+class Chance(NamedTuple):
+    """What a score is worth nothing below: that of an answer which needs no look at the text."""
+
+    value: float
+    by: str
+    """Which answer that is, in words."""
 
 
 E = TypeVar("E", bound=Examples)
@@ -165,3 +173,7 @@ class Task(ABC, Generic[E]):
     @abstractmethod
     def score(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, float]:
         """`eval/…` metrics from the outputs of all examples, in their order."""
+
+    @abstractmethod
+    def chance(self, examples: E, metric: str) -> Chance | None:
+        """What the same answer to all examples scores; None where that is not simply defined."""

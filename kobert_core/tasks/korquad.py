@@ -31,9 +31,9 @@ from kobert_core.data.windows import (
 from kobert_core.decoding import Answers, Outputs, decode, perfect_outputs, texts
 from kobert_core.errors import InputError
 from kobert_core.files import file_digest
-from kobert_core.metrics.spans import score_answers, span_loss
+from kobert_core.metrics.spans import gold_texts, score_answers, span_loss
 from kobert_core.models import KoBertForQuestionAnswering, load_bert, make_bert_config
-from kobert_core.tasks.base import PLACES_SHOWN, Task
+from kobert_core.tasks.base import PLACES_SHOWN, Chance, Task
 from kobert_core.tokenization import KoBertTokenizer
 
 if TYPE_CHECKING:
@@ -163,6 +163,12 @@ class Korquad(Task[WindowExamples]):
         """
         scores = score_answers(examples, self._decode(examples, outputs), self.model.null_threshold)
         return {f"eval/{name}": value for name, value in scores.items()} | {"eval/loss": span_loss(examples, outputs)}
+
+    def chance(self, examples: WindowExamples, metric: str) -> Chance | None:
+        """The score of giving no answer at all: it is right where there is none."""
+        if metric not in ("eval/f1", "eval/exact_match"):
+            return None
+        return Chance(100 * float(np.mean([not gold for gold in gold_texts(examples)])), "no answer at all")
 
     def tune_decoding(
         self,

@@ -22,7 +22,7 @@ from kobert_core.errors import InputError
 from kobert_core.files import file_digest
 from kobert_core.metrics.accuracy import accuracy, cross_entropy, probabilities
 from kobert_core.models import KoBertClassifier, load_bert, make_bert_config
-from kobert_core.tasks.base import PLACES_SHOWN, Task
+from kobert_core.tasks.base import PLACES_SHOWN, Chance, Task
 from kobert_core.tokenization import KoBertTokenizer
 
 if TYPE_CHECKING:
@@ -138,6 +138,15 @@ class Nsmc(Task[TextExamples]):
             "eval/accuracy": accuracy(outputs["logits"], examples.labels),
             "eval/loss": cross_entropy(outputs["logits"], examples.labels),
         }
+
+    def chance(self, examples: TextExamples, metric: str) -> Chance | None:
+        """The score of predicting how frequent each class is among the examples, whatever the text."""
+        shares = np.bincount(examples.labels, minlength=len(self.data.labels)) / len(examples)
+        with np.errstate(divide="ignore"):  # a class without examples has no chance
+            logits = np.tile(np.log(shares), (len(examples), 1))
+        scores = self.score(examples, {"logits": logits})
+        by = "the shares of the classes for every text" if metric == "eval/loss" else "always the largest class"
+        return Chance(scores[metric], by) if metric in scores else None
 
     def read(self, path: Path) -> TextExamples:
         key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint, "features": CODE_VERSION}
