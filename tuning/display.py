@@ -110,6 +110,8 @@ def time_left_as_text(guess: float | None, limit: float | None) -> str:
     """What follows in a line: how long the sweep will still take, and how long it may."""
     if guess is None:
         return f", {span(limit)} left by its budget" if limit is not None else ""
+    if guess == 0:
+        return ""
     if limit is None:
         return f", about {span(guess)} left"
     return f", about {span(min(guess, limit))} left ({span(limit)} by its budget)"
