@@ -37,6 +37,8 @@ class Budget(DriverOnly, Stopper):
             least_free: … but have so many bytes free.
         """
         resources, budget = study.resources, study.budget
+        self.groups = groups
+        """So many trials run at once."""
         held = groups * resources.workers
         limits = [budget.wall_time]
         if budget.gpu_hours is not None and resources.gpus_per_worker:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
@@ -32,15 +31,16 @@ from tuning.cli_options import (
     StudyFile,
     SweepDir,
     Trials,
+    print_json,
     sweep_name,
     with_trials,
 )
+from tuning.cli_sweeps import commands as sweep_commands
 from tuning.cli_tracking import commands as tracking_commands
 from tuning.interpreter import settle_interpreter
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
-    from tuning.results import TrialTable
     from tuning.study import StudyConfig
     from tuning.sweep import SweepResult
 
@@ -57,6 +57,7 @@ app = typer.Typer(
     [bold]predict[/].""",
 )
 
+app.add_typer(sweep_commands)
 app.add_typer(cluster_commands)
 app.add_typer(tracking_commands)
 
@@ -168,7 +169,7 @@ def sweep(
     result = run_sweep(study, folder, address=address, resume=resume, display=Display(console))
     _summarise(result, console)
     if as_json:
-        typer.echo(json.dumps(result.as_json(), ensure_ascii=False))
+        print_json(result.as_json())
     if result.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if result.winner is None:
@@ -182,20 +183,23 @@ def export(
     trial: Annotated[int | None, typer.Option(metavar="ID", help="A trial's number, instead of the winner's.")] = None,
 ) -> None:
     """Write a trial's best checkpoint as a HuggingFace folder: the winner's, or that of --trial."""
+    from tuning.comparison import Comparison, baselines_of
     from tuning.export import export_model
     from tuning.progress import watching
     from tuning.results import WINNER, TrialTable, read_winner
 
     study = _study_of(sweep_dir)
     table = TrialTable(sweep_dir.resolve(), study.objective)
+    result = read_winner(sweep_dir) if trial is None or (sweep_dir / WINNER).is_file() else None
     with watching() as progress:
         progress(f"exporting to {output}", 0)
-        if trial is None:
-            winner = read_winner(sweep_dir)
-            export_model(sweep_dir, study, table[winner["winner"]["trial"]], output, test=winner["test"])
+        if result is not None and trial in (None, result["winner"]["trial"]):
+            beside = Comparison(baselines=baselines_of(table, study), notes=tuple(result.get("notes", ())))
+            record = table[result["winner"]["trial"]]
+            export_model(sweep_dir, study, record, output, test=result["test"], comparison=beside)
         else:
-            won = (sweep_dir / WINNER).is_file() and read_winner(sweep_dir)["winner"]["trial"] == trial
-            export_model(sweep_dir, study, table[trial], output, test=read_winner(sweep_dir)["test"] if won else None)
+            assert trial is not None
+            export_model(sweep_dir, study, table[trial], output)
     typer.echo(f"exported to {output}")
 
 
@@ -236,7 +240,7 @@ def evaluate(
         say = partial(typer.echo, err=True)
         result = evaluate_file(model_dir, data, predictions, say=say, progress=progress)
     if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False))
+        print_json(result)
         return
     for key, value in result.items():
         if not isinstance(value, dict | list):
@@ -271,7 +275,7 @@ def describe(
     with watching() as progress:
         found = describing_task(file, study, model, task, progress=progress).describe(file)
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        print_json(found)
     else:
         print_table(table_of(found))
 
@@ -301,62 +305,6 @@ def ui(
     if uri.startswith("http"):
         return
     raise typer.Exit(serve_ui(uri, host=host, port=port))
-
-
-@app.command("list")
-def list_(
-    sweep_dir: Annotated[
-        Path | None, typer.Argument(metavar="[SWEEP_DIR]", help="Show the trials of one sweep.")
-    ] = None,
-    output: Output = SWEEPS,
-) -> None:
-    """Sweeps with their trials by state; or the trials of one sweep."""
-    from tuning.display import trial_table
-    from tuning.results import LEDGER, TrialTable
-    from tuning.sync import SPOOL
-    from tuning.tracking import count_letters, letters_path
-
-    if sweep_dir is not None:
-        table = TrialTable(sweep_dir, _study_of(sweep_dir).objective)
-        Console().print(trial_table(table, rows=len(table)))
-        if _is_cut_off(table):
-            typer.echo("no process runs this sweep any more: the command that began it goes on")
-        if refused := count_letters(sweep_dir / SPOOL):
-            typer.echo(f"MLflow refused {refused:,} records for good: {letters_path(sweep_dir / SPOOL)}")
-        return
-    folders = sorted(path.parent for path in output.glob(f"*/{LEDGER}"))
-    if not folders:
-        typer.echo(f"no sweeps in {output}")
-    for folder in folders:
-        table = TrialTable(folder, _study_of(folder).objective)
-        states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(table.states().items()))
-        winner = table.winner()
-        best = f"best {table.objective.metric} {winner.value:.4f} (trial {winner.trial})" if winner else "no winner"
-        typer.echo(f"{folder}  {states}  {best}{'  (cut off; the same command goes on)' if _is_cut_off(table) else ''}")
-
-
-def _is_cut_off(table: TrialTable) -> bool:
-    """Whether the process that ran a sweep is gone, and had no time to say so."""
-    from tuning.sweep_lock import is_running
-
-    return "RUNNING" in table.states() and not is_running(table.folder)
-
-
-@app.command()
-def logs(
-    sweep_dir: SweepDir,
-    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's number.")],
-) -> None:
-    """What a trial printed."""
-    from tuning.results import TrialTable
-    from tuning.trial_files import LOG, trial_folder
-
-    record = TrialTable(sweep_dir, _study_of(sweep_dir).objective)[trial]
-    log = trial_folder(sweep_dir, record.trial) / LOG
-    if log.is_file():
-        typer.echo(log.read_text(encoding="utf-8", errors="replace"), nl=False)
-    if record.reason and not log.is_file():
-        typer.echo(record.reason)
 
 
 def _study_of(sweep_dir: Path) -> StudyConfig:
@@ -409,7 +357,9 @@ def _bad_rows(study: StudyConfig, task: Task[Any]) -> list[tuple[str, str]]:
 
 
 def _summarise(result: SweepResult, console: Console) -> None:
+    from tuning.comparison import compared
     from tuning.display import span, values_as_text
+    from tuning.results import standing
 
     def say(text: str) -> None:
         console.print(_escape(text), highlight=False, soft_wrap=True)
@@ -427,12 +377,13 @@ def _summarise(result: SweepResult, console: Console) -> None:
         return
     winner = result.winner
     say(f"winner: trial {winner.trial}, {values_as_text(winner)}")
-    for name, value in sorted(winner.metrics.items()):
-        if name.startswith("eval/"):
-            say(f"  {name:16} {value:.6g}")
-    for who, metrics in result.test.items():
-        for name, value in sorted(metrics.items()):
-            say(f"  {name:16} {value:.6g}  ({who.replace('_', ' ')})")
+    baselines = tuple(record for record in result.comparison.baselines if record.trial != winner.trial)
+    for who, record in compared(winner, baselines).items():
+        metrics = {name: value for name, value in record.metrics.items() if name.startswith("eval/")}
+        for name, value in (*sorted(metrics.items()), *sorted(result.test.get(who, {}).items())):
+            say(f"  {name:16} {value:.6g}  ({standing(record)})")
+    for note in result.comparison.notes:
+        say(f"note: {note}")
     if result.model:
         say(f"model: {result.model}")
     say(f"look at all trials in MLflow: kobert-tune ui {result.folder}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +18,7 @@ from tuning.cli_options import (
     Resume,
     StudyFile,
     Trials,
+    print_json,
     sweep_name,
     with_trials,
 )
@@ -93,7 +93,7 @@ def status(
     jobs = Jobs(address)
     found = [jobs.get(job)] if job else jobs.list()
     if as_json:
-        typer.echo(json.dumps([asdict(each) for each in found]))
+        print_json({"jobs": [asdict(each) for each in found]})
         return
     if not found:
         typer.echo(f"no sweeps at {jobs.address}")
@@ -135,7 +135,7 @@ def doctor(
     uri = resolve_tracking_uri(study.tracking.uri if study else None, folder)
     findings = examine(address, output=folder, tracking_uri=uri, study=study)
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False))
+        print_json({"findings": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
             typer.secho(

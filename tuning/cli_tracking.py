@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from tuning.cli_options import EXIT_UNSENT, AsJson, SweepDir
+from tuning.cli_options import EXIT_UNSENT, AsJson, SweepDir, print_json
 
 commands = typer.Typer()
 
@@ -37,6 +36,6 @@ def sync(
     if as_json:
         dead_letters = str(result.dead_letters) if result.dead_letters else None
         found = {"sweep": str(sweep_dir), "sent": result.sent, "left": result.left, "reason": result.reason}
-        typer.echo(json.dumps(found | {"refused": result.refused, "dead_letters": dead_letters}, ensure_ascii=False))
+        print_json(found | {"refused": result.refused, "dead_letters": dead_letters})
     if result.left or result.refused:
         raise typer.Exit(EXIT_UNSENT)

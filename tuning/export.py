@@ -13,8 +13,9 @@ from kobert_core.errors import InputError
 from kobert_core.files import atomic_folder, atomic_write_json, atomic_write_text, check_sums
 from kobert_core.pretrained import TRAIN_CONFIG, keep_chosen, save_weights
 from kobert_core.tasks import TASKS
+from tuning.comparison import Comparison, test_name
 from tuning.readings import READINGS, tuned_on_test
-from tuning.results import TrialRecord
+from tuning.results import TrialRecord, standing
 from tuning.study import StudyConfig
 from tuning.trial_files import MODEL_FILES, checkpoint_of, trial_folder
 
@@ -26,8 +27,17 @@ def export_model(
     output: Path,
     *,
     test: Mapping[str, Mapping[str, float]] | None = None,
+    comparison: Comparison | None = None,
 ) -> None:
     """Write the best checkpoint of a trial with its config, tokenizer and model card.
+
+    Args:
+        sweep: Folder of its sweep.
+        study: Of that sweep.
+        record: The trial.
+        output: Folder to make.
+        test: Of the winner alone: metrics on the test file, its own and those of the baselines.
+        comparison: Of the winner alone: what it is held against.
 
     Raises:
         InputError: the trial has no checkpoint any more, it is corrupt, or `output` is in use.
@@ -44,18 +54,25 @@ def export_model(
         save_weights(folder, TASKS[study.task], load_weights(checkpoint))
         if (sweep / READINGS).is_file():
             shutil.copyfile(sweep / READINGS, folder / READINGS)
-        atomic_write_text(folder / "README.md", model_card(sweep, study, record, test or {}))
+        card = model_card(sweep, study, record, test or {}, comparison or Comparison())
+        atomic_write_text(folder / "README.md", card)
 
 
-def model_card(sweep: Path, study: StudyConfig, record: TrialRecord, test: Mapping[str, Mapping[str, float]]) -> str:
+def model_card(
+    sweep: Path, study: StudyConfig, record: TrialRecord, test: Mapping[str, Mapping[str, float]], beside: Comparison
+) -> str:
     """A model card in the format of the HuggingFace hub: data, values and results."""
     test = {name: found for name, found in test.items() if not tuned_on_test(found)}
     metrics = {**record.metrics, **test.get("winner", {})}
     backbone = local_name(study.model.backbone) if study.model.backbone else "none"
     rows = [f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items())]
     values = [f"| `{name}` | {shown(value)} |" for name, value in record.values.items()]
-    baseline = test.get("trial_0", {})
-    compared = [f"| {name}, trial 0 for comparison | {value:.6g} |" for name, value in sorted(baseline.items())]
+    compared = [
+        f"| {name}, {standing(baseline)}{', for comparison' if baseline.state == 'COMPLETE' else ''} | {value:.6g} |"
+        for baseline in beside.baselines
+        if baseline.trial != record.trial
+        for name, value in sorted({**objective_of(baseline, study), **test.get(test_name(baseline), {})}.items())
+    ]
     return "\n".join(
         [
             "---",
@@ -70,8 +87,9 @@ def model_card(sweep: Path, study: StudyConfig, record: TrialRecord, test: Mappi
             f"Chosen by {study.objective.mode} `{study.objective.metric}` "
             f"on the dev split among the trials of the sweep `{sweep.name}`; the checkpoint is that of "
             f"{record.best_progress}% of the run.",
+            *(f"\n**Note:** {note}." for note in beside.notes),
             "",
-            "| result | value |",
+            f"| result ({standing(record)}) | value |",
             "|---|---|",
             *rows,
             *compared,
@@ -87,6 +105,11 @@ def model_card(sweep: Path, study: StudyConfig, record: TrialRecord, test: Mappi
             "",
         ]
     )
+
+
+def objective_of(record: TrialRecord, study: StudyConfig) -> dict[str, float]:
+    """What a trial was chosen by, or not."""
+    return {} if record.value is None else {study.objective.metric: record.value}
 
 
 def without_local_paths(train_config: Path) -> None:

@@ -89,6 +89,11 @@ class Population(PopulationBasedTraining):
         self._space, self._search, self._copies = space, search, 0
         random.seed(search.seed)  # Ray chooses one of the best by the process's own generator
 
+    def _quantiles(self) -> tuple[list[TuneTrial], list[TuneTrial]]:
+        """The worst and the best: a baseline may be copied, but with the weights of another it would be none."""
+        worst, best = super()._quantiles()
+        return [trial for trial in worst if trial.config["trial"] not in self._search.baselines], best
+
     def _get_new_config(self, trial: TuneTrial, trial_to_clone: TuneTrial) -> tuple[dict[str, Any], dict[str, Any]]:
         """The same trial, with values near those of the other one."""
         self._copies += 1

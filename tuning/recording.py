@@ -95,10 +95,10 @@ class Recorder(DriverOnly, Callback):
                 self._end(record, "INTERRUPTED")
 
     def keep_best_checkpoints(self) -> None:
-        """Of the trials that ended, the best few and trial 0 keep their best checkpoint, as the disk budget allows;
-        interrupted ones keep all."""
+        """Of the trials that ended, the best few and the baselines keep their best checkpoint, as the disk budget
+        allows; interrupted ones keep all."""
         best = [record.trial for record in self._table.best(len(self._table))]
-        wanted = list(dict.fromkeys([*best[: self._study.keep_checkpoints], 0]))
+        wanted = list(dict.fromkeys([*best[: self._study.keep_checkpoints], *self._study.search.baselines]))
         room = self._disk.for_ended(live=sum(record.state in UNFINISHED for record in self._table))
         ended = [record for record in self._table if record.state not in UNFINISHED]
         for record in sorted(ended, key=lambda each: wanted.index(each.trial) if each.trial in wanted else len(wanted)):

@@ -129,6 +129,17 @@ class TrialTable:
         """The best trial that ran to its end; the best of the others if none did; None if all failed."""
         return next(iter(self.best(1)), None)
 
+    def ties(self, winner: TrialRecord) -> list[TrialRecord]:
+        """The trials that are as good as the winner and came as far, it included: only the first of them wins."""
+        equal = (winner.value, winner.state == "COMPLETE")
+        return [record for record in self.best(len(self)) if (record.value, record.state == "COMPLETE") == equal]
+
+
+def standing(record: TrialRecord) -> str:
+    """Whose value it is that stands beside this, and how far that trial came: `trial 3, pruned at 50%`."""
+    how_far = "" if record.state == "COMPLETE" else f" at {record.progress}%"
+    return f"trial {record.trial}, {record.state.lower()}{how_far}"
+
 
 def last_line(reason: str) -> str:
     """What a reason comes to: a traceback ends with its error."""

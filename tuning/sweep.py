@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
@@ -23,6 +23,7 @@ from kobert_core.progress import Progress, unseen
 from kobert_core.tasks import TASKS
 from kobert_core.tasks.base import Task
 from tuning.cluster import groups_that_fit, ray_cluster, set_environment
+from tuning.comparison import Comparison, baselines_of, compare, compared, trial_as_json
 from tuning.disk import DiskNeeds
 from tuning.display import Display
 from tuning.driver_only import DiskFull
@@ -54,7 +55,9 @@ class SweepResult:
     states: dict[str, int]
     winner: TrialRecord | None
     test: dict[str, dict[str, float]]
-    """Metrics on the test file: of the `winner`, and of `trial_0`. Empty without a test file."""
+    """Metrics on the test file: of the `winner`, and of each baseline, such as `trial_0`. Empty without a test file."""
+    comparison: Comparison
+    """What the winner is held against."""
     model: Path | None
     """Folder of the exported winner."""
     tracking_uri: str
@@ -70,18 +73,13 @@ class SweepResult:
             "states": self.states,
             "interrupted": self.interrupted,
             "gave_up": self.gave_up,
-            "winner": winner_as_json(self.winner) if self.winner else None,
+            "winner": trial_as_json(self.winner) if self.winner else None,
             "test": self.test,
+            **self.comparison.as_json(),
             "model": str(self.model) if self.model else None,
             "tracking_uri": self.tracking_uri,
             "seconds": round(self.seconds, 1),
         }
-
-
-def winner_as_json(winner: TrialRecord) -> dict[str, Any]:
-    """The winner as the command line and `winner.json` show it."""
-    names = ("trial", "state", "value", "values", "metrics", "best_progress", "checkpoint")
-    return {name: value for name, value in asdict(winner).items() if name in names}
 
 
 def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) -> Task[Any]:
@@ -156,7 +154,8 @@ class Sweep:
             try:
                 winner, test, budget = self._search_and_judge(groups, disk)
                 ray_is_up.close()
-                result = self._conclude(winner, test, budget)
+                chance = task.chance(task.dev, study.objective.metric)
+                result = self._conclude(winner, test, compare(self.table, study, winner, chance), budget)
                 status = "KILLED" if budget.interrupted else "FINISHED" if winner else "FAILED"
             finally:
                 for name in (STUDY, TABLE, ENVIRONMENT, WINNER):
@@ -231,7 +230,9 @@ class Sweep:
             winner = None if budget.interrupted or budget.gave_up else table.winner()
             return winner, self._read_test(groups, winner) if winner else {}, budget
 
-    def _conclude(self, winner: TrialRecord | None, test: dict[str, dict[str, float]], budget: Budget) -> SweepResult:
+    def _conclude(
+        self, winner: TrialRecord | None, test: dict[str, dict[str, float]], comparison: Comparison, budget: Budget
+    ) -> SweepResult:
         """Export the winner and write down what the sweep came to."""
         folder, table = self.folder, self.table
         result = SweepResult(
@@ -239,7 +240,8 @@ class Sweep:
             states=table.states(),
             winner=winner,
             test=test,
-            model=self._export(winner, test) if winner and winner.checkpoint else None,
+            comparison=comparison,
+            model=self._export(winner, test, comparison) if winner and winner.checkpoint else None,
             tracking_uri=redact_uri(self.uri),
             seconds=time.monotonic() - self.begin,
             interrupted=budget.interrupted,
@@ -310,14 +312,14 @@ class Sweep:
             shutil.rmtree(folder)
 
     def _read_test(self, groups: WorkerGroups, winner: TrialRecord) -> dict[str, dict[str, float]]:
-        """The one time that the sweep reads the test file: for the winner, and for trial 0 to compare it with.
+        """The one time that the sweep reads the test file: for the winner, and for the baselines to compare it with.
 
         A resumed sweep that has the same winner as before has read it already.
         """
         file = self.study.data.test
         if file is None:
             return {}
-        records = {"winner": winner} | ({"trial_0": self.table[0]} if 0 in self.table else {})
+        records = compared(winner, baselines_of(self.table, self.study))
         scored = {record.trial: record for record in records.values() if record.checkpoint}
         weights = {name: f"trial {record.trial}, {record.checkpoint}" for name, record in records.items()}
         if earlier := read_before(self.folder, sha256=file_digest(file), weights=weights):
@@ -347,12 +349,12 @@ class Sweep:
         )
         return metrics
 
-    def _export(self, winner: TrialRecord, test: dict[str, dict[str, float]]) -> Path:
+    def _export(self, winner: TrialRecord, test: dict[str, dict[str, float]], comparison: Comparison) -> Path:
         """Export the winner into the sweep's folder and hand it to MLflow as a LoggedModel."""
         model = self.folder / MODEL
         if model.exists():
             shutil.rmtree(model)
-        export_model(self.folder, self.study, winner, model, test=test)
+        export_model(self.folder, self.study, winner, model, test=test, comparison=comparison)
         metrics = winner.metrics | test.get("winner", {})
         self.tracker.log_winner(
             model,

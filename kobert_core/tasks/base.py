@@ -55,6 +55,14 @@ class Examples(Protocol):
         ...
 
 
+class Chance(NamedTuple):
+    """What a score is worth nothing below: that of an answer which needs no look at the text."""
+
+    value: float
+    by: str
+    """Which answer that is, in words."""
+
+
 E = TypeVar("E", bound=Examples)
 
 log = logging.getLogger(__name__)
@@ -231,6 +239,10 @@ class Task(ABC, Generic[E]):
     def score_in_detail(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
         """What more there is to say of the outputs than one number a metric, as JSON values."""
         return {}
+
+    @abstractmethod
+    def chance(self, examples: E, metric: str) -> Chance | None:
+        """What the same answer to all examples scores; None where that is not simply defined."""
 
     def choose(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, float]:
         """Metrics of `chosen_on_dev`: the values that these examples choose, where the config leaves them open."""

@@ -32,9 +32,9 @@ from kobert_core.data.windows import (
 from kobert_core.decoding import Answers, Outputs, decode, perfect_outputs, texts
 from kobert_core.errors import InputError
 from kobert_core.files import file_digest
-from kobert_core.metrics.spans import chosen_threshold, score_answers, span_loss
+from kobert_core.metrics.spans import chosen_threshold, gold_texts, score_answers, span_loss
 from kobert_core.models import KoBertForQuestionAnswering, load_bert, make_bert_config
-from kobert_core.tasks.base import PLACES_SHOWN, Inputs, Purpose, Task
+from kobert_core.tasks.base import PLACES_SHOWN, Chance, Inputs, Purpose, Task
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -179,6 +179,12 @@ class Korquad(Task[WindowExamples]):
             return {}
         threshold = chosen_threshold(examples, self._decode(examples, outputs))
         return {} if threshold is None else {"eval/null_threshold": threshold}
+
+    def chance(self, examples: WindowExamples, metric: str) -> Chance | None:
+        """The score of giving no answer at all: it is right where there is none."""
+        if metric not in ("eval/f1", "eval/exact_match"):
+            return None
+        return Chance(100 * float(np.mean([not gold for gold in gold_texts(examples)])), "no answer at all")
 
     def tune_decoding(
         self,

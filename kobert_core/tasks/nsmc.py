@@ -23,7 +23,7 @@ from kobert_core.errors import InputError
 from kobert_core.files import file_digest
 from kobert_core.metrics.classes import accuracy, class_report, cross_entropy, macro_f1, probabilities
 from kobert_core.models import KoBertClassifier, load_bert, make_bert_config
-from kobert_core.tasks.base import PLACES_SHOWN, Inputs, Purpose, Task
+from kobert_core.tasks.base import PLACES_SHOWN, Chance, Inputs, Purpose, Task
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -154,6 +154,15 @@ class Nsmc(Task[TextExamples]):
         """`classes`: precision, recall, F1 and support of each; `confusion_matrix`: how many examples of a class, a
         row each, were taken for which one."""
         return class_report(outputs["logits"], examples.labels, list(self.data.labels.values()))
+
+    def chance(self, examples: TextExamples, metric: str) -> Chance | None:
+        """The score of predicting how frequent each class is among the examples, whatever the text."""
+        shares = np.bincount(examples.labels, minlength=len(self.data.labels)) / len(examples)
+        with np.errstate(divide="ignore"):  # a class without examples has no chance
+            logits = np.tile(np.log(shares), (len(examples), 1))
+        scores = self.score(examples, {"logits": logits})
+        by = "the shares of the classes for every text" if metric == "eval/loss" else "always the largest class"
+        return Chance(scores[metric], by) if metric in scores else None
 
     def read(self, path: Path, purpose: Purpose = "scoring") -> TextExamples:
         key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint, "features": CODE_VERSION}

@@ -31,7 +31,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 def test_the_doctor_finds_a_shared_folder_and_room(cluster: Nodes, tmp_path: Path) -> None:
     done = tune("doctor", QUICKSTART, "--address", cluster.address, "--json", cwd=tmp_path)
-    findings = json.loads(done.stdout.splitlines()[-1])
+    findings = json.loads(done.stdout)["findings"]
     assert {finding["level"] for finding in findings} <= {"ok", "warning"}
     said = [finding["what"] for finding in findings]
     assert "sweeps is one folder on all machines" in said
@@ -51,7 +51,7 @@ def test_a_submitted_sweep_is_followed_to_its_winner(cluster: Nodes, tmp_path: P
     winner = json.loads((sweeps / "sent" / "winner.json").read_text())
     assert sum(winner["states"].values()) == 3
     assert (sweeps / "sent" / "model" / "model.safetensors").is_file()
-    (job,) = json.loads(tune("status", "--address", cluster.jobs, "--json", cwd=tmp_path).stdout)
+    (job,) = json.loads(tune("status", "--address", cluster.jobs, "--json", cwd=tmp_path).stdout)["jobs"]
     assert (job["state"], job["exit_code"], job["folder"]) == ("SUCCEEDED", 0, str(sweeps / "sent"))
     again = tune("submit", QUICKSTART, *options, "--follow", cwd=tmp_path, code=2)
     assert "the sweep name `sent` is in use" in again.stdout

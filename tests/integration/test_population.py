@@ -65,7 +65,8 @@ def test_weak_trials_go_on_from_the_weights_of_strong_ones(sweep: Path) -> None:
             donor = (sweep / "trials" / f"{step['from']:04d}" / "log.txt").read_text()
             (report,) = set(re.findall(rf"^ *{step['progress']}% update .*?(?= \(best\)|$)", donor, re.MULTILINE))
             assert log.splitlines()[1].startswith(report), "its first report is the donor's"
-    began_weak = [record for record in copied if record["trial"] in (0, 3)]
+    began_weak = [record for record in copied if record["trial"] == 3]
+    assert not records(sweep)[0]["lineage"], "as weak, but the baseline"
     assert began_weak and all(record["lineage"][0]["from"] in (1, 2) for record in began_weak)
 
 

@@ -29,8 +29,8 @@ QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
         ("evaluate", {"--json", "--predictions"}),
         ("describe", {"--study", "--task", "--model", "--json"}),
         ("ui", {"--host", "--port"}),
-        ("list", {"--output"}),
-        ("logs", set()),
+        ("list", {"--output", "--sort", "--json"}),
+        ("logs", {"--follow"}),
         ("sync", {"--tracking-uri", "--json"}),
     ],
 )
