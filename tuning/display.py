@@ -40,7 +40,7 @@ class Display:
     @contextmanager
     def showing(self, table: TrialTable, study: StudyConfig, budget: Budget) -> Iterator[None]:
         """Show the trials for as long as the block runs."""
-        begin = time.monotonic()
+        begin, trials = time.monotonic(), study.trials_left()
         if not self.console.is_terminal:
             table.on_change = LinesOfTrials(self).changed
             yield
@@ -50,7 +50,7 @@ class Display:
         def picture() -> Group:
             finished = sum(record.state not in ("RUNNING", "INTERRUPTED") for record in table)
             left = budget.seconds_left
-            line = f"{table.folder.name}: {finished} of {study.budget.trials} trials, {span(time.monotonic() - begin)}"
+            line = f"{table.folder.name}: {finished} of {trials} trials, {span(time.monotonic() - begin)}"
             line += f", {span(left)} of its budget left" if left is not None else ""
             line += " — stopping" if budget.interrupted or budget.gave_up else ""
             return Group(Text(line, style="bold"), trial_table(table, rows=max(5, self.console.height - 8)))

@@ -182,7 +182,12 @@ class Sweep:
     @property
     def _remaining(self) -> int:
         """Trials that are still to be run."""
-        return self.study.budget.trials - sum(record.state not in UNFINISHED for record in self.table)
+        return self.study.trials_left([record.values for record in self.table if record.state not in UNFINISHED])
+
+    def _say_if_all_is_tried(self) -> None:
+        ended = sum(record.state not in UNFINISHED for record in self.table)
+        if self._remaining <= 0 and ended < self.study.budget.trials:
+            self.display.say(f"all points of the space are tried: {ended} trials, and not {self.study.budget.trials}")
 
     @contextmanager
     def _worker_groups(self, address: str | None, reading: Future[Task[Any]]) -> Iterator[WorkerGroups]:
@@ -223,6 +228,7 @@ class Sweep:
                 if searcher is not None:
                     searcher.put_back()
                 recorder.interrupt()
+            self._say_if_all_is_tried()
             recorder.keep_best_checkpoints()
             winner = None if budget.interrupted or budget.gave_up else table.winner()
             return winner, self._read_test(groups, winner) if winner else {}, budget
