@@ -25,9 +25,12 @@ from search_spaces.distributions import Space
 from tuning.draws import Draws, make_sampler, tried_in, write_down
 from tuning.driver_only import DriverOnly
 from tuning.journal import SweepJournal
-from tuning.results import UNFINISHED, TrialRecord
+from tuning.results import LEDGER, UNFINISHED, TrialRecord
 from tuning.study import SearchConfig
 from tuning.sweep_folder import JOURNAL
+from tuning.tracking.uris import sqlite_path
+
+OTHER_TRIALS = "take a copy of it from a backup, name the storage that the sweep had, or begin a new one by `--name`"
 
 
 def open_optuna_study(
@@ -37,17 +40,25 @@ def open_optuna_study(
     objective: Objective,
     search: SearchConfig,
     resume: bool,
-    ledger: Iterable[TrialRecord] = (),
+    ledger: Iterable[TrialRecord] | None = None,
 ) -> optuna.Study:
     """The persistent Optuna study of a sweep: a journal file in its folder, or the study file's storage URL.
 
     A killed driver may not have told Optuna how a trial ended: it is told from the `ledger`. Trials that run
-    according to both go back to WAITING.
+    according to both go back to WAITING. Without a `ledger` the study is taken as it is.
 
     Raises:
-        InputError: a new sweep finds a study of its name in the storage, or the storage cannot be opened.
+        InputError: a new sweep finds a study of its name in the storage, the storage cannot be opened, or what is in
+            it are not the trials of the ledger.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    where: Any = "search.storage" if search.storage else folder / JOURNAL
+    file = sqlite_path(search.storage.partition("?")[0]) if search.storage else folder / JOURNAL
+    records = list(ledger or ())
+    if records and file is not None and not file.is_file():
+        raise InputError(
+            "this file of the sweep is gone: it has all that the search knows", where=file, fix=OTHER_TRIALS
+        )
     try:
         storage: BaseStorage | str = search.storage or JournalStorage(SweepJournal(folder / JOURNAL))
         study = optuna.create_study(
@@ -63,10 +74,11 @@ def open_optuna_study(
     except InputError:
         raise
     except Exception as error:  # of the storage: Optuna's, SQLAlchemy's, the database's, a damaged journal's
-        where = "search.storage" if search.storage else folder / JOURNAL
         raise InputError(f"the Optuna study cannot be opened ({type(error).__name__}: {error})", where=where) from error
+    if ledger is not None:
+        _refuse_other_trials(study, records, where)
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])}
-    for record in ledger:
+    for record in records:
         if record.trial in trials and record.state not in UNFINISHED:
             trial = trials.pop(record.trial)
             for progress in record.curve.keys() - trial.intermediate_values.keys():
@@ -75,6 +87,29 @@ def open_optuna_study(
     for trial in trials.values():
         _put_back(study, trial._trial_id)
     return study
+
+
+def _refuse_other_trials(study: optuna.Study, ledger: list[TrialRecord], where: object) -> None:
+    """Optuna hears of a trial before the ledger, and of its end after it: neither may know of one alone."""
+    trials, known = study.get_trials(deepcopy=False), {record.trial for record in ledger}
+    problem = None
+    for record in ledger:
+        if record.trial >= len(trials):
+            problem = f"it lacks trial {record.trial}"
+        elif not all(_equal(value, record.values.get(name)) for name, value in trials[record.trial].params.items()):
+            problem = f"its trial {record.trial} has other values"
+    for trial in trials:
+        if trial.state.is_finished() and trial.number not in known:
+            problem = f"{LEDGER} lacks its trial {trial.number}"
+    if problem:
+        raise InputError(f"this search is not that of the sweep's {LEDGER}: {problem}", where=where, fix=OTHER_TRIALS)
+
+
+def _equal(value: Any, other: Any) -> bool:
+    """As equal as a database gives back what it was given."""
+    if isinstance(value, float) and isinstance(other, int | float):
+        return math.isclose(value, other, rel_tol=1e-12)
+    return bool(value == other)
 
 
 class OptunaSearcher(DriverOnly, Searcher):

@@ -26,6 +26,7 @@ from tuning.disk import DiskNeeds
 from tuning.display import Display
 from tuning.driver_only import DiskFull
 from tuning.export import export_model
+from tuning.ground import write_ground
 from tuning.readings import readings, record_reading
 from tuning.results import TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
 from tuning.shared_storage import check_shared
@@ -112,7 +113,7 @@ def run_sweep(
         InputError: something that a user gave cannot be used.
     """
     set_environment()
-    with sweep_folder(study, folder, resume=resume) as used:
+    with sweep_folder(study, folder, resume=resume, say=display.say) as used:
         if used and not resume:
             display.say("the sweep was cut off: going on where it was")
         try:
@@ -144,6 +145,7 @@ class Sweep:
             disk = DiskNeeds.of(study, task, running=groups.count)
             disk.check(folder)
             write_environment(folder / ENVIRONMENT)
+            write_ground(folder, study)
             experiment = study.tracking.experiment or study.name
             self.tracker = Tracker(spool=folder / SPOOL, uri=self.uri, experiment=experiment, sweep=folder.name)
             self.tracker.end_left_open(ends_of(self.table))
