@@ -99,6 +99,7 @@ class Population(PopulationBasedTraining):
         values = self._space.suggest(Explored(generator, donor["values"]))
         saved = self._trial_state[trial_to_clone].last_result or {}
         step = {"from": donor["trial"], "progress": saved[self._time_attr], "values": values}
+        step["weights_of"] = donor["values"]
         lineage = [*trial.config.get("lineage", ()), step]
         return {"trial": trial.config["trial"], "values": values, "lineage": lineage}, {}
 
@@ -106,7 +107,7 @@ class Population(PopulationBasedTraining):
 def start_population(table: TrialTable, space: Space, search: SearchConfig, *, trials: int) -> list[dict[str, Any]]:
     """Configs of so many trials: those that a sweep before had not ended, as they were, then new ones."""
     unfinished = [record for record in table if record.state in UNFINISHED][:trials]
-    population = [{"trial": it.trial, "values": it.values, "lineage": it.lineage} for it in unfinished]
+    population = [{"trial": it.trial, "values": it.newest_values, "lineage": it.lineage} for it in unfinished]
     new = ((number, values) for number, values in enumerate(start_values(space, search)) if number not in table)
     for number, values in itertools.islice(new, trials - len(unfinished)):
         population.append({"trial": number, "values": values, "lineage": []})
