@@ -323,6 +323,8 @@ def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
     config = study.train_config(study.example_values())
     per_update = config.optim.examples_per_update(study.resources.workers)
     updates = max(1, round(config.train.epochs * -(-len(task.train) // per_update)))
+    trials, points = study.trials_left(), study.space.points()
+    all_points = " (all points)" if points and trials == len(points) else ""
     lines: list[tuple[str, Any]] = [
         ("study", study.name),
         ("folder", folder),
@@ -332,7 +334,7 @@ def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
         *_bad_rows(study, task),
         (
             "trials",
-            f"{study.budget.trials}, {study.search.algorithm} search, {study.scheduler.name} scheduler",
+            f"{trials}{all_points}, {study.search.algorithm} search, {study.scheduler.name} scheduler",
         ),
         ("objective", f"{study.objective.mode} {study.objective.metric}"),
         ("a run", f"{updates:,} updates of {per_update} {task.train.unit} (trial 0)"),

@@ -45,7 +45,7 @@ class Display:
     @contextmanager
     def showing(self, table: TrialTable, study: StudyConfig, budget: Budget) -> Iterator[None]:
         """Show the trials for as long as the block runs."""
-        progress = Progress(table, budget, trials=study.budget.trials)
+        progress = Progress(table, budget, trials=study.trials_left())
         if not self.console.is_terminal:
             table.on_change = LinesOfTrials(self, progress).changed
             yield

@@ -10,12 +10,12 @@ from typing import Any
 
 from kobert_core.checkpoint import load_weights
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_folder, atomic_write_json, atomic_write_text, check_sums
-from kobert_core.pretrained import TRAIN_CONFIG, keep_chosen, save_weights
+from kobert_core.files import atomic_folder, atomic_write_json, atomic_write_text, check_sums, write_sums
+from kobert_core.pretrained import TRAIN_CONFIG, empty_model, keep_chosen, save_weights
 from kobert_core.tasks import TASKS
 from tuning.comparison import Comparison, test_name
 from tuning.readings import READINGS, tuned_on_test
-from tuning.results import TrialRecord, standing
+from tuning.results import LEDGER, TrialRecord, standing
 from tuning.study import StudyConfig
 from tuning.trial_files import MODEL_FILES, checkpoint_of, trial_folder
 
@@ -40,7 +40,8 @@ def export_model(
         comparison: Of the winner alone: what it is held against.
 
     Raises:
-        InputError: the trial has no checkpoint any more, it is corrupt, or `output` is in use.
+        InputError: the trial has no checkpoint any more, it is corrupt, it was trained with other values than the
+            ledger says, or `output` is in use.
     """
     checkpoint = checkpoint_of(sweep, record)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -49,6 +50,7 @@ def export_model(
     check_sums(files)
     with atomic_folder(output) as folder:
         shutil.copytree(files, folder, dirs_exist_ok=True)
+        take_values(folder, record, where=sweep)
         keep_chosen(folder, TASKS[study.task], record.metrics)
         without_local_paths(folder / TRAIN_CONFIG)
         save_weights(folder, TASKS[study.task], load_weights(checkpoint))
@@ -56,6 +58,35 @@ def export_model(
             shutil.copyfile(sweep / READINGS, folder / READINGS)
         card = model_card(sweep, study, record, test or {}, comparison or Comparison())
         atomic_write_text(folder / "README.md", card)
+
+
+def take_values(folder: Path, record: TrialRecord, *, where: Path) -> None:
+    """Make a model's files say what the ledger says its weights were trained with.
+
+    They are written when a trial begins, and only in a population (`pbt`) do its values change after that.
+
+    Raises:
+        InputError: they differ for any other trial.
+    """
+    config = json.loads((folder / TRAIN_CONFIG).read_text(encoding="utf-8"))
+    changed = []
+    for name, value in record.values.items():
+        section, _, field = name.partition(".")
+        if config[section].get(field) != value:
+            changed.append(name)
+            config[section][field] = value
+    if not changed:
+        return
+    if not record.lineage:
+        raise InputError(
+            f"`{changed[0]}` of trial {record.trial} is not in {LEDGER} what it was trained with",
+            where=where,
+            fix="begin a new sweep: the trials of this one were mixed up",
+        )
+    atomic_write_json(folder / TRAIN_CONFIG, config)
+    write_sums(folder)
+    task, _ = empty_model(folder)
+    task.hf_config().to_json_file(folder / "config.json")  # has the dropouts
 
 
 def model_card(

@@ -56,7 +56,7 @@ class Recorder(DriverOnly, Callback):
         """An evaluation."""
         record, report = self._table[trial.config["trial"]], result["report"]
         if len(lineage := trial.config.get("lineage", [])) > len(record.lineage):  # now the copy is made
-            record.lineage, record.values, record.update = lineage, trial.config["values"], -1
+            record.lineage, record.update = lineage, -1
             self._start_run(record)
         if report["micro_batch"] != record.micro_batch:
             record.micro_batch = report["micro_batch"]
@@ -69,6 +69,7 @@ class Recorder(DriverOnly, Callback):
         record.curve[report["progress"]] = result["objective"]
         if report["is_best"]:
             record.metrics, record.best_progress = dict(report["metrics"]), report["progress"]
+            record.values = record.values_at(report["progress"])
             record.value, record.checkpoint = result["objective"], Path(report["checkpoint"]).name
         self._note_time(record)
         self._table.put(record)

@@ -34,7 +34,7 @@ class TrialRecord:
     trial: Annotated[int, Field(ge=0)]
     state: State
     values: dict[str, Any]
-    """Searched values, by parameter."""
+    """Searched values, by parameter; with `pbt` those that its best checkpoint was trained with at last."""
     progress: int = 0
     """Percent of its own updates that are done."""
     update: int = 0
@@ -54,11 +54,23 @@ class TrialRecord:
     reason: str | None = None
     """Why it failed."""
     lineage: list[dict[str, Any]] = field(default_factory=list)
-    """With `pbt`, each time that it went on from another trial's weights: `{from, progress, values}`."""
+    """With `pbt`, each time that it went on from another trial's weights: `{from, progress, values, weights_of}`, which
+    are its own values from there on, and those that the weights were trained with."""
     micro_batch: int | None = None
     """Examples that go through the model at once, where memory ran out with as many as the study says."""
     step: int = 0
     """Of its latest metrics in MLflow: the updates done, unless the trial went back for another's weights."""
+
+    @property
+    def newest_values(self) -> dict[str, Any]:
+        """What it trains with, or did at its end."""
+        return dict(self.lineage[-1]["values"]) if self.lineage else self.values
+
+    def values_at(self, progress: int) -> dict[str, Any]:
+        """What the weights of a report were trained with: a copy's first one is that of the other trial."""
+        if self.lineage and progress <= self.lineage[-1]["progress"]:
+            return dict(self.lineage[-1].get("weights_of", self.values))
+        return self.newest_values
 
 
 _RECORD = TypeAdapter(TrialRecord)

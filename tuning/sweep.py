@@ -28,6 +28,7 @@ from tuning.disk import DiskNeeds
 from tuning.display import Display
 from tuning.driver_only import DiskFull
 from tuning.export import export_model
+from tuning.ground import write_ground
 from tuning.progress import watching
 from tuning.readings import read_before, record_reading
 from tuning.results import TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
@@ -113,7 +114,7 @@ def run_sweep(
         InputError: something that a user gave cannot be used.
     """
     set_environment(address)
-    with sweep_folder(study, folder, resume=resume) as used:
+    with sweep_folder(study, folder, resume=resume, say=display.say) as used:
         if used and not resume:
             display.say("the sweep was cut off: going on where it was")
         try:
@@ -145,6 +146,7 @@ class Sweep:
             disk = DiskNeeds.of(study, task, running=groups.count)
             disk.check(folder)
             write_environment(folder / ENVIRONMENT)
+            write_ground(folder, study)
             experiment = study.tracking.experiment or study.name
             self.tracker = Tracker(spool=folder / SPOOL, uri=self.uri, experiment=experiment, sweep=folder.name)
             self.tracker.end_left_open(ends_of(self.table))
@@ -185,7 +187,12 @@ class Sweep:
     @property
     def _remaining(self) -> int:
         """Trials that are still to be run."""
-        return self.study.budget.trials - sum(record.state not in UNFINISHED for record in self.table)
+        return self.study.trials_left([record.values for record in self.table if record.state not in UNFINISHED])
+
+    def _say_if_all_is_tried(self) -> None:
+        ended = sum(record.state not in UNFINISHED for record in self.table)
+        if self._remaining <= 0 and ended < self.study.budget.trials:
+            self.display.say(f"all points of the space are tried: {ended} trials, and not {self.study.budget.trials}")
 
     @contextmanager
     def _worker_groups(self, address: str | None, reading: Future[Task[Any]]) -> Iterator[WorkerGroups]:
@@ -226,6 +233,7 @@ class Sweep:
                 if searcher is not None:
                     searcher.put_back()
                 recorder.interrupt()
+            self._say_if_all_is_tried()
             recorder.keep_best_checkpoints()
             winner = None if budget.interrupted or budget.gave_up else table.winner()
             return winner, self._read_test(groups, winner) if winner else {}, budget

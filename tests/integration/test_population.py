@@ -80,7 +80,19 @@ def test_a_copy_explores_in_the_space_and_trains_at_its_own_rates(sweep: Path) -
             assert rates[-1][0] / rates[-1][1] == pytest.approx(own[0] / own[1], rel=1e-4)
             assert rates[-1][0] < own[0]
         if record["lineage"]:
-            assert record["values"] == record["lineage"][-1]["values"]
+            copy = record["lineage"][-1]
+            assert record["values"] == copy["values" if record["best_progress"] > copy["progress"] else "weights_of"]
+
+
+def test_an_export_says_what_its_weights_were_trained_with(sweep: Path, tmp_path: Path) -> None:
+    for record in records(sweep):
+        if record["checkpoint"]:
+            output = tmp_path / str(record["trial"])
+            tune("export", sweep, "--trial", record["trial"], "--output", output, cwd=tmp_path)
+            optim = json.loads((output / "train_config.json").read_text())["optim"]
+            assert {name: optim[name.partition(".")[2]] for name in RATES} == record["values"]
+    winner = json.loads((sweep / "winner.json").read_text())["winner"]
+    assert records(sweep)[winner["trial"]]["values"] == winner["values"]
 
 
 def test_each_evaluation_is_in_mlflow_once(sweep: Path) -> None:
@@ -96,3 +108,4 @@ def test_each_evaluation_is_in_mlflow_once(sweep: Path) -> None:
         assert len({metric.step for metric in history}) == len(history) >= 10
         copied = json.loads(run.data.tags.get("lineage", "[]"))
         assert copied == record["lineage"]
+        assert not copied or json.loads(run.data.tags["values"]) == record["values"]

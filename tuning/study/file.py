@@ -49,6 +49,8 @@ CHANGEABLE = (
     "model.label_smoothing",
 )
 """What population based training may change in the middle of a run: not its length, its data, or its model's shape."""
+ADDRESSES = (("search", "storage"), ("tracking", "uri"))
+"""Keys whose values may be the address of a database in a file."""
 SOME_CORNERS = 64
 """Enough to find nearly all mistakes whenever a study is loaded; `StudyConfig.check` tries more."""
 
@@ -187,7 +189,8 @@ def _complete(raw: RawStudy, task: type[Task], sections: Iterable[str], problems
 
 
 def _make_absolute(raw: RawStudy, task: type[Task], values: dict[str, Any]) -> None:
-    """Files of the data, the storage; and of the model what looks like a folder or is one, not a name on the hub."""
+    """Files of the data, the storage, SQLite's of an address; and of the model what looks like a folder or is one, not
+    a name on the hub."""
     for section, model in (("data", task.Data), ("model", task.Model)):
         content = values[section]
         for name, value in list(content.items()) if isinstance(content, dict) else ():
@@ -200,6 +203,17 @@ def _make_absolute(raw: RawStudy, task: type[Task], values: dict[str, Any]) -> N
     storage = values.get("storage")
     if isinstance(storage, str) and "://" not in storage:
         values["storage"] = os.path.abspath(raw.folder_of("storage") / storage)
+    for section, name in ADDRESSES:
+        content = values[section]
+        if isinstance(content, dict) and isinstance(address := content.get(name), str):
+            content[name] = with_absolute_path(address, raw.folder_of(f"{section}.{name}"))
+
+
+def with_absolute_path(address: str, folder: Path) -> str:
+    """An address whose database is a file under a relative path, such as `sqlite:///runs.db`, with the absolute path
+    that starts from a folder; every other address as it is."""
+    match = re.fullmatch(r"(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)([^?]+)(\?.*)?", address)
+    return f"{match[1]}{os.path.abspath(folder / match[2])}{match[3] or ''}" if match else address
 
 
 def _check_names(space: Space, task: type[Task], objective: Objective | None, problems: Problems) -> None:
