@@ -167,7 +167,7 @@ def _task_of(raw: RawStudy) -> type[Task]:
 
 
 def _complete(raw: RawStudy, task: type[Task], sections: Iterable[str], problems: Problems) -> dict[str, Any]:
-    """The values of the file with what follows from others: objective, absolute paths."""
+    """The values of the file with what follows from others: objective, absolute paths, what the data's files say."""
     given = {name: value for name, value in raw.values.items() if value is not None}
     values = {name: {} for name in sections} | {
         name: dict(value) if isinstance(value, dict) else value for name, value in given.items()
@@ -181,6 +181,8 @@ def _complete(raw: RawStudy, task: type[Task], sections: Iterable[str], problems
         elif objective.get("metric") in (*task.metrics, *LOOP_METRICS):
             problems.add("objective", "`objective.mode` must be given", "max or min")
     _make_absolute(raw, task, values)
+    if isinstance(values["data"], dict):
+        task.complete(values["data"])
     return values
 
 
