@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from kobert_core.errors import InputError
+from kobert_core.texts import printable
 from tuning.cli_cluster import commands as cluster_commands
 from tuning.cli_options import (
     EXIT_BAD_INPUT,
@@ -35,6 +38,7 @@ from tuning.cli_options import (
     with_trials,
 )
 from tuning.cli_tracking import commands as tracking_commands
+from tuning.terminal import PrintableFormatter, echo
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
@@ -61,6 +65,9 @@ app.add_typer(tracking_commands)
 
 def main() -> None:
     """Entry point: bad input is one line and exit code 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written out
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except InputError as error:
@@ -76,13 +83,14 @@ def main() -> None:
 def _refuse(line: str) -> NoReturn:
     from tuning.tracking import redact_uri  # an override, or a library's own words, may hold an address
 
-    Console(stderr=True).print(f"[red]error:[/] {_escape(redact_uri(line))}", highlight=False, soft_wrap=True)
+    said = Text.assemble(("error:", "red"), f" {printable(redact_uri(line))}")
+    Console(stderr=True).print(said, soft_wrap=True)
     sys.exit(EXIT_BAD_INPUT)
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"kobert-tuning {version('kobert-tuning')}")
+        echo(f"kobert-tuning {version('kobert-tuning')}")
         raise typer.Exit
 
 
@@ -93,9 +101,9 @@ def _global(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 
 
 @app.command()
@@ -119,7 +127,7 @@ def train(
 
     study = load_study(study_file, overrides or ())
     trace = SWEEPS / "profiles" / f"{study.name}-{time.strftime('%Y%m%d-%H%M%S')}.json" if profile else None
-    train_once(study, say=typer.echo, cache=SWEEPS / "cache", output=output, trace=trace)
+    train_once(study, say=echo, cache=SWEEPS / "cache", output=output, trace=trace)
 
 
 @app.command()
@@ -158,7 +166,7 @@ def sweep(
     result = run_sweep(study, folder, address=address, resume=resume, display=Display(console))
     _summarise(result, console)
     if as_json:
-        typer.echo(json.dumps(result.as_json(), ensure_ascii=False))
+        echo(json.dumps(result.as_json(), ensure_ascii=False))
     if result.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if result.winner is None:
@@ -183,7 +191,7 @@ def export(
     else:
         won = (sweep_dir / WINNER).is_file() and read_winner(sweep_dir)["winner"]["trial"] == trial
         export_model(sweep_dir, study, table[trial], output, test=read_winner(sweep_dir)["test"] if won else None)
-    typer.echo(f"exported to {output}")
+    echo(f"exported to {output}")
 
 
 @app.command()
@@ -197,9 +205,9 @@ def predict(
     from tuning.predict import predict_file
 
     count, bad = predict_file(model_dir, source, output)
-    typer.echo(f"{count:,} predictions in {output}")
+    echo(f"{count:,} predictions in {output}")
     if bad:
-        typer.echo("\n".join([f"{len(bad):,} set aside:", *bad[:PLACES_SHOWN]]), err=True)
+        echo("\n".join([f"{len(bad):,} set aside:", *bad[:PLACES_SHOWN]]), err=True)
 
 
 @app.command()
@@ -217,10 +225,10 @@ def evaluate(
 
     result = evaluate_file(model_dir, data, predictions)
     if as_json:
-        typer.echo(json.dumps(result))
+        echo(json.dumps(result))
         return
     for key, value in result.items():
-        typer.echo(f"{key:20} {value:.6f}" if isinstance(value, float) else f"{key:20} {value:,}")
+        echo(f"{key:20} {value:.6f}" if isinstance(value, float) else f"{key:20} {value:,}")
 
 
 @app.command()
@@ -238,10 +246,10 @@ def describe(
         raise InputError(f"there is no task `{task}`", where="--task", fix=f"use {' or '.join(known)}")
     found = known[task](file, model)
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        echo(json.dumps(found, ensure_ascii=False))
         return
     for key, value in found.items():
-        typer.echo(f"{key:26} {value}")
+        echo(f"{key:26} {value}")
 
 
 @app.command()
@@ -265,7 +273,7 @@ def ui(
     if study is not None:
         experiment = study.tracking.experiment or study.name
         page = sweep_page(uri, server=server, experiment=experiment, metric=study.objective.metric)
-    typer.echo(f"open {redact_uri(page)}")
+    echo(f"open {redact_uri(page)}")
     if uri.startswith("http"):
         return
     raise typer.Exit(serve_ui(uri, host=host, port=port))
@@ -288,19 +296,19 @@ def list_(
         table = TrialTable(sweep_dir, _study_of(sweep_dir).objective)
         Console().print(trial_table(table, rows=len(table)))
         if _is_cut_off(table):
-            typer.echo("no process runs this sweep any more: the command that began it goes on")
+            echo("no process runs this sweep any more: the command that began it goes on")
         if refused := count_letters(sweep_dir / SPOOL):
-            typer.echo(f"MLflow refused {refused:,} records for good: {letters_path(sweep_dir / SPOOL)}")
+            echo(f"MLflow refused {refused:,} records for good: {letters_path(sweep_dir / SPOOL)}")
         return
     folders = sorted(path.parent for path in output.glob(f"*/{LEDGER}"))
     if not folders:
-        typer.echo(f"no sweeps in {output}")
+        echo(f"no sweeps in {output}")
     for folder in folders:
         table = TrialTable(folder, _study_of(folder).objective)
         states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(table.states().items()))
         winner = table.winner()
         best = f"best {table.objective.metric} {winner.value:.4f} (trial {winner.trial})" if winner else "no winner"
-        typer.echo(f"{folder}  {states}  {best}{'  (cut off; the same command goes on)' if _is_cut_off(table) else ''}")
+        echo(f"{folder}  {states}  {best}{'  (cut off; the same command goes on)' if _is_cut_off(table) else ''}")
 
 
 def _is_cut_off(table: TrialTable) -> bool:
@@ -322,9 +330,9 @@ def logs(
     record = TrialTable(sweep_dir, _study_of(sweep_dir).objective)[trial]
     log = trial_folder(sweep_dir, record.trial) / LOG
     if log.is_file():
-        typer.echo(log.read_text(encoding="utf-8", errors="replace"), nl=False)
+        echo(log.read_text(encoding="utf-8", errors="replace"), nl=False)
     if record.reason and not log.is_file():
-        typer.echo(record.reason)
+        echo(record.reason)
 
 
 def _study_of(sweep_dir: Path) -> StudyConfig:
@@ -338,7 +346,8 @@ def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
     from tuning.sweep import prepare
 
     if (folder / "study.yaml").exists():
-        console.print(f"[yellow]note:[/] the name {_escape(folder.name)} is in use: give another --name, or --resume")
+        note = f" the name {printable(folder.name)} is in use: give another --name, or --resume"
+        console.print(Text.assemble(("note:", "yellow"), note))
     task = prepare(study, folder)
     config = study.train_config(study.example_values())
     per_update = config.optim.examples_per_update(study.resources.workers)
@@ -364,7 +373,7 @@ def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
         *((f"  {name}", distribution) for name, distribution in study.space.items()),
     ]
     for key, value in lines:
-        console.print(f"{key:24} {_escape(str(value))}", highlight=False, soft_wrap=True)
+        console.print(printable(f"{key:24} {value}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def _bad_rows(study: StudyConfig, task: Task[Any]) -> list[tuple[str, str]]:
@@ -378,7 +387,7 @@ def _summarise(result: SweepResult, console: Console) -> None:
     from tuning.display import span, values_as_text
 
     def say(text: str) -> None:
-        console.print(_escape(text), highlight=False, soft_wrap=True)
+        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(result.states.items()))
     say(f"{result.folder.name}: {states or 'no trials'}, {span(result.seconds)}")
@@ -402,9 +411,3 @@ def _summarise(result: SweepResult, console: Console) -> None:
     if result.model:
         say(f"model: {result.model}")
     say(f"look at all trials in MLflow: kobert-tune ui {result.folder}")
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kobert_core.texts import printable
 from tuning.results import TrialRecord, TrialTable, last_line
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line for the reader."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def showing(self, table: TrialTable, study: StudyConfig, budget: Budget) -> Iterator[None]:

@@ -98,12 +98,13 @@ class Jobs:
             )
         command = ["python", "-m", "tuning", "sweep", "study.yaml", "--address", "auto"]
         command += ["--name", folder.name, "--output", str(folder.parent), *options]
+        plain = re.sub(r"[^\w.-]", "-", folder.name)  # an id becomes a part of addresses
         with tempfile.TemporaryDirectory(prefix="kobert-tune-") as name:
             package_into(Path(name))
             dump_study(study, Path(name) / "study.yaml")
             job: str = self._client.submit_job(
                 entrypoint=shlex.join(command),
-                submission_id=f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+                submission_id=f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}",
                 runtime_env={"working_dir": name, "env_vars": job_environment()},
                 metadata={OURS: version("kobert-tuning"), "folder": str(folder)},
             )
