@@ -96,7 +96,7 @@ class LabelCounts:
         if len(counts) > MAX_INFERRED:
             raise ValueError(f"more than {MAX_INFERRED:,} values ({shown}, …)")
         if len(counts) < 2:
-            raise ValueError(f"{shown or 'no value'} alone, which makes no two classes")
+            raise ValueError(f"{f'{shown} alone' if counts else 'no values'}, and classes are at least two")
         if len(counts) > max(MANY_VALUES, self.rows // 2):
             raise ValueError(f"{len(counts):,} values in {self.rows:,} rows ({shown}, …), as an id has")
         numbers = [_number(label) for label in counts]

@@ -12,6 +12,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from kobert_core.config import DataConfig, FrozenConfig, ModelConfig, Objective, OptimConfig, RunConfig
 from kobert_core.errors import InputError
@@ -113,9 +114,19 @@ def dump_study(study: StudyConfig, path: str | os.PathLike[str]) -> None:
     yaml = YAML(typ="rt", pure=True)
     yaml.width = 100
     text = io.StringIO()
-    yaml.dump(study.resolved(), text)
+    yaml.dump(_quoted(study.resolved()), text)
     content = text.getvalue()
     atomic_write_text(path, f"# sha256 {hashlib.sha256(content.encode()).hexdigest()}\n{content}")
+
+
+def _quoted(value: Any) -> Any:
+    """A value whose texts, where not all of their characters can be printed, will stand in quotes, written out: ruamel
+    would fold some of these away."""
+    if isinstance(value, dict):
+        return {_quoted(key): _quoted(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_quoted(each) for each in value]
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and not value.isprintable() else value
 
 
 def load_sweep_study(folder: Path) -> StudyConfig:
