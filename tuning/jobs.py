@@ -98,13 +98,12 @@ class Jobs:
             )
         command = ["python", "-m", "tuning", "sweep", "study.yaml", "--address", "auto"]
         command += ["--name", folder.name, "--output", str(folder.parent), *options]
-        plain = re.sub(r"[^\w.-]", "-", folder.name)  # an id becomes a part of addresses
         with tempfile.TemporaryDirectory(prefix="kobert-tune-") as name:
             package_into(Path(name))
             dump_study(study, Path(name) / "study.yaml")
             job: str = self._client.submit_job(
                 entrypoint=shlex.join(command),
-                submission_id=f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}",
+                submission_id=job_id(folder.name),
                 runtime_env={"working_dir": name, "env_vars": job_environment()},
                 metadata={OURS: version("kobert-tuning"), "folder": str(folder)},
             )
@@ -147,6 +146,12 @@ class Jobs:
         while not (found := self.get(job)).state.endswith(("STOPPED", "SUCCEEDED", "FAILED")):
             time.sleep(0.5)
         return found
+
+
+def job_id(sweep: str) -> str:
+    """The id of a new job: the sweep's name, as far as it can be a part of an address, and the time."""
+    plain = re.sub(r"[^\w.-]", "-", sweep)
+    return f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def package_into(folder: Path) -> None:

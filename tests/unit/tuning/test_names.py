@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import unicodedata
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from tests.fixtures.commands import ROOT
 from tuning.cli import app
 from tuning.display import Display
 from tuning.export import code
+from tuning.jobs import job_id
 from tuning.predict import as_tsv
 from tuning.results import TrialRecord, TrialTable, as_csv
 from tuning.study import StudyConfig, dump_study, load_study
@@ -102,6 +104,12 @@ def test_what_is_printable_steers_no_terminal_and_json_keeps_its_values(text: st
     assert not steers(printable(text))
     written = printable(json.dumps({"a": text}, ensure_ascii=False))
     assert not steers(written) and json.loads(written) == {"a": text}
+
+
+def test_a_job_has_an_id_that_addresses_can_hold() -> None:
+    found = job_id("영화_1.2 100%?#[red]")
+    assert found.startswith("영화_1.2-100----red--")
+    assert "%" not in urllib.parse.quote(found.removeprefix("영화"), safe="")
 
 
 def test_korean_emoji_and_blanks_are_printable() -> None:
