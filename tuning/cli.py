@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import shlex
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from kobert_core.errors import InputError
+from kobert_core.texts import printable
 from tuning.cli_cluster import commands as cluster_commands
 from tuning.cli_options import (
     EXIT_BAD_INPUT,
@@ -38,6 +41,7 @@ from tuning.cli_options import (
 from tuning.cli_sweeps import commands as sweep_commands
 from tuning.cli_tracking import commands as tracking_commands
 from tuning.interpreter import settle_interpreter
+from tuning.terminal import PrintableFormatter, echo
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
@@ -64,6 +68,9 @@ app.add_typer(tracking_commands)
 
 def main() -> None:
     """Entry point: bad input is one line and exit code 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written out
+            stream.reconfigure(errors="backslashreplace")
     try:
         settle_interpreter()
         app()
@@ -80,13 +87,14 @@ def main() -> None:
 def _refuse(line: str) -> NoReturn:
     from tuning.tracking import redact_uri  # an override, or a library's own words, may hold an address
 
-    Console(stderr=True).print(f"[red]error:[/] {_escape(redact_uri(line))}", highlight=False, soft_wrap=True)
+    said = Text.assemble(("error:", "red"), f" {printable(redact_uri(line))}")
+    Console(stderr=True).print(said, soft_wrap=True)
     sys.exit(EXIT_BAD_INPUT)
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"kobert-tuning {version('kobert-tuning')}")
+        echo(f"kobert-tuning {version('kobert-tuning')}")
         raise typer.Exit
 
 
@@ -97,9 +105,9 @@ def _global(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 
 
 @app.command()
@@ -128,7 +136,7 @@ def train(
 
         def say(line: str) -> None:
             progress.hide()
-            typer.echo(line)
+            echo(line)
 
         train_once(study, say=say, cache=SWEEPS / "cache", output=output, trace=trace, progress=progress)
 
@@ -200,7 +208,7 @@ def export(
         else:
             assert trial is not None
             export_model(sweep_dir, study, table[trial], output)
-    typer.echo(f"exported to {output}")
+    echo(f"exported to {output}")
 
 
 @app.command()
@@ -216,9 +224,9 @@ def predict(
 
     with watching() as progress:
         count, bad = predict_file(model_dir, source, output, progress=progress)
-    typer.echo(f"{count:,} predictions in {output}")
+    echo(f"{count:,} predictions in {output}")
     if bad:
-        typer.echo("\n".join([f"{len(bad):,} set aside:", *bad[:PLACES_SHOWN]]), err=True)
+        echo("\n".join([f"{len(bad):,} set aside:", *bad[:PLACES_SHOWN]]), err=True)
 
 
 @app.command()
@@ -237,16 +245,16 @@ def evaluate(
     from tuning.tables import class_tables, print_table
 
     with watching() as progress:
-        say = partial(typer.echo, err=True)
+        say = partial(echo, err=True)
         result = evaluate_file(model_dir, data, predictions, say=say, progress=progress)
     if as_json:
         print_json(result)
         return
     for key, value in result.items():
         if not isinstance(value, dict | list):
-            typer.echo(f"{key:20} {value:.6f}" if isinstance(value, float) else f"{key:20} {value:,}")
+            echo(f"{key:20} {value:.6f}" if isinstance(value, float) else f"{key:20} {value:,}")
     for table in class_tables(result["classes"], result["confusion_matrix"]) if "classes" in result else ():
-        typer.echo()
+        echo("")
         print_table(table)
 
 
@@ -301,7 +309,7 @@ def ui(
     if study is not None:
         experiment = study.tracking.experiment or study.name
         page = sweep_page(uri, server=server, experiment=experiment, metric=study.objective.metric)
-    typer.echo(f"open {redact_uri(page)}")
+    echo(f"open {redact_uri(page)}")
     if uri.startswith("http"):
         return
     raise typer.Exit(serve_ui(uri, host=host, port=port))
@@ -318,7 +326,8 @@ def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
     from tuning.sweep import prepare
 
     if (folder / "study.yaml").exists():
-        console.print(f"[yellow]note:[/] the name {_escape(folder.name)} is in use: give another --name, or --resume")
+        note = f" the name {printable(folder.name)} is in use: give another --name, or --resume"
+        console.print(Text.assemble(("note:", "yellow"), note))
     task = prepare(study, folder)
     config = study.train_config(study.example_values())
     per_update = config.optim.examples_per_update(study.resources.workers)
@@ -346,7 +355,7 @@ def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
         *((f"  {name}", distribution) for name, distribution in study.space.items()),
     ]
     for key, value in lines:
-        console.print(f"{key:24} {_escape(str(value))}", highlight=False, soft_wrap=True)
+        console.print(printable(f"{key:24} {value}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def _bad_rows(study: StudyConfig, task: Task[Any]) -> list[tuple[str, str]]:
@@ -364,7 +373,7 @@ def _summarise(result: SweepResult, console: Console) -> None:
     from tuning.results import standing
 
     def say(text: str) -> None:
-        console.print(_escape(text), highlight=False, soft_wrap=True)
+        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(result.states.items()))
     say(f"{result.folder.name}: {states or 'no trials'}, {span(result.seconds)}")
@@ -389,9 +398,3 @@ def _summarise(result: SweepResult, console: Console) -> None:
     if result.model:
         say(f"model: {result.model}")
     say(f"look at all trials in MLflow: kobert-tune ui {result.folder}")
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -22,6 +22,7 @@ from tuning.cli_options import (
     sweep_name,
     with_trials,
 )
+from tuning.terminal import echo
 
 commands = typer.Typer()
 
@@ -64,15 +65,15 @@ def submit(
     folder = ((output or study.storage or SWEEPS) / sweep_name(name or study.name)).resolve()
     jobs = Jobs(address)
     job = jobs.submit(study, folder, options=["--resume"] if resume else [])
-    typer.echo(f"job {job} will write {folder}")
+    echo(f"job {job} will write {folder}")
     if not follow:
-        typer.echo(f"see it: kobert-tune status {job} --address {jobs.address}")
-        typer.echo(f"end it: kobert-tune stop {job} --address {jobs.address}")
+        echo(f"see it: kobert-tune status {job} --address {jobs.address}")
+        echo(f"end it: kobert-tune stop {job} --address {jobs.address}")
         return
     try:
-        ended = jobs.follow(job, lambda text: typer.echo(text, nl=False))
+        ended = jobs.follow(job, lambda text: echo(text, nl=False))
     except KeyboardInterrupt:
-        typer.echo(f"job {job} goes on; end it: kobert-tune stop {job} --address {jobs.address}", err=True)
+        echo(f"job {job} goes on; end it: kobert-tune stop {job} --address {jobs.address}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if ended.state == "STOPPED":
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -96,11 +97,11 @@ def status(
         print_json({"jobs": [asdict(each) for each in found]})
         return
     if not found:
-        typer.echo(f"no sweeps at {jobs.address}")
+        echo(f"no sweeps at {jobs.address}")
     for each in found:
-        typer.echo(f"{each.id}  {each.state}  {span(each.seconds or 0)}  {each.folder}")
+        echo(f"{each.id}  {each.state}  {span(each.seconds or 0)}  {each.folder}")
     if job:
-        typer.echo("\n".join(jobs.log(job).splitlines()[-20:]))
+        echo("\n".join(jobs.log(job).splitlines()[-20:]))
 
 
 @commands.command()
@@ -109,8 +110,8 @@ def stop(job: JobId, address: JobServer = None) -> None:
     from tuning.jobs import Jobs
 
     ended = Jobs(address).stop(job)
-    typer.echo(f"{ended.id}  {ended.state}  {ended.folder}")
-    typer.echo("go on with it: kobert-tune submit with the same study and --resume")
+    echo(f"{ended.id}  {ended.state}  {ended.folder}")
+    echo("go on with it: kobert-tune submit with the same study and --resume")
 
 
 @commands.command()
@@ -141,6 +142,6 @@ def doctor(
             typer.secho(
                 f"{finding.level:8}", fg={"ok": "green", "warning": "yellow", "wrong": "red"}[finding.level], nl=False
             )
-            typer.echo(finding.what)
+            echo(finding.what)
     if any(finding.level == "wrong" for finding in findings):
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kobert_core.errors import InputError
+from tuning.terminal import echo
 
 SWEEPS = Path("sweeps")
 BESIDE_SWEEPS = ("cache", "profiles", "mlartifacts", "mlflow.db")
@@ -52,7 +53,7 @@ def sweep_name(name: str) -> str:
 
 def print_json(content: dict[str, Any]) -> None:
     """What `--json` asks for: one object, alone on the last line of stdout."""
-    typer.echo(json.dumps(content, ensure_ascii=False))
+    echo(json.dumps(content, ensure_ascii=False))
 
 
 def with_trials(overrides: list[str] | None, trials: int | None) -> list[str]:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from kobert_core.errors import InputError
 from tuning.cli_options import SWEEPS, AsJson, Output, SweepDir, print_json
+from tuning.terminal import echo
 
 if TYPE_CHECKING:
     from tuning.results import TrialRecord, TrialTable
@@ -53,9 +54,9 @@ def list_(
         print_json({"sweeps": [_summary(table) for table in tables]})
         return
     if not tables:
-        typer.echo(f"no sweeps in {output}")
+        echo(f"no sweeps in {output}")
     for table in tables:
-        typer.echo(_line(table))
+        echo(_line(table))
 
 
 def _table_of(sweep_dir: Path) -> TrialTable:
@@ -96,9 +97,9 @@ def _show(table: TrialTable, records: list[TrialRecord]) -> None:
 
     Console().print(trial_table(table, records))
     if _is_cut_off(table):
-        typer.echo("no process runs this sweep any more: the command that began it goes on")
+        echo("no process runs this sweep any more: the command that began it goes on")
     if refused := count_letters(table.folder / SPOOL):
-        typer.echo(f"MLflow refused {refused:,} records for good: {letters_path(table.folder / SPOOL)}")
+        echo(f"MLflow refused {refused:,} records for good: {letters_path(table.folder / SPOOL)}")
 
 
 def _sorted(table: TrialTable, key: str) -> list[TrialRecord]:
@@ -166,13 +167,13 @@ def logs(
             if goes_on:  # a line that is being written may break off inside a character
                 new = new[: new.rfind(b"\n") + 1]
             read += len(new)
-            typer.echo(new.decode(encoding="utf-8", errors="replace"), nl=False)
+            echo(new.decode(encoding="utf-8", errors="replace"), nl=False)
         if not goes_on:
             break
         time.sleep(POLL_SECONDS)
         table = TrialTable(sweep_dir, table.objective)
         record = table[trial]
     if record.reason and not log.is_file():
-        typer.echo(record.reason)
+        echo(record.reason)
     if follow:
-        typer.echo(standing(record), err=True)
+        echo(standing(record), err=True)

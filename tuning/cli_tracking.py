@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tuning.cli_options import EXIT_UNSENT, AsJson, SweepDir, print_json
+from tuning.terminal import echo
 
 commands = typer.Typer()
 
@@ -32,7 +33,7 @@ def sync(
         said.append(f"{result.left:,} left ({result.reason})")
     if result.refused:
         said.append(f"{result.refused:,} refused for good, kept in {result.dead_letters}")
-    typer.echo(f"{sweep_dir}: {', '.join(said)}", err=as_json)
+    echo(f"{sweep_dir}: {', '.join(said)}", err=as_json)
     if as_json:
         dead_letters = str(result.dead_letters) if result.dead_letters else None
         found = {"sweep": str(sweep_dir), "sent": result.sent, "left": result.left, "reason": result.reason}

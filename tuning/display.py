@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kobert_core.texts import printable
 from tuning.results import UNFINISHED, TrialRecord, TrialTable, last_line
 from tuning.time_left import TimeLeft
 
@@ -40,7 +41,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line for the reader."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def showing(self, table: TrialTable, study: StudyConfig, budget: Budget) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from kobert_core.errors import InputError
 from kobert_core.files import atomic_folder, atomic_write_json, atomic_write_text, check_sums, write_sums
 from kobert_core.pretrained import TRAIN_CONFIG, empty_model, keep_chosen, save_weights
 from kobert_core.tasks import TASKS
+from kobert_core.texts import printable
 from tuning.comparison import Comparison, test_name
 from tuning.readings import READINGS, tuned_on_test
 from tuning.results import LEDGER, TrialRecord, standing
@@ -95,7 +97,7 @@ def model_card(
     """A model card in the format of the HuggingFace hub: data, values and results."""
     test = {name: found for name, found in test.items() if not tuned_on_test(found)}
     metrics = {**record.metrics, **test.get("winner", {})}
-    backbone = local_name(study.model.backbone) if study.model.backbone else "none"
+    backbone = code(local_name(study.model.backbone)) if study.model.backbone else "none"
     rows = [f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items())]
     values = [f"| `{name}` | {shown(value)} |" for name, value in record.values.items()]
     compared = [
@@ -112,11 +114,11 @@ def model_card(
             f"pipeline_tag: {'text-classification' if study.task == 'nsmc' else 'question-answering'}",
             "---",
             "",
-            f"# {sweep.name}, trial {record.trial}",
+            f"# {code(sweep.name)}, trial {record.trial}",
             "",
             f"Task `{study.task}`, encoder {backbone} ({study.model.init} weights). "
             f"Chosen by {study.objective.mode} `{study.objective.metric}` "
-            f"on the dev split among the trials of the sweep `{sweep.name}`; the checkpoint is that of "
+            f"on the dev split among the trials of the sweep {code(sweep.name)}; the checkpoint is that of "
             f"{record.best_progress}% of the run.",
             *(f"\n**Note:** {note}." for note in beside.notes),
             "",
@@ -129,9 +131,9 @@ def model_card(
             "|---|---|",
             *values,
             "",
-            f"Trained on `{study.data.train.name}`, "
-            f"{'dev split carved from it' if study.data.dev is None else f'dev file `{study.data.dev.name}`'}"
-            f"{f', tested on `{study.data.test.name}`' if study.data.test else ''}. "
+            f"Trained on {code(study.data.train.name)}, "
+            f"{'dev split carved from it' if study.data.dev is None else f'dev file {code(study.data.dev.name)}'}"
+            f"{f', tested on {code(study.data.test.name)}' if study.data.test else ''}. "
             "All values are in `train_config.json`; who read the test file, and when, in `test_readings.jsonl`.",
             "",
         ]
@@ -156,6 +158,13 @@ def without_local_paths(train_config: Path) -> None:
 def local_name(path: str) -> str:
     """The last part of an absolute path; a name of the hub as it is."""
     return Path(path).name if Path(path).is_absolute() else path
+
+
+def code(name: str) -> str:
+    """A name as Markdown shows it as it is: in more backticks than it has in a row, and in one line."""
+    name = printable(" ".join(name.split()))
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", name)), default=0))
+    return f"{fence} {name} {fence}" if "`" in name else f"{fence}{name}{fence}"
 
 
 def shown(value: Any) -> str:

@@ -113,7 +113,7 @@ class Jobs:
             dump_study(study, Path(name) / "study.yaml")
             job: str = self._client.submit_job(
                 entrypoint=shlex.join(command),
-                submission_id=f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+                submission_id=job_id(folder.name),
                 runtime_env={"working_dir": name, "env_vars": job_environment()},
                 metadata={OURS: version("kobert-tuning"), "folder": str(folder)},
             )
@@ -167,6 +167,12 @@ def silence_of(server: str) -> str | None:
         return None  # an answer, too
     except (OSError, ValueError, http.client.HTTPException) as error:
         return str(getattr(error, "reason", error)) or type(error).__name__
+
+
+def job_id(sweep: str) -> str:
+    """The id of a new job: the sweep's name, as far as it can be a part of an address, and the time."""
+    plain = re.sub(r"[^\w.-]", "-", sweep)
+    return f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def package_into(folder: Path) -> None:

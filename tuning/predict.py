@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +91,22 @@ def evaluate_file(
 
 def as_tsv(records: list[dict[str, Any]]) -> str:
     """Records with a header row, without quoting; what would break a row becomes a space."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
-    for record in [dict.fromkeys(records[0])] if records else []:
-        writer.writerow(record)
-    for record in records:
-        writer.writerow([" ".join(str(cell).split()) for cell in record.values()])
-    return buffer.getvalue()
+    rows = [columns(records[0]), *(record.values() for record in records)] if records else []
+    return "".join("\t".join(map(in_one_line, row)) + "\n" for row in rows)
+
+
+def columns(names: Iterable[str]) -> list[str]:
+    """Names of columns in one line each; of those that become one, all but the first get a number."""
+    found: dict[str, None] = {}
+    for name in map(in_one_line, names):
+        numbered = (f"{name} ({number})" for number in itertools.count(2))
+        found[name if name not in found else next(each for each in numbered if each not in found)] = None
+    return list(found)
+
+
+def in_one_line(cell: object) -> str:
+    """A cell without tabs and line ends: they become blanks."""
+    return " ".join(str(cell).split())
 
 
 def as_json_lines(records: list[dict[str, Any]]) -> str:

@@ -140,12 +140,13 @@ def reason_of(trial: TuneTrial) -> str:
         return "unknown: Ray Tune left no error file"
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections to dotted keys, as a study's parameters are called."""
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Sections to dotted keys, as a study's parameters are called. What is nested deeper becomes JSON: the keys there,
+    such as labels, are texts of users, and not names."""
     result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[prefix + key] = value
+    for section, content in values.items():
+        fields = content if isinstance(content, dict) else {"": content}
+        for name, value in fields.items():
+            plain = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+            result[f"{section}.{name}".removesuffix(".")] = plain
     return result

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_write_json, atomic_write_text, sealed, unsealed
+from kobert_core.texts import printable
 from search_spaces.validation import show
 from tuning.driver_only import ending_when_full
 
@@ -154,8 +155,8 @@ def standing(record: TrialRecord) -> str:
 
 
 def last_line(reason: str) -> str:
-    """What a reason comes to: a traceback ends with its error."""
-    return (reason.strip().splitlines() or [""])[-1]
+    """What a reason comes to, in a form for all who show it: a traceback ends with its error."""
+    return printable((reason.strip().splitlines() or [""])[-1])
 
 
 def as_row(record: TrialRecord) -> dict[str, Any]:

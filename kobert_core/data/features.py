@@ -13,8 +13,8 @@ from kobert_core.data.batching import Batch
 from kobert_core.data.readers import Rows
 from kobert_core.tokenization import KoBertTokenizer
 
-CODE_VERSION = 1
-"""Part of the cache's key: raised when the arrays would come out differently."""
+CODE_VERSION = 2
+"""Part of the cache's key: raised when files would be read, or arrays come out, differently."""
 
 
 class TextExamples(Dataset[dict[str, torch.Tensor]]):

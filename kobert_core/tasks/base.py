@@ -122,6 +122,14 @@ class Task(ABC, Generic[E]):
         if tokenizer is not None:
             self.tokenizer = tokenizer
 
+    @classmethod
+    def complete(cls, data: dict[str, Any]) -> None:
+        """Put what follows from the data's files into the `data` section of a study, whose paths are absolute.
+
+        Raises:
+            InputError: it does not follow from them.
+        """
+
     @cached_property
     def tokenizer(self) -> KoBertTokenizer:
         """The one that the config names, or one trained on the texts of the training split: `dev` stays unseen."""

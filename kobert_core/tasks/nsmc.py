@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -17,18 +18,21 @@ from kobert_core.config import DataConfig, ModelConfig, Objective
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays, joined
 from kobert_core.data.features import CODE_VERSION, TextExamples, tokenize_parts
-from kobert_core.data.readers import BadRow, Columns, Rows, read_rows, row_chunks
+from kobert_core.data.readers import BadRow, Columns, Rows, infer_labels, read_rows, row_chunks
 from kobert_core.data.splits import stratified_sample, stratified_split
 from kobert_core.errors import InputError
 from kobert_core.files import file_digest
 from kobert_core.metrics.classes import accuracy, class_report, cross_entropy, macro_f1, probabilities
 from kobert_core.models import KoBertClassifier, load_bert, make_bert_config
 from kobert_core.tasks.base import PLACES_SHOWN, Chance, Inputs, Purpose, Task
+from kobert_core.texts import distinct, folded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+INFER = "infer"
+"""Instead of labels: those that the training file has."""
 Facts = tuple[np.ndarray, list[BadRow]]
 """Of a part of a file: the labels of its usable rows, and what was set aside."""
 
@@ -43,20 +47,36 @@ class NsmcData(DataConfig):
     id_column: str | None = "id"
     """Column of the id, which must be unique; may be missing from the file."""
     labels: dict[str, str] = Field(default={"0": "negative", "1": "positive"}, min_length=2)
-    """Name of the class for each label as it stands in the file; their order is the class index."""
+    """Name of the class for each label as it stands in the file; their order is the class index. In a study file also
+    a list of labels, which are their own names, or `infer`: all labels of the training file, in order."""
     max_length: Annotated[int, Field(ge=3)] = 128
     """Longest example in tokens, `[CLS]` and `[SEP]` counted; the rest of a text is cut off."""
 
     @field_validator("labels", mode="before")
     @classmethod
     def _as_text(cls, value: object) -> object:
-        return {str(label): str(name) for label, name in value.items()} if isinstance(value, dict) else value
+        if isinstance(value, list):
+            labels = [_text(label) for label in value]
+            if twice := next((label for label, count in Counter(labels).items() if count > 1), None):
+                raise ValueError(f"the label {twice!r} is given twice")
+            value = dict(zip(labels, labels, strict=True))
+        if value == INFER:
+            raise ValueError("labels can be inferred where a study file names `train` and its columns")
+        if not isinstance(value, dict):
+            raise ValueError(f"give a mapping of labels to names, a list of labels, or `{INFER}`, not {value!r:.40}")
+        return {_text(label): _text(name) for label, name in value.items()}
 
     @field_validator("labels")
     @classmethod
     def _names_differ(cls, value: dict[str, str]) -> dict[str, str]:
-        if len(set(value.values())) < len(value):
-            raise ValueError(f"each label needs a name of its own, but got {', '.join(value.values())}")
+        names: dict[str, str] = {}
+        for label, name in value.items():
+            if not label.strip() or not name.strip():
+                raise ValueError("a label, or the name of one, is empty")
+            if (looks := folded(name)) in names:
+                alike = f"{distinct(names[looks])} and {distinct(name)}"
+                raise ValueError(f"each label needs a name of its own, but {alike} look the same")
+            names[looks] = name
         return value
 
     @property
@@ -85,6 +105,15 @@ class Nsmc(Task[TextExamples]):
 
     data: NsmcData
     model: NsmcModel
+
+    @classmethod
+    def complete(cls, data: dict[str, Any]) -> None:
+        """Put the labels of the training file in the place of `labels: infer`."""
+        if data.get("labels") == INFER and isinstance(data.get("train"), str):
+            given = {name: data[name] for name in ("text_column", "label_column", "id_column") if name in data}
+            if all(isinstance(value, str | None) for value in given.values()):
+                columns = NsmcData(train=data["train"], **given).columns
+                data["labels"] = infer_labels(data["train"], columns)
 
     def build_model(self) -> KoBertClassifier:
         weights = self._class_weights
@@ -256,6 +285,7 @@ class Nsmc(Task[TextExamples]):
             "file": file_digest(path),
             "columns": [columns.text, columns.label, columns.id],
             "labels": list(self.data.labels),
+            "reading": CODE_VERSION,
             "max_bad_fraction": self.data.max_bad_fraction,
         }
 
@@ -298,3 +328,10 @@ class Nsmc(Task[TextExamples]):
         if len(weights) != classes:
             raise InputError(f"{len(weights)} weights for {classes} classes", where="model.class_weights")
         return np.array(weights, dtype=np.float32)
+
+
+def _text(value: object) -> str:
+    """A label or name as it is written in YAML."""
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"a label, or the name of one, must be a text, but got {value!r:.40}")
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -12,6 +12,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from kobert_core.config import DataConfig, FrozenConfig, ModelConfig, Objective, OptimConfig, RunConfig
 from kobert_core.errors import InputError
@@ -117,9 +118,19 @@ def dump_study(study: StudyConfig, path: str | os.PathLike[str]) -> None:
     yaml = YAML(typ="rt", pure=True)
     yaml.width = 100
     text = io.StringIO()
-    yaml.dump(study.resolved(), text)
+    yaml.dump(_quoted(study.resolved()), text)
     content = text.getvalue()
     atomic_write_text(path, f"# sha256 {hashlib.sha256(content.encode()).hexdigest()}\n{content}")
+
+
+def _quoted(value: Any) -> Any:
+    """A value whose texts, where not all of their characters can be printed, will stand in quotes, written out: ruamel
+    would fold some of these away."""
+    if isinstance(value, dict):
+        return {_quoted(key): _quoted(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_quoted(each) for each in value]
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and not value.isprintable() else value
 
 
 def load_sweep_study(folder: Path) -> StudyConfig:
@@ -171,7 +182,7 @@ def _task_of(raw: RawStudy) -> type[Task]:
 
 
 def _complete(raw: RawStudy, task: type[Task], sections: Iterable[str], problems: Problems) -> dict[str, Any]:
-    """The values of the file with what follows from others: objective, absolute paths."""
+    """The values of the file with what follows from others: objective, absolute paths, what the data's files say."""
     given = {name: value for name, value in raw.values.items() if value is not None}
     values = {name: {} for name in sections} | {
         name: dict(value) if isinstance(value, dict) else value for name, value in given.items()
@@ -185,6 +196,8 @@ def _complete(raw: RawStudy, task: type[Task], sections: Iterable[str], problems
         elif objective.get("metric") in (*task.metrics, *LOOP_METRICS):
             problems.add("objective", "`objective.mode` must be given", "max or min")
     _make_absolute(raw, task, values)
+    if isinstance(values["data"], dict):
+        task.complete(values["data"])
     return values
 
 
