@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 from kobert_core.checkpoint import load_weights
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_folder, atomic_write_json, atomic_write_text, check_sums
+from kobert_core.files import atomic_folder, atomic_write_json, atomic_write_text, check_sums, check_writable
 from kobert_core.pretrained import TRAIN_CONFIG, keep_chosen, save_weights
 from kobert_core.tasks import TASKS
 from tuning.readings import READINGS
@@ -30,11 +32,11 @@ def export_model(
     """Write the best checkpoint of a trial with its config, tokenizer and model card.
 
     Raises:
-        InputError: the trial has no checkpoint any more, it is corrupt, or `output` is in use.
+        InputError: the trial has no checkpoint any more, it is corrupt, or `output` cannot be made.
     """
+    check_output(output)
+    output = output.resolve()
     checkpoint = checkpoint_of(sweep, record)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError("the output is not empty", where=output, fix="give a folder that is not there yet")
     files = trial_folder(sweep, record.trial) / MODEL_FILES
     check_sums(files)
     with atomic_folder(output) as folder:
@@ -45,6 +47,28 @@ def export_model(
         if (sweep / READINGS).is_file():
             shutil.copyfile(sweep / READINGS, folder / READINGS)
         atomic_write_text(folder / "README.md", model_card(sweep, study, record, test or {}))
+
+
+def check_output(output: Path) -> None:
+    """Refuse a folder that no model can be exported to.
+
+    Raises:
+        InputError: it is in use, or cannot be made.
+    """
+    if not is_free(output):
+        raise InputError("the output is not empty", where=output, fix="give a folder that is not there yet")
+    check_writable(output.resolve().parent)
+
+
+def is_free(output: Path) -> bool:
+    """Whether a new folder can take this name: nothing is there, or an empty folder that is no disk of its own."""
+    return not output.exists() or (output.is_dir() and not any(output.iterdir()) and not os.path.ismount(output))
+
+
+def unused(output: Path) -> Path:
+    """The folder, or one with a number after its name when somebody has taken it since `check_output`."""
+    numbered = (output.with_name(f"{output.name}-{number}") for number in itertools.count(2))
+    return output if is_free(output) else next(filter(is_free, numbered))
 
 
 def model_card(sweep: Path, study: StudyConfig, record: TrialRecord, test: Mapping[str, Mapping[str, float]]) -> str:

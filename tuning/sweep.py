@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import threading
@@ -17,15 +18,16 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kobert_core.data.survey import Survey
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_write_json, atomic_write_text, file_digest, is_disk_full, sealed
-from kobert_core.tasks import TASKS
 from kobert_core.tasks.base import Task
 from tuning.cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.disk import DiskNeeds
 from tuning.display import Display
 from tuning.driver_only import DiskFull
 from tuning.export import export_model
+from tuning.preflight import check_study, survey, this_machine, tracking_problem
 from tuning.readings import readings, record_reading
 from tuning.results import TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
 from tuning.shared_storage import check_shared
@@ -83,10 +85,9 @@ def winner_as_json(winner: TrialRecord) -> dict[str, Any]:
 
 
 def prepare(study: StudyConfig, folder: Path) -> Task[Any]:
-    """Read and tokenize the data, look at the model and at the disk of the sweep's folder, so that what cannot work
+    """Look at the models, read and tokenize the data, look at the disk of the sweep's folder, so that what cannot work
     fails before anything starts."""
-    study.check()
-    task = TASKS[study.task](study.train_config(study.example_values()), cache=folder.parent / CACHE)
+    task = check_study(study, folder.parent / CACHE)
     if not len(task.train) or not len(task.dev):
         raise InputError("no examples are left to train or to compare on", where=study.name)
     concurrent = study.resources.concurrent
@@ -94,6 +95,34 @@ def prepare(study: StudyConfig, folder: Path) -> Task[Any]:
     if study.data.test is not None:
         task.read(study.data.test)
     return task
+
+
+def look_at(study: StudyConfig, task: Task[Any], folder: Path, tracking_uri: str) -> Survey:
+    """What is in the data, and what does not keep a sweep from running, but may make it worth little."""
+    facts, warnings = survey(study, task, folder.parent / CACHE)
+    if unheard := tracking_problem(tracking_uri):
+        warnings.append(f"{unheard}: what it should get is kept in the sweep's folder until one does")
+    return Survey(facts, warnings)
+
+
+def joins_a_cluster(address: str | None) -> bool:
+    """Whether a sweep joins a Ray that is there, rather than start one here."""
+    return bool(address or os.environ.get("RAY_ADDRESS"))
+
+
+def trials_at_once(study: StudyConfig, folder: Path, address: str | None) -> int:
+    """How many trials run at the same time here, or on the cluster at an address, which is asked.
+
+    Raises:
+        InputError: there is no room for one, no cluster, or a machine of it does not see the files.
+    """
+    if not joins_a_cluster(address):
+        return groups_that_fit([this_machine()], study.resources)
+    set_environment()
+    with ray_cluster(address) as cluster:
+        if len(cluster) > 1:
+            check_shared(folder.parent, files_of(study))
+        return groups_that_fit(cluster, study.resources)
 
 
 def run_sweep(
@@ -112,6 +141,8 @@ def run_sweep(
         InputError: something that a user gave cannot be used.
     """
     set_environment()
+    if not joins_a_cluster(address):
+        groups_that_fit([this_machine()], study.resources)
     with sweep_folder(study, folder, resume=resume) as used:
         if used and not resume:
             display.say("the sweep was cut off: going on where it was")
@@ -175,6 +206,8 @@ class Sweep:
 
     def _read(self) -> Task[Any]:
         task = prepare(self.study, self.folder)
+        for warning in look_at(self.study, task, self.folder, self.uri).warnings:
+            self.display.say(f"warning: {warning}")
         import tuning.lean_trainer  # noqa: F401  (which the groups need next: here, while Ray starts)
 
         return task
