@@ -225,6 +225,8 @@ class Sweep:
         if reading.done():
             reading.result()  # bad data is told before Ray starts
         with ray_cluster(address) as cluster:
+            if reading.done():
+                reading.result()  # or at least before its workers do
             if len(cluster) > 1:
                 check_shared(self.folder, files_of(self.study))
             count = min(groups_that_fit(cluster, self.study.resources), max(1, self._remaining))
