@@ -78,7 +78,8 @@ def survey(study: StudyConfig, task: Task[Any], cache: Path | None) -> Survey:
             cut.setdefault(each.what, {})[each.limit] = each
     for what, by_limit in cut.items():
         found = [by_limit[limit] for limit in sorted(by_limit)]
-        facts.append((what, ", ".join(f"{each.share:.2%} at {each.key} {each.limit}" for each in found)))
+        shares = ", ".join(f"{each.share:.2%} at {each.limit}" for each in found)
+        facts.append((what, f"{shares} tokens ({found[0].key})"))
         warnings += too_much_cut_off(found)
     return Survey(facts, warnings)
 
@@ -86,7 +87,7 @@ def survey(study: StudyConfig, task: Task[Any], cache: Path | None) -> Survey:
 def too_much_cut_off(found: Iterable[CutOff]) -> list[str]:
     """A line for each length that is probably too short."""
     return [
-        f"{each.share:.2%} {each.what} at `{each.key}: {each.limit}`: it is probably too short"
+        f"{each.what}: {each.share:.2%} at `{each.key}: {each.limit}`, which is probably too short"
         for each in found
         if each.share > each.bearable
     ]

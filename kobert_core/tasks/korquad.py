@@ -234,7 +234,7 @@ class Korquad(Task[WindowExamples]):
         same = {other for _, other in same_files(files)}
         for split, (contexts, _) in splits.items():
             count = int(np.isin(contexts, trained_on).sum())
-            facts.append((f"{split} contexts in train", f"of {share_of(count, len(contexts))} questions"))
+            facts.append((f"{split} contexts in train", f"those of {share_of(count, len(contexts))} questions"))
             if count and files[split] and split not in same:
                 warnings.append(
                     f"{share_of(count, len(contexts))} questions of {split} are on contexts that are trained on"

@@ -117,7 +117,7 @@ def test_contexts_that_are_trained_on_and_answers_out_of_reach_are_told(tmp_path
 
     facts, warnings = task().survey(test)
     assert dict(facts)["questions in train"] == "10 questions on 5 contexts"
-    assert dict(facts)["test contexts in train"] == "of 2 of 4 (50.00%) questions"
+    assert dict(facts)["test contexts in train"] == "those of 2 of 4 (50.00%) questions"
     assert warnings == ["2 of 4 (50.00%) questions of test are on contexts that are trained on"]
     assert [cut.share for cut in task().cut_off()] == [0.0, 0.0]
     # Windows of one or two pieces hold no answer of three.

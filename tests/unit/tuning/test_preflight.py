@@ -69,7 +69,7 @@ def test_a_dry_run_tells_what_is_in_the_data(study: object, tmp_path: Path, monk
     shown = dry_run(tmp_path, monkeypatch)
     assert "classes in train         180 negative, 180 positive" in shown
     assert "dev texts in train       0 of 120 (0.00%)" in shown
-    assert "0.00% at data.max_length 32, 0.00% at data.max_length 64" in shown
+    assert "0.00% at 32, 0.00% at 64 tokens (data.max_length)" in shown
     assert "trial(s) at once" in shown
     assert "warning" not in shown
 
@@ -87,7 +87,7 @@ def test_a_dry_run_warns_in_a_line_each(study: object, tmp_path: Path, monkeypat
     for part in (
         "the test file has the same content as the train file",
         "train has no row of the class `mixed`",
-        "texts cut off at `data.max_length: 4`: it is probably too short",
+        "texts cut off: 100.00% at `data.max_length: 4`, which is probably too short",
         "no MLflow server answers at http://127.0.0.1:9",
     ):
         assert sum(part in line for line in warnings) == 1, shown
@@ -189,4 +189,4 @@ def test_a_survey_of_a_study_is_that_of_all_searched_lengths(study: Callable[...
     checked = study("parameters.data.max_length={min: 6, max: 40}")
     facts, _ = survey(checked, check_study(checked, cache), cache)
     told = dict(facts)["texts cut off"]
-    assert told.endswith("0.00% at data.max_length 40") and not told.startswith("0.00%")
+    assert told.endswith("0.00% at 40 tokens (data.max_length)") and not told.startswith("0.00%")
