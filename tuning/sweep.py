@@ -9,7 +9,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -100,9 +100,13 @@ def prepare(study: StudyConfig, folder: Path) -> Task[Any]:
 def look_at(study: StudyConfig, task: Task[Any], folder: Path, tracking_uri: str) -> Survey:
     """What is in the data, and what does not keep a sweep from running, but may make it worth little."""
     facts, warnings = survey(study, task, folder.parent / CACHE)
-    if unheard := tracking_problem(tracking_uri):
-        warnings.append(f"{unheard}: what it should get is kept in the sweep's folder until one does")
-    return Survey(facts, warnings)
+    return Survey(facts, warnings + unheard(tracking_uri))
+
+
+def unheard(tracking_uri: str) -> list[str]:
+    """A line when no MLflow server answers at an address."""
+    problem = tracking_problem(tracking_uri)
+    return [f"{problem}: what it should get is kept in the sweep's folder until one does"] if problem else []
 
 
 def joins_a_cluster(address: str | None) -> bool:
@@ -169,6 +173,7 @@ class Sweep:
         study, folder = self.study, self.folder
         self.display.say("reading the data, starting Ray and its worker groups …")
         reading = in_background(self._read)
+        in_background(lambda: self._warn(unheard(self.uri)))  # a server may take its time: nothing waits for it
         with ExitStack() as ray_is_up:
             groups = ray_is_up.enter_context(self._worker_groups(address, reading))
             task = reading.result()
@@ -206,11 +211,14 @@ class Sweep:
 
     def _read(self) -> Task[Any]:
         task = prepare(self.study, self.folder)
-        for warning in look_at(self.study, task, self.folder, self.uri).warnings:
-            self.display.say(f"warning: {warning}")
+        self._warn(survey(self.study, task, self.cache).warnings)
         import tuning.lean_trainer  # noqa: F401  (which the groups need next: here, while Ray starts)
 
         return task
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        for warning in warnings:
+            self.display.say(f"warning: {warning}")
 
     @property
     def _remaining(self) -> int:
