@@ -76,6 +76,20 @@ def check_sums(folder: Path) -> None:
             )
 
 
+def check_writable(folder: Path) -> None:
+    """Write in a folder, or where it would be made, and leave nothing behind.
+
+    Raises:
+        InputError: it cannot be written, or not be made.
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise InputError(f"nothing can be written here ({error.strerror})", where=there) from error
+
+
 def sealed_line(record: dict[str, Any]) -> bytes:
     """A line of JSON that ends in its own CRC-32."""
     body = json.dumps(record, ensure_ascii=False, separators=(",", ":"))[:-1].encode("utf-8", "replace")

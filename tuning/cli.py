@@ -132,13 +132,18 @@ def train(
 
     study = load_study(study_file, overrides or ())
     trace = SWEEPS / "profiles" / f"{study.name}-{time.strftime('%Y%m%d-%H%M%S')}.json" if profile else None
+
+    def warn(text: str) -> None:
+        echo(f"warning: {text}", err=True)
+
     with watching() as progress:
 
         def say(line: str) -> None:
             progress.hide()
             echo(line)
 
-        train_once(study, say=say, cache=SWEEPS / "cache", output=output, trace=trace, progress=progress)
+        cache = SWEEPS / "cache"
+        train_once(study, say=say, warn=warn, cache=cache, output=output, trace=trace, progress=progress)
 
 
 @app.command()
@@ -169,7 +174,7 @@ def sweep(
     folder = ((output or study.storage or SWEEPS) / sweep_name(name or study.name)).resolve()
     console = Console(stderr=as_json)
     if dry_run:
-        _describe(study, folder, console)
+        _describe(study, folder, address, console)
         return
     from tuning.display import Display
     from tuning.sweep import run_sweep
@@ -321,14 +326,17 @@ def _study_of(sweep_dir: Path) -> StudyConfig:
     return load_sweep_study(sweep_dir)
 
 
-def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
+def _describe(study: StudyConfig, folder: Path, address: str | None, console: Console) -> None:
     """What a sweep would do, after all that it depends on was checked."""
-    from tuning.sweep import prepare
+    from tuning.sweep import look_at, prepare, trials_at_once
+    from tuning.tracking import resolve_tracking_uri
 
     if (folder / "study.yaml").exists():
         note = f" the name {printable(folder.name)} is in use: give another --name, or --resume"
         console.print(Text.assemble(("note:", "yellow"), note))
+    at_once = trials_at_once(study, folder, address)
     task = prepare(study, folder)
+    facts, warnings = look_at(study, task, folder, resolve_tracking_uri(study.tracking.uri, folder.parent))
     config = study.train_config(study.example_values())
     per_update = config.optim.examples_per_update(study.resources.workers)
     updates = max(1, round(config.train.epochs * -(-len(task.train) // per_update)))
@@ -340,6 +348,7 @@ def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
         ("train", task.train),
         ("dev", task.dev),
         *(("test", task.read(path)) for path in (study.data.test,) if path),
+        *facts,
         *_bad_rows(study, task),
         (
             "trials",
@@ -350,12 +359,14 @@ def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
         (
             "workers",
             f"{study.resources.workers} a trial, {study.resources.cpus_per_worker:g} CPUs and "
-            f"{study.resources.gpus_per_worker:g} GPUs each",
+            f"{study.resources.gpus_per_worker:g} GPUs each; {at_once} trial(s) at once",
         ),
         *((f"  {name}", distribution) for name, distribution in study.space.items()),
     ]
     for key, value in lines:
         console.print(printable(f"{key:24} {value}"), markup=False, highlight=False, soft_wrap=True)
+    for warning in warnings:
+        console.print(Text.assemble(("warning:", "yellow"), f" {printable(warning)}"), soft_wrap=True)
 
 
 def _bad_rows(study: StudyConfig, task: Task[Any]) -> list[tuple[str, str]]:

@@ -59,11 +59,15 @@ def submit(
     they have here.
     """
     from tuning.jobs import Jobs
+    from tuning.preflight import check_study, is_here
     from tuning.study import load_study
+    from tuning.sweep import CACHE
 
     study = load_study(study_file, with_trials(overrides, trials))
     folder = ((output or study.storage or SWEEPS) / sweep_name(name or study.name)).resolve()
     jobs = Jobs(address)
+    if is_here(study):
+        check_study(study, cache if (cache := folder.parent / CACHE).is_dir() else None)
     job = jobs.submit(study, folder, options=["--resume"] if resume else [])
     echo(f"job {job} will write {folder}")
     if not follow:

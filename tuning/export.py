@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -11,7 +13,14 @@ from typing import Any
 
 from kobert_core.checkpoint import load_weights
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_folder, atomic_write_json, atomic_write_text, check_sums, write_sums
+from kobert_core.files import (
+    atomic_folder,
+    atomic_write_json,
+    atomic_write_text,
+    check_sums,
+    check_writable,
+    write_sums,
+)
 from kobert_core.pretrained import TRAIN_CONFIG, empty_model, keep_chosen, save_weights
 from kobert_core.tasks import TASKS
 from kobert_core.texts import printable
@@ -43,11 +52,11 @@ def export_model(
 
     Raises:
         InputError: the trial has no checkpoint any more, it is corrupt, it was trained with other values than the
-            ledger says, or `output` is in use.
+            ledger says, or `output` cannot be made.
     """
+    check_model_output(output)
+    output = output.resolve()
     checkpoint = checkpoint_of(sweep, record)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError("the output is not empty", where=output, fix="give a folder that is not there yet")
     files = trial_folder(sweep, record.trial) / MODEL_FILES
     check_sums(files)
     with atomic_folder(output) as folder:
@@ -60,6 +69,28 @@ def export_model(
             shutil.copyfile(sweep / READINGS, folder / READINGS)
         card = model_card(sweep, study, record, test or {}, comparison or Comparison())
         atomic_write_text(folder / "README.md", card)
+
+
+def check_model_output(output: Path) -> None:
+    """Refuse a folder that no model can be exported to.
+
+    Raises:
+        InputError: it is in use, or cannot be made.
+    """
+    if not is_free(output):
+        raise InputError("the output is not empty", where=output, fix="give a folder that is not there yet")
+    check_writable(output.resolve().parent)
+
+
+def is_free(output: Path) -> bool:
+    """Whether a new folder can take this name: nothing is there, or an empty folder that is no disk of its own."""
+    return not output.exists() or (output.is_dir() and not any(output.iterdir()) and not os.path.ismount(output))
+
+
+def unused(output: Path) -> Path:
+    """The folder, or one with a number after its name when somebody has taken it since `check_model_output`."""
+    numbered = (output.with_name(f"{output.name}-{number}") for number in itertools.count(2))
+    return output if is_free(output) else next(filter(is_free, numbered))
 
 
 def take_values(folder: Path, record: TrialRecord, *, where: Path) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from kobert_core.errors import InputError
 from tuning.study import StudyConfig, dump_study
+from tuning.sweep_folder import name_in_use, refuse_used
 from tuning.tracking import redact_uri
 
 if TYPE_CHECKING:
@@ -99,13 +100,19 @@ class Jobs:
             options: More of `kobert-tune sweep`, such as `--resume`.
 
         Raises:
-            InputError: a sweep of this folder runs, or an address holds a secret.
+            InputError: a sweep of this folder runs, or has ended there, or an address holds a secret.
         """
-        running = [job for job in self.list() if job.folder == str(folder) and job.state in ("PENDING", "RUNNING")]
+        earlier = [job for job in self.list() if job.folder == str(folder)]
+        running = [job for job in earlier if job.state in ("PENDING", "RUNNING")]
         if running:
             raise InputError(
                 f"the sweep runs as job {running[0].id}", where=folder, fix=f"`kobert-tune stop {running[0].id}`"
             )
+        if "--resume" not in options:
+            refuse_used(folder)
+            unseen = not folder.parent.is_dir()  # the storage is the cluster's alone
+            if unseen and any(job.state in ("SUCCEEDED", "STOPPED") for job in earlier):
+                raise name_in_use(folder)
         command = ["python", "-m", "tuning", "sweep", "study.yaml", "--address", "auto"]
         command += ["--name", folder.name, "--output", str(folder.parent), *options]
         with tempfile.TemporaryDirectory(prefix="kobert-tune-") as name:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kobert_core.data.survey import Survey
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_write_json, atomic_write_text, file_digest, is_disk_full, sealed
 from kobert_core.progress import Progress, unseen
-from kobert_core.tasks import TASKS
 from kobert_core.tasks.base import Task
 from tuning.cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.comparison import Comparison, baselines_of, compare, compared, trial_as_json
@@ -29,6 +29,8 @@ from tuning.display import Display
 from tuning.driver_only import DiskFull
 from tuning.export import export_model
 from tuning.ground import write_ground
+from tuning.head import named_address
+from tuning.preflight import check_study, survey, this_machine, tracking_problem
 from tuning.progress import watching
 from tuning.readings import read_before, record_reading
 from tuning.results import TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
@@ -84,11 +86,9 @@ class SweepResult:
 
 
 def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) -> Task[Any]:
-    """Read and tokenize the data, look at the model and at the disk of the sweep's folder, so that what cannot work
+    """Look at the models, read and tokenize the data, look at the disk of the sweep's folder, so that what cannot work
     fails before anything starts."""
-    study.check()
-    study.check_files()
-    task = TASKS[study.task](study.train_config(study.example_values()), cache=folder.parent / CACHE, progress=progress)
+    task = check_study(study, folder.parent / CACHE, progress=progress)
     if not len(task.train) or not len(task.dev):
         raise InputError("no examples are left to train or to compare on", where=study.name)
     concurrent = study.resources.concurrent
@@ -96,6 +96,33 @@ def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) ->
     if study.data.test is not None:
         task.read(study.data.test)
     return task
+
+
+def look_at(study: StudyConfig, task: Task[Any], folder: Path, tracking_uri: str) -> Survey:
+    """What is in the data, and what does not keep a sweep from running, but may make it worth little."""
+    facts, warnings = survey(study, task, folder.parent / CACHE)
+    return Survey(facts, warnings + unheard(tracking_uri))
+
+
+def unheard(tracking_uri: str) -> list[str]:
+    """A line when no MLflow server answers at an address."""
+    problem = tracking_problem(tracking_uri)
+    return [f"{problem}: what it should get is kept in the sweep's folder until one does"] if problem else []
+
+
+def trials_at_once(study: StudyConfig, folder: Path, address: str | None) -> int:
+    """How many trials run at the same time here, or on the cluster at an address, which is asked.
+
+    Raises:
+        InputError: there is no room for one, no cluster, or a machine of it does not see the files.
+    """
+    if named_address(address)[0] is None:
+        return groups_that_fit([this_machine()], study.resources)
+    set_environment(address)
+    with ray_cluster(address) as cluster:
+        if len(cluster) > 1:
+            check_shared(next(each for each in folder.parents if each.is_dir()), files_of(study))
+        return groups_that_fit(cluster, study.resources)
 
 
 def run_sweep(
@@ -114,6 +141,8 @@ def run_sweep(
         InputError: something that a user gave cannot be used.
     """
     set_environment(address)
+    if named_address(address)[0] is None:
+        groups_that_fit([this_machine()], study.resources)
     with sweep_folder(study, folder, resume=resume, say=display.say) as used:
         if used and not resume:
             display.say("the sweep was cut off: going on where it was")
@@ -140,6 +169,7 @@ class Sweep:
         study, folder = self.study, self.folder
         self.display.say("reading the data, starting Ray and its worker groups …")
         reading = in_background(self._read)
+        in_background(lambda: self._warn(unheard(self.uri)))  # a server may take its time: nothing waits for it
         with ExitStack() as ray_is_up:
             groups = ray_is_up.enter_context(self._worker_groups(address, reading))
             task = reading.result()
@@ -180,9 +210,14 @@ class Sweep:
     def _read(self) -> Task[Any]:
         with watching() as progress:
             task = prepare(self.study, self.folder, progress=progress)
+        self._warn(survey(self.study, task, self.cache).warnings)
         import tuning.lean_trainer  # noqa: F401  (which the groups need next: here, while Ray starts)
 
         return task
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        for warning in warnings:
+            self.display.say(f"warning: {warning}")
 
     @property
     def _remaining(self) -> int:
@@ -202,6 +237,8 @@ class Sweep:
         if reading.done():
             reading.result()  # bad data is told before Ray starts
         with ray_cluster(address) as cluster:
+            if reading.done():
+                reading.result()  # or at least before its workers do
             if len(cluster) > 1:
                 check_shared(self.folder, files_of(self.study))
             count = min(groups_that_fit(cluster, self.study.resources), max(1, self._remaining))

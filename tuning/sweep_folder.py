@@ -13,7 +13,7 @@ from tuning.ground import GROUND, refuse_other_ground
 from tuning.readings import readings
 from tuning.results import LEDGER, TrialTable
 from tuning.study import STUDY, StudyConfig, dump_study, load_sweep_study
-from tuning.sweep_lock import sweep_lock
+from tuning.sweep_lock import goes_on, sweep_lock
 from tuning.trial_files import TRIALS
 
 JOURNAL, SCRATCH = "optuna_journal.log", ".ray"
@@ -44,11 +44,7 @@ def sweep_folder(
     with sweep_lock(folder) as lock:
         lock.seek(0)
         if used and not resume and not lock.read():
-            raise InputError(
-                f"the sweep name `{folder.name}` is in use",
-                where=folder,
-                fix="give another `--name`, or `--resume`",
-            )
+            raise name_in_use(folder)
         if used:
             refuse_other_study(load_sweep_study(folder), study, folder)
             if len(TrialTable(folder, study.objective)):
@@ -70,6 +66,23 @@ def sweep_folder(
         finally:
             if not (folder / LEDGER).exists():  # the name stays free
                 forget_beginnings(folder)
+
+
+def refuse_used(folder: Path) -> None:
+    """Refuse what `sweep_folder` would refuse without `resume`, before anything starts.
+
+    Raises:
+        InputError: a sweep has ended in the folder.
+    """
+    if (folder / STUDY).exists() and not goes_on(folder):
+        raise name_in_use(folder)
+
+
+def name_in_use(folder: Path) -> InputError:
+    """What is said of a sweep that would begin where another one has ended."""
+    return InputError(
+        f"the sweep name `{folder.name}` is in use", where=folder, fix="give another `--name`, or `--resume`"
+    )
 
 
 def forget_beginnings(folder: Path) -> None:

@@ -55,6 +55,11 @@ class TextExamples(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def cut(self) -> int:
+        """How many texts are longer than the longest example."""
+        return int((self._starts[self.rows + 1] - self._starts[self.rows] + 2 > self._max_length).sum())
+
     def __str__(self) -> str:
         return f"{len(self):,} examples"
 

@@ -20,11 +20,14 @@ from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.readers import BadRow
 from kobert_core.data.squad import BadQuestion
+from kobert_core.data.survey import CutOff, Survey
+from kobert_core.errors import InputError
+from kobert_core.models import check_bert, load_bert
 from kobert_core.progress import Progress, unseen
 from kobert_core.tokenization import KoBertTokenizer, tokenizer_from
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import BertModel, PretrainedConfig
 
 
 class Examples(Protocol):
@@ -96,6 +99,10 @@ class Task(ABC, Generic[E]):
     """Files beside `model.safetensors`, each with the prefix of the weights in it; what transformers does not know."""
     chosen_on_dev: ClassVar[Mapping[str, str]] = {}
     """Metrics that are values of the model's config chosen on the dev split, with that value's name."""
+    segments: ClassVar[int] = 1
+    """Kinds of tokens that an example has: 2 where it is a pair."""
+    pooler: ClassVar[bool] = True
+    """Whether the head needs the encoder's pooler."""
 
     data: DataConfig
     model: ModelConfig
@@ -184,9 +191,50 @@ class Task(ABC, Generic[E]):
     def _file_key(self, path: Path) -> dict[str, object]:
         """All that the usable items of a file depend on."""
 
+    @property
     @abstractmethod
+    def longest(self) -> int:
+        """The longest example in tokens."""
+
+    @abstractmethod
+    def _with_head(self, bert: BertModel) -> nn.Module:
+        """The model: the encoder, and a new head on it."""
+
     def build_model(self) -> nn.Module:
         """A model with its encoder in `model.bert`, on the CPU, initialised as the config says."""
+        needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
+        return self._with_head(load_bert(self.model, self.tokenizer, cache=self._cache, **needs))
+
+    def check_model(self, *, weights: bool = True) -> None:
+        """Build the model on PyTorch's meta device, which holds no numbers, and put the longest example through it:
+        what no run could train is known before one starts.
+
+        Args:
+            weights: Look whether pretrained weights are there, and fit.
+
+        Raises:
+            InputError: the model cannot be built, or not used.
+        """
+        needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
+        bert = check_bert(self.model, self.tokenizer, weights=weights, **needs)
+        ids = torch.zeros((1, self.longest), dtype=torch.int64)
+        batch = Batch.pack({"input_ids": ids, "token_type_ids": ids, "attention_mask": torch.ones_like(ids)})
+        try:
+            with torch.device("meta"):
+                tensors = {name: part.to("meta") for name, part in batch.inputs.items() if name != "lengths"}
+                self._with_head(bert)(**tensors, lengths=batch.inputs["lengths"])
+        except InputError:
+            raise
+        except Exception as error:  # of each layer its own
+            raise InputError(f"no model of this shape can be used ({error})", where="model.config") from error
+
+    @abstractmethod
+    def survey(self, test: Path | None) -> Survey:
+        """What is in the splits and in a test file, and what of it is probably a mistake."""
+
+    @abstractmethod
+    def cut_off(self) -> list[CutOff]:
+        """What of the training split does not fit into an example."""
 
     @abstractmethod
     def hf_config(self) -> PretrainedConfig:

@@ -19,6 +19,7 @@ from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.splits import grouped_split
 from kobert_core.data.squad import BadQuestion, read_squad
+from kobert_core.data.survey import CutOff, Survey, same_files, share_of, text_digests, warn_of_same_files
 from kobert_core.data.windows import (
     CODE_VERSION,
     Arrays,
@@ -33,11 +34,11 @@ from kobert_core.decoding import Answers, Outputs, decode, perfect_outputs, text
 from kobert_core.errors import InputError
 from kobert_core.files import file_digest
 from kobert_core.metrics.spans import chosen_threshold, gold_texts, score_answers, span_loss
-from kobert_core.models import KoBertForQuestionAnswering, load_bert, make_bert_config
+from kobert_core.models import KoBertForQuestionAnswering, make_bert_config
 from kobert_core.tasks.base import PLACES_SHOWN, Chance, Inputs, Purpose, Task
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import BertModel, PretrainedConfig
 
 
 class KorquadData(DataConfig):
@@ -99,20 +100,26 @@ class Korquad(Task[WindowExamples]):
     objective = Objective(metric="eval/f1", mode="max")
     weight_files: ClassVar[Mapping[str, str]] = {"boundary_head.safetensors": "boundary."}
     chosen_on_dev: ClassVar[Mapping[str, str]] = {"eval/null_threshold": "null_threshold"}
+    segments: ClassVar[int] = 2
+    pooler: ClassVar[bool] = False
 
     data: KorquadData
     model: KorquadModel
 
-    def build_model(self) -> KoBertForQuestionAnswering:
+    @property
+    def longest(self) -> int:
+        return self.data.max_seq_length
+
+    def _with_head(self, bert: BertModel) -> KoBertForQuestionAnswering:
         return KoBertForQuestionAnswering(
-            load_bert(self.model, self.tokenizer, longest=self.data.max_seq_length, cache=self._cache, pooler=False),
+            bert,
             dropout=self.model.dropout,
             boundary_head=self.model.boundary_head,
             boundary_weight=self.model.boundary_weight,
         )
 
     def hf_config(self) -> PretrainedConfig:
-        config = make_bert_config(self.model, self.tokenizer, longest=self.data.max_seq_length)
+        config = make_bert_config(self.model, self.tokenizer, longest=self.longest, segments=self.segments)
         config.update({"architectures": ["BertForQuestionAnswering"]})
         return config
 
@@ -281,6 +288,47 @@ class Korquad(Task[WindowExamples]):
         return [
             *(contexts[number] for number in np.unique(file["context"][items])),
             *(questions[number] for number in items),
+        ]
+
+    def survey(self, test: Path | None) -> Survey:
+        """How many questions on how many contexts are in each split, and how many of them on one that is trained on."""
+        files = {"train": self.data.train, "dev": self.data.dev, "test": test}
+        splits = {name: self._contexts_of(name, path) for name, path in files.items() if path or name == "dev"}
+        facts: list[tuple[str, str]] = []
+        warnings = warn_of_same_files(files)
+        for split, (contexts, answerable) in splits.items():
+            told = f"{len(contexts):,} questions on {len(np.unique(contexts)):,} contexts"
+            without = int((~answerable).sum())
+            facts.append((f"questions in {split}", f"{told}, {without:,} without an answer" if without else told))
+            if without == len(contexts):
+                warnings.append(f"no question of {split} has an answer")
+        trained_on, _ = splits.pop("train")
+        same = {other for _, other in same_files(files)}
+        for split, (contexts, _) in splits.items():
+            count = int(np.isin(contexts, trained_on).sum())
+            facts.append((f"{split} contexts in train", f"those of {share_of(count, len(contexts))} questions"))
+            if count and files[split] and split not in same:
+                warnings.append(
+                    f"{share_of(count, len(contexts))} questions of {split} are on contexts that are trained on"
+                )
+        return Survey(facts, warnings)
+
+    def _contexts_of(self, split: str, path: Path | None) -> tuple[np.ndarray, np.ndarray]:
+        """Of each question of a split the digest of its context, and whether it has an answer."""
+        file = self._texts(path, "scoring") if path and split != "train" else self._texts(self.data.train, "training")
+        questions = self._split.get(split, slice(None))
+        digests = text_digests(strings(file["codes"], file["starts"]))
+        return digests[file["context"][questions]], np.diff(file["answer_starts"])[questions] > 0
+
+    def cut_off(self) -> list[CutOff]:
+        train, data, query = self.train, self.data, self.data.max_query_length
+        asked = np.diff(train.pieces["question_piece_starts"])[train.questions]
+        answerable = train.answerable
+        found = np.add.reduceat(train.positions[:, 0] > 0, train.window_starts[:-1]) > 0
+        lost = (answerable & ~found).sum() / max(1, answerable.sum())
+        return [
+            CutOff("questions cut off", "data.max_query_length", query, float((asked > query).mean())),
+            CutOff("answers in no window", "data.max_seq_length", data.max_seq_length, float(lost), bearable=0.01),
         ]
 
     def _file_key(self, path: Path) -> dict[str, object]:

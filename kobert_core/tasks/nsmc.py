@@ -20,21 +20,24 @@ from kobert_core.data.cache import cached_arrays, joined
 from kobert_core.data.features import CODE_VERSION, TextExamples, tokenize_parts
 from kobert_core.data.readers import BadRow, Columns, Rows, infer_labels, read_rows, row_chunks
 from kobert_core.data.splits import stratified_sample, stratified_split
+from kobert_core.data.survey import CutOff, Digests, Survey, same_files, share_of, text_digests, warn_of_same_files
 from kobert_core.errors import InputError
 from kobert_core.files import file_digest
 from kobert_core.metrics.classes import accuracy, class_report, cross_entropy, macro_f1, probabilities
-from kobert_core.models import KoBertClassifier, load_bert, make_bert_config
+from kobert_core.models import KoBertClassifier, make_bert_config
 from kobert_core.tasks.base import PLACES_SHOWN, Chance, Inputs, Purpose, Task
 from kobert_core.texts import distinct, folded
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import BertModel, PretrainedConfig
 
+FACTS_VERSION = 2
+"""Part of the cache's key: raised when other facts are kept of a file."""
 
 INFER = "infer"
 """Instead of labels: those that the training file has."""
-Facts = tuple[np.ndarray, list[BadRow]]
-"""Of a part of a file: the labels of its usable rows, and what was set aside."""
+Facts = tuple[np.ndarray, Digests, list[BadRow]]
+"""Of a part of a file: the labels and the digests of the texts of its usable rows, and what was set aside."""
 
 
 class NsmcData(DataConfig):
@@ -115,10 +118,14 @@ class Nsmc(Task[TextExamples]):
                 columns = NsmcData(train=data["train"], **given).columns
                 data["labels"] = infer_labels(data["train"], columns)
 
-    def build_model(self) -> KoBertClassifier:
+    @property
+    def longest(self) -> int:
+        return self.data.max_length
+
+    def _with_head(self, bert: BertModel) -> KoBertClassifier:
         weights = self._class_weights
         return KoBertClassifier(
-            load_bert(self.model, self.tokenizer, longest=self.data.max_length, cache=self._cache),
+            bert,
             num_labels=len(self.data.labels),
             dropout=self.model.dropout,
             label_smoothing=self.model.label_smoothing,
@@ -210,7 +217,7 @@ class Nsmc(Task[TextExamples]):
         """`read_rows` in parts; its facts are kept on the way, so that a file is read once for both."""
         facts: list[Facts] = []
         for rows in self._watched(path):
-            facts.append((rows.labels, rows.bad))
+            facts.append(_facts_of(rows))
             yield rows
         self._kept_facts(path, lambda: facts)
 
@@ -236,19 +243,20 @@ class Nsmc(Task[TextExamples]):
 
     def _facts(self, path: Path) -> dict[str, np.ndarray]:
         """What is known of a file's rows before they are tokenized."""
-        return self._kept_facts(path, lambda: [(rows.labels, rows.bad) for rows in row_chunks(path, **self._how)])
+        return self._kept_facts(path, lambda: [_facts_of(rows) for rows in row_chunks(path, **self._how)])
 
     def _kept_facts(self, path: Path, parts: Callable[[], list[Facts]]) -> dict[str, np.ndarray]:
         def build() -> dict[str, np.ndarray]:
-            labels, bad = zip(*parts(), strict=True)
+            labels, texts, bad = zip(*parts(), strict=True)
             rows = [row for some in bad for row in some]
             return {
                 "labels": np.concatenate(labels),
+                "texts": np.concatenate(texts),
                 "bad_lines": np.array([row.line for row in rows], dtype=np.int64),
                 "bad_reasons": np.array([row.reason for row in rows], dtype=np.str_),
             }
 
-        return cached_arrays(self._cache, self._file_key(path) | {"facts": CODE_VERSION}, build)
+        return cached_arrays(self._cache, self._file_key(path) | {"facts": FACTS_VERSION}, build)
 
     def describe(self, file: Path) -> dict[str, Any]:
         """Examples by class, what is set aside, and how long the texts are in tokens, special ones counted."""
@@ -278,6 +286,45 @@ class Nsmc(Task[TextExamples]):
 
     def _texts_at(self, items: np.ndarray) -> list[str]:
         return self.read_rows(self.data.train).take(items).texts
+
+    def survey(self, test: Path | None) -> Survey:
+        """How many rows of each class, and how many texts that are trained on, are in each split."""
+        names, data = list(self.data.labels.values()), self.data
+        files = {"train": data.train, "dev": data.dev, "test": test}
+        splits = {name: self._rows_of(name, path) for name, path in files.items() if path or name == "dev"}
+        facts: list[tuple[str, str]] = []
+        warnings = warn_of_same_files(files)
+        for split, (labels, _) in splits.items():
+            counts = np.bincount(labels, minlength=len(names))
+            told = [f"{count:,} {name}" for name, count in zip(names, counts.tolist(), strict=True)]
+            facts.append((f"classes in {split}", ", ".join(told)))
+            missing = [name for name, count in zip(names, counts, strict=True) if not count]
+            if len(missing) == len(names) - 1:
+                one = names[int(counts.argmax())]
+                warnings.append(
+                    f"all {len(labels):,} rows of {split} are of the class `{one}`: nothing tells models apart there"
+                )
+            elif missing:
+                warnings.append(f"{split} has no row of the class {', '.join(f'`{name}`' for name in missing)}")
+        _, trained_on = splits.pop("train")
+        same = {other for _, other in same_files(files)}
+        for split, (_, texts) in splits.items():
+            count = int(np.isin(texts, trained_on).sum())
+            facts.append((f"{split} texts in train", share_of(count, len(texts))))
+            if count and files[split] and split not in same:
+                warnings.append(f"{share_of(count, len(texts))} texts of {split} are trained on")
+        return Survey(facts, warnings)
+
+    def _rows_of(self, split: str, path: Path | None) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and digests of the texts of a split."""
+        facts = self._facts(path or self.data.train)
+        rows = self._split.get(split, slice(None))
+        return facts["labels"][rows], facts["texts"][rows]
+
+    def cut_off(self) -> list[CutOff]:
+        return [
+            CutOff("texts cut off", "data.max_length", self.data.max_length, self.train.cut / max(1, len(self.train)))
+        ]
 
     def _file_key(self, path: Path) -> dict[str, object]:
         columns = self.data.columns
@@ -335,3 +382,7 @@ def _text(value: object) -> str:
     if not isinstance(value, str | int | float):
         raise ValueError(f"a label, or the name of one, must be a text, but got {value!r:.40}")
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _facts_of(rows: Rows) -> Facts:
+    return rows.labels, text_digests(rows.texts), rows.bad

@@ -41,6 +41,8 @@ def test_the_doctor_finds_a_shared_folder_and_room(cluster: Nodes, tmp_path: Pat
     too_much.write_text(content + "resources: {workers: 9}\n")
     done = tune("doctor", too_much, "--address", cluster.address, cwd=tmp_path, code=1)
     assert "asks for 9 worker(s)" in done.stdout
+    done = tune("sweep", too_much, "--dry-run", "--address", cluster.address, cwd=tmp_path, code=2)
+    assert "asks for 9 worker(s)" in done.stderr and "on 2 machine(s)" in done.stderr
 
 
 def test_a_submitted_sweep_is_followed_to_its_winner(cluster: Nodes, tmp_path: Path) -> None:
@@ -53,8 +55,9 @@ def test_a_submitted_sweep_is_followed_to_its_winner(cluster: Nodes, tmp_path: P
     assert (sweeps / "sent" / "model" / "model.safetensors").is_file()
     (job,) = json.loads(tune("status", "--address", cluster.jobs, "--json", cwd=tmp_path).stdout)["jobs"]
     assert (job["state"], job["exit_code"], job["folder"]) == ("SUCCEEDED", 0, str(sweeps / "sent"))
-    again = tune("submit", QUICKSTART, *options, "--follow", cwd=tmp_path, code=2)
-    assert "the sweep name `sent` is in use" in again.stdout
+    assert "the sweep name `sent` is in use" in tune("submit", QUICKSTART, *options, cwd=tmp_path, code=2).stderr
+    sweeps.rename(tmp_path / "out-of-sight")  # then the record of its job says so
+    assert "the sweep name `sent` is in use" in tune("submit", QUICKSTART, *options, cwd=tmp_path, code=2).stderr
 
 
 def test_stop_is_as_clean_as_ctrl_c_and_resume_goes_on(cluster: Nodes, tmp_path: Path) -> None:
