@@ -13,14 +13,15 @@ from kobert_core.errors import InputError
 from kobert_core.evaluation import predict
 from kobert_core.files import atomic_write_json, atomic_write_text, check_output, file_digest
 from kobert_core.pretrained import load_pretrained
+from kobert_core.progress import Progress, unseen
 from kobert_core.runtime import LocalRuntime
 from tuning.readings import READINGS, record_reading, times_read
 
 FORMATS = (".tsv", ".jsonl")
 
 
-def predict_file(model_dir: Path, source: Path, output: Path) -> tuple[int, list[str]]:
-    """Write one record for each usable row of a file.
+def predict_file(model_dir: Path, source: Path, output: Path, *, progress: Progress = unseen) -> tuple[int, list[str]]:
+    """Write one record for each usable row of a file: its id, its text, and what the model says.
 
     Returns:
         How many there were, and the place and reason of each row that was set aside.
@@ -33,19 +34,26 @@ def predict_file(model_dir: Path, source: Path, output: Path) -> tuple[int, list
             f"unknown format `{output.suffix}`", where=output, fix=f"end its name in {' or '.join(FORMATS)}"
         )
     check_output(output)
-    pretrained, runtime = load_pretrained(model_dir), LocalRuntime()
-    ids, examples, bad = pretrained.task.read_inputs(source)
-    outputs = predict(pretrained.model.to(runtime.device), pretrained.task, examples, runtime)
-    records = pretrained.task.answers(ids, examples, outputs)
+    pretrained, runtime = load_pretrained(model_dir, progress=progress), LocalRuntime()
+    inputs = pretrained.task.read_inputs(source)
+    outputs = predict(pretrained.model.to(runtime.device), pretrained.task, inputs.examples, runtime)
+    answers = pretrained.task.answers(inputs.ids, inputs.examples, outputs)
+    given = [dict(zip(inputs.texts, texts, strict=True)) for texts in zip(*inputs.texts.values(), strict=True)]
+    records = [{"id": row_id} | texts | said for row_id, texts, said in zip(inputs.ids, given, answers, strict=True)]
     atomic_write_text(output, as_tsv(records) if output.suffix == ".tsv" else as_json_lines(records))
-    return len(records), [str(row) for row in bad]
+    return len(records), [str(row) for row in inputs.bad]
 
 
 def evaluate_file(
-    model_dir: Path, source: Path, predictions: Path | None = None, *, say: Callable[[str], object]
+    model_dir: Path,
+    source: Path,
+    predictions: Path | None = None,
+    *,
+    say: Callable[[str], object],
+    progress: Progress = unseen,
 ) -> dict[str, Any]:
     """The task's metrics on a labelled file, over how many examples or questions they are a mean and how many are in
-    none, and how often the file was read before.
+    none, how often the file was read before, and the task's scores in detail.
 
     The reading is recorded in the model's folder, if that can be written.
 
@@ -54,13 +62,14 @@ def evaluate_file(
         source: The labelled file.
         predictions: Where answers to questions go, as the official script takes them: `{question id: text}`.
         say: Gets a line if the reading could not be recorded.
+        progress: Hears how far it has come.
 
     Raises:
         InputError: the model, the file or the place for predictions cannot be used.
     """
     if predictions is not None:
         check_output(predictions)
-    pretrained, runtime = load_pretrained(model_dir), LocalRuntime()
+    pretrained, runtime = load_pretrained(model_dir, progress=progress), LocalRuntime()
     if predictions is not None and pretrained.task.name != "korquad":
         raise InputError("this model answers no questions", where=model_dir, fix="leave out --predictions")
     digest = file_digest(source)
@@ -78,7 +87,7 @@ def evaluate_file(
         record_reading(model_dir, file=source, sha256=digest, by="evaluate", metrics=result)
     except OSError as error:
         say(f"note: this reading could not be recorded ({model_dir / READINGS}: {error.strerror})")
-    return result | {"earlier_readings": earlier}
+    return result | {"earlier_readings": earlier} | pretrained.task.score_in_detail(examples, outputs)
 
 
 def as_tsv(records: list[dict[str, Any]]) -> str:
