@@ -248,7 +248,7 @@ def _check_bad(squad: Squad, usable: int, max_bad_fraction: float) -> None:
     shares = f"{bad / total:.2%}, at most {max_bad_fraction:.2%} may be"
     count = (
         f"{bad:,} of {total:,} questions are bad ({shares})"
-        if squad.questions
+        if usable
         else f"none of its {total:,} questions can be used"
     )
     raise InputError(f"{count}: {places}", where=squad.path)
