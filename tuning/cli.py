@@ -172,7 +172,7 @@ def sweep(
 
     study = load_study(study_file, with_trials(overrides, trials))
     folder = ((output or study.storage or SWEEPS) / sweep_name(name or study.name)).resolve()
-    console = Console(stderr=as_json)
+    console = Console(stderr=as_json, emoji=False)
     if dry_run:
         _describe(study, folder, address, console)
         return
@@ -303,21 +303,15 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the store in use, until Ctrl-C."""
-    from tuning.tracking import redact_uri, resolve_tracking_uri, serve_ui, sweep_page
+    from tuning.sync import SPOOL
+    from tuning.tracking import resolve_tracking_uri, show_ui
 
     study = _study_of(sweep_dir) if sweep_dir else None
     uri = resolve_tracking_uri(
         study.tracking.uri if study else None, sweep_dir.resolve().parent if sweep_dir else output
     )
-    server = uri if uri.startswith("http") else f"http://{host}:{port}"
-    page = f"{server}/?workflowType=machine_learning"
-    if study is not None:
-        experiment = study.tracking.experiment or study.name
-        page = sweep_page(uri, server=server, experiment=experiment, metric=study.objective.metric)
-    echo(f"open {redact_uri(page)}")
-    if uri.startswith("http"):
-        return
-    raise typer.Exit(serve_ui(uri, host=host, port=port))
+    spool, objective = (sweep_dir / SPOOL, study.objective) if sweep_dir and study else (None, None)
+    raise typer.Exit(show_ui(uri, host=host, port=port, spool=spool, objective=objective, say=echo))
 
 
 def _study_of(sweep_dir: Path) -> StudyConfig:
@@ -408,4 +402,4 @@ def _summarise(result: SweepResult, console: Console) -> None:
         say(f"note: {note}")
     if result.model:
         say(f"model: {result.model}")
-    say(f"look at all trials in MLflow: kobert-tune ui {result.folder}")
+    say(f"look at all trials in MLflow: kobert-tune ui {shlex.quote(str(result.folder))}")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from kobert_core.errors import InputError
 from tuning.study import StudyConfig, dump_study
 from tuning.sweep_folder import name_in_use, refuse_used
-from tuning.tracking import redact_uri
+from tuning.tracking import address_problem, redact_uri
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -195,12 +195,14 @@ def job_environment() -> dict[str, str]:
     """What a job gets of our environment. Everybody who sees the dashboard sees it.
 
     Raises:
-        InputError: the tracking address holds a secret.
+        InputError: the tracking address holds a secret, or no store can be there.
     """
     environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_TO_STOP), "PYTHONUNBUFFERED": "1"}
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     of_this_machine = re.match(r"(sqlite|file):|https?://(localhost|127\.|\[::1\])", uri)
     if uri and not of_this_machine:
+        if problem := address_problem(uri):
+            raise InputError(problem[0], where="MLFLOW_TRACKING_URI", fix=problem[1])
         if redact_uri(uri) != uri:
             raise InputError(
                 "the dashboard of the cluster would show the password in it",

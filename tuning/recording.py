@@ -74,6 +74,8 @@ class Recorder(DriverOnly, Callback):
         self._note_time(record)
         self._table.put(record)
         metrics = report["metrics"] | {"progress": float(report["progress"])}
+        if report["is_best"]:
+            metrics |= {f"best/{name}": value for name, value in metrics.items()}
         self._tracker.log_metrics(str(record.trial), metrics, step=record.step)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 import sys
 import threading
@@ -38,7 +39,7 @@ from tuning.shared_storage import check_shared
 from tuning.study import STUDY, StudyConfig
 from tuning.sweep_folder import SCRATCH, sweep_folder
 from tuning.sync import SPOOL, ends_of
-from tuning.tracking import Status, Tracker, letters_path, redact_uri, resolve_tracking_uri
+from tuning.tracking import Status, Tracker, letters_path, resolve_tracking_uri, shown_uri
 from tuning.trial_files import DONATIONS, MODEL_FILES, TRIALS, checkpoint_of, trial_folder
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class SweepResult:
 def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) -> Task[Any]:
     """Look at the models, read and tokenize the data, look at the disk of the sweep's folder, so that what cannot work
     fails before anything starts."""
+    resolve_tracking_uri(study.tracking.uri, folder.parent)
     task = check_study(study, folder.parent / CACHE, progress=progress)
     if not len(task.train) or not len(task.dev):
         raise InputError("no examples are left to train or to compare on", where=study.name)
@@ -203,7 +205,8 @@ class Sweep:
         if lost := self.tracker.unwritten:
             self.display.say(f"{lost} records for MLflow are lost: the disk is full, {spool} could not take them")
         if left > lost:
-            self.display.say(f"{left - lost} records did not reach MLflow; send them: kobert-tune sync {self.folder}")
+            command = f"kobert-tune sync {shlex.quote(str(self.folder))}"
+            self.display.say(f"{left - lost} records did not reach MLflow; send them: {command}")
         if refused := self.tracker.refused:
             self.display.say(f"MLflow refused {refused} records for good; they are kept in {letters_path(spool)}")
 
@@ -287,14 +290,31 @@ class Sweep:
             test=test,
             comparison=comparison,
             model=self._export(winner, test, comparison) if winner and winner.checkpoint else None,
-            tracking_uri=redact_uri(self.uri),
+            tracking_uri=shown_uri(self.uri),
             seconds=time.monotonic() - self.begin,
             interrupted=budget.interrupted,
             gave_up=budget.gave_up,
         )
         if winner:
+            self._log_results(winner, test)
             atomic_write_json(folder / WINNER, sealed(result.as_json()))
         return result
+
+    def _log_results(self, winner: TrialRecord, test: dict[str, dict[str, float]]) -> None:
+        """Tell the trials' runs in MLflow how they compare, which one won, and what was read on the test file."""
+        best = [record.trial for record in self.table.best(len(self.table))]
+        digits = len(str(len(best)))  # as texts, ranks are in order when they are of one length
+        read = compared(winner, baselines_of(self.table, self.study))
+        scores = {record.trial: test.get(who, {}) for who, record in read.items()}
+        for record in self.table:
+            rank = f"{best.index(record.trial) + 1:0{digits}}" if record.trial in best else None
+            won = "true" if record.trial == winner.trial else None
+            self.tracker.log_result(
+                str(record.trial),
+                metrics=scores.get(record.trial, {}),
+                step=record.step,
+                tags={"rank": rank, "winner": won},
+            )
 
     def _make_searcher(self) -> OptunaSearcher | None:
         """None when the scheduler takes the place of the search."""
@@ -409,7 +429,8 @@ class Sweep:
             metrics=metrics,
             tags={"task": self.study.task},
         )
-        self.tracker.log_metrics(None, {f"winner/{name}": value for name, value in metrics.items()}, step=0)
+        ended = self.study.budget.trials - self._remaining  # a resumed sweep may come to another winner
+        self.tracker.log_metrics(None, {f"winner/{name}": value for name, value in metrics.items()}, step=ended)
         return model
 
 

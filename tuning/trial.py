@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from pyarrow.fs import LocalFileSystem
 from ray import tune
 
 from kobert_core.files import file_digest
@@ -173,7 +174,14 @@ def make_tuner(
         tune.with_resources(trainable, beside_us),
         param_space=space,
         tune_config=how,
-        run_config=tune.RunConfig(name="tune", storage_path=str(storage), callbacks=callbacks, stop=stop, verbose=0),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(storage),
+            storage_filesystem=LocalFileSystem(),  # a path: Ray would take it for an address, and %41 in it for A
+            callbacks=callbacks,
+            stop=stop,
+            verbose=0,
+        ),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ByteSize, Field, model_validator
 
 from kobert_core.config import Duration, FrozenConfig, PositiveInt
-from tuning.tracking.uris import redact_uri
+from tuning.tracking.uris import address_problem, redact_uri
 
 
 def without_secret(value: str) -> str:
@@ -16,6 +16,13 @@ def without_secret(value: str) -> str:
     alone = re.sub(r"^(?!http)([\w+]+://)[^/@:]+@(?=[^@]*$)", r"\1", value)  # a database's user is no secret
     if redact_uri(alone) != alone:
         raise ValueError("a password or token does not belong into a study file: give it by the environment")
+    return value
+
+
+def usable_store(value: str) -> str:
+    """The address of a kind of store that MLflow has."""
+    if problem := address_problem(value):
+        raise ValueError("; ".join(problem))
     return value
 
 
@@ -131,7 +138,7 @@ class BudgetConfig(FrozenConfig):
 class TrackingConfig(FrozenConfig):
     """Where MLflow keeps the runs."""
 
-    uri: Address | None = None
+    uri: Annotated[Address, AfterValidator(usable_store)] | None = None
     """Tracking server or store; else `MLFLOW_TRACKING_URI`, else a database in the output folder. A password goes
     into the environment (`MLFLOW_TRACKING_PASSWORD`)."""
     experiment: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)] | None = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from .accepted import (
     accepted_model_name,
     accepted_text,
 )
+from .uris import is_server, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,6 +47,45 @@ def prepare_environment() -> None:
     """Switch MLflow's telemetry, prints and retries off, unless the user's environment says otherwise."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+def open_client(uri: str) -> MlflowClient:
+    """A client of a store that has answered; a new sqlite store is made first, by one process at a time."""
+    prepare_environment()
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if not is_server(uri) and sqlite_path(uri) is None:
+        _try_database(uri)
+    with _alone_with(sqlite_path(uri)):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def _try_database(uri: str) -> None:
+    """Raise what keeps a database from being reached: MLflow would try for hours before it does."""
+    from sqlalchemy import create_engine
+
+    seconds = {"connect_timeout": 5} if uri.startswith(("postgresql", "mysql")) else {}
+    engine = create_engine(uri, connect_args=seconds)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def _alone_with(file: Path | None) -> Iterator[None]:
+    """Hold the lock beside a sqlite file: of processes that make its tables at once all but one would fail."""
+    with contextlib.ExitStack() as stack:
+        if file is not None:
+            with contextlib.suppress(OSError):  # where nothing can be written nothing is made
+                file.parent.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(open(file.with_name(f".{file.name}.lock"), "ab"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def is_refusal(error: Exception, *, attempts: int) -> bool:
@@ -85,11 +127,7 @@ class Store:
         """Find or create the experiment and find the sweep's runs; does nothing when that is done."""
         if self._connected is not None:
             return
-        from mlflow import MlflowClient
-
-        for name in ("mlflow", "alembic", "sqlalchemy"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+        client = open_client(self._uri)
         self._experiment_id = self._find_experiment(client)
         self._find_runs(client)
         self._connected = client
@@ -148,6 +186,12 @@ class Store:
             some = tags[first : first + 100]
             batch = [RunTag(accepted_key(key), accepted_text(value, LONGEST_TAG)) for key, value in some]
             self._client.log_batch(self._run_id(trial, time), tags=batch)
+
+    def remove_tags(self, trial: str | None, names: Sequence[str], *, time: int) -> None:
+        """Take tags away, where they are there."""
+        run = self._client.get_run(self._run_id(trial, time))
+        for name in run.data.tags.keys() & set(names):
+            self._client.delete_tag(run.info.run_id, name)
 
     def log_dataset(self, *, name: str, path: str, sha256: str, examples: int, context: str, time: int) -> None:
         """Name a dataset as input of the parent run; its digest is the first 32 digits of the SHA-256."""
@@ -223,6 +267,8 @@ class Store:
         return self._connected
 
     def _find_experiment(self, client: MlflowClient) -> str:
+        from mlflow.exceptions import MlflowException
+
         found = client.get_experiment_by_name(self._experiment)
         if found is None:
             location = None
@@ -232,7 +278,12 @@ class Store:
                 location = folder.as_uri()
             # Trained models: MLflow's page would otherwise guess the kind from what it finds.
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            return client.create_experiment(self._experiment, artifact_location=location, tags=kind)
+            try:
+                return client.create_experiment(self._experiment, artifact_location=location, tags=kind)
+            except MlflowException as error:  # another sweep began at the same moment
+                found = client.get_experiment_by_name(self._experiment)
+                if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+                    raise
         if found.lifecycle_stage == "deleted":
             _log.warning("the MLflow experiment %r had been deleted: it is restored", self._experiment)
             client.restore_experiment(found.experiment_id)
