@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shlex
 import sys
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -153,9 +152,18 @@ def sweep(
         _describe(study, folder, console)
         return
     from tuning.display import Display
+    from tuning.start_over import when_ray_dies
     from tuning.sweep import run_sweep
 
-    result = run_sweep(study, folder, address=address, resume=resume, display=Display(console))
+    display = Display(console)
+    result = run_sweep(
+        study,
+        folder,
+        address=address,
+        resume=resume,
+        display=display,
+        when_ray_dies=partial(when_ray_dies, display),
+    )
     _summarise(result, console)
     if as_json:
         typer.echo(json.dumps(result.as_json(), ensure_ascii=False))
@@ -376,6 +384,7 @@ def _bad_rows(study: StudyConfig, task: Task[Any]) -> list[tuple[str, str]]:
 
 def _summarise(result: SweepResult, console: Console) -> None:
     from tuning.display import span, values_as_text
+    from tuning.start_over import command_to_go_on
 
     def say(text: str) -> None:
         console.print(_escape(text), highlight=False, soft_wrap=True)
@@ -383,10 +392,7 @@ def _summarise(result: SweepResult, console: Console) -> None:
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(result.states.items()))
     say(f"{result.folder.name}: {states or 'no trials'}, {span(result.seconds)}")
     if result.interrupted or result.gave_up:
-        again = sys.argv[1:] if "--resume" in sys.argv else [*sys.argv[1:], "--resume"]
-        in_a_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        command = "submit, the same study and --resume" if in_a_job else shlex.join(again)
-        say(f"{result.gave_up or 'interrupted'}; go on with: kobert-tune {command}")
+        say(f"{result.gave_up or 'interrupted'}; go on with: {command_to_go_on()}")
     if result.winner is None:
         if not (result.interrupted or result.gave_up):
             say("no trial came to a model; see `kobert-tune logs`")
