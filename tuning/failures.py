@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,9 +21,21 @@ class TrialRefused(TrialFailed):
 
 def failure_of(trial: TuneTrial) -> TrialFailed | None:
     """Why a trial failed that ended with an error in Ray Tune; None when it was not the trial that did."""
-    error = trial.get_pickled_error()
+    from ray import cloudpickle
+
+    if trial.pickled_error_file is None:
+        return None
+    error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     cause = getattr(error, "cause", error)
     return cause if isinstance(cause, TrialFailed) else None
+
+
+def error_of(trial: TuneTrial) -> str:
+    """What Ray Tune says of the error."""
+    try:
+        return Path(trial.error_file).read_text(encoding="utf-8")
+    except (OSError, TypeError):
+        return "Ray Tune left no error file"
 
 
 def is_infrastructure(error: BaseException | None) -> bool:

@@ -15,7 +15,7 @@ from kobert_core.checkpoint import prune_checkpoints
 from tuning.budget import Budget
 from tuning.disk import DiskNeeds, bytes_in
 from tuning.driver_only import DriverOnly
-from tuning.failures import TrialRefused, failure_of
+from tuning.failures import TrialRefused, error_of, failure_of
 from tuning.results import UNFINISHED, State, TrialRecord, TrialTable
 from tuning.rounds import Rounds
 from tuning.study import StudyConfig
@@ -88,7 +88,7 @@ class Recorder(DriverOnly, Callback):
         number, failure = trial.config["trial"], failure_of(trial)
         record = self._table[number] if number in self._table else TrialRecord(number, "FAILED", trial.config["values"])
         if failure is None:
-            self._rounds.lost(trial.get_error(), trial=number)
+            self._rounds.lost(error_of(trial))
             self._end(record, "INTERRUPTED")
             return
         record.reason = str(failure)

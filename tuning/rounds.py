@@ -41,10 +41,10 @@ class Rounds(DriverOnly, Stopper):
         self.trial_of: dict[int, int] = {}
         """Which trial a process of Ray Tune follows, by its id."""
 
-    def lost(self, error: object, *, trial: int | None = None) -> None:
+    def lost(self, error: object) -> None:
         """A process was lost: all trials stop, to go on in another round."""
         if self._lost is None:
-            trial = self.trial_of.get(process_of(error) or -1, trial)
+            trial = self.trial_of.get(process_of(error) or -1)
             self._lost = in_one_line(error) if trial is None else f"trial {trial}: {in_one_line(error)}"
 
     def stop_trial(self, trial: int) -> None:
@@ -72,6 +72,7 @@ class Rounds(DriverOnly, Stopper):
             InputError: what a user gave cannot be trained.
         """
         if self._refusal is not None:
+            self._table.forget()  # the name stays free for the mended study
             raise InputError(self._refusal)
         lost, self._lost, self._over = self._lost, None, False
         if lost is None or self._budget.stop_all():

@@ -28,7 +28,7 @@ from tuning.driver_only import DiskFull
 from tuning.export import export_model
 from tuning.failures import was_infrastructure
 from tuning.readings import readings, record_reading
-from tuning.results import TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
+from tuning.results import LEDGER, TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
 from tuning.shared_storage import check_shared
 from tuning.sitting import Sitting
 from tuning.study import STUDY, StudyConfig
@@ -189,6 +189,8 @@ class Sweep:
             self.display.say(f"{left - lost} records did not reach MLflow; send them: kobert-tune sync {self.folder}")
         if refused := self.tracker.refused:
             self.display.say(f"MLflow refused {refused} records for good; they are kept in {letters_path(spool)}")
+        if not (self.folder / LEDGER).exists():
+            self.tracker.forget()
 
     def _read(self) -> Task[Any]:
         task = prepare(self.study, self.folder)
