@@ -82,7 +82,7 @@ _PID = re.compile(r"Selected to kill: .*?pid=(\d+)", re.DOTALL)
 _LOST = re.compile(
     r"^(ray\.exceptions\.)?(RayActorError|Actor\w*Error|NodeDiedError|WorkerCrashedError|OutOfMemoryError|"
     r"RaySystemError|Object\w*Error|OwnerDiedError|LocalRayletDiedError|RpcError|GetTimeoutError|\w*Removed)\b"
-    r"|The actor died|The actor is dead|The actor is temporarily unavailable",
+    r"|The actor died|The actor is dead|The actor is temporarily unavailable|ray::Exchange\.",
     re.MULTILINE,
 )
 _RAISED = re.compile(r"RuntimeError: (Traceback|the trial's workers were lost)")
