@@ -35,7 +35,7 @@ class Budget(DriverOnly, Stopper):
         least_free: int,
         sitting: Sitting,
     ) -> None:
-        """A budget that began with a sitting.
+        """A budget that begins now, or has begun in this sitting.
 
         Args:
             study: Sets it.
@@ -43,7 +43,7 @@ class Budget(DriverOnly, Stopper):
             tell: Is called when it ends.
             folder: On a disk that must not become full …
             least_free: … but have so many bytes free.
-            sitting: Began at some time, and holds why trials have failed in it.
+            sitting: Holds since when, and why trials have failed in it.
         """
         resources, budget = study.resources, study.budget
         held = groups * resources.workers
@@ -56,10 +56,10 @@ class Budget(DriverOnly, Stopper):
         self.interrupted = False
         self.gave_up: str | None = None
         """Why the sweep does not go on, though it could later."""
-        self._failed_trials, self._reasons = budget.failed_trials, sitting.failures
+        self._failed_trials, self._sitting = budget.failed_trials, sitting
         self._folder, self._least_free = folder, least_free
         self._tell: Callable[[], object] | None = tell
-        self._begin = sitting.begin
+        self._begin = sitting.begin_budget()
 
     @property
     def seconds_left(self) -> float | None:
@@ -73,13 +73,14 @@ class Budget(DriverOnly, Stopper):
 
     def count_failure(self, reason: str) -> None:
         """A trial has failed."""
-        self._reasons.append(last_line(reason))
-        failed = len(self._reasons)
+        self._sitting.count_failure(last_line(reason))
+        reasons = self._sitting.failures
+        failed = len(reasons)
         if self._failed_trials is None or failed <= self._failed_trials or self.gave_up:
             return
-        alike = [re.sub(r"\d+", "0", each) for each in self._reasons]
+        alike = [re.sub(r"\d+", "0", each) for each in reasons]
         commonest, count = Counter(alike).most_common(1)[0]
-        example = self._reasons[alike.index(commonest)]
+        example = reasons[alike.index(commonest)]
         self.gave_up = (
             f"{failed} trial(s) have failed since it was started, more than "
             f"`budget.failed_trials: {self._failed_trials}` allows; {count} of them so: {example}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -143,34 +143,36 @@ def sweep(
 
     Ctrl-C stops cleanly; the same command with --resume goes on.
     """
-    from tuning.study import load_study
-
-    study = load_study(study_file, with_trials(overrides, trials))
-    folder = ((output or study.storage or SWEEPS) / sweep_name(name or study.name)).resolve()
     console = Console(stderr=as_json)
     if dry_run:
-        _describe(study, folder, console)
+        _describe(*_study_and_folder(study_file, with_trials(overrides, trials), name, output), console)
         return
     from tuning.display import Display
-    from tuning.start_over import when_ray_dies
-    from tuning.sweep import run_sweep
+    from tuning.supervisor import supervised
 
     display = Display(console)
-    result = run_sweep(
-        study,
-        folder,
-        address=address,
-        resume=resume,
-        display=display,
-        when_ray_dies=partial(when_ray_dies, display),
-    )
-    _summarise(result, console)
-    if as_json:
-        typer.echo(json.dumps(result.as_json(), ensure_ascii=False))
-    if result.interrupted:
-        raise typer.Exit(EXIT_INTERRUPTED)
-    if result.winner is None:
-        raise typer.Exit(EXIT_NOTHING_WON)
+    with supervised(display.say, own_ray=not (address or os.environ.get("RAY_ADDRESS"))) as sitting:
+        from tuning.sweep import run_sweep
+
+        study, folder = _study_and_folder(study_file, with_trials(overrides, trials), name, output)
+        result = run_sweep(study, folder, address=address, resume=resume, display=display, sitting=sitting)
+        _summarise(result, console)
+        if as_json:
+            typer.echo(json.dumps(result.as_json(), ensure_ascii=False))
+        if result.interrupted:
+            raise typer.Exit(EXIT_INTERRUPTED)
+        if result.winner is None:
+            raise typer.Exit(EXIT_NOTHING_WON)
+
+
+def _study_and_folder(
+    file: Path, overrides: list[str], name: str | None, output: Path | None
+) -> tuple[StudyConfig, Path]:
+    """The study of a sweep, and where the sweep lies."""
+    from tuning.study import load_study
+
+    study = load_study(file, overrides)
+    return study, ((output or study.storage or SWEEPS) / sweep_name(name or study.name)).resolve()
 
 
 @app.command()
@@ -384,7 +386,7 @@ def _bad_rows(study: StudyConfig, task: Task[Any]) -> list[tuple[str, str]]:
 
 def _summarise(result: SweepResult, console: Console) -> None:
     from tuning.display import span, values_as_text
-    from tuning.start_over import command_to_go_on
+    from tuning.supervisor import command_to_go_on
 
     def say(text: str) -> None:
         console.print(_escape(text), highlight=False, soft_wrap=True)

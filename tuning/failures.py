@@ -25,7 +25,10 @@ def failure_of(trial: TuneTrial) -> TrialFailed | None:
 
     if trial.pickled_error_file is None:
         return None
-    error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    try:
+        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except Exception:
+        return None  # some errors of Ray's own cannot be read back
     cause = getattr(error, "cause", error)
     return cause if isinstance(cause, TrialFailed) else None
 

@@ -57,7 +57,7 @@ class Recorder(DriverOnly, Callback):
     ) -> None:
         """An evaluation."""
         record, report = self._table[trial.config["trial"]], result["report"]
-        self._rounds.trial_of[result["pid"]] = record.trial
+        self._rounds.trial_of[result.get("pid", 0)] = record.trial
         if len(lineage := trial.config.get("lineage", [])) > len(record.lineage):  # now the copy is made
             record.lineage, record.values, record.update = lineage, trial.config["values"], -1
             self._start_run(record)
@@ -69,6 +69,8 @@ class Recorder(DriverOnly, Callback):
         elif not record.lineage:
             record.step = report["update"]
         record.progress, record.update = report["progress"], report["update"]
+        if report["progress"] not in record.curve:
+            self._rounds.come_further()
         record.curve[report["progress"]] = result["objective"]
         if report["is_best"]:
             record.metrics, record.best_progress = dict(report["metrics"]), report["progress"]

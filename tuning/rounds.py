@@ -47,6 +47,10 @@ class Rounds(DriverOnly, Stopper):
             trial = self.trial_of.get(process_of(error) or -1)
             self._lost = in_one_line(error) if trial is None else f"trial {trial}: {in_one_line(error)}"
 
+    def come_further(self) -> None:
+        """A trial has a new report."""
+        self._sitting.count_report()
+
     def stop_trial(self, trial: int) -> None:
         """Tell its workers."""
         self._groups.stop_owned_by(trial)
@@ -77,7 +81,7 @@ class Rounds(DriverOnly, Stopper):
         lost, self._lost, self._over = self._lost, None, False
         if lost is None or self._budget.stop_all():
             return False
-        if not self._sitting.goes_on(self._table):
+        if not self._sitting.count_loss():
             self._budget.gave_up = f"{lost}, and no trial has come any further since {MAX_LOSSES} such losses"
             return False
         self._say(f"{lost}: going on from the checkpoints")

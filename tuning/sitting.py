@@ -5,40 +5,71 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass, field
-
-from tuning.results import UNFINISHED, TrialTable
+from dataclasses import dataclass, field
 
 MAX_LOSSES = 3
-"""So often in a row may processes be lost without a trial's report between; then somebody has to look."""
-VARIABLE = "KOBERT_TUNE_SITTING"
+"""So often in a row may processes be lost without a new report of a trial between; then somebody has to look."""
 
 
 @dataclass
 class Sitting:
-    """What a process hands to the one that takes its place."""
+    """Counts what must not be forgotten when the process that counts dies: memory that is shared has it at once."""
 
     begin: float = field(default_factory=time.monotonic)
+    budget_begin: float | None = None
+    """When Ray and the data were ready for the first time: what is spent from then on counts."""
     failures: list[str] = field(default_factory=list)
     """Why trials have failed."""
+    reports: int = 0
+    """New ones, of all trials."""
     losses: int = 0
     """Of processes, in a row."""
-    reports: int = -1
-    """Of all trials, when the latest process was lost."""
+    reports_then: int = -1
+    """When the latest process was lost."""
+    ended: bool = False
+    """Whether the process came to its own end."""
+    descriptor: int | None = field(default=None, repr=False, compare=False)
+    """Of a file in memory; None without another process."""
 
-    @classmethod
-    def of_this_process(cls) -> Sitting:
-        """A new one, or the one that this process was handed."""
-        handed = os.environ.pop(VARIABLE, None)  # not for Ray's processes
-        return cls(**json.loads(handed)) if handed else cls()
+    def begin_budget(self) -> float:
+        """When the budget began, which is now if it had not."""
+        if self.budget_begin is None:
+            self.budget_begin = time.monotonic()
+            self._save()
+        return self.budget_begin
 
-    def as_variable(self) -> dict[str, str]:
-        """What hands it on in the environment."""
-        return {VARIABLE: json.dumps(asdict(self))}
+    def count_report(self) -> None:
+        """A trial has come further."""
+        self.reports += 1
+        self._save()
 
-    def goes_on(self, table: TrialTable) -> bool:
-        """Count a loss of processes: whether another try is worth it."""
-        reports = sum(len(record.curve) + (record.state not in UNFINISHED) for record in table)
-        self.losses = self.losses + 1 if reports == self.reports else 1
-        self.reports = reports
+    def count_failure(self, reason: str) -> None:
+        """A trial has failed."""
+        self.failures.append(reason)
+        self._save()
+
+    def count_loss(self) -> bool:
+        """A process was lost: whether to go on is worth it."""
+        self.losses = self.losses + 1 if self.reports == self.reports_then else 1
+        self.reports_then = self.reports
+        self._save()
         return self.losses <= MAX_LOSSES
+
+    def end(self) -> None:
+        """The process comes to its own end."""
+        self.ended = True
+        self._save()
+
+    def read(self) -> None:
+        """Take over what another process has counted."""
+        if self.descriptor is not None:
+            size = os.fstat(self.descriptor).st_size
+            for name, value in json.loads(os.pread(self.descriptor, size, 0) or b"{}").items():
+                setattr(self, name, value)
+
+    def _save(self) -> None:
+        if self.descriptor is not None:
+            values = {name: value for name, value in vars(self).items() if name != "descriptor"}
+            text = json.dumps(values).encode()  # it only grows, but for numbers: blanks cover what was longer
+            size = os.fstat(self.descriptor).st_size
+            os.pwrite(self.descriptor, text.ljust(size), 0)

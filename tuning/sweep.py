@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 MODEL, ENVIRONMENT, CACHE = "model", "environment.txt", "cache"
 T = TypeVar("T")
-WhenRayDies = Callable[[str, Sitting | None], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +107,7 @@ def run_sweep(
     address: str | None = None,
     resume: bool = False,
     display: Display,
-    when_ray_dies: WhenRayDies | None = None,
+    sitting: Sitting | None = None,
 ) -> SweepResult:
     """Run a sweep to its end, or until it is interrupted or its budget is spent.
 
@@ -118,20 +117,18 @@ def run_sweep(
         address: A Ray cluster to join; by default one is started here.
         resume: Go on in a folder that a sweep began; one that was killed goes on in any case.
         display: Shows the trials.
-        when_ray_dies: Is called in a thread when Ray itself has died, and does not return: with what is gone, and with
-            what to hand to a process that takes this one's place, where that is worth a try. Without it Ray ends this
-            process.
+        sitting: The one that goes on, where this process takes the place of one that has died.
 
     Raises:
         InputError: something that a user gave cannot be used.
     """
     set_environment()
-    sitting = Sitting.of_this_process()
+    sitting = sitting or Sitting()
     with sweep_folder(study, folder, resume=resume) as used:
         if used and not resume and not sitting.losses:
             display.say("the sweep was cut off: going on where it was")
         try:
-            return Sweep(study, folder, display, sitting, resume=used).run(address, when_ray_dies)
+            return Sweep(study, folder, display, sitting, resume=used).run(address)
         except (DiskFull, Exception) as error:
             if not is_disk_full(error):
                 raise
@@ -148,15 +145,14 @@ class Sweep:
         take_up_lost(self.table)
         self._rounds = 0
         self.uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
-        self.budget: Budget | None = None
 
-    def run(self, address: str | None, when_ray_dies: WhenRayDies | None = None) -> SweepResult:
+    def run(self, address: str | None) -> SweepResult:
         """Search, judge, export. Once the data is read and Ray is up, MLflow is told how it ended, whatever happens."""
         study, folder = self.study, self.folder
         self.display.say("reading the data, starting Ray and its worker groups …")
         reading = in_background(self._read)
         with ExitStack() as ray_is_up:
-            groups = ray_is_up.enter_context(self._worker_groups(address, reading, when_ray_dies))
+            groups = ray_is_up.enter_context(self._worker_groups(address, reading))
             task = reading.result()
             disk = DiskNeeds.of(study, task, running=groups.count)
             disk.check(folder)
@@ -204,16 +200,14 @@ class Sweep:
         return self.study.budget.trials - sum(record.state not in UNFINISHED for record in self.table)
 
     @contextmanager
-    def _worker_groups(
-        self, address: str | None, reading: Future[Task[Any]], when_ray_dies: WhenRayDies | None
-    ) -> Iterator[LastingGroups]:
+    def _worker_groups(self, address: str | None, reading: Future[Task[Any]]) -> Iterator[LastingGroups]:
         """Ray with worker groups that begin to start: what takes longest is under way while the data is read."""
         from tuning.lasting_groups import LastingGroups
-        from tuning.ray_watch import watching
+        from tuning.ray_watch import ending_with_ray
 
         if reading.done():
             reading.result()  # bad data is told before Ray starts
-        with ray_cluster(address) as cluster, watching(partial(self._end, when_ray_dies) if when_ray_dies else None):
+        with ray_cluster(address) as cluster, ending_with_ray():
             if len(cluster) > 1:
                 check_shared(self.folder, files_of(self.study))
             count = min(groups_that_fit(cluster, self.study.resources), max(1, self._remaining))
@@ -223,12 +217,6 @@ class Sweep:
             finally:
                 groups.close()
                 shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
-
-    def _end(self, when_ray_dies: WhenRayDies, what: str, own: bool) -> None:
-        """Ray has died, and with it whatever waits for it here."""
-        stopping = self.budget is not None and self.budget.is_over
-        again = own and not stopping and self.sitting.goes_on(self.table)
-        when_ray_dies(what, self.sitting if again else None)
 
     def _search_and_judge(
         self, groups: LastingGroups, disk: DiskNeeds
@@ -244,7 +232,6 @@ class Sweep:
         )
         rounds = Rounds(table, groups, budget, sitting, say=self.display.say)
         recorder = Recorder(study, table, self.tracker, rounds, budget, disk)
-        self.budget = budget
         with stopping_cleanly(budget):
             with self.display.showing(table, study, budget):
                 self._search(groups, recorder, rounds)

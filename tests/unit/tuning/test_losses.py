@@ -156,8 +156,8 @@ def test_an_input_error_before_any_report_ends_the_sweep_and_frees_its_name(tmp_
 
 def test_a_sweep_that_loses_processes_again_and_again_gives_up_unless_trials_come_further(tmp_path: Path) -> None:
     bench = Bench(tmp_path, running(0))
-    for report in range(2 * MAX_LOSSES):
-        bench.table[0].curve[report] = 0.5
+    for _ in range(2 * MAX_LOSSES):
+        bench.sitting.count_report()
         bench.end(0, ActorDiedError())
         assert bench.rounds.another()
     for _ in range(MAX_LOSSES - 1):
@@ -168,12 +168,17 @@ def test_a_sweep_that_loses_processes_again_and_again_gives_up_unless_trials_com
     assert bench.budget.gave_up is not None and "no trial has come any further" in bench.budget.gave_up
 
 
-def test_a_process_that_takes_this_ones_place_is_in_the_same_sitting(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = Sitting(begin=time.monotonic() - 100, failures=["KeyError: 'a row'"], losses=2, reports=7)
-    for name, value in before.as_variable().items():
-        monkeypatch.setenv(name, value)
-    assert Sitting.of_this_process() == before
-    assert Sitting.of_this_process().losses == 0, "it is not handed on to what this process starts"
+def test_a_process_that_takes_this_ones_place_is_in_the_same_sitting(tmp_path: Path) -> None:
+    with open(tmp_path / "sitting", "w+b", buffering=0) as file:
+        before = Sitting(begin=time.monotonic() - 100, descriptor=file.fileno())
+        before.count_failure("KeyError: 'a row'")
+        for _ in range(12):
+            before.count_report()
+        before.count_loss()
+        after = Sitting(descriptor=file.fileno())
+        after.read()
+        assert after == before and (after.losses, after.reports, after.failures) == (1, 12, ["KeyError: 'a row'"])
+        assert not after.ended
 
 
 def test_a_process_that_the_memory_monitor_ended_is_one_line(tmp_path: Path) -> None:
