@@ -28,8 +28,11 @@ def predict(model: nn.Module, task: Task[Any], examples: Examples, runtime: Runt
     model.eval()
     # A task may give outputs as wide as a batch; rows are kept a batch until all are there.
     mine: list[tuple[np.ndarray, dict[str, torch.Tensor]]] = []
+    done = 0
     for indices in batches_of_tokens(examples.lengths, tokens=TOKENS_PER_BATCH)[runtime.rank :: runtime.workers]:
         mine.append((indices, task.outputs(model, examples.batch(indices).to(runtime.device))))
+        done += len(indices)
+        task.progress("running the model", done, len(examples))
     model.train(training)
     on_cpu = [(indices, {name: rows.cpu().numpy() for name, rows in outputs.items()}) for indices, outputs in mine]
     parts = [part for parts in runtime.gather(on_cpu) for part in parts]

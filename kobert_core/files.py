@@ -139,7 +139,7 @@ def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        permit(temporary)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -182,13 +182,18 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             if file.is_file():
                 with open(file, "rb") as opened:
                     os.fsync(opened.fileno())
-        os.chmod(temporary, 0o777 & ~_umask())
+        permit(temporary)
         try:
             os.rename(temporary, path)
         except OSError as error:
             raise FileExistsError(f"{path} is already there") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def permit(path: str | os.PathLike[str]) -> None:
+    """Give a file or folder that was made for its owner alone the permissions that the umask leaves to others."""
+    os.chmod(path, (0o777 if os.path.isdir(path) else 0o666) & ~_umask())
 
 
 def _umask() -> int:

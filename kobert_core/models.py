@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +23,11 @@ from kobert_core.tokenization import KoBertTokenizer
 
 if TYPE_CHECKING:
     from transformers import BertConfig, BertModel
+
+log = logging.getLogger(__name__)
+
+POOLER = {"pooler.dense.weight", "pooler.dense.bias"}
+"""What a checkpoint of masked language modelling lacks of an encoder."""
 
 
 class ClassifierOutput(NamedTuple):
@@ -209,7 +216,7 @@ def load_bert(
 
     Weights come as safetensors, or as a pickle that holds tensors alone. They are read once: in `cache` they lie as
     arrays that all processes of a machine map into memory. With `init: random` they are drawn from PyTorch's generator,
-    which pretrained ones leave as it is.
+    which pretrained ones leave as it is, unless they have no pooler: one is then drawn, and a warning says so.
 
     Raises:
         InputError: the encoder is not there, is no BERT, lacks weights, or does not fit its tokenizer.
@@ -236,17 +243,43 @@ def load_bert(
         "shape": json.dumps(shape, sort_keys=True, default=str),
         "pooler": pooler,
     }
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quiet_transformers():
         weights = cached_arrays(cache, key, lambda: _pretrained_weights(backbone, revision, shape, pooler=pooler))
         own = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
         bert: BertModel = BertModel.from_pretrained(
             None, config=bert_config, state_dict=own, dtype=torch.float32, add_pooling_layer=pooler
         )
+    if pooler and POOLER - own.keys():
+        log.warning("`%s` has no pooler, as after masked language modelling: a new one begins at random", backbone)
+        draw_pooler(bert)
     return bert.train()
 
 
+def draw_pooler(bert: BertModel) -> None:
+    """Give the pooler new weights from PyTorch's generator, as transformers draws those of a linear layer."""
+    pooler: Any = bert.pooler
+    pooler.dense.weight.data.normal_(std=bert.config.initializer_range)
+    pooler.dense.bias.data.zero_()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """What it says of a checkpoint, in tables and bars, is said here in one line or not at all."""
+    from transformers.utils import logging as its
+
+    verbosity, bars = its.get_verbosity(), its.is_progress_bar_enabled()
+    its.set_verbosity_error()
+    its.disable_progress_bar()
+    try:
+        yield
+    finally:
+        its.set_verbosity(verbosity)
+        if bars:
+            its.enable_progress_bar()
+
+
 def _pretrained_weights(backbone: str, revision: str, shape: dict[str, Any], *, pooler: bool) -> dict[str, np.ndarray]:
-    """An encoder's weights by name, as arrays."""
+    """An encoder's weights by name, as arrays; without those of the pooler, if just these are not there."""
     from transformers import BertConfig, BertModel
 
     bert: BertModel
@@ -268,14 +301,16 @@ def _pretrained_weights(backbone: str, revision: str, shape: dict[str, Any], *, 
             where="model.backbone",
             fix="give a hub name or a folder with model.safetensors, or `init: random`",
         ) from error
-    missing = sorted({*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])})
-    if missing:
+    missing = {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
+    lacks_pooler = missing == POOLER and not loaded["mismatched_keys"]
+    if missing and not lacks_pooler:
         raise InputError(
-            f"`{backbone}` lacks {len(missing)} of the encoder's weights, `{missing[0]}` first",
+            f"`{backbone}` lacks {len(missing)} of the encoder's weights, `{min(missing)}` first",
             where="model.backbone",
             fix="give a complete checkpoint, or `init: random`",
         )
-    return {name: tensor.numpy() for name, tensor in bert.state_dict().items()}
+    kept = bert.state_dict().items()
+    return {name: tensor.numpy() for name, tensor in kept if not (lacks_pooler and name in POOLER)}
 
 
 def make_bert_config(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest: int) -> BertConfig:

@@ -136,6 +136,7 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
         progress.update += 1
+        task.progress("training", progress.update, updates)
         window.weight += weight
         window.examples += len(examples)
 

@@ -34,6 +34,7 @@ from tuning.cli_options import (
     with_trials,
 )
 from tuning.cli_tracking import commands as tracking_commands
+from tuning.interpreter import settle_interpreter
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
@@ -61,6 +62,7 @@ app.add_typer(tracking_commands)
 def main() -> None:
     """Entry point: bad input is one line and exit code 2, never a traceback."""
     try:
+        settle_interpreter()
         app()
     except InputError as error:
         _refuse(str(error))
@@ -114,11 +116,18 @@ def train(
     Searched parameters take the values of the study's first point, or the middle of their range.
     """
     from tuning.local import train_once
+    from tuning.progress import watching
     from tuning.study import load_study
 
     study = load_study(study_file, overrides or ())
     trace = SWEEPS / "profiles" / f"{study.name}-{time.strftime('%Y%m%d-%H%M%S')}.json" if profile else None
-    train_once(study, say=typer.echo, cache=SWEEPS / "cache", output=output, trace=trace)
+    with watching() as progress:
+
+        def say(line: str) -> None:
+            progress.hide()
+            typer.echo(line)
+
+        train_once(study, say=say, cache=SWEEPS / "cache", output=output, trace=trace, progress=progress)
 
 
 @app.command()
@@ -133,7 +142,7 @@ def sweep(
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="A Ray cluster to use: auto, or HOST:6379. Default: one is started here."),
+        typer.Option(help="A Ray cluster to use: auto, or HOST:6379. Default: RAY_ADDRESS; else one is started here."),
     ] = None,
     resume: Resume = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, read the data, run nothing.")] = False,
@@ -183,16 +192,19 @@ def export(
 ) -> None:
     """Write a trial's best checkpoint as a HuggingFace folder: the winner's, or that of --trial."""
     from tuning.export import export_model
+    from tuning.progress import watching
     from tuning.results import WINNER, TrialTable, read_winner
 
     study = _study_of(sweep_dir)
     table = TrialTable(sweep_dir.resolve(), study.objective)
-    if trial is None:
-        winner = read_winner(sweep_dir)
-        export_model(sweep_dir, study, table[winner["winner"]["trial"]], output, test=winner["test"])
-    else:
-        won = (sweep_dir / WINNER).is_file() and read_winner(sweep_dir)["winner"]["trial"] == trial
-        export_model(sweep_dir, study, table[trial], output, test=read_winner(sweep_dir)["test"] if won else None)
+    with watching() as progress:
+        progress(f"exporting to {output}", 0)
+        if trial is None:
+            winner = read_winner(sweep_dir)
+            export_model(sweep_dir, study, table[winner["winner"]["trial"]], output, test=winner["test"])
+        else:
+            won = (sweep_dir / WINNER).is_file() and read_winner(sweep_dir)["winner"]["trial"] == trial
+            export_model(sweep_dir, study, table[trial], output, test=read_winner(sweep_dir)["test"] if won else None)
     typer.echo(f"exported to {output}")
 
 
@@ -202,11 +214,13 @@ def predict(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A file of the kind that the model was trained on.")],
     output: Annotated[Path, typer.Option("--output", metavar="FILE", help="A .tsv or .jsonl file to write.")],
 ) -> None:
-    """Label a file: one record a row, with the probability of each class."""
+    """Label a file: one record a row, with its text and the probability of each class; or answer its questions."""
     from kobert_core.tasks.base import PLACES_SHOWN
     from tuning.predict import predict_file
+    from tuning.progress import watching
 
-    count, bad = predict_file(model_dir, source, output)
+    with watching() as progress:
+        count, bad = predict_file(model_dir, source, output, progress=progress)
     typer.echo(f"{count:,} predictions in {output}")
     if bad:
         typer.echo("\n".join([f"{len(bad):,} set aside:", *bad[:PLACES_SHOWN]]), err=True)
@@ -224,34 +238,50 @@ def evaluate(
 ) -> None:
     """Score a model on a labelled file. The reading is recorded in the model's folder."""
     from tuning.predict import evaluate_file
+    from tuning.progress import watching
+    from tuning.tables import class_tables, print_table
 
-    result = evaluate_file(model_dir, data, predictions)
+    with watching() as progress:
+        result = evaluate_file(model_dir, data, predictions, progress=progress)
     if as_json:
-        typer.echo(json.dumps(result))
+        typer.echo(json.dumps(result, ensure_ascii=False))
         return
     for key, value in result.items():
-        typer.echo(f"{key:20} {value:.6f}" if isinstance(value, float) else f"{key:20} {value:,}")
+        if not isinstance(value, dict | list):
+            typer.echo(f"{key:20} {value:.6f}" if isinstance(value, float) else f"{key:20} {value:,}")
+    for table in class_tables(result["classes"], result["confusion_matrix"]) if "classes" in result else ():
+        typer.echo()
+        print_table(table)
 
 
 @app.command()
 def describe(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A labelled file.")],
-    task: Annotated[str, typer.Option(help="Its task: nsmc or korquad.")],
-    model: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder or hub name whose tokenizer is taken.")],
+    study: Annotated[
+        Path | None, typer.Option(metavar="STUDY", help="A study file, whose columns and labels are taken.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="An exported model, as for --study; or a folder or hub name with a tokenizer."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="nsmc or korquad, where neither a study nor a model says it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """What is in a file: counts, what is set aside, lengths; for questions, the best score that a model can reach."""
-    from kobert_core.tasks import korquad, nsmc
+    from tuning.description import describing_task
+    from tuning.progress import watching
+    from tuning.tables import print_table, table_of
 
-    known = {"nsmc": nsmc.describe, "korquad": korquad.describe}
-    if task not in known:
-        raise InputError(f"there is no task `{task}`", where="--task", fix=f"use {' or '.join(known)}")
-    found = known[task](file, model)
+    with watching() as progress:
+        found = describing_task(file, study, model, task, progress=progress).describe(file)
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
-        return
-    for key, value in found.items():
-        typer.echo(f"{key:26} {value}")
+    else:
+        print_table(table_of(found))
 
 
 @app.command()

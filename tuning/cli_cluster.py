@@ -117,7 +117,8 @@ def stop(job: JobId, address: JobServer = None) -> None:
 def doctor(
     study_file: Annotated[Path | None, typer.Argument(metavar="[STUDY]", help="Whose trials must find room.")] = None,
     address: Annotated[
-        str | None, typer.Option(help="A Ray cluster: auto, or HOST:6379. Default: this machine alone.")
+        str | None,
+        typer.Option(help="A Ray cluster: auto, or HOST:6379. Default: RAY_ADDRESS; else this machine alone."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="DIR", help="Folder of all sweeps. Default: `storage`, sweeps.")

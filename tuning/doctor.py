@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from kobert_core.errors import InputError
 from tuning.cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
+from tuning.head import named_address
 from tuning.shared_storage import storage_problems
 from tuning.study import StudyConfig
 from tuning.sweep import files_of
@@ -39,7 +40,7 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
     """Look at this machine, or at all machines of a cluster.
 
     Args:
-        address: Of a cluster, as for a sweep; None looks at this machine alone.
+        address: Of a cluster, as for a sweep: where there is none, this machine alone is looked at.
         output: Where sweeps would be written.
         tracking_uri: Where MLflow would be.
         study: Whose trials must find room, and whose files must be there.
@@ -50,14 +51,14 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
     health = f"{tracking_uri.rstrip('/')}/health" if tracking_uri.startswith("http") else None
     missing = [path for path in (files_of(study) if study else []) if not path.is_file()]
     here = [Finding("wrong", f"{path} is not there, or is no file") for path in missing]
-    if address is None:
+    if named_address(address)[0] is None:
         here += [*differences({"this machine": look(health)}, tracking_uri), disk(output)]
         return [*here, room([this_machine()], study)] if study else here
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"no folder can be made here ({error.strerror})", where=f"--output {output}") from error
-    set_environment()
+    set_environment(address)
     with ray_cluster(address) as cluster:
         import ray
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
 import re
 import shlex
 import shutil
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 PACKAGES = ("kobert_core", "search_spaces", "tuning")
+SECONDS_TO_ANSWER = 8
 SECONDS_TO_STOP = 120
 """A stopped sweep has so long to write its last checkpoints; Ray's own 3 s would kill it before."""
 OURS = "kobert_tuning"
@@ -64,21 +68,27 @@ class Jobs:
             raise InputError(
                 "this is not the address of a job server", where=f"--address {self.address}", fix="http://HEAD:8265"
             )
+        where = f"--address {self.address}" if address else self.address
+        if reason := silence_of(self.address):
+            raise self._unanswered(reason, where)
         try:
             self._client: JobSubmissionClient = JobSubmissionClient(self.address)
         except AuthenticationError as error:
             raise InputError(
                 "the cluster asks for a token",
-                where=f"--address {self.address}",
+                where=where,
                 fix="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's token",
             ) from error
         except (ConnectionError, RuntimeError, OSError, ValueError) as error:  # requests' own are OSError, ValueError
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"no job server answers ({reason})",
-                where=f"--address {self.address}",
-                fix="start the head of the cluster with its dashboard (`ray start --head`, `ray[default]` installed)",
-            ) from error
+            raise self._unanswered(str(error).strip().splitlines()[0], where) from error
+
+    @staticmethod
+    def _unanswered(reason: str, where: str) -> InputError:
+        return InputError(
+            f"no job server answers ({reason})",
+            where=where,
+            fix="start the head of the cluster with its dashboard (`ray start --head`, `ray[default]` installed)",
+        )
 
     def submit(self, study: StudyConfig, folder: Path, *, options: Sequence[str] = ()) -> str:
         """Send a checked study with this package; the job's id.
@@ -146,6 +156,17 @@ class Jobs:
         while not (found := self.get(job)).state.endswith(("STOPPED", "SUCCEEDED", "FAILED")):
             time.sleep(0.5)
         return found
+
+
+def silence_of(server: str) -> str | None:
+    """Why nothing answers at a server's address, asked for some seconds: Ray's client would wait without end."""
+    try:
+        with urllib.request.urlopen(server, timeout=SECONDS_TO_ANSWER):
+            return None
+    except urllib.error.HTTPError:
+        return None  # an answer, too
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return str(getattr(error, "reason", error)) or type(error).__name__
 
 
 def package_into(folder: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from kobert_core.pretrained import save_model_files
 from kobert_core.profiling import ProfilingRuntime
+from kobert_core.progress import Progress, unseen
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import TASKS
 from kobert_core.training import train
@@ -26,6 +27,7 @@ def train_once(
     cache: Path,
     output: Path | None = None,
     trace: Path | None = None,
+    progress: Progress = unseen,
 ) -> TrialRecord:
     """Train with the study's example values, as a trial of its sweep would on one worker.
 
@@ -35,11 +37,13 @@ def train_once(
         cache: Folder of the feature cache.
         output: Where the best checkpoint is exported to; None keeps no checkpoint.
         trace: Where to write a trace of the first updates; then a table says where the time of the run went.
+        progress: Hears how far reading, training and evaluating have come.
     """
+    study.check_files()
     torch.set_num_threads(max(1, int(study.resources.cpus_per_worker)))
     values = study.example_values()
     config = study.train_config(values)
-    task = TASKS[config.task](config, cache=cache)
+    task = TASKS[config.task](config, cache=cache, progress=progress)
     record = TrialRecord(0, "RUNNING", values)
 
     def on_report(report: Report) -> None:

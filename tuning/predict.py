@@ -12,14 +12,15 @@ from kobert_core.errors import InputError
 from kobert_core.evaluation import predict
 from kobert_core.files import atomic_write_json, atomic_write_text, file_digest
 from kobert_core.pretrained import load_pretrained
+from kobert_core.progress import Progress, unseen
 from kobert_core.runtime import LocalRuntime
 from tuning.readings import record_reading
 
 FORMATS = (".tsv", ".jsonl")
 
 
-def predict_file(model_dir: Path, source: Path, output: Path) -> tuple[int, list[str]]:
-    """Write one record for each usable row of a file.
+def predict_file(model_dir: Path, source: Path, output: Path, *, progress: Progress = unseen) -> tuple[int, list[str]]:
+    """Write one record for each usable row of a file: its id, its text, and what the model says.
 
     Returns:
         How many there were, and the place and reason of each row that was set aside.
@@ -31,17 +32,21 @@ def predict_file(model_dir: Path, source: Path, output: Path) -> tuple[int, list
         raise InputError(
             f"unknown format `{output.suffix}`", where=output, fix=f"end its name in {' or '.join(FORMATS)}"
         )
-    pretrained, runtime = load_pretrained(model_dir), LocalRuntime()
-    ids, examples, bad = pretrained.task.read_inputs(source)
-    outputs = predict(pretrained.model.to(runtime.device), pretrained.task, examples, runtime)
-    records = pretrained.task.answers(ids, examples, outputs)
+    pretrained, runtime = load_pretrained(model_dir, progress=progress), LocalRuntime()
+    inputs = pretrained.task.read_inputs(source)
+    outputs = predict(pretrained.model.to(runtime.device), pretrained.task, inputs.examples, runtime)
+    answers = pretrained.task.answers(inputs.ids, inputs.examples, outputs)
+    given = [dict(zip(inputs.texts, texts, strict=True)) for texts in zip(*inputs.texts.values(), strict=True)]
+    records = [{"id": row_id} | texts | said for row_id, texts, said in zip(inputs.ids, given, answers, strict=True)]
     atomic_write_text(output, as_tsv(records) if output.suffix == ".tsv" else as_json_lines(records))
-    return len(records), [str(row) for row in bad]
+    return len(records), [str(row) for row in inputs.bad]
 
 
-def evaluate_file(model_dir: Path, source: Path, predictions: Path | None = None) -> dict[str, Any]:
-    """The task's metrics on a labelled file, the number of examples and of what was set aside, and how often the file
-    was read before.
+def evaluate_file(
+    model_dir: Path, source: Path, predictions: Path | None = None, *, progress: Progress = unseen
+) -> dict[str, Any]:
+    """The task's metrics on a labelled file, the number of examples and of what was set aside, how often the file
+    was read before, and the task's scores in detail.
 
     The reading is recorded in the model's folder.
 
@@ -49,11 +54,12 @@ def evaluate_file(model_dir: Path, source: Path, predictions: Path | None = None
         model_dir: Folder of an exported model.
         source: The labelled file.
         predictions: Where answers to questions go, as the official script takes them: `{question id: text}`.
+        progress: Hears how far it has come.
 
     Raises:
         InputError: the model or the file cannot be used.
     """
-    pretrained, runtime = load_pretrained(model_dir), LocalRuntime()
+    pretrained, runtime = load_pretrained(model_dir, progress=progress), LocalRuntime()
     if predictions is not None and pretrained.task.name != "korquad":
         raise InputError("this model answers no questions", where=model_dir, fix="leave out --predictions")
     examples = pretrained.task.read(source)
@@ -68,7 +74,7 @@ def evaluate_file(model_dir: Path, source: Path, predictions: Path | None = None
     result["earlier_readings"] = record_reading(
         model_dir, file=source, sha256=file_digest(source), by="evaluate", metrics=result.copy()
     )
-    return result
+    return result | pretrained.task.score_in_detail(examples, outputs)
 
 
 def as_tsv(records: list[dict[str, Any]]) -> str:

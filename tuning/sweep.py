@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_write_json, atomic_write_text, file_digest, is_disk_full, sealed
+from kobert_core.progress import Progress, unseen
 from kobert_core.tasks import TASKS
 from kobert_core.tasks.base import Task
 from tuning.cluster import groups_that_fit, ray_cluster, set_environment
@@ -27,6 +28,7 @@ from tuning.display import Display
 from tuning.driver_only import DiskFull
 from tuning.export import export_model
 from tuning.failures import was_infrastructure
+from tuning.progress import watching
 from tuning.readings import readings, record_reading
 from tuning.results import LEDGER, TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
 from tuning.shared_storage import check_shared
@@ -86,11 +88,12 @@ def winner_as_json(winner: TrialRecord) -> dict[str, Any]:
     return {name: value for name, value in asdict(winner).items() if name in names}
 
 
-def prepare(study: StudyConfig, folder: Path) -> Task[Any]:
+def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) -> Task[Any]:
     """Read and tokenize the data, look at the model and at the disk of the sweep's folder, so that what cannot work
     fails before anything starts."""
     study.check()
-    task = TASKS[study.task](study.train_config(study.example_values()), cache=folder.parent / CACHE)
+    study.check_files()
+    task = TASKS[study.task](study.train_config(study.example_values()), cache=folder.parent / CACHE, progress=progress)
     if not len(task.train) or not len(task.dev):
         raise InputError("no examples are left to train or to compare on", where=study.name)
     concurrent = study.resources.concurrent
@@ -122,7 +125,7 @@ def run_sweep(
     Raises:
         InputError: something that a user gave cannot be used.
     """
-    set_environment()
+    set_environment(address)
     sitting = sitting or Sitting()
     with sweep_folder(study, folder, resume=resume) as used:
         if used and not resume and not sitting.losses:
@@ -189,7 +192,8 @@ class Sweep:
             self.tracker.forget()
 
     def _read(self) -> Task[Any]:
-        task = prepare(self.study, self.folder)
+        with watching() as progress:
+            task = prepare(self.study, self.folder, progress=progress)
         import tuning.lean_trainer  # noqa: F401  (which the groups need next: here, while Ray starts)
 
         return task

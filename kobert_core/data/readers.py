@@ -286,8 +286,11 @@ def _check_bad(path: Path, usable: int, bad: Sequence[BadRow], max_bad_fraction:
     places = "; ".join(map(str, bad[:PLACES_SHOWN])) + ("; …" if len(bad) > PLACES_SHOWN else "")
     other_encoding = 2 * sum(row.reason == "broken UTF-8" for row in bad) > len(bad)
     shares = f"{len(bad) / total:.2%}, at most {max_bad_fraction:.2%} may be"
+    count = (
+        f"{len(bad):,} of {total:,} rows are bad ({shares})" if usable else f"none of its {total:,} rows can be used"
+    )
     raise InputError(
-        f"{len(bad):,} of {total:,} rows are bad ({shares}): {places}",
+        f"{count}: {places}",
         where=path,
         fix="write the file as UTF-8" if other_encoding else None,
     )

@@ -189,7 +189,10 @@ def _check_bad(squad: Squad, bad: int, max_bad_fraction: float) -> None:
     if squad.questions and bad / total <= max_bad_fraction:
         return
     places = "; ".join(map(str, squad.bad[:PLACES_SHOWN])) + ("; …" if len(squad.bad) > PLACES_SHOWN else "")
-    raise InputError(
-        f"{bad:,} of {total:,} questions are bad ({bad / total:.2%}, at most {max_bad_fraction:.2%} may be): {places}",
-        where=squad.path,
+    shares = f"{bad / total:.2%}, at most {max_bad_fraction:.2%} may be"
+    count = (
+        f"{bad:,} of {total:,} questions are bad ({shares})"
+        if squad.questions
+        else f"none of its {total:,} questions can be used"
     )
+    raise InputError(f"{count}: {places}", where=squad.path)

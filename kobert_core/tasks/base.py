@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.readers import BadRow
 from kobert_core.data.squad import BadQuestion
+from kobert_core.progress import Progress, unseen
 from kobert_core.tokenization import KoBertTokenizer, tokenizer_from
 
 if TYPE_CHECKING:
@@ -48,8 +50,21 @@ class Examples(Protocol):
 
 E = TypeVar("E", bound=Examples)
 
+log = logging.getLogger(__name__)
+
 PLACES_SHOWN = 20
 """So many places of what was set aside are named."""
+
+
+class Inputs(NamedTuple, Generic[E]):
+    """A file to predict."""
+
+    ids: list[str]
+    texts: dict[str, list[str]]
+    """What the file says, by the name that it has in predictions: `text`, or `question`; in the order of `ids`."""
+    examples: E
+    bad: Sequence[BadRow | BadQuestion]
+    """What was set aside."""
 
 
 class Task(ABC, Generic[E]):
@@ -69,7 +84,12 @@ class Task(ABC, Generic[E]):
     model: ModelConfig
 
     def __init__(
-        self, config: TrainConfig, *, cache: Path | None = None, tokenizer: KoBertTokenizer | None = None
+        self,
+        config: TrainConfig,
+        *,
+        cache: Path | None = None,
+        tokenizer: KoBertTokenizer | None = None,
+        progress: Progress = unseen,
     ) -> None:
         """A task whose data is read when it is first asked for.
 
@@ -77,9 +97,11 @@ class Task(ABC, Generic[E]):
             config: What the run is.
             cache: Folder of the feature cache; None builds in memory.
             tokenizer: Takes the place of the one that the config names.
+            progress: Hears how far long work has come: reading here, and what else is done with the task.
         """
         assert isinstance(config.data, self.Data) and isinstance(config.model, self.Model)
         self.config, self.data, self.model, self._cache = config, config.data, config.model, cache
+        self.progress = progress
         if tokenizer is not None:
             self.tokenizer = tokenizer
 
@@ -100,7 +122,14 @@ class Task(ABC, Generic[E]):
 
         key = {"rows": hashlib.sha256(rows.tobytes()).hexdigest(), "vocab_size": vocab_size}
         trained = cached_arrays(self._cache, self._file_key(self.data.train) | key, build)
-        return tokenizer_from(trained["model"].tobytes())
+        tokenizer = tokenizer_from(trained["model"].tobytes())
+        if len(tokenizer) < vocab_size:
+            log.warning(
+                "the training texts give a tokenizer of %s pieces, not of `tokenizer_vocab_size: %s`",
+                f"{len(tokenizer):,}",
+                vocab_size,
+            )
+        return tokenizer
 
     @cached_property
     def train(self) -> E:
@@ -142,8 +171,16 @@ class Task(ABC, Generic[E]):
         """What was set aside of a labelled file, with its place."""
 
     @abstractmethod
-    def read_inputs(self, path: Path) -> tuple[list[str], E, Sequence[BadRow | BadQuestion]]:
-        """Ids and examples of a file to predict, which needs no labels, and what was set aside of it."""
+    def read_inputs(self, path: Path) -> Inputs[E]:
+        """What there is to predict in a file, which needs no labels."""
+
+    @abstractmethod
+    def describe(self, file: Path) -> dict[str, Any]:
+        """What is in a labelled file, however much of it must be set aside: JSON values.
+
+        Raises:
+            InputError: it cannot be read, or nothing of it can be used.
+        """
 
     @abstractmethod
     def answers(self, ids: list[str], examples: E, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -165,3 +202,7 @@ class Task(ABC, Generic[E]):
     @abstractmethod
     def score(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, float]:
         """`eval/…` metrics from the outputs of all examples, in their order."""
+
+    def score_in_detail(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        """What more there is to say of the outputs than one number a metric, as JSON values."""
+        return {}

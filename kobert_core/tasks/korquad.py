@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -33,8 +34,7 @@ from kobert_core.errors import InputError
 from kobert_core.files import file_digest
 from kobert_core.metrics.spans import score_answers, span_loss
 from kobert_core.models import KoBertForQuestionAnswering, load_bert, make_bert_config
-from kobert_core.tasks.base import PLACES_SHOWN, Task
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tasks.base import PLACES_SHOWN, Inputs, Task
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -119,9 +119,10 @@ class Korquad(Task[WindowExamples]):
     def read(self, path: Path) -> WindowExamples:
         key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint}
         file = self._texts(path)
-        pieces = cached_arrays(self._cache, key, lambda: piece_arrays(file, self.tokenizer))
         lengths = self.data.lengths
-        windows = cached_arrays(self._cache, key | lengths._asdict(), lambda: window_arrays(file, pieces, lengths))
+        with self._watched(path):
+            pieces = cached_arrays(self._cache, key, lambda: piece_arrays(file, self.tokenizer))
+            windows = cached_arrays(self._cache, key | lengths._asdict(), lambda: window_arrays(file, pieces, lengths))
         return self._examples(file, pieces, windows)
 
     def bad_rows(self, path: Path) -> list[BadQuestion]:
@@ -130,13 +131,15 @@ class Korquad(Task[WindowExamples]):
         pairs = zip(file["bad_places"].tolist(), file["bad_reasons"].tolist(), strict=True)
         return [BadQuestion(place, reason) for place, reason in pairs]
 
-    def read_inputs(self, path: Path) -> tuple[list[str], WindowExamples, list[BadQuestion]]:
-        """Ids and windows of a file without answers, every usable question in its order, and the other questions."""
-        squad = read_squad(path, labelled=False, max_bad_fraction=self.data.max_bad_fraction)
-        file = text_arrays(squad)
-        pieces = piece_arrays(file, self.tokenizer)
-        examples = self._examples(file, pieces, window_arrays(file, pieces, self.data.lengths))
-        return file["ids"].tolist(), examples, squad.bad
+    def read_inputs(self, path: Path) -> Inputs[WindowExamples]:
+        """Every usable question of a file, in its order, as it stands there."""
+        with self._watched(path):
+            squad = read_squad(path, labelled=False, max_bad_fraction=self.data.max_bad_fraction)
+            file = text_arrays(squad)
+            pieces = piece_arrays(file, self.tokenizer)
+            examples = self._examples(file, pieces, window_arrays(file, pieces, self.data.lengths))
+        questions = [question.text for question in squad.questions]
+        return Inputs(file["ids"].tolist(), {"question": questions}, examples, squad.bad)
 
     def answers(self, ids: list[str], examples: WindowExamples, outputs: Outputs) -> list[dict[str, Any]]:
         """For each question its answer, cut from the context; empty where the model says that there is none."""
@@ -184,6 +187,43 @@ class Korquad(Task[WindowExamples]):
             rows.append(named | scores)
         return sorted(rows, key=lambda row: -row["f1"])
 
+    def describe(self, file: Path) -> dict[str, Any]:
+        """What is in a labelled file, and the best scores that a model with this tokenizer can reach on it.
+
+        Returns:
+            Counts; the first places of what was set aside; `trims`: how many targets need so many graphemes trimmed,
+            and how many no trim in range leads to; `ceiling`: `exact_match` and `f1` in percent when every piece and
+            trim is right.
+        """
+        with self._watched(file):
+            squad = read_squad(file, max_bad_fraction=1.0)
+            arrays = text_arrays(squad)
+            pieces = piece_arrays(arrays, self.tokenizer)
+            windows = window_arrays(arrays, pieces, self.data.lengths)
+            examples = self._examples(arrays, pieces, windows)
+        answerable = np.diff(arrays["answer_starts"]) > 0
+        reached = np.bincount(windows["question"], weights=windows["positions"][:, 0] > 0) > 0
+        trims = pieces["trims"][answerable]
+        found = decode(examples, perfect_outputs(examples))
+        ceiling = score_answers(examples, found, None if answerable.all() else 0.0)
+        return {
+            "articles": len(np.unique(arrays["article"])),
+            "contexts": len(arrays["starts"]) - 1,
+            "questions": len(arrays["ids"]),
+            "questions_without_answer": int((~answerable).sum()),
+            "set_aside": len(squad.bad),
+            "set_aside_places": [str(bad) for bad in squad.bad[:PLACES_SHOWN]],
+            "windows": len(examples),
+            "pieces_per_context": float(np.diff(pieces["piece_starts"]).mean()),
+            "answers_in_no_window": int((answerable & ~reached).sum()),
+            "trims": {
+                "start": {str(n): int((trims[:, 0] == n).sum()) for n in np.unique(trims[:, 0]) if n >= 0},
+                "end": {str(n): int((trims[:, 1] == n).sum()) for n in np.unique(trims[:, 1]) if n >= 0},
+                "out_of_range": int((trims < 0).any(axis=1).sum()),
+            },
+            "ceiling": {"exact_match": ceiling["exact_match"], "f1": ceiling["f1"]},
+        }
+
     def _decode(self, examples: WindowExamples, outputs: Outputs) -> Answers:
         model = self.model
         return decode(
@@ -193,11 +233,20 @@ class Korquad(Task[WindowExamples]):
     def _examples(self, file: Arrays, pieces: Arrays, windows: Arrays) -> WindowExamples:
         return WindowExamples(file, pieces, windows, self.tokenizer, max_query_length=self.data.max_query_length)
 
+    @contextmanager
+    def _watched(self, path: Path) -> Iterator[None]:
+        """Around what takes long with a file, and does not know how long."""
+        work = f"reading {path.name}"
+        self.progress(work, 0)
+        yield
+        self.progress(work, 1, 1)
+
     def _texts(self, path: Path) -> Arrays:
         """What is known of a file before it is tokenized."""
 
         def build() -> Arrays:
-            return text_arrays(read_squad(path, max_bad_fraction=self.data.max_bad_fraction))
+            with self._watched(path):
+                return text_arrays(read_squad(path, max_bad_fraction=self.data.max_bad_fraction))
 
         return cached_arrays(self._cache, self._file_key(path), build)
 
@@ -242,49 +291,3 @@ class Korquad(Task[WindowExamples]):
             return questions
         chosen = np.random.Generator(np.random.PCG64(self.data.split_seed)).permutation(len(questions))[:size]
         return questions[np.sort(chosen)]
-
-
-def describe(file: Path, model_folder: Path, lengths: Lengths | None = None) -> dict[str, Any]:
-    """What is in a labelled file, and the best scores that a model with this tokenizer can reach on it.
-
-    Args:
-        file: in the format of SQuAD.
-        model_folder: folder or hub name whose tokenizer is taken.
-        lengths: of the windows; 384, 128 and 64 when not given.
-
-    Returns:
-        Counts; the first places of what was set aside; `trims`: how many targets need so many graphemes trimmed, and
-        how many no trim in range leads to; `ceiling`: `exact_match` and `f1` in percent when every piece and trim is
-        right.
-
-    Raises:
-        InputError: the file or the tokenizer cannot be read.
-    """
-    tokenizer, lengths = KoBertTokenizer.from_pretrained(model_folder), lengths or Lengths()
-    squad = read_squad(file, max_bad_fraction=1.0)
-    arrays = text_arrays(squad)
-    pieces = piece_arrays(arrays, tokenizer)
-    windows = window_arrays(arrays, pieces, lengths)
-    examples = WindowExamples(arrays, pieces, windows, tokenizer, max_query_length=lengths.max_query_length)
-    answerable = np.diff(arrays["answer_starts"]) > 0
-    reached = np.bincount(windows["question"], weights=windows["positions"][:, 0] > 0) > 0
-    trims = pieces["trims"][answerable]
-    found = decode(examples, perfect_outputs(examples))
-    ceiling = score_answers(examples, found, None if answerable.all() else 0.0)
-    return {
-        "articles": len(np.unique(arrays["article"])),
-        "contexts": len(arrays["starts"]) - 1,
-        "questions": len(arrays["ids"]),
-        "questions_without_answer": int((~answerable).sum()),
-        "set_aside": len(squad.bad),
-        "set_aside_places": [str(bad) for bad in squad.bad[:PLACES_SHOWN]],
-        "windows": len(examples),
-        "pieces_per_context": float(np.diff(pieces["piece_starts"]).mean()),
-        "answers_in_no_window": int((answerable & ~reached).sum()),
-        "trims": {
-            "start": {str(n): int((trims[:, 0] == n).sum()) for n in np.unique(trims[:, 0]) if n >= 0},
-            "end": {str(n): int((trims[:, 1] == n).sum()) for n in np.unique(trims[:, 1]) if n >= 0},
-            "out_of_range": int((trims < 0).any(axis=1).sum()),
-        },
-        "ceiling": {"exact_match": ceiling["exact_match"], "f1": ceiling["f1"]},
-    }

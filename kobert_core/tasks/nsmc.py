@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -14,16 +15,15 @@ from torch import nn
 
 from kobert_core.config import DataConfig, ModelConfig, Objective
 from kobert_core.data.batching import Batch
-from kobert_core.data.cache import cached_arrays
-from kobert_core.data.features import CODE_VERSION, TextExamples, tokenize, tokenize_parts
+from kobert_core.data.cache import cached_arrays, joined
+from kobert_core.data.features import CODE_VERSION, TextExamples, tokenize_parts
 from kobert_core.data.readers import BadRow, Columns, Rows, read_rows, row_chunks
 from kobert_core.data.splits import stratified_sample, stratified_split
 from kobert_core.errors import InputError
 from kobert_core.files import file_digest
-from kobert_core.metrics.accuracy import accuracy, cross_entropy, probabilities
+from kobert_core.metrics.classes import accuracy, class_report, cross_entropy, macro_f1, probabilities
 from kobert_core.models import KoBertClassifier, load_bert, make_bert_config
-from kobert_core.tasks.base import PLACES_SHOWN, Task
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tasks.base import PLACES_SHOWN, Inputs, Task
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -80,7 +80,7 @@ class Nsmc(Task[TextExamples]):
     name = "nsmc"
     Data: ClassVar[type[DataConfig]] = NsmcData
     Model: ClassVar[type[ModelConfig]] = NsmcModel
-    metrics = ("eval/accuracy", "eval/loss")
+    metrics = ("eval/accuracy", "eval/f1", "eval/loss")
     objective = Objective(metric="eval/accuracy", mode="max")
 
     data: NsmcData
@@ -110,11 +110,19 @@ class Nsmc(Task[TextExamples]):
         )
         return config
 
-    def read_inputs(self, path: Path) -> tuple[list[str], TextExamples, list[BadRow]]:
-        """Ids and examples of a file without labels, every usable row in its order, and the other rows."""
-        rows = read_rows(path, columns=self.data.columns, labels=None, labelled=False)
-        arrays = tokenize(rows.texts, np.zeros(len(rows)), self.tokenizer)
-        return rows.ids, self._examples(arrays), rows.bad
+    def read_inputs(self, path: Path) -> Inputs[TextExamples]:
+        """Every usable row of a file, in its order, with its text as it stands there."""
+        ids, texts, bad = list[str](), list[str](), list[BadRow]()
+
+        def parts() -> Iterator[Rows]:
+            for rows in self._watched(path, labels=None, labelled=False):
+                ids.extend(rows.ids)
+                texts.extend(rows.texts)
+                bad.extend(rows.bad)
+                yield replace(rows, labels=np.zeros(len(rows), dtype=np.int64))
+
+        arrays = joined(tokenize_parts(parts(), self.tokenizer))
+        return Inputs(ids, {"text": texts}, self._examples(arrays), bad)
 
     def answers(self, ids: list[str], examples: TextExamples, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         """For each id its label as the training file has it, the name of that class, and all probabilities."""
@@ -134,10 +142,17 @@ class Nsmc(Task[TextExamples]):
         return {"logits": model(**batch.inputs).logits.float()}
 
     def score(self, examples: TextExamples, outputs: dict[str, np.ndarray]) -> dict[str, float]:
+        logits, labels = outputs["logits"], examples.labels
         return {
-            "eval/accuracy": accuracy(outputs["logits"], examples.labels),
-            "eval/loss": cross_entropy(outputs["logits"], examples.labels),
+            "eval/accuracy": accuracy(logits, labels),
+            "eval/f1": macro_f1(logits, labels),
+            "eval/loss": cross_entropy(logits, labels),
         }
+
+    def score_in_detail(self, examples: TextExamples, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        """`classes`: precision, recall, F1 and support of each; `confusion_matrix`: how many examples of a class, a
+        row each, were taken for which one."""
+        return class_report(outputs["logits"], examples.labels, list(self.data.labels.values()))
 
     def read(self, path: Path) -> TextExamples:
         key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint, "features": CODE_VERSION}
@@ -155,10 +170,20 @@ class Nsmc(Task[TextExamples]):
     def _parts(self, path: Path) -> Iterator[Rows]:
         """`read_rows` in parts; its facts are kept on the way, so that a file is read once for both."""
         facts: list[Facts] = []
-        for rows in row_chunks(path, **self._how):
+        for rows in self._watched(path):
             facts.append((rows.labels, rows.bad))
             yield rows
         self._kept_facts(path, lambda: facts)
+
+    def _watched(self, path: Path, **how: Any) -> Iterator[Rows]:
+        """The parts of a file. That one is done is told when the next one is asked for: by then it is tokenized."""
+        work, done = f"reading {path.name}", 0
+        self.progress(work, done)
+        for rows in row_chunks(path, **(self._how | how)):
+            yield rows
+            done += len(rows) + len(rows.bad)
+            self.progress(work, done)
+        self.progress(work, done, done)
 
     @property
     def _how(self) -> dict[str, Any]:
@@ -185,6 +210,32 @@ class Nsmc(Task[TextExamples]):
             }
 
         return cached_arrays(self._cache, self._file_key(path) | {"facts": CODE_VERSION}, build)
+
+    def describe(self, file: Path) -> dict[str, Any]:
+        """Examples by class, what is set aside, and how long the texts are in tokens, special ones counted."""
+        labels, bad = list[np.ndarray](), list[BadRow]()
+
+        def parts() -> Iterator[Rows]:
+            for rows in self._watched(file, max_bad_fraction=1.0):
+                labels.append(rows.labels)
+                bad.extend(rows.bad)
+                yield rows
+
+        starts = joined(tokenize_parts(parts(), self.tokenizer))["starts"]
+        lengths = np.diff(starts) + 2
+        names = list(self.data.labels.values())
+        counts = np.bincount(np.concatenate(labels), minlength=len(names))
+        return {
+            "examples": len(lengths),
+            "classes": dict(zip(names, counts.tolist(), strict=True)),
+            "set_aside": len(bad),
+            "set_aside_places": [str(row) for row in bad[:PLACES_SHOWN]],
+            "tokens": {
+                "mean": round(float(lengths.mean()), 1),
+                "p99": int(np.quantile(lengths, 0.99)),
+                "max": int(lengths.max()),
+            },
+        }
 
     def _texts_at(self, items: np.ndarray) -> list[str]:
         return self.read_rows(self.data.train).take(items).texts
@@ -237,26 +288,3 @@ class Nsmc(Task[TextExamples]):
         if len(weights) != classes:
             raise InputError(f"{len(weights)} weights for {classes} classes", where="model.class_weights")
         return np.array(weights, dtype=np.float32)
-
-
-def describe(file: Path, model_folder: Path) -> dict[str, Any]:
-    """What is in a file of labelled reviews, and how long its texts are in tokens, special ones counted.
-
-    Raises:
-        InputError: the file or the tokenizer cannot be read.
-    """
-    data = NsmcData(train=file)
-    rows = read_rows(file, columns=data.columns, labels=data.labels, max_bad_fraction=1.0)
-    _, starts = KoBertTokenizer.from_pretrained(model_folder).encode_batch_flat(rows.texts)
-    lengths = np.diff(starts) + 2
-    return {
-        "examples": len(rows),
-        "classes": {name: int((rows.labels == index).sum()) for index, name in enumerate(data.labels.values())},
-        "set_aside": len(rows.bad),
-        "set_aside_places": [str(bad) for bad in rows.bad[:PLACES_SHOWN]],
-        "tokens": {
-            "mean": round(float(lengths.mean()), 1),
-            "p99": int(np.quantile(lengths, 0.99)),
-            "max": int(lengths.max()),
-        },
-    }

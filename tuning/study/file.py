@@ -79,12 +79,14 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
         "tracking": TrackingConfig,
     }
     known = [*StudyHead.model_fields, *models, "parameters"]
+    everything = [*known, *(f"{section}.{name}" for section, model in models.items() for name in model.model_fields)]
     for name in raw.values:
         if name not in known:
-            problems.add(name, f"unknown key `{name}`", suggest_known(name, known))
+            problems.add(name, f"unknown key `{name}`", suggest_known(name, known, everything))
     values = _complete(raw, task, models, problems)
     sections: dict[str, Any] = {
-        name: validate(model, values[name], key=name, problems=problems) for name, model in models.items()
+        name: validate(model, values[name], key=name, problems=problems, elsewhere=everything)
+        for name, model in models.items()
     }
     head = {name: value for name, value in values.items() if name in StudyHead.model_fields}
     checked = validate(StudyHead, head, key="", problems=problems)

@@ -27,7 +27,7 @@ QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
         ("export", {"--output", "--trial"}),
         ("predict", {"--output"}),
         ("evaluate", {"--json", "--predictions"}),
-        ("describe", {"--task", "--model", "--json"}),
+        ("describe", {"--study", "--task", "--model", "--json"}),
         ("ui", {"--host", "--port"}),
         ("list", {"--output"}),
         ("logs", set()),
@@ -41,7 +41,8 @@ def test_every_command_teaches_its_options(command: str, options: set[str]) -> N
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, tuning.cli; print({'torch', 'ray', 'mlflow', 'optuna', 'transformers'} & set(sys.modules))"
+    heavy = {"torch", "ray", "mlflow", "optuna", "transformers", "sklearn"}
+    code = f"import sys, tuning.cli; print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
 

@@ -134,7 +134,7 @@ def test_another_encoding_is_named(tmp_path: Path) -> None:
         ("a.csv", "\n \n", "is empty"),
         ("a.tsv", b"\xef\xbb\xbf", "is empty"),
         ("a.tsv", HEADER, "has no rows"),
-        ("a.tsv", HEADER + "1\t\t1\n", "1 of 1 rows are bad"),
+        ("a.tsv", HEADER + "1\t\t1\n", "none of its 1 rows can be used: line 2: empty text"),
         ("a.xlsx", "x", r"unknown kind of file '.xlsx'; use one of .tsv"),
         ("a", "x", "unknown kind of file"),
         ("a.jsonl", "[\n{\n", "no line is a JSON object"),

@@ -80,7 +80,7 @@ def test_too_many_bad_questions_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("context", ["", " \n", None, 5])
 def test_an_empty_context_costs_all_of_its_questions(tmp_path: Path, context: Any) -> None:
-    with pytest.raises(InputError, match=r"2 of 2 questions are bad.*data\[0\].paragraphs\[0\]: context is"):
+    with pytest.raises(InputError, match=r"none of its 2 questions can be used: data\[0\].paragraphs\[0\]: context is"):
         read_squad(write(tmp_path, question(1), question(2), context=context), max_bad_fraction=1)
 
 
