@@ -62,13 +62,13 @@ def sweep_under_fire(output: Path, victims: list[tuple[str, ...]]) -> Killing:
         resume = ["--resume"] if commands > 1 else []
         process = start_sweep(output, "one", *TWO_AT_A_TIME, *resume)
         with ending_all(process):
-            while pending and wait_for(process, lambda: progress_of(sweep) >= pending[0][0], seconds=400):
+            while pending and wait_for(process, lambda: progress_of(sweep) >= pending[0][0], seconds=900):
                 moment, kinds = pending.pop(0)
                 wait_for_kinds(process, kinds)
                 seen |= {each for group in kinds_under(process).values() for each in group}
                 killed = kill_one_of_each(process, kinds, chance)
                 ends.append(f"{' + '.join(killed) or f'no {kinds}'} at {moment}%")
-            code = process.wait(timeout=500)
+            code = process.wait(timeout=900)
             left = [each for each in psutil.wait_procs(seen, timeout=20)[1] if each.status() != psutil.STATUS_ZOMBIE]
         printed = (output / "one.out").read_text(encoding="utf-8")
         assert "Traceback" not in printed and "(raylet)" not in printed, printed
@@ -102,9 +102,9 @@ def peace(tmp_path_factory: pytest.TempPathFactory) -> Peace:
     output = tmp_path_factory.mktemp("peace")
     process = start_sweep(output, "one", *TWO_AT_A_TIME)
     with ending_all(process):
-        assert wait_for(process, lambda: progress_of(output / "one") >= MOMENTS[1])
+        assert wait_for(process, lambda: progress_of(output / "one") >= MOMENTS[1], seconds=900)
         kinds = names_of_one_kind([kinds_under(process) for _ in range(LOOKS) if not time.sleep(0.05)])
-        assert process.wait(timeout=400) == 0, (output / "one.out").read_text()
+        assert process.wait(timeout=900) == 0, (output / "one.out").read_text()
     print(f"kinds of processes: {kinds}")
     assert len(kinds) > 5
     return Peace(Outcome.of(output / "one"), kinds)
