@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-import shlex
 import sys
 import time
 from functools import partial
@@ -168,25 +166,38 @@ def sweep(
 
     Ctrl-C stops cleanly; the same command with --resume goes on.
     """
-    from tuning.study import load_study
-
-    study = load_study(study_file, with_trials(overrides, trials))
-    folder = ((output or study.storage or SWEEPS) / sweep_name(name or study.name)).resolve()
     console = Console(stderr=as_json, emoji=False)
     if dry_run:
+        study, folder = _study_and_folder(study_file, with_trials(overrides, trials), name, output)
         _describe(study, folder, address, console)
         return
     from tuning.display import Display
-    from tuning.sweep import run_sweep
+    from tuning.head import named_address
+    from tuning.supervisor import supervised
 
-    result = run_sweep(study, folder, address=address, resume=resume, display=Display(console))
-    _summarise(result, console)
-    if as_json:
-        print_json(result.as_json())
-    if result.interrupted:
-        raise typer.Exit(EXIT_INTERRUPTED)
-    if result.winner is None:
-        raise typer.Exit(EXIT_NOTHING_WON)
+    display = Display(console)
+    with supervised(display.say, own_ray=named_address(address)[0] is None) as sitting:
+        from tuning.sweep import run_sweep
+
+        study, folder = _study_and_folder(study_file, with_trials(overrides, trials), name, output)
+        result = run_sweep(study, folder, address=address, resume=resume, display=display, sitting=sitting)
+        _summarise(result, console)
+        if as_json:
+            print_json(result.as_json())
+        if result.interrupted:
+            raise typer.Exit(EXIT_INTERRUPTED)
+        if result.winner is None:
+            raise typer.Exit(EXIT_NOTHING_WON)
+
+
+def _study_and_folder(
+    file: Path, overrides: list[str], name: str | None, output: Path | None
+) -> tuple[StudyConfig, Path]:
+    """The study of a sweep, and where the sweep lies."""
+    from tuning.study import load_study
+
+    study = load_study(file, overrides)
+    return study, ((output or study.storage or SWEEPS) / sweep_name(name or study.name)).resolve()
 
 
 @app.command()
@@ -376,6 +387,7 @@ def _summarise(result: SweepResult, console: Console) -> None:
     from tuning.comparison import compared
     from tuning.display import span, values_as_text
     from tuning.results import standing
+    from tuning.supervisor import command_to_go_on
 
     def say(text: str) -> None:
         console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
@@ -383,10 +395,7 @@ def _summarise(result: SweepResult, console: Console) -> None:
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(result.states.items()))
     say(f"{result.folder.name}: {states or 'no trials'}, {span(result.seconds)}")
     if result.interrupted or result.gave_up:
-        again = sys.argv[1:] if "--resume" in sys.argv else [*sys.argv[1:], "--resume"]
-        in_a_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        command = "submit, the same study and --resume" if in_a_job else shlex.join(again)
-        say(f"{result.gave_up or 'interrupted'}; go on with: kobert-tune {command}")
+        say(f"{result.gave_up or 'interrupted'}; go on with: {command_to_go_on()}")
     if result.winner is None:
         if not (result.interrupted or result.gave_up):
             say("no trial came to a model; see `kobert-tune logs`")

@@ -26,6 +26,7 @@ ENVIRONMENT = {
 PREFERRED = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # those of trials that are stopped; the others are told by the sweep
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what Ray says in the driver of processes that died: the sweep says it in a line
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so soon is the end of a group noticed
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # its controller runs in the driver

@@ -127,6 +127,13 @@ class TrialTable:
             atomic_write_json(self.folder / LEDGER, [sealed(as_row(record)) for record in records])
             atomic_write_text(self.folder / TABLE, as_csv(records))
 
+    def forget(self) -> None:
+        """Remove all trials and both files: none of them came to anything."""
+        with self.lock:
+            self._records.clear()
+            for name in (LEDGER, TABLE):
+                (self.folder / name).unlink(missing_ok=True)
+
     def states(self) -> dict[str, int]:
         """Number of trials by state."""
         return dict(Counter(record.state for record in self))

@@ -24,6 +24,7 @@ from kobert_core.errors import InputError
 from search_spaces.distributions import Space
 from tuning.draws import Draws, make_sampler, tried_in, write_down
 from tuning.driver_only import DriverOnly
+from tuning.failures import failure_of
 from tuning.journal import SweepJournal
 from tuning.results import LEDGER, UNFINISHED, TrialRecord
 from tuning.study import SearchConfig
@@ -115,7 +116,17 @@ def _equal(value: Any, other: Any) -> bool:
 class OptunaSearcher(DriverOnly, Searcher):
     """Gives Ray Tune configs of the form `{"trial": number, "values": {parameter: value}}`."""
 
-    def __init__(self, study: optuna.Study, space: Space, search: SearchConfig, objective: Objective) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Space,
+        search: SearchConfig,
+        objective: Objective,
+        *,
+        ledger: Iterable[TrialRecord] = (),
+    ) -> None:
+        """`ledger`: which of its trials go on though Optuna was told that they failed: see `take_up_lost`. Optuna
+        cannot take that back, and hears nothing more of them."""
         super().__init__(metric="objective", mode=objective.mode)
         self._study, self._space, self._search, self._objective = study, space, search, objective
         points = space.points()
@@ -123,6 +134,8 @@ class OptunaSearcher(DriverOnly, Searcher):
         self._running: dict[str, optuna.Trial] = {}
         self._reported: dict[str, dict[int, float]] = {}
         self._failed: set[str] = set()
+        ended = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
+        self._taken_up = [record for record in ledger if record.state in UNFINISHED and record.trial in ended]
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Metric and mode are the study's own."""
@@ -130,6 +143,9 @@ class OptunaSearcher(DriverOnly, Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Values for a new trial, or for one that was interrupted; the end when no point is left."""
+        if self._taken_up:
+            record = self._taken_up.pop(0)
+            return {"trial": record.trial, "values": record.values}
         study, space = self._study, self._space
         trials = study.get_trials(deepcopy=False)
         waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
@@ -148,7 +164,7 @@ class OptunaSearcher(DriverOnly, Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """One point of a trial's curve, at its percentage of the run."""
         value, progress = result["objective"], result["progress"]
-        if progress not in self._reported[trial_id]:
+        if trial_id in self._running and progress not in self._reported[trial_id]:
             self._running[trial_id].report(value, step=progress)
             self._reported[trial_id][progress] = value
 
@@ -189,8 +205,9 @@ class Teller(DriverOnly, Callback):
         self._searcher.tell(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """It failed."""
-        self._searcher.tell(trial.trial_id)
+        """It failed; if it was cut off, it goes back with all that run."""
+        if failure_of(trial) is not None:
+            self._searcher.tell(trial.trial_id)
 
 
 def _tell(study: optuna.Study, trial: int, curve: Mapping[int, float], objective: Objective, *, failed: bool) -> None:

@@ -29,13 +29,15 @@ from tuning.disk import DiskNeeds
 from tuning.display import Display
 from tuning.driver_only import DiskFull
 from tuning.export import export_model
+from tuning.failures import was_infrastructure
 from tuning.ground import write_ground
 from tuning.head import named_address
 from tuning.preflight import check_study, survey, this_machine, tracking_problem
 from tuning.progress import watching
 from tuning.readings import read_before, record_reading
-from tuning.results import TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
+from tuning.results import LEDGER, TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
 from tuning.shared_storage import check_shared
+from tuning.sitting import Sitting
 from tuning.study import STUDY, StudyConfig
 from tuning.sweep_folder import SCRATCH, sweep_folder
 from tuning.sync import SPOOL, ends_of
@@ -44,8 +46,10 @@ from tuning.trial_files import DONATIONS, MODEL_FILES, TRIALS, checkpoint_of, tr
 
 if TYPE_CHECKING:
     from tuning.budget import Budget
+    from tuning.lasting_groups import LastingGroups
+    from tuning.recording import Recorder
+    from tuning.rounds import Rounds
     from tuning.search import OptunaSearcher
-    from tuning.worker_group import WorkerGroups
 
 MODEL, ENVIRONMENT, CACHE = "model", "environment.txt", "cache"
 T = TypeVar("T")
@@ -128,7 +132,13 @@ def trials_at_once(study: StudyConfig, folder: Path, address: str | None) -> int
 
 
 def run_sweep(
-    study: StudyConfig, folder: Path, *, address: str | None = None, resume: bool = False, display: Display
+    study: StudyConfig,
+    folder: Path,
+    *,
+    address: str | None = None,
+    resume: bool = False,
+    display: Display,
+    sitting: Sitting | None = None,
 ) -> SweepResult:
     """Run a sweep to its end, or until it is interrupted or its budget is spent.
 
@@ -138,18 +148,20 @@ def run_sweep(
         address: A Ray cluster to join; by default one is started here.
         resume: Go on in a folder that a sweep began; one that was killed goes on in any case.
         display: Shows the trials.
+        sitting: The one that goes on, where this process takes the place of one that has died.
 
     Raises:
         InputError: something that a user gave cannot be used.
     """
     set_environment(address)
+    sitting = sitting or Sitting()
     if named_address(address)[0] is None:
         groups_that_fit([this_machine()], study.resources)
     with sweep_folder(study, folder, resume=resume, say=display.say) as used:
-        if used and not resume:
+        if used and not resume and not sitting.losses:
             display.say("the sweep was cut off: going on where it was")
         try:
-            return Sweep(study, folder, display, resume=used).run(address)
+            return Sweep(study, folder, display, sitting, resume=used).run(address)
         except (DiskFull, Exception) as error:
             if not is_disk_full(error):
                 raise
@@ -159,11 +171,12 @@ def run_sweep(
 class Sweep:
     """One run of the driver in the folder of a sweep."""
 
-    def __init__(self, study: StudyConfig, folder: Path, display: Display, *, resume: bool) -> None:
-        self.study, self.folder, self.display, self.resume = study, folder, display, resume
+    def __init__(self, study: StudyConfig, folder: Path, display: Display, sitting: Sitting, *, resume: bool) -> None:
+        self.study, self.folder, self.display, self.sitting, self.resume = study, folder, display, sitting, resume
         self.cache = folder.parent / CACHE
-        self.begin = time.monotonic()
         self.table = TrialTable(folder, study.objective)
+        take_up_lost(self.table)
+        self._rounds = 0
         self.uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
 
     def run(self, address: str | None) -> SweepResult:
@@ -209,6 +222,8 @@ class Sweep:
             self.display.say(f"{left - lost} records did not reach MLflow; send them: {command}")
         if refused := self.tracker.refused:
             self.display.say(f"MLflow refused {refused} records for good; they are kept in {letters_path(spool)}")
+        if not (self.folder / LEDGER).exists():
+            self.tracker.forget()
 
     def _read(self) -> Task[Any]:
         with watching() as progress:
@@ -233,19 +248,20 @@ class Sweep:
             self.display.say(f"all points of the space are tried: {ended} trials, and not {self.study.budget.trials}")
 
     @contextmanager
-    def _worker_groups(self, address: str | None, reading: Future[Task[Any]]) -> Iterator[WorkerGroups]:
+    def _worker_groups(self, address: str | None, reading: Future[Task[Any]]) -> Iterator[LastingGroups]:
         """Ray with worker groups that begin to start: what takes longest is under way while the data is read."""
-        from tuning.worker_group import WorkerGroups
+        from tuning.lasting_groups import LastingGroups
+        from tuning.ray_watch import ending_with_ray
 
         if reading.done():
             reading.result()  # bad data is told before Ray starts
-        with ray_cluster(address) as cluster:
+        with ray_cluster(address) as cluster, ending_with_ray():
             if reading.done():
                 reading.result()  # or at least before its workers do
             if len(cluster) > 1:
                 check_shared(self.folder, files_of(self.study))
             count = min(groups_that_fit(cluster, self.study.resources), max(1, self._remaining))
-            groups = WorkerGroups(count, self.study.resources, storage=self.folder / SCRATCH)
+            groups = LastingGroups(count, self.study.resources, storage=self.folder / SCRATCH, say=self.display.say)
             try:
                 yield groups
             finally:
@@ -253,30 +269,42 @@ class Sweep:
                 shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
 
     def _search_and_judge(
-        self, groups: WorkerGroups, disk: DiskNeeds
+        self, groups: LastingGroups, disk: DiskNeeds
     ) -> tuple[TrialRecord | None, dict[str, dict[str, float]], Budget]:
         """The winner, its metrics on the test file, and the budget, which knows how the sweep ended."""
         from tuning.budget import Budget, stopping_cleanly
         from tuning.recording import Recorder
+        from tuning.rounds import Rounds
 
-        study, table, remaining = self.study, self.table, self._remaining
-        searcher = self._make_searcher()
-        budget = Budget(study, groups.count, groups.stop_all, folder=self.folder, least_free=disk.least_free)
-        recorder = Recorder(study, table, self.tracker, groups.exchange, budget, disk)
+        study, table, sitting = self.study, self.table, self.sitting
+        budget = Budget(
+            study, groups.count, groups.stop_all, folder=self.folder, least_free=disk.least_free, sitting=sitting
+        )
+        rounds = Rounds(table, groups, budget, sitting, say=self.display.say)
+        recorder = Recorder(study, table, self.tracker, rounds, budget, disk)
         with stopping_cleanly(budget):
             with self.display.showing(table, study, budget):
-                if remaining > 0:
-                    self._wait_for(groups, budget)
-                    if not budget.stop_all():
-                        self._tune(groups, searcher, recorder, budget, trials=remaining)
-                        groups.stop_all()
-                if searcher is not None:
-                    searcher.put_back()
-                recorder.interrupt()
+                self._search(groups, recorder, rounds)
+                while rounds.another():
+                    self._search(groups, recorder, rounds)
             self._say_if_all_is_tried()
             recorder.keep_best_checkpoints()
             winner = None if budget.interrupted or budget.gave_up else table.winner()
             return winner, self._read_test(groups, winner) if winner else {}, budget
+
+    def _search(self, groups: LastingGroups, recorder: Recorder, rounds: Rounds) -> None:
+        """One round: all trials that are left, unless processes are lost."""
+        searcher, remaining = self._make_searcher(), self._remaining
+        self.resume = True  # so does the next round begin
+        if remaining > 0:
+            with rounds.noting_losses():
+                self._wait_for(groups, rounds)
+                if not rounds.stop_all():
+                    self._tune(groups, searcher, recorder, rounds, trials=remaining)
+            groups.stop_all()
+        if searcher is not None:
+            searcher.put_back()
+        recorder.interrupt()
 
     def _conclude(
         self, winner: TrialRecord | None, test: dict[str, dict[str, float]], comparison: Comparison, budget: Budget
@@ -291,7 +319,7 @@ class Sweep:
             comparison=comparison,
             model=self._export(winner, test, comparison) if winner and winner.checkpoint else None,
             tracking_uri=shown_uri(self.uri),
-            seconds=time.monotonic() - self.begin,
+            seconds=time.monotonic() - self.sitting.begin,
             interrupted=budget.interrupted,
             gave_up=budget.gave_up,
         )
@@ -331,16 +359,18 @@ class Sweep:
             resume=self.resume,
             ledger=self.table,
         )
-        return OptunaSearcher(optuna_study, study.space, study.search, study.objective)
+        return OptunaSearcher(optuna_study, study.space, study.search, study.objective, ledger=self.table)
 
-    def _wait_for(self, groups: WorkerGroups, budget: Budget) -> None:
+    def _wait_for(self, groups: LastingGroups, rounds: Rounds) -> None:
         try:
-            groups.wait_until_ready(give_up=budget.stop_all)
+            groups.wait_until_ready(give_up=rounds.stop_all)
         except RuntimeError as error:
+            if self.sitting.losses:
+                raise  # there were groups before
             reason = str(error).strip().splitlines()[-1]
             raise InputError(f"no worker group can be started on this cluster ({reason})", where="resources") from error
 
-    def _tune(self, groups: WorkerGroups, searcher: Any, recorder: Any, budget: Budget, *, trials: int) -> None:
+    def _tune(self, groups: LastingGroups, searcher: Any, recorder: Recorder, rounds: Rounds, *, trials: int) -> None:
         """Let Ray Tune schedule so many trials on the worker groups."""
         from tuning.population import start_population
         from tuning.schedulers import make_scheduler
@@ -349,6 +379,7 @@ class Sweep:
 
         study, objective = self.study, self.study.objective
         self._remove_donations()
+        self._rounds += 1
         tuner = make_tuner(
             groups,
             train_trial,
@@ -366,8 +397,9 @@ class Sweep:
             trials=trials,
             storage=self.folder / SCRATCH,
             callbacks=[recorder, Teller(searcher)] if searcher else [recorder],
-            stop=budget,
+            stop=rounds,
             max_failures=study.resources.max_failures,
+            name=f"tune-{self._rounds}",
         )
         tuner.fit()
         self._remove_donations()
@@ -376,7 +408,7 @@ class Sweep:
         for folder in (self.folder / TRIALS).glob(f"*/{DONATIONS}"):
             shutil.rmtree(folder)
 
-    def _read_test(self, groups: WorkerGroups, winner: TrialRecord) -> dict[str, dict[str, float]]:
+    def _read_test(self, groups: LastingGroups, winner: TrialRecord) -> dict[str, dict[str, float]]:
         """The one time that the sweep reads the test file: for the winner, and for the baselines to compare it with.
 
         A resumed sweep that has the same winner as before has read it already.
@@ -401,7 +433,7 @@ class Sweep:
         record_reading(self.folder, file=file, sha256=file_digest(file), by="sweep", metrics=metrics, weights=weights)
         return metrics
 
-    def _score(self, groups: WorkerGroups, file: Path, record: TrialRecord) -> dict[str, float]:
+    def _score(self, groups: LastingGroups, file: Path, record: TrialRecord) -> dict[str, float]:
         from tuning.trial import evaluate_checkpoint
 
         metrics: dict[str, float] = groups.run(
@@ -432,6 +464,14 @@ class Sweep:
         ended = self.study.budget.trials - self._remaining  # a resumed sweep may come to another winner
         self.tracker.log_metrics(None, {f"winner/{name}": value for name, value in metrics.items()}, step=ended)
         return model
+
+
+def take_up_lost(table: TrialTable) -> None:
+    """Trials that an older version called failed, and that had only lost processes around them, go on."""
+    for record in table:
+        if record.state == "FAILED" and was_infrastructure(record.reason or ""):
+            record.state, record.reason = "INTERRUPTED", None
+            table.put(record)
 
 
 def in_background(function: Callable[[], T]) -> Future[T]:
