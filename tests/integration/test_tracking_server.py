@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from kobert_core.config import Objective
 from tests.fixtures.browser import listed_runs, need_browser, page_html, screenshot
 from tests.fixtures.mlflow_server import Server
 from tests.fixtures.tracking import report_sweep
-from kobert_core.config import Objective
 from tuning.tracking import Tracker, default_tracking_uri, reach, sync
 from tuning.tracking.ui import sweep_page
 
