@@ -14,6 +14,7 @@ import pickle
 import random
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from torch import nn
 
 from kobert_core.errors import InputError
-from kobert_core.files import SUMS, atomic_folder, is_disk_full, sha256_file, write_sums
+from kobert_core.files import SUMS, atomic_folder, is_disk_full, permit, sha256_file, write_sums
 
 _log = logging.getLogger(__name__)
 
@@ -40,12 +41,10 @@ def save_checkpoint(folder: Path, model: nn.Module, state: dict[str, Any]) -> No
     Raises:
         OSError: it cannot be written. What was there before is there still, and nothing else.
     """
-    from safetensors.torch import save_file
-
     try:
         with atomic_folder(folder) as temporary:
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-            save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
+            save_tensors(weights, temporary / WEIGHTS)
             with open(temporary / STATE, "wb") as file:  # given a path, PyTorch does not say why it cannot write
                 torch.save(state, file)
             write_sums(temporary)
@@ -55,6 +54,15 @@ def save_checkpoint(folder: Path, model: nn.Module, state: dict[str, Any]) -> No
         if is_disk_full(error):
             raise OSError(errno.ENOSPC, "no space is left for a checkpoint", str(folder)) from error
         raise
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file that transformers loads, readable for whom the umask lets read: by itself, safetensors
+    makes it for its owner alone."""
+    from safetensors.torch import save_file
+
+    save_file(dict(tensors), path, metadata={"format": "pt"})
+    permit(path)
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -76,6 +76,20 @@ def check_sums(folder: Path) -> None:
             )
 
 
+def check_writable(folder: Path) -> None:
+    """Write in a folder, or where it would be made, and leave nothing behind.
+
+    Raises:
+        InputError: it cannot be written, or not be made.
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise InputError(f"nothing can be written here ({error.strerror})", where=there) from error
+
+
 def sealed_line(record: dict[str, Any]) -> bytes:
     """A line of JSON that ends in its own CRC-32."""
     body = json.dumps(record, ensure_ascii=False, separators=(",", ":"))[:-1].encode("utf-8", "replace")
@@ -139,7 +153,7 @@ def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        permit(temporary)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -166,6 +180,22 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
+def check_output(path: Path) -> None:
+    """Look whether a file could be written here, before the work for it is done; its folder may not be there yet.
+
+    Raises:
+        InputError: it could not.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=path, fix="give another place") from error
+
+
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well, and is removed otherwise.
@@ -182,13 +212,18 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             if file.is_file():
                 with open(file, "rb") as opened:
                     os.fsync(opened.fileno())
-        os.chmod(temporary, 0o777 & ~_umask())
+        permit(temporary)
         try:
             os.rename(temporary, path)
         except OSError as error:
             raise FileExistsError(f"{path} is already there") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def permit(path: str | os.PathLike[str]) -> None:
+    """Give a file or folder that was made for its owner alone the permissions that the umask leaves to others."""
+    os.chmod(path, (0o777 if os.path.isdir(path) else 0o666) & ~_umask())
 
 
 def _umask() -> int:

@@ -12,10 +12,11 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from kobert_core.checkpoint import WEIGHTS
+from kobert_core.checkpoint import WEIGHTS, save_tensors
 from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_folder, atomic_write_json, check_sums, write_sums
+from kobert_core.progress import Progress, unseen
 from kobert_core.tasks import TASKS
 from kobert_core.tasks.base import Task
 from kobert_core.tokenization import KoBertTokenizer
@@ -42,11 +43,9 @@ def save_weights(folder: Path, task: type[Task[Any]], weights: Mapping[str, torc
 
     What transformers does not know lies beside `model.safetensors`, in the files that the task names.
     """
-    from safetensors.torch import save_file
-
     for name, part in split_weights(task, weights).items():
         if part:
-            save_file(part, folder / name, metadata={"format": "pt"})
+            save_tensors(part, folder / name)
     write_sums(folder)
 
 
@@ -68,7 +67,7 @@ def keep_chosen(folder: Path, task: type[Task[Any]], metrics: Mapping[str, float
         task: that of the model.
         metrics: of the checkpoint, on the dev split.
     """
-    chosen = {value: metrics[metric] for metric, value in task.chosen_on_dev.items() if metric in metrics}
+    chosen = task.chosen_values(metrics)
     if chosen:
         values = json.loads((folder / TRAIN_CONFIG).read_text(encoding="utf-8"))
         values["model"] |= chosen
@@ -85,8 +84,8 @@ class Pretrained:
     """On the CPU, in evaluation mode."""
 
 
-def load_pretrained(folder: Path) -> Pretrained:
-    """Load a folder that was exported. Only safetensors are read, never a pickle.
+def load_pretrained(folder: Path, *, progress: Progress = unseen) -> Pretrained:
+    """Load a folder that was exported. Only safetensors are read, never a pickle. `progress` hears what its task does.
 
     Raises:
         InputError: the folder is not one that was exported, or a file in it is not what was written.
@@ -97,7 +96,7 @@ def load_pretrained(folder: Path) -> Pretrained:
     files = [name for name in (WEIGHTS, *TASKS[config.task].weight_files) if (folder / name).is_file()]
     if WEIGHTS not in files:
         raise InputError("the weights are missing", where=folder / WEIGHTS, fix="export the model again")
-    task, model = empty_model(folder)
+    task, model = empty_model(folder, progress=progress)
     try:
         model.load_state_dict({key: tensor for name in files for key, tensor in load_file(folder / name).items()})
     except Exception as error:  # safetensors' own error for a torn file, RuntimeError for other names or shapes
@@ -105,7 +104,7 @@ def load_pretrained(folder: Path) -> Pretrained:
     return Pretrained(task, model.eval())
 
 
-def empty_model(folder: Path, *, cache: Path | None = None) -> tuple[Task[Any], nn.Module]:
+def empty_model(folder: Path, *, cache: Path | None = None, progress: Progress = unseen) -> tuple[Task[Any], nn.Module]:
     """The task and the model of a folder, before its weights are loaded; neither data nor hub is needed.
 
     Raises:
@@ -119,6 +118,7 @@ def empty_model(folder: Path, *, cache: Path | None = None) -> tuple[Task[Any], 
     task = TASKS[config.task](
         config.model_copy(update={"model": config.model.model_copy(update=known)}),
         cache=cache,
+        progress=progress,
         tokenizer=KoBertTokenizer.from_pretrained(folder),
     )
     return task, task.build_model()

@@ -18,6 +18,7 @@ from ray.tune import Stopper
 
 from tuning.driver_only import DriverOnly
 from tuning.results import last_line
+from tuning.sitting import Sitting
 from tuning.study import StudyConfig
 
 
@@ -25,9 +26,16 @@ class Budget(DriverOnly, Stopper):
     """Asked by Ray Tune whether to stop all trials."""
 
     def __init__(
-        self, study: StudyConfig, groups: int, tell: Callable[[], object], *, folder: Path, least_free: int
+        self,
+        study: StudyConfig,
+        groups: int,
+        tell: Callable[[], object],
+        *,
+        folder: Path,
+        least_free: int,
+        sitting: Sitting,
     ) -> None:
-        """A budget that begins now.
+        """A budget that begins now, or has begun in this sitting.
 
         Args:
             study: Sets it.
@@ -35,8 +43,11 @@ class Budget(DriverOnly, Stopper):
             tell: Is called when it ends.
             folder: On a disk that must not become full …
             least_free: … but have so many bytes free.
+            sitting: Holds since when, and why trials have failed in it.
         """
         resources, budget = study.resources, study.budget
+        self.groups = groups
+        """So many trials run at once."""
         held = groups * resources.workers
         limits = [budget.wall_time]
         if budget.gpu_hours is not None and resources.gpus_per_worker:
@@ -47,25 +58,31 @@ class Budget(DriverOnly, Stopper):
         self.interrupted = False
         self.gave_up: str | None = None
         """Why the sweep does not go on, though it could later."""
-        self._failed_trials, self._reasons = budget.failed_trials, list[str]()
+        self._failed_trials, self._sitting = budget.failed_trials, sitting
         self._folder, self._least_free = folder, least_free
         self._tell: Callable[[], object] | None = tell
-        self._begin = time.monotonic()
+        self._begin = sitting.begin_budget()
 
     @property
     def seconds_left(self) -> float | None:
         """Until the budget is spent; None without a limit of time."""
         return None if self.seconds is None else max(0.0, self.seconds - (time.monotonic() - self._begin))
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it is known that the sweep ends."""
+        return self.interrupted or self.gave_up is not None or self.seconds_left == 0.0
+
     def count_failure(self, reason: str) -> None:
         """A trial has failed."""
-        self._reasons.append(last_line(reason))
-        failed = len(self._reasons)
+        self._sitting.count_failure(last_line(reason))
+        reasons = self._sitting.failures
+        failed = len(reasons)
         if self._failed_trials is None or failed <= self._failed_trials or self.gave_up:
             return
-        alike = [re.sub(r"\d+", "0", each) for each in self._reasons]
+        alike = [re.sub(r"\d+", "0", each) for each in reasons]
         commonest, count = Counter(alike).most_common(1)[0]
-        example = self._reasons[alike.index(commonest)]
+        example = reasons[alike.index(commonest)]
         self.gave_up = (
             f"{failed} trial(s) have failed since it was started, more than "
             f"`budget.failed_trials: {self._failed_trials}` allows; {count} of them so: {example}"
@@ -83,11 +100,10 @@ class Budget(DriverOnly, Stopper):
                 f"only {ByteSize(free).human_readable()} are free in {self._folder}, where the trials that run need "
                 f"{ByteSize(self._least_free).human_readable()} for their next checkpoints"
             )
-        over = self.interrupted or self.gave_up is not None or self.seconds_left == 0.0
-        if over and self._tell:
+        if self.is_over and self._tell:
             self._tell()
             self._tell = None
-        return over
+        return self.is_over
 
 
 @contextlib.contextmanager

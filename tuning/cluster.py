@@ -10,34 +10,45 @@ from contextlib import contextmanager
 from typing import Any
 
 from kobert_core.errors import InputError
+from tuning.head import check_head, named_address, refused_token
 from tuning.study import ResourcesConfig
 
 ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",  # its worker groups are what trials run on
     "RAY_AIR_NEW_OUTPUT": "0",  # the sweep draws its own table
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a study stay what they are
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # what a thread still asks at the end must not start another Ray
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without a GPU keeps the devices that it sees
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trial table and MLflow hold what they would write
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep stops its trials itself
+}
+"""Settings of Ray that a sweep is built on, whatever the user's environment says."""
+PREFERRED = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # those of trials that are stopped; the others are told by the sweep
-    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what Ray says in the driver of processes that died: the sweep says it in a line
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so soon is the end of a group noticed
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # its controller runs in the driver
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a trial prints is in its log, once
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # what a thread still asks at the end must not start another Ray
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a study stay what they are
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without a GPU keeps the devices that it sees
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trial table and MLflow hold what they would write
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep stops its trials itself
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own snapshots are not used
     "TOKENIZERS_PARALLELISM": "false",
 }
+"""Settings where the user has not made them."""
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Keeps a Ray that is started here to 127.0.0.1, as Ray does by itself on macOS and Windows; elsewhere its processes
+listen on all interfaces."""
 
 LEAST_FREE = 16 * 2**20
 """Bytes without which Ray does not start: it would wait long, and not say why."""
 
 
-def set_environment() -> None:
-    """Settings that Ray reads when it is imported, where the user has not made them."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+def set_environment(address: str | None = None) -> None:
+    """Settings that Ray reads when it is imported, for the cluster at `address` or one that is started here."""
+    joins = named_address(address)[0] is not None
+    given = PREFERRED | ({} if joins else LOOPBACK)
+    os.environ.update({name: os.environ.get(name, value) for name, value in given.items()} | ENVIRONMENT)
     if not logging.getLogger().isEnabledFor(logging.INFO):  # what fails is told by the sweep, in a line
         for name in ("ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -53,30 +64,22 @@ def ray_cluster(address: str | None) -> Iterator[list[dict[str, float]]]:
     Raises:
         InputError: there is no cluster at the address.
     """
+    address, where = named_address(address)
+    if address:
+        check_head(address, where=where)
     import ray
 
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address and address.startswith("ray://"):
-        raise InputError(
-            "Ray client addresses are not supported",
-            where=f"--address {address}",
-            fix="give `auto` or HOST:6379 on a machine of the cluster; from elsewhere, use `kobert-tune submit`",
-        )
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         try:
-            ray.init(address=address, runtime_env={"env_vars": ENVIRONMENT}, **quiet)
+            ray.init(address=address, runtime_env={"env_vars": PREFERRED | ENVIRONMENT}, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             cause = str(error.__cause__ or error)
             if "InvalidAuthToken" in cause:
-                raise InputError(
-                    "the cluster asks for a token",
-                    where=f"--address {address}",
-                    fix="set RAY_AUTH_MODE=token, and have the cluster's token in ~/.ray/auth_token",
-                ) from error
+                raise refused_token(where, gave_one=False) from error
             reason = str(error).splitlines()[0]
             raise InputError(
-                f"no Ray cluster can be reached ({reason})", where=f"--address {address}", fix="see `ray status` there"
+                f"no Ray cluster can be reached ({reason})", where=where, fix="see `ray status` there"
             ) from error
     else:
         _start_here(quiet)

@@ -30,8 +30,8 @@ class Lease:
     task: bytes
     """From `packed`."""
     outcome: asyncio.Queue[tuple[str, Any]] = field(default_factory=asyncio.Queue)
-    """`("report", …)` any number of times, then `("value", …)`, `("error", traceback)`, `("short", traceback)` where
-    memory or disk space ran out, or `("lost", reason)`."""
+    """`("report", …)` any number of times, then `("value", …)`, `("error", traceback)`, `("input", line)` for what a
+    user gave, `("short", traceback)` where memory or disk space ran out, or `("lost", reason)`."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     told: int = 0
     """Reports so far."""
@@ -118,6 +118,19 @@ class Exchange:
         """Stop every task, those that wait too."""
         await self._stop_where(lambda each: True)
 
+    async def settled(self) -> None:
+        """Returns when no worker has a task any more.
+
+        Raises:
+            RuntimeError: no group is left.
+        """
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: self._broken or all(len(lease.ended) == self._workers for lease in self._leases)
+            )
+        if self._broken:
+            raise RuntimeError(self._broken)
+
     async def is_awaited(self) -> bool:
         """Whether a task waits for a group."""
         return bool(self._tickets)
@@ -155,20 +168,25 @@ class Exchange:
                 handles += self._handles[lease.group].values()
         return handles
 
-    async def lost(self, group: str, reason: str, *, for_good: bool) -> None:
-        """A group is gone: whoever leases it hears why; `for_good` says that no other takes its place."""
+    async def lost(self, group: str, reason: str, *, for_good: bool) -> tuple[str, list[int]]:
+        """A group is gone: whoever leases it hears why; `for_good` says that no other takes its place.
+
+        Returns:
+            The reason, which is known better here for workers that gave no sign of life, and the leases' owners.
+        """
         reason = self._silent.get(group, reason)
         if group in self._free:
             self._free.remove(group)
         self._groups_left -= for_good
         if not self._groups_left:
             self._broken = reason
-        for lease in self._leases:
-            if lease.group == group and len(lease.ended) < self._workers:
-                lease.stop.set()
-                lease.ended.update(range(self._workers))
-                lease.outcome.put_nowait(("lost", reason))
+        cut_off = [lease for lease in self._leases if lease.group == group and len(lease.ended) < self._workers]
+        for lease in cut_off:
+            lease.stop.set()
+            lease.ended.update(range(self._workers))
+            lease.outcome.put_nowait(("lost", reason))
         await self._notify()
+        return reason, [lease.owner for lease in cut_off if lease.owner is not None]
 
     async def next(self, group: str, rank: int, worker: bytes, *, worn_out: bool) -> tuple[int, bytes] | None:
         """For a worker: number and content of the next task of its group; None when there will be no more.
@@ -213,7 +231,7 @@ class Exchange:
         self._leases[number].alive[rank] = time.monotonic()
 
     async def end(self, number: int, rank: int, kind: str, content: Any) -> None:
-        """For a worker: it is done, with a `value` (rank 0's counts), or with `error` or `short` (the first counts)."""
+        """For a worker: it is done, with a `value` (rank 0's counts), or any other kind of end (the first counts)."""
         lease = self._leases[number]
         if kind == "short" and lease.stop.is_set():
             kind = "error"  # nobody wants it to go on

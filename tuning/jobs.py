@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
 import re
 import shlex
 import shutil
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from kobert_core.errors import InputError
 from tuning.study import StudyConfig, dump_study
+from tuning.sweep_folder import name_in_use, refuse_used
 from tuning.tracking import address_problem, redact_uri
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 PACKAGES = ("kobert_core", "search_spaces", "tuning")
+SECONDS_TO_ANSWER = 8
 SECONDS_TO_STOP = 120
 """A stopped sweep has so long to write its last checkpoints; Ray's own 3 s would kill it before."""
 OURS = "kobert_tuning"
@@ -64,21 +69,27 @@ class Jobs:
             raise InputError(
                 "this is not the address of a job server", where=f"--address {self.address}", fix="http://HEAD:8265"
             )
+        where = f"--address {self.address}" if address else self.address
+        if reason := silence_of(self.address):
+            raise self._unanswered(reason, where)
         try:
             self._client: JobSubmissionClient = JobSubmissionClient(self.address)
         except AuthenticationError as error:
             raise InputError(
                 "the cluster asks for a token",
-                where=f"--address {self.address}",
+                where=where,
                 fix="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's token",
             ) from error
         except (ConnectionError, RuntimeError, OSError, ValueError) as error:  # requests' own are OSError, ValueError
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"no job server answers ({reason})",
-                where=f"--address {self.address}",
-                fix="start the head of the cluster with its dashboard (`ray start --head`, `ray[default]` installed)",
-            ) from error
+            raise self._unanswered(str(error).strip().splitlines()[0], where) from error
+
+    @staticmethod
+    def _unanswered(reason: str, where: str) -> InputError:
+        return InputError(
+            f"no job server answers ({reason})",
+            where=where,
+            fix="start the head of the cluster with its dashboard (`ray start --head`, `ray[default]` installed)",
+        )
 
     def submit(self, study: StudyConfig, folder: Path, *, options: Sequence[str] = ()) -> str:
         """Send a checked study with this package; the job's id.
@@ -89,13 +100,19 @@ class Jobs:
             options: More of `kobert-tune sweep`, such as `--resume`.
 
         Raises:
-            InputError: a sweep of this folder runs, or an address holds a secret.
+            InputError: a sweep of this folder runs, or has ended there, or an address holds a secret.
         """
-        running = [job for job in self.list() if job.folder == str(folder) and job.state in ("PENDING", "RUNNING")]
+        earlier = [job for job in self.list() if job.folder == str(folder)]
+        running = [job for job in earlier if job.state in ("PENDING", "RUNNING")]
         if running:
             raise InputError(
                 f"the sweep runs as job {running[0].id}", where=folder, fix=f"`kobert-tune stop {running[0].id}`"
             )
+        if "--resume" not in options:
+            refuse_used(folder)
+            unseen = not folder.parent.is_dir()  # the storage is the cluster's alone
+            if unseen and any(job.state in ("SUCCEEDED", "STOPPED") for job in earlier):
+                raise name_in_use(folder)
         command = ["python", "-m", "tuning", "sweep", "study.yaml", "--address", "auto"]
         command += ["--name", folder.name, "--output", str(folder.parent), *options]
         with tempfile.TemporaryDirectory(prefix="kobert-tune-") as name:
@@ -103,7 +120,7 @@ class Jobs:
             dump_study(study, Path(name) / "study.yaml")
             job: str = self._client.submit_job(
                 entrypoint=shlex.join(command),
-                submission_id=f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+                submission_id=job_id(folder.name),
                 runtime_env={"working_dir": name, "env_vars": job_environment()},
                 metadata={OURS: version("kobert-tuning"), "folder": str(folder)},
             )
@@ -146,6 +163,23 @@ class Jobs:
         while not (found := self.get(job)).state.endswith(("STOPPED", "SUCCEEDED", "FAILED")):
             time.sleep(0.5)
         return found
+
+
+def silence_of(server: str) -> str | None:
+    """Why nothing answers at a server's address, asked for some seconds: Ray's client would wait without end."""
+    try:
+        with urllib.request.urlopen(server, timeout=SECONDS_TO_ANSWER):
+            return None
+    except urllib.error.HTTPError:
+        return None  # an answer, too
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return str(getattr(error, "reason", error)) or type(error).__name__
+
+
+def job_id(sweep: str) -> str:
+    """The id of a new job: the sweep's name, as far as it can be a part of an address, and the time."""
+    plain = re.sub(r"[^\w.-]", "-", sweep)
+    return f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def package_into(folder: Path) -> None:

@@ -15,7 +15,9 @@ from kobert_core.checkpoint import prune_checkpoints
 from tuning.budget import Budget
 from tuning.disk import DiskNeeds, bytes_in
 from tuning.driver_only import DriverOnly
+from tuning.failures import TrialRefused, error_of, failure_of
 from tuning.results import UNFINISHED, State, TrialRecord, TrialTable
+from tuning.rounds import Rounds
 from tuning.study import StudyConfig
 from tuning.sync import end_of
 from tuning.tracking import Tracker
@@ -26,9 +28,9 @@ class Recorder(DriverOnly, Callback):
     """Hears of every trial from Ray Tune."""
 
     def __init__(
-        self, study: StudyConfig, table: TrialTable, tracker: Tracker, exchange: Any, budget: Budget, disk: DiskNeeds
+        self, study: StudyConfig, table: TrialTable, tracker: Tracker, rounds: Rounds, budget: Budget, disk: DiskNeeds
     ) -> None:
-        self._study, self._table, self._tracker, self._exchange = study, table, tracker, exchange
+        self._study, self._table, self._tracker, self._rounds = study, table, tracker, rounds
         self._budget, self._disk = budget, disk
         self._sitting: dict[int, tuple[float, float]] = {}
 
@@ -55,8 +57,9 @@ class Recorder(DriverOnly, Callback):
     ) -> None:
         """An evaluation."""
         record, report = self._table[trial.config["trial"]], result["report"]
+        self._rounds.trial_of[result.get("pid", 0)] = record.trial
         if len(lineage := trial.config.get("lineage", [])) > len(record.lineage):  # now the copy is made
-            record.lineage, record.values, record.update = lineage, trial.config["values"], -1
+            record.lineage, record.update = lineage, -1
             self._start_run(record)
         if report["micro_batch"] != record.micro_batch:
             record.micro_batch = report["micro_batch"]
@@ -66,9 +69,12 @@ class Recorder(DriverOnly, Callback):
         elif not record.lineage:
             record.step = report["update"]
         record.progress, record.update = report["progress"], report["update"]
+        if report["progress"] not in record.curve:
+            self._rounds.come_further()
         record.curve[report["progress"]] = result["objective"]
         if report["is_best"]:
             record.metrics, record.best_progress = dict(report["metrics"]), report["progress"]
+            record.values = record.values_at(report["progress"])
             record.value, record.checkpoint = result["objective"], Path(report["checkpoint"]).name
         self._note_time(record)
         self._table.put(record)
@@ -83,10 +89,16 @@ class Recorder(DriverOnly, Callback):
         self._end(record, "COMPLETE" if record.progress == 100 else "PRUNED")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """The end of a trial that failed."""
-        number = trial.config["trial"]
+        """The end of a trial that failed, or whose process was lost: that is no failure, and it goes on."""
+        number, failure = trial.config["trial"], failure_of(trial)
         record = self._table[number] if number in self._table else TrialRecord(number, "FAILED", trial.config["values"])
-        record.reason = reason_of(trial)
+        if failure is None:
+            self._rounds.lost(error_of(trial))
+            self._end(record, "INTERRUPTED")
+            return
+        record.reason = str(failure)
+        if isinstance(failure, TrialRefused) and not any(each.curve for each in self._table):
+            self._rounds.refused(record.reason)
         self._end(record, "FAILED")
         self._budget.count_failure(record.reason)
 
@@ -97,10 +109,10 @@ class Recorder(DriverOnly, Callback):
                 self._end(record, "INTERRUPTED")
 
     def keep_best_checkpoints(self) -> None:
-        """Of the trials that ended, the best few and trial 0 keep their best checkpoint, as the disk budget allows;
-        interrupted ones keep all."""
+        """Of the trials that ended, the best few and the baselines keep their best checkpoint, as the disk budget
+        allows; interrupted ones keep all."""
         best = [record.trial for record in self._table.best(len(self._table))]
-        wanted = list(dict.fromkeys([*best[: self._study.keep_checkpoints], 0]))
+        wanted = list(dict.fromkeys([*best[: self._study.keep_checkpoints], *self._study.search.baselines]))
         room = self._disk.for_ended(live=sum(record.state in UNFINISHED for record in self._table))
         ended = [record for record in self._table if record.state not in UNFINISHED]
         for record in sorted(ended, key=lambda each: wanted.index(each.trial) if each.trial in wanted else len(wanted)):
@@ -124,7 +136,7 @@ class Recorder(DriverOnly, Callback):
         # After MLflow's spool and before Optuna: a trial that the ledger has ended is not looked at again.
         self._sitting.pop(record.trial, None)
         self._table.put(record)
-        self._exchange.stop_owned_by.remote(record.trial)  # its actor may be gone before it could say so
+        self._rounds.stop_trial(record.trial)  # its actor may be gone before it could say so
         self.keep_best_checkpoints()
 
     def _note_time(self, record: TrialRecord) -> None:
@@ -133,20 +145,13 @@ class Recorder(DriverOnly, Callback):
             record.seconds = before + time.monotonic() - begin
 
 
-def reason_of(trial: TuneTrial) -> str:
-    """Why a trial failed: the traceback of its worker."""
-    try:
-        return Path(trial.error_file).read_text(encoding="utf-8")
-    except (OSError, TypeError):
-        return "unknown: Ray Tune left no error file"
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections to dotted keys, as a study's parameters are called."""
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Sections to dotted keys, as a study's parameters are called. What is nested deeper becomes JSON: the keys there,
+    such as labels, are texts of users, and not names."""
     result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[prefix + key] = value
+    for section, content in values.items():
+        fields = content if isinstance(content, dict) else {"": content}
+        for name, value in fields.items():
+            plain = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+            result[f"{section}.{name}".removesuffix(".")] = plain
     return result

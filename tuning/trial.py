@@ -16,6 +16,7 @@ from ray import tune
 
 from kobert_core.files import file_digest
 from tuning.exchange import packed
+from tuning.failures import TrialFailed, TrialRefused, in_one_line
 from tuning.trial_files import CHECKPOINTS, DONATIONS, LOG, MAX_DONATIONS, MODEL_FILES, trial_folder
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from kobert_core.runtime import Report
     from tuning.exchange import Function
+    from tuning.lasting_groups import LastingGroups
     from tuning.study import StudyConfig
     from tuning.worker_group import WorkerGroups
 
@@ -36,7 +38,8 @@ class Trial(tune.Trainable):
 
     def setup(self, config: dict[str, Any], **shared: Any) -> None:
         """`shared`: the `exchange`, the `metric` to compare by, the `function` of a trial, its `fixed` arguments, and
-        `max_failures`: how often it goes on after its workers were lost, or found too little memory or disk space."""
+        `max_failures`: how often in a row, without a report between, it goes on after its workers were lost, or found
+        too little memory or disk space."""
         self._shared, self._lease = shared, None
         self._begin()
 
@@ -58,7 +61,7 @@ class Trial(tune.Trainable):
         content = self._next_report()
         while content["progress"] <= self._heard:  # a run that goes on repeats its last report
             content = self._next_report()
-        self._heard, self._report, self._adopt = content["progress"], content, None
+        self._heard, self._report, self._adopt, self._failures = content["progress"], content, None, 0
         return {
             "objective": content["metrics"][self._shared["metric"]],
             "progress": content["progress"],
@@ -78,14 +81,16 @@ class Trial(tune.Trainable):
             if kind == "report":
                 report: dict[str, Any] = content
                 return report
+            if kind == "input":
+                raise TrialRefused(content)
             if kind == "error":
-                raise RuntimeError(content)
+                raise TrialFailed(content)
             if kind == "value":
                 raise RuntimeError("the trial was stopped before its end")
             self._lease, self._failures = None, self._failures + 1
             if self._failures > self._shared["max_failures"]:
-                lost = f"the trial's workers were lost (failure {self._failures}): {content}"
-                raise RuntimeError(lost if kind == "lost" else content)
+                lost = f"the trial's workers were lost (failure {self._failures}): {in_one_line(content)}"
+                raise TrialFailed(lost if kind == "lost" else content)
 
     def cleanup(self) -> None:
         """The trial is over, however it ended."""
@@ -121,7 +126,7 @@ class Trial(tune.Trainable):
 
 
 def make_tuner(
-    groups: WorkerGroups,
+    groups: WorkerGroups | LastingGroups,
     function: Function,
     fixed: dict[str, Any],
     *,
@@ -133,6 +138,7 @@ def make_tuner(
     callbacks: list[tune.Callback],
     stop: tune.Stopper | None = None,
     max_failures: int = 0,
+    name: str = "tune",
 ) -> tune.Tuner:
     """A Ray Tune run of so many trials on worker groups.
 
@@ -149,8 +155,9 @@ def make_tuner(
         storage: Folder for what Tune writes for itself.
         callbacks: Hear of every trial.
         stop: Asked whether to stop all.
-        max_failures: How often a trial goes on from its newest checkpoint after its workers were lost, or found too
-            little memory or disk space.
+        max_failures: How often in a row a trial goes on from its newest checkpoint after its workers were lost, or
+            found too little memory or disk space, before it comes to its next report.
+        name: Of the folder in `storage`.
     """
     trainable = tune.with_parameters(
         Trial,
@@ -175,7 +182,7 @@ def make_tuner(
         param_space=space,
         tune_config=how,
         run_config=tune.RunConfig(
-            name="tune",
+            name=name,
             storage_path=str(storage),
             storage_filesystem=LocalFileSystem(),  # a path: Ray would take it for an address, and %41 in it for A
             callbacks=callbacks,
@@ -251,14 +258,17 @@ class Reporting:
         return go_on
 
 
-def evaluate_checkpoint(runtime: Any, *, model: str, cache: str, checkpoint: str, file: str) -> dict[str, float]:
-    """On the workers of a group: the metrics of a checkpoint on another labelled file.
+def evaluate_checkpoint(
+    runtime: Any, *, model: str, cache: str, checkpoint: str, metrics: dict[str, float], file: str
+) -> dict[str, float]:
+    """On the workers of a group: the metrics of a checkpoint on another labelled file, the same as its export's.
 
     Args:
         runtime: The worker's runtime.
         model: Folder with the trial's config and tokenizer.
         cache: Folder of the feature cache.
         checkpoint: Folder of the checkpoint.
+        metrics: Its own, on the dev split: what was chosen there holds.
         file: What to read.
     """
     from kobert_core.checkpoint import load_weights
@@ -267,8 +277,9 @@ def evaluate_checkpoint(runtime: Any, *, model: str, cache: str, checkpoint: str
 
     task, network = empty_model(Path(model), cache=Path(cache))
     network.load_state_dict(load_weights(Path(checkpoint)))
-    metrics = evaluate(network.to(runtime.device), task, task.read(Path(file)), runtime)
-    return {name.replace("eval/", "test/"): value for name, value in metrics.items()}
+    task = task.with_chosen(metrics)
+    found = evaluate(network.to(runtime.device), task, task.read(Path(file)), runtime)
+    return {name.replace("eval/", "test/"): value for name, value in found.items()}
 
 
 @contextlib.contextmanager

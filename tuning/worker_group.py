@@ -23,9 +23,11 @@ import ray
 from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from kobert_core.errors import InputError
 from kobert_core.files import is_disk_full
 from kobert_core.runtime import Phase
 from tuning.exchange import Exchange, Function, packed
+from tuning.failures import in_one_line
 from tuning.study import ResourcesConfig
 
 if TYPE_CHECKING:
@@ -49,7 +51,15 @@ UPDATES_BETWEEN_AGREEMENTS = 8
 class WorkerGroups:
     """The driver's side: starts groups, keeps them alive, ends them."""
 
-    def __init__(self, count: int, resources: ResourcesConfig, *, storage: Path, max_tasks: int = MAX_TASKS) -> None:
+    def __init__(
+        self,
+        count: int,
+        resources: ResourcesConfig,
+        *,
+        storage: Path,
+        max_tasks: int = MAX_TASKS,
+        say: Callable[[str], object] = lambda line: None,
+    ) -> None:
         """Begin to start `count` groups, each with the workers of one trial; does not wait for them.
 
         Args:
@@ -57,13 +67,14 @@ class WorkerGroups:
             resources: What a group consists of.
             storage: Folder for what Ray Train writes for itself.
             max_tasks: After so many tasks a group is replaced by a fresh one.
+            say: Is called, in a thread, when a trial lost its workers, with a line.
         """
         import tuning.lean_trainer  # noqa: F401  (not first in the threads: Ray Train and Tune import each other)
 
         actor = ray.remote(num_cpus=0)(Exchange).options(max_concurrency=MAX_WAITING, scheduling_strategy=beside_us())
         self.exchange: Any = actor.remote(count, resources.workers)
         self.count, self._resources, self._storage, self._max_tasks = count, resources, storage, max_tasks
-        self._closing = threading.Event()
+        self._say, self._closing = say, threading.Event()
         self._trainers: dict[str, LeanTorchTrainer] = {}
         self._threads = [threading.Thread(target=self._keep_alive, args=(i,), daemon=True) for i in range(count)]
         self._threads.append(threading.Thread(target=self._end_hung_groups, daemon=True))
@@ -85,7 +96,8 @@ class WorkerGroups:
         """Run a task on a free group and return its value.
 
         Raises:
-            RuntimeError: with the task's traceback, or why its workers were lost.
+            RuntimeError: with the task's traceback.
+            GroupLost: with why its workers were lost.
         """
         number = ray.get(self.exchange.submit.remote(packed(function, **arguments)))
         while True:
@@ -93,11 +105,25 @@ class WorkerGroups:
             if kind == "value":
                 return content
             if kind != "report":
-                raise RuntimeError(content)
+                raise (GroupLost if kind == "lost" else RuntimeError)(content)
+
+    def stop_owned_by(self, owner: int) -> None:
+        """End what an owner has; does not wait for it."""
+        self.exchange.stop_owned_by.remote(owner)
 
     def stop_all(self) -> None:
-        """End every task, and those that wait for a group."""
-        ray.get(self.exchange.stop_all.remote())
+        """End every task, and those that wait for a group. An exchange that is gone has none."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(self.exchange.stop_all.remote(), timeout=SECONDS_TO_CLOSE)
+
+    def settle(self) -> None:
+        """End every task, and wait until no worker has one.
+
+        Raises:
+            RayError: this cannot be had: the groups are to be closed, and others started.
+        """
+        ray.get(self.exchange.stop_all.remote(), timeout=SECONDS_TO_CLOSE)
+        ray.get(self.exchange.settled.remote(), timeout=SECONDS_TO_CLOSE)
 
     def close(self, timeout: float = SECONDS_TO_CLOSE) -> None:
         """End all groups; what they hold is free when this returns."""
@@ -109,6 +135,8 @@ class WorkerGroups:
                     trainer.give_up()  # to wait for its start, only to end it then, would take long
         for thread in self._threads:
             thread.join(timeout)
+        for trainer in list(self._trainers.values()):
+            trainer.give_up()  # its workers hang, or nobody is left to tell them: they must not outlive their group
 
     def _keep_alive(self, index: int) -> None:
         failures = 0
@@ -117,16 +145,22 @@ class WorkerGroups:
             reason = self._run_group(group)
             if self._closing.is_set():
                 return
-            with contextlib.suppress(ray.exceptions.RayError):
+            try:
                 failures = 0 if ray.get(self.exchange.was_ready.remote(group)) else failures + 1
-                ray.get(self.exchange.lost.remote(group, reason, for_good=failures > MAX_FAILED_STARTS))
+                reason, owners = ray.get(
+                    self.exchange.lost.remote(group, reason, for_good=failures > MAX_FAILED_STARTS)
+                )
+            except ray.exceptions.RayError:
+                return  # without an exchange a group has nothing to do; whoever asks it will start other groups
+            for trial in owners:
+                self._say(f"trial {trial}: {in_one_line(reason)}")
             if failures > MAX_FAILED_STARTS:
                 return
 
     def _end_hung_groups(self) -> None:
         timeout = self._resources.timeout
         while not self._closing.wait(min(timeout / 4, SECONDS_BETWEEN_SIGNS_OF_LIFE)):
-            with contextlib.suppress(ray.exceptions.RayError):
+            with contextlib.suppress(ray.exceptions.RayError):  # it may be gone: then workers end by themselves
                 for worker in ray.get(self.exchange.silent.remote(timeout)):
                     ray.kill(cloudpickle.loads(worker))
 
@@ -167,6 +201,10 @@ class WorkerGroups:
         return "the worker group ended"
 
 
+class GroupLost(RuntimeError):
+    """The workers of a task were lost: another try may find others."""
+
+
 def beside_us() -> NodeAffinitySchedulingStrategy:
     """Places an actor on the driver's machine: it shares the driver's fate, and no other machine's."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -196,11 +234,12 @@ def serve(config: dict[str, Any]) -> None:
             function, arguments = cloudpickle.loads(content)
             with clean_slate(config["threads"]):
                 value = function(runtime, **arguments)
-        except FellowLost:
+        except (FellowLost, ray.exceptions.RayError):  # of Ray knows only the runtime: its exchange does not answer
             os._exit(1)  # with this process ends the group, and the task is told that its workers were lost
         except Exception as error:
-            kind = "short" if found_too_little(error) else "error"
-            ray.get(exchange.end.remote(number, rank, kind, traceback.format_exc()))
+            kind = "input" if isinstance(error, InputError) else "short" if found_too_little(error) else "error"
+            content = str(error) if kind == "input" else traceback.format_exc()
+            ray.get(exchange.end.remote(number, rank, kind, content))
             # What fails on all workers alike, such as a loss that is NaN, leaves the group as it was. If another one
             # does not end, it waits for this one in a collective: that breaks with this process, and the whole group
             # starts anew.

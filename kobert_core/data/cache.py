@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def cached_arrays(
     """
     if cache is None:
         built = build()
-        return built if isinstance(built, dict) else _joined(list(built))
+        return built if isinstance(built, dict) else joined(built)
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     entry = cache / digest[:32]
     try:
@@ -89,7 +89,9 @@ class NpyWriter:
         np.lib.format.write_array_header_1_0(self._file, header | {"shape": (self._length, *self._like.shape[1:])})
 
 
-def _joined(parts: list[Arrays]) -> Arrays:
+def joined(parts: Iterable[Arrays]) -> Arrays:
+    """The arrays of all parts, joined at their first axis."""
+    parts = list(parts)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

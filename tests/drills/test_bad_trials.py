@@ -93,3 +93,18 @@ def test_a_spent_budget_of_failures_ends_the_sweep_which_can_go_on(drill: Drill,
     drill.lost("trials that had failed", sum(after[n]["state"] != "FAILED" for n in (0, 1)), of=2)
     drill.lost("trials that were to come", sum(after[n]["state"] != "COMPLETE" for n in (2, 3)), of=2)
     assert {n for n, record in before.items() if record["state"] == "FAILED"} == {0, 1}
+
+
+def test_an_input_error_in_training_ends_the_sweep_unless_other_trials_trained(tmp_path: Path) -> None:
+    one_by_one = ("--set", "resources.concurrent=1", "--set", "train.epochs=1")
+    printed = sweep_to_its_end(tmp_path, "one", *settings([0, 1]), code=2, faults={0: "input", 1: "input"})
+    assert printed.splitlines()[-1] == "error: model.backbone: these weights do not fit; name others", printed
+    sweep_to_its_end(tmp_path, "one", *settings([0, 1, 2]), *one_by_one, faults={1: "input"})  # the name was free
+    records = records_of(tmp_path / "one")
+    assert [record["state"] for record in records.values()] == ["COMPLETE", "FAILED", "COMPLETE"]
+    assert records[1]["reason"] == "model.backbone: these weights do not fit; name others"
+    client = client_of(tmp_path)
+    runs = client.search_runs([client.get_experiment_by_name("quickstart").experiment_id])
+    parents = [run for run in runs if "kobert_tune.trial" not in run.data.tags]
+    assert sorted(run.info.status for run in parents) == ["FAILED", "FINISHED"], "the second sweep has its own run"
+    assert "RUNNING" not in {run.info.status for run in runs}

@@ -101,7 +101,7 @@ def test_the_page_of_mlflow_is_for_this_machine() -> None:
 
 
 @pytest.mark.slow
-def test_a_stranger_is_not_let_into_a_ray_of_ours(drill: Drill) -> None:
+def test_a_stranger_is_not_let_into_a_ray_of_ours(drill: Drill, tmp_path: Path) -> None:
     """A Ray that a sweep starts lets nobody in who has not its token"""
     ours = """
         import ray
@@ -121,6 +121,12 @@ def test_a_stranger_is_not_let_into_a_ray_of_ours(drill: Drill) -> None:
         subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
         for env in (environ | {"RAY_AUTH_MODE": mode} for mode in ("token", "disabled"))
     )
+    tokens = {"the cluster asks for a token": {"HOME": str(tmp_path)}, "another token": {"RAY_AUTH_TOKEN": "x" * 40}}
+    for said, variables in tokens.items():
+        env = environ | variables
+        command = [*TUNE, "doctor", "--address", address]
+        refused = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+        assert refused.returncode == 2 and said in refused.stderr and len(refused.stderr.splitlines()) == 1
     sweep.communicate("\n", timeout=120)
     assert sweep.returncode == 0 and "in " in friend.stdout, friend.stderr
     drill.lost("strangers were let in", int(stranger.returncode == 0 or "in " in stranger.stdout), of=1)

@@ -30,6 +30,13 @@ EITHER_OR = (("accumulation", "effective_batch_size"), ("warmup_ratio", "warmup_
 """Fields of `OptimConfig`: the first one must not be written down when the second is in use."""
 
 
+PUBLIC = {
+    "NSMC (https://github.com/e9t/nsmc)": ("ratings_train.txt", "ratings_test.txt"),
+    "KorQuAD 1.0 (https://korquad.github.io)": ("KorQuAD_v1.0_train.json", "KorQuAD_v1.0_dev.json"),
+}
+"""The data sets that studies of the package name, and their files."""
+
+
 class StudyHead(FrozenConfig):
     """What stands in a study file outside of its sections."""
 
@@ -124,9 +131,34 @@ class StudyConfig(StudyHead):
                 what = f"point {place} cannot be trained with: {problems[0].what}"
                 raise InputError(what, where=where(f"search.points.{place}"), fix=problems[0].fix)
 
+    def check_files(self) -> None:
+        """Look whether the data is there.
+
+        Raises:
+            InputError: a file is not; it says what to put there.
+        """
+        for name in ("train", "dev", "test"):
+            path: Path | None = getattr(self.data, name)
+            if path is not None and not path.exists():
+                source = next((source for source, files in PUBLIC.items() if path.name in files), None)
+                here = f"put that file of {source} there, or set" if source else "set"
+                raise InputError(
+                    "the file cannot be read (No such file or directory)",
+                    where=path,
+                    fix=f"{here} `data.{name}`, whose relative paths start from the study file's folder",
+                )
+
     def example_values(self) -> dict[str, Any]:
         """The first point given in advance; what it leaves out, or all without points, is the space's middle."""
         return self.space.suggest(_Middle(self.search.points[0] if self.search.points else {}))
+
+    def trials_left(self, ended: Sequence[Mapping[str, Any]] = ()) -> int:
+        """How many trials are still to be run after those with these values: as many as the budget has, but no more
+        than the space has points. A repeat would give the same numbers, but for a population, which changes values."""
+        left, points = self.budget.trials - len(ended), self.space.points()
+        if points is None or self.scheduler.name == "pbt":
+            return left
+        return min(left, len(points) - len({self.space.identity(values) for values in ended}))
 
     def resolved(self) -> dict[str, Any]:
         """The whole study file, with defaults and absolute paths, as plain values."""

@@ -49,6 +49,10 @@ class SearchConfig(FrozenConfig):
     """Random trials before `tpe` or `cmaes` begins to learn from results."""
     points: tuple[dict[str, Any], ...] = ()
     """Trials given in advance, which run first; values that one leaves out are chosen by the search."""
+    baselines: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    """Numbers of the trials that the others are compared with: trial 0, and points given in advance. They are never
+    stopped early (in a population: never go on from another's weights), keep their checkpoint, and are scored on the
+    test file beside the winner."""
     storage: Address | None = None
     """Optuna storage URL; a journal file in the sweep's folder when not given. A password goes into the environment
     (PostgreSQL's: `PGPASSWORD`)."""
@@ -57,6 +61,16 @@ class SearchConfig(FrozenConfig):
     def _a_grid_needs_no_points(self) -> SearchConfig:
         if self.algorithm == "grid" and self.points:
             raise ValueError("a grid search tries every point: leave out `points`")
+        return self
+
+    @model_validator(mode="after")
+    def _baselines_are_given(self) -> SearchConfig:
+        for number in self.baselines:
+            if number >= max(1, len(self.points)):
+                raise ValueError(
+                    f"a baseline is trial 0 or one of the `points`, by its number, but got {number} "
+                    f"with {len(self.points)} point(s)"
+                )
         return self
 
 

@@ -12,6 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .accepted import (
+    LONGEST_NAME,
+    LONGEST_PARAM,
+    LONGEST_TAG,
+    accepted_key,
+    accepted_model_name,
+    accepted_text,
+)
 from .uris import is_server, sqlite_path
 
 if TYPE_CHECKING:
@@ -157,7 +165,8 @@ class Store:
 
         run_id = self._run_id(trial, points[0][2])
         for first in range(0, len(points), 1000):
-            metrics = [Metric(*point) for point in points[first : first + 1000]]
+            some = points[first : first + 1000]
+            metrics = [Metric(accepted_key(key), value, at, step) for key, value, at, step in some]
             self._client.log_batch(run_id, metrics=metrics)
 
     def log_params(self, trial: str | None, params: Sequence[tuple[str, str]], *, time: int) -> None:
@@ -165,7 +174,8 @@ class Store:
         from mlflow.entities import Param
 
         for first in range(0, len(params), 100):
-            batch = [Param(*param) for param in params[first : first + 100]]
+            some = params[first : first + 100]
+            batch = [Param(accepted_key(key), accepted_text(value, LONGEST_PARAM)) for key, value in some]
             self._client.log_batch(self._run_id(trial, time), params=batch)
 
     def log_tags(self, trial: str | None, tags: Sequence[tuple[str, str]], *, time: int) -> None:
@@ -173,7 +183,8 @@ class Store:
         from mlflow.entities import RunTag
 
         for first in range(0, len(tags), 100):
-            batch = [RunTag(*tag) for tag in tags[first : first + 100]]
+            some = tags[first : first + 100]
+            batch = [RunTag(accepted_key(key), accepted_text(value, LONGEST_TAG)) for key, value in some]
             self._client.log_batch(self._run_id(trial, time), tags=batch)
 
     def remove_tags(self, trial: str | None, names: Sequence[str], *, time: int) -> None:
@@ -187,7 +198,7 @@ class Store:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
-            name=name,
+            name=accepted_text(name, LONGEST_NAME),
             digest=sha256[:32],
             source_type="local",
             source=json.dumps({"uri": path}, ensure_ascii=False),
@@ -226,7 +237,7 @@ class Store:
 
         if not Path(model_dir).is_dir():
             raise FileNotFoundError(f"{model_dir} is not there any more")
-        run_id = self._run_id(trial, time)
+        run_id, name = self._run_id(trial, time), accepted_model_name(name)
         models = [m for m in self._models() if m.name == name and m.tags.get(TRIAL_TAG) == trial]
         if any(str(model.status) == "READY" for model in models):
             return
@@ -237,12 +248,14 @@ class Store:
                 self._experiment_id,
                 name=name,
                 source_run_id=run_id,
-                params=dict(params),
+                params={accepted_key(key): accepted_text(value, LONGEST_PARAM) for key, value in params.items()},
                 tags={**tags, SWEEP_TAG: self._sweep_id, TRIAL_TAG: trial},
             )
         )
         self._client.log_model_artifacts(model.model_id, model_dir)
-        points = [Metric(key, float(value), time, 0, model_id=model.model_id) for key, value in metrics.items()]
+        points = [
+            Metric(accepted_key(key), float(value), time, 0, model_id=model.model_id) for key, value in metrics.items()
+        ]
         if points:
             self._client.log_batch(self._run_id(None, time), metrics=points)
         self._client.log_outputs(run_id, models=[LoggedModelOutput(model.model_id, step=0)])

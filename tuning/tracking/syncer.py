@@ -104,6 +104,11 @@ class Syncer:
         self._wake.set()
         self._thread.join(timeout)
 
+    def forget(self) -> None:
+        """After its end: remove the spool, and how far it was sent."""
+        for path in (self._spool.path, self._state_path):
+            path.unlink(missing_ok=True)
+
     def send(self) -> None:
         """Send all there is; what keeps the store from taking it is raised, and `send` can be repeated."""
         try:

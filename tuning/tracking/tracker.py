@@ -138,6 +138,12 @@ class Tracker:
             self._closed = True
         return self._syncer.left
 
+    def forget(self) -> None:
+        """After `close`: remove the spool of a sweep that came to no trial, all of which MLflow has. What follows under
+        its name is another sweep, with a run of its own."""
+        if self._closed and not self._syncer.left:
+            self._syncer.forget()
+
     def _start(self, trial: str | None, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
         self._append("start", trial=trial, params=_texts(params), tags=_texts(tags))
 

@@ -22,6 +22,7 @@ from tuning.driver_only import DiskFull
 from tuning.journal import SweepJournal
 from tuning.recording import Recorder
 from tuning.results import TrialRecord, TrialTable
+from tuning.sitting import Sitting
 from tuning.study import load_study
 from tuning.sweep_folder import JOURNAL
 from tuning.trial_files import CHECKPOINTS, trial_folder
@@ -82,7 +83,7 @@ def test_the_worst_of_the_trials_that_ended_give_their_checkpoints_up(
         state = "RUNNING" if number == 5 else "COMPLETE"
         table.put(TrialRecord(number, state, {}, value=value, checkpoint=folder.name))
     disk = needs(budget=budget and int(budget * SIZE))
-    recorder = Recorder(study, table, SimpleNamespace(), None, SimpleNamespace(), disk)  # type: ignore[arg-type]
+    recorder = Recorder(study, table, SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), disk)  # type: ignore[arg-type]
     recorder.keep_best_checkpoints()
     there = {int(path.parts[-3]) for path in tmp_path.glob("trials/*/checkpoints/update-*")}
     assert there == kept == {record.trial for record in TrialTable(tmp_path, study.objective) if record.checkpoint}
@@ -91,7 +92,7 @@ def test_the_worst_of_the_trials_that_ended_give_their_checkpoints_up(
 def test_a_sweep_gives_up_when_too_many_trials_fail_and_names_the_commonest_reason(tmp_path: Path) -> None:
     told: list[bool] = []
     study = load_study(QUICKSTART, ["budget.failed_trials=2"])
-    budget = Budget(study, 1, lambda: told.append(True), folder=tmp_path, least_free=0)
+    budget = Budget(study, 1, lambda: told.append(True), folder=tmp_path, least_free=0, sitting=Sitting())
     for reason in ("NonFiniteError: after update 3 train/loss is nan", "Traceback\nValueError: no"):
         budget.count_failure(reason)
         assert not budget.stop_all() and budget.gave_up is None
@@ -105,7 +106,7 @@ def test_a_sweep_gives_up_when_too_many_trials_fail_and_names_the_commonest_reas
 
 def test_a_sweep_gives_up_before_its_disk_is_full(mount_small_disk: Mount, tmp_path: Path) -> None:
     disk = mount_small_disk(tmp_path / "disk", 1024)
-    budget = Budget(load_study(QUICKSTART), 1, lambda: None, folder=disk, least_free=200_000)
+    budget = Budget(load_study(QUICKSTART), 1, lambda: None, folder=disk, least_free=200_000, sitting=Sitting())
     assert not budget.stop_all()
     fill(disk, but=100_000)
     assert budget.stop_all()

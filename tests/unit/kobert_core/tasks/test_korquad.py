@@ -183,7 +183,8 @@ def test_the_null_threshold_is_chosen_on_dev_and_kept(small: Path, skt: dict[str
     kept = read_train_config(folder).model
     assert kept.null_threshold == metrics["eval/null_threshold"]
     loaded = load_pretrained(folder)
-    ids, examples, _ = loaded.task.read_inputs(small)
+    ids, texts, examples, _ = loaded.task.read_inputs(small)
+    assert list(texts) == ["question"] and len(texts["question"]) == len(ids)
     answers = loaded.task.answers(ids, examples, predict(loaded.model, loaded.task, examples, LocalRuntime()))
     assert {one["id"]: one["prediction_text"] for one in answers} == {
         "0a": "1443년", "0b": "", "1a": "1592년", "1b": "", "2a": "1441년", "2b": ""

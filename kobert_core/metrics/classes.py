@@ -1,0 +1,64 @@
+"""Scores of a classifier. What scikit-learn has is taken from there, and imported when it is first needed: it takes a
+second."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Part of the examples whose largest logit is that of their label.
+
+    Args:
+        logits: Shape (examples, classes).
+        labels: Class indices, shape (examples,).
+    """
+    return float(np.mean(logits.argmax(axis=1) == labels))
+
+
+def macro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes of their F1, as scikit-learn's `f1_score(average="macro")` has it: a class counts if some
+    example is of it, or is taken for it. Shapes as in `accuracy`."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, logits.argmax(axis=1), average="macro", zero_division=0.0))
+
+
+def class_report(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Scores of each class, and which one is taken for which.
+
+    Args:
+        logits, labels: Shapes as in `accuracy`.
+        names: Of the classes.
+
+    Returns:
+        `classes`: by its name, each one's `precision`, `recall`, `f1` and `support` (its examples); 0 where nothing
+        is divided by nothing. `confusion_matrix`: a list a class, with how many of its examples were taken for each.
+    """
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    predicted, numbers = logits.argmax(axis=1), np.arange(len(names))
+    columns = precision_recall_fscore_support(labels, predicted, labels=numbers, zero_division=0.0)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    keys = ("precision", "recall", "f1", "support")
+    return {
+        "classes": {name: dict(zip(keys, row, strict=True)) for name, row in zip(names, rows, strict=True)},
+        "confusion_matrix": confusion_matrix(labels, predicted, labels=numbers).tolist(),
+    }
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the classes, in float64: shape (examples, classes)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean negative log-likelihood in nats, in float64; shapes as in `accuracy`."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(axis=1))
+    return float(np.mean(log_sum - shifted[np.arange(len(labels)), labels]))

@@ -1,0 +1,176 @@
+"""What `predict`, `evaluate` and `describe` do with a model of three classes, whose columns are the user's."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from kobert_core.errors import InputError
+from tests.fixtures.tiny import SIZES
+from tuning.cli import app
+from tuning.local import train_once
+from tuning.study import load_study
+
+CLASSES = {"1": "부정", "2": "중립", "3": "긍정 [강]"}
+WORDS = {"1": "시간이 아까웠다", "2": "그저 그랬다", "3": "정말 재미있어요"}
+EXACT = '첫 줄,\t"둘째"\n  줄 '
+STUDY = f"""\
+schema_version: 1
+name: own
+task: nsmc
+data:
+  train: train.csv
+  text_column: 리뷰
+  label_column: 별점
+  id_column: null
+  labels: {json.dumps(CLASSES, ensure_ascii=False)}
+  max_bad_fraction: 0.05
+  dev_fraction: 0.25
+  max_length: 32
+model:
+  init: random
+  tokenizer_vocab_size: 38
+  config: {json.dumps(SIZES)}
+train: {{epochs: 1, eval_percent: 50}}
+objective: {{metric: eval/f1, mode: max}}
+"""
+
+
+def rows(count: int) -> list[list[str]]:
+    return [[f"{WORDS[label]} {number}", label] for number in range(count) for label in CLASSES]
+
+
+def write(path: Path, content: list[list[str]]) -> Path:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["리뷰", "별점"], *content])
+    return path
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study, its data, a test file of 40 rows of which two have no text, and a `model`."""
+    folder = tmp_path_factory.mktemp("own")
+    write(folder / "train.csv", rows(40))
+    test = rows(14)[:40]
+    test[7][0], test[20][0], test[3][0] = "", "  ", EXACT
+    write(folder / "test.csv", test)
+    (folder / "study.yaml").write_text(STUDY, encoding="utf-8")
+    heard: list[tuple[str, int, int | None]] = []
+    said: list[str] = []
+    train_once(
+        load_study(folder / "study.yaml"),
+        say=said.append,
+        cache=folder / "cache",
+        output=folder / "model",
+        progress=lambda work, done, total=None: heard.append((work, done, total)),
+    )
+    (folder / "heard.json").write_text(json.dumps(heard), encoding="utf-8")
+    assert any("eval/f1=" in line for line in said)
+    return folder
+
+
+def tuned(*arguments: object) -> Result:
+    """What a command prints, in this process."""
+    done = CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "120"})
+    if isinstance(done.exception, InputError):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def predictions(work: Path, name: str = "out.jsonl") -> tuple[Result, list[dict[str, Any]]]:
+    done = tuned("predict", work / "model", work / "test.csv", "--output", work / name)
+    return done, [json.loads(line) for line in (work / name).read_text(encoding="utf-8").splitlines()]
+
+
+def test_predict_takes_as_many_bad_rows_as_evaluate_and_keeps_the_text(work: Path) -> None:
+    done, records = predictions(work)
+    assert "38 predictions in" in done.stdout
+    assert done.stderr.splitlines() == ["2 set aside:", "line 10: empty text", "line 23: empty text"]
+    texts = [row[0] for row in csv.reader((work / "test.csv").open(encoding="utf-8", newline=""))][1:]
+    assert [record["text"] for record in records] == [text for text in texts if text.strip()]
+    assert records[3]["text"] == EXACT
+    assert list(records[0]) == ["id", "text", "label", "name", *(f"probability_{name}" for name in CLASSES.values())]
+    evaluated = json.loads(tuned("evaluate", work / "model", work / "test.csv", "--json").stdout)
+    assert (evaluated["examples"], evaluated["set_aside"]) == (38, 2)
+
+
+def test_in_a_tsv_a_text_is_one_cell(work: Path) -> None:
+    tuned("predict", work / "model", work / "test.csv", "--output", work / "out.tsv")
+    lines = [line.split("\t") for line in (work / "out.tsv").read_text(encoding="utf-8").split("\n")][:-1]
+    assert len(lines) == 39 and {len(line) for line in lines} == {7}
+    assert lines[0][1] == "text" and lines[4][1] == '첫 줄, "둘째" 줄'
+
+
+@pytest.mark.parametrize("more", [["predict", "--output", "out.jsonl"], ["evaluate"]])
+def test_more_bad_rows_than_the_study_allows_are_refused(work: Path, tmp_path: Path, more: list[str]) -> None:
+    bad = write(tmp_path / "bad.csv", [["", "1"], ["좋다", "3"]])
+    command, *options = more
+    with pytest.raises(InputError, match=r"1 of 2 rows are bad \(50\.00%, at most 5\.00% may be\): line 2: empty text"):
+        tuned(command, work / "model", bad, *options)
+
+
+def test_evaluate_has_the_scores_of_each_class(work: Path) -> None:
+    """They are those of the labels that `predict` gives."""
+    _, records = predictions(work)
+    true = [label for text, label in csv.reader((work / "test.csv").open(encoding="utf-8", newline="")) if text.strip()]
+    pairs = Counter(zip(true[1:], (record["label"] for record in records), strict=True))
+    result = json.loads(tuned("evaluate", work / "model", work / "test.csv", "--json").stdout)
+    assert result["confusion_matrix"] == [[pairs[label, guess] for guess in CLASSES] for label in CLASSES]
+    for label, name in CLASSES.items():
+        there = sum(pairs[label, guess] for guess in CLASSES)
+        taken = sum(pairs[other, label] for other in CLASSES)
+        f1 = 2 * pairs[label, label] / (there + taken)
+        assert result["classes"][name]["f1"] == pytest.approx(f1) and result["classes"][name]["support"] == there
+    assert result["f1"] == pytest.approx(sum(scores["f1"] for scores in result["classes"].values()) / 3)
+    shown = tuned("evaluate", work / "model", work / "test.csv").stdout
+    assert "precision" in shown and "true \\ predicted" in shown and f"f1                   {result['f1']:.6f}" in shown
+    assert [line.split()[-3:] for line in shown.splitlines()[-3:]] == [
+        [str(count) for count in counts] for counts in result["confusion_matrix"]
+    ]
+
+
+def test_describe_takes_columns_and_labels_of_a_model_or_a_study(work: Path) -> None:
+    by_model = json.loads(tuned("describe", work / "test.csv", "--model", work / "model", "--json").stdout)
+    by_study = json.loads(tuned("describe", work / "test.csv", "--study", work / "study.yaml", "--json").stdout)
+    assert by_model == by_study
+    assert by_model["classes"] == {"부정": 14, "중립": 12, "긍정 [강]": 12} and by_model["set_aside"] == 2
+    shown = tuned("describe", work / "test.csv", "--model", work / "model").stdout
+    assert [line.split() for line in shown.splitlines()][:4] == [
+        ["examples", "38"], ["classes"], ["부정", "14"], ["중립", "12"]
+    ]  # fmt: skip
+    assert "line 10: empty text" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "nothing says how to read the file; give --study, or an exported --model"),
+        (["--model", "model", "--task", "korquad"], "is of the task `nsmc`, not `korquad`; leave it out"),
+        (["--model", "empty", "--task", "nmsc"], "there is no task `nmsc`; use nsmc or korquad"),
+        (["--model", "empty"], "the task is not known; use nsmc or korquad, or give --study"),
+        (["--study", "nowhere.yaml"], "the study file cannot be read"),
+    ],
+    ids=str,
+)
+def test_describe_says_what_it_lacks(
+    work: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    (work / "empty").mkdir(exist_ok=True)
+    monkeypatch.chdir(work)
+    with pytest.raises(InputError) as error:
+        tuned("describe", "test.csv", *options)
+    assert message in str(error.value)
+
+
+def test_a_run_tells_how_far_it_has_come(work: Path) -> None:
+    heard = json.loads((work / "heard.json").read_text(encoding="utf-8"))
+    assert [done for kind, done, _ in heard if kind == "reading train.csv"] == [0, 120, 120]
+    assert [(done, total) for kind, done, total in heard if kind == "training"] == [(1, 3), (2, 3), (3, 3)]
+    assert sum(done == total == 30 for kind, done, total in heard if kind == "running the model") == 2

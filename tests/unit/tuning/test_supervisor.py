@@ -1,0 +1,121 @@
+"""The process that a sweep runs in may be ended from the inside or the outside: another one takes its place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.fixtures.commands import environment
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a sweep has one process")
+SWEEP = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+from tuning.supervisor import supervised
+with supervised(lambda line: print(line, flush=True), own_ray={own_ray}) as sitting:
+    print("begins", os.getpid(), flush=True)
+    {body}
+"""
+
+
+def start(body: str, *, own_ray: bool = True) -> subprocess.Popen[str]:
+    code = SWEEP.format(own_ray=own_ray, body=body)
+    command = [sys.executable, "-c", code, "sweep", "study.yaml"]
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def lines_of(process: subprocess.Popen[str]) -> list[str]:
+    return [line for line in process.communicate(timeout=60)[0].splitlines() if not line.startswith("begins")]
+
+
+@pytest.mark.parametrize(
+    ("end", "what"),
+    [
+        ("os._exit(1)", "Ray has died"),
+        ("os.kill(os.getpid(), 9)", "the sweep's process was killed (SIGKILL)"),
+        ("os.abort()", "the sweep's process was killed (SIGABRT)"),
+    ],
+)
+def test_it_goes_on_while_trials_come_further_and_ends_as_the_last_process_did(end: str, what: str) -> None:
+    process = start(f"sitting.count_report(); {end} if sitting.reports < 6 else sys.exit(7)")
+    assert lines_of(process) == [f"{what}: going on from the checkpoints"] * 5
+    assert process.returncode == 7
+
+
+def test_it_gives_up_when_no_trial_comes_further_and_says_how_to_go_on() -> None:
+    process = start("os._exit(1)")
+    lines = lines_of(process)
+    assert lines[:-1] == ["Ray has died: going on from the checkpoints"] * 3
+    assert lines[-1] == (
+        "Ray has died, and no trial has come any further since 3 such losses; "
+        "go on with: kobert-tune sweep study.yaml --resume"
+    )
+    assert process.returncode == 1
+
+
+def test_it_does_not_look_for_a_cluster_that_is_gone() -> None:
+    process = start("os._exit(1)", own_ray=False)
+    assert lines_of(process) == ["the Ray cluster is gone; go on with: kobert-tune sweep study.yaml --resume"]
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 130])
+def test_what_comes_to_its_own_end_is_not_run_again(code: int) -> None:
+    process = start(f"sys.exit({code})")
+    assert lines_of(process) == [] and process.returncode == code
+
+
+def test_a_signal_is_heard_once_and_ends_the_sweep() -> None:
+    wait = "signal.signal(signal.SIGINT, lambda *_: (print('heard', flush=True), time.sleep(0.5), os._exit(1)))"
+    process = start(f"{wait}; time.sleep(60)")
+    assert process.stdout is not None and process.stdout.readline().startswith("begins")
+    time.sleep(0.2)  # its handler is there
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert lines_of(process) == ["heard"] and process.returncode == 130
+
+
+def test_nothing_outlives_the_sweep(tmp_path: Path) -> None:
+    """Neither what a process that died has started, in whatever session, nor the process itself its parent."""
+    orphan = f"Path({str(tmp_path)!r}, str(os.getpid())).touch(); "
+    orphan += "subprocess.Popen(['setsid', 'sleep', '600'], start_new_session=True); time.sleep(0.2); "
+    process = start(orphan + "sitting.count_report(); os._exit(1) if sitting.reports < 3 else time.sleep(60)")
+    deadline = time.monotonic() + 30
+    while len(list(tmp_path.iterdir())) < 3 or len(psutil.Process(process.pid).children(recursive=True)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    below = psutil.Process(process.pid).children(recursive=True)
+    assert sorted(each.name() for each in below if each.name() != "setsid")[-1] == "sleep"
+    assert len(below) == 2, "the orphans of both processes that died are gone"
+    child = psutil.Process(max(int(path.name) for path in tmp_path.iterdir()))
+    process.kill()
+    assert not psutil.wait_procs([child], timeout=10)[1]
+    for each in below:
+        if each.is_running():
+            each.kill()
+
+
+def test_the_end_of_a_daemon_of_ray_is_seen_at_once(tmp_path: Path) -> None:
+    raylet = tmp_path / "raylet"
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", raylet)
+    code = f"""
+import subprocess, time
+from tuning.ray_watch import ending_with_ray
+daemon = subprocess.Popen(["{raylet}", "60"])
+with ending_with_ray():
+    time.sleep(1.5)
+    print("lives", flush=True)
+    daemon.kill()
+    time.sleep(30)
+"""
+    begin = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "lives\n", "")
+    assert time.monotonic() - begin < 25

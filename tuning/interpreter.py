@@ -1,0 +1,29 @@
+"""What the environment may tell Python itself that a sweep, and the libraries below it, cannot run with."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+from kobert_core.errors import InputError
+
+
+def settle_interpreter() -> None:
+    """Make warnings what they are by default where Python was told to raise them; processes that follow do so, too.
+
+    Raises:
+        InputError: Python dropped the docstrings, of which libraries make their own.
+    """
+    if sys.flags.optimize > 1:
+        raise InputError(
+            "Python drops the docstrings that libraries below need",
+            where="PYTHONOPTIMIZE" if os.environ.get("PYTHONOPTIMIZE") else "python -OO",
+            fix="unset it, or set 1",
+        )
+    if not any(option.partition(":")[0] in ("error", "e", "err") for option in sys.warnoptions):
+        return
+    os.environ.pop("PYTHONWARNINGS", None)
+    warnings.resetwarnings()
+    for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", category)
