@@ -22,6 +22,7 @@ from search_spaces.loader import RawStudy, load_study_file
 from search_spaces.validation import Problems, show, suggest_known, validate
 from tuning.study.config import StudyConfig, StudyHead
 from tuning.study.sections import BudgetConfig, ResourcesConfig, SchedulerConfig, SearchConfig, TrackingConfig
+from tuning.tracking.uris import escaped_path
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
@@ -226,7 +227,9 @@ def with_absolute_path(address: str, folder: Path) -> str:
     """An address whose database is a file under a relative path, such as `sqlite:///runs.db`, with the absolute path
     that starts from a folder; every other address as it is."""
     match = re.fullmatch(r"(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)([^?]+)(\?.*)?", address)
-    return f"{match[1]}{os.path.abspath(folder / match[2])}{match[3] or ''}" if match else address
+    if match is None:
+        return address
+    return f"{match[1]}{os.path.abspath(Path(escaped_path(folder)) / match[2])}{match[3] or ''}"
 
 
 def _check_names(space: Space, task: type[Task], objective: Objective | None, problems: Problems) -> None:

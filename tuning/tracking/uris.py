@@ -26,19 +26,23 @@ def default_tracking_uri(output: Path) -> str:
 
 
 def sqlite_uri(path: Path) -> str:
-    """The address of a sqlite file. In an address SQLAlchemy reads `%41` as A, and a `?` begins its options.
-
-    MLflow would make a folder of the path as it is escaped, but not where the address names the driver.
+    """The address of a sqlite file. MLflow would make a folder of the path as it is escaped, but not where the address
+    names the driver.
 
     Raises:
         InputError: the path is not in UTF-8.
     """
     try:
-        escaped = "".join(quote(c) if c in "%?" or not c.isprintable() else c for c in str(path))
+        escaped = escaped_path(path)
         escaped.encode()
     except UnicodeEncodeError:
         raise InputError("the folder's name must be in UTF-8", where=ascii(str(path))) from None
     return (_SQLITE if escaped == str(path) else _DRIVER) + escaped
+
+
+def escaped_path(path: Path) -> str:
+    """A path as an address of a database holds it: SQLAlchemy reads `%41` in it as A, and a `?` begins its options."""
+    return "".join(quote(c) if c in "%?" or not c.isprintable() else c for c in str(path))
 
 
 def resolve_tracking_uri(study_uri: str | None, output: Path) -> str:

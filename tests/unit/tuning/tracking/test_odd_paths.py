@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from kobert_core.errors import InputError
+from tests.fixtures.sweeps import QUICKSTART
 from tests.fixtures.tracking import client_of, open_tracker, runs_of, spool_of
+from tuning.study import load_study
 from tuning.tracking import default_tracking_uri, resolve_tracking_uri, shown_uri, sync
 
 NAMES = {
@@ -57,3 +59,17 @@ def test_an_address_leads_back_to_its_file(character: str, tmp_path: Path) -> No
 def test_a_folder_that_is_not_in_utf_8_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must be in UTF-8"):
         default_tracking_uri(tmp_path / "\udcff")
+
+
+@pytest.mark.parametrize("character", "%?#[*")
+def test_relative_addresses_start_from_the_study_whatever_its_folder_is_called(character: str, tmp_path: Path) -> None:
+    from sqlalchemy.engine import make_url
+
+    folder = tmp_path / f"a{character}41"
+    shutil.copytree(QUICKSTART.parent / "sample", folder / "sample")
+    study = folder / "study.yaml"
+    addresses = "tracking: {uri: 'sqlite:///runs.db'}\n"
+    study.write_text(f"{QUICKSTART.read_text(encoding='utf-8')}\n{addresses}", encoding="utf-8")
+    uri = load_study(study).tracking.uri
+    assert uri and make_url(uri).database == str(folder / "runs.db")
+    assert make_url(resolve_tracking_uri(uri, tmp_path)).database == str(folder / "runs.db")

@@ -28,9 +28,9 @@ def test_nothing_of_mlflow_is_imported_or_printed(tmp_path: Path) -> None:
     code = f"""
         import sys, time
         from pathlib import Path
-        started = time.perf_counter()
+        started = time.process_time()
         from tuning.tracking import Tracker, default_tracking_uri
-        took = time.perf_counter() - started
+        took = time.process_time() - started
         assert "mlflow" not in sys.modules and took < 0.3, took
         output = Path({str(tmp_path)!r})
         uri = default_tracking_uri(output)
