@@ -94,7 +94,7 @@ class SimpleLabels(SimpleNamespace):
     """As much of the examples as a score reads."""
 
     def __init__(self, labels: np.ndarray) -> None:
-        super().__init__(labels=labels)
+        super().__init__(labels=labels, items=len(labels))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -11,8 +11,10 @@ import pytest
 from rich.console import Console
 
 from kobert_core.config import Objective
+from tests.fixtures.commands import ROOT
 from tuning.display import Display, Picture, Progress, time_left_as_text
 from tuning.results import TrialRecord, TrialTable
+from tuning.study import load_study
 from tuning.time_left import TimeLeft
 
 OBJECTIVE = Objective(metric="eval/accuracy", mode="max")
@@ -112,7 +114,7 @@ def test_a_budget_bounds_the_time_left(guess: float | None, limit: float | None,
 def test_without_a_terminal_the_end_of_a_trial_tells_how_far_the_sweep_is(tmp_path: Path) -> None:
     table = TrialTable(tmp_path, OBJECTIVE)
     console = Console(width=80, force_terminal=False)
-    study: Any = SimpleNamespace(budget=SimpleNamespace(trials=3))
+    study = load_study(ROOT / "search_spaces" / "quickstart.yaml", ["budget.trials=3"])
     with console.capture() as capture, Display(console).showing(table, study, budget_of(groups=1)):
         for state, progress, seconds in (("RUNNING", 0, 0.0), ("RUNNING", 50, 5.0), ("COMPLETE", 100, 10.0)):
             record = TrialRecord(0, state, {"a.b": "[red]x"}, progress=progress, seconds=seconds)  # type: ignore[arg-type]

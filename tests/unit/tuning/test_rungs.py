@@ -44,7 +44,7 @@ class OneAtATime:
             metric="objective",
             mode=self._mode,
             space=Space.from_dict({}),
-            search=SearchConfig(seed=1),
+            search=SearchConfig(seed=1, points=({},) * 5, baselines=(0, 4)),
             earlier=self.ledger,
         )
         self._sitting += 1
