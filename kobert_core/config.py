@@ -22,7 +22,10 @@ from pydantic import (
 )
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
+NUMBERS = 1
+"""Raised whenever the same `TrainConfig` and data come to other numbers: no sweep goes on across such a change."""
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
@@ -133,7 +136,7 @@ class OptimConfig(FrozenConfig):
     """Factor on the encoder's learning rate from each layer to the one below it."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients are clipped to this global norm."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay rates of AdamW's moments."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW's epsilon."""

@@ -23,7 +23,8 @@ class Answers:
     """The best answer of each question, whether or not it should be given."""
 
     spans: NDArray[np.int64]
-    """Half-open, in the examples' `codes`, shape (questions, 2); empty where no window has an allowed answer."""
+    """Half-open, in the examples' `codes`, shape (questions, 2); empty where no window has an allowed answer, or the
+    question cannot be asked. Questions of one id have one answer."""
     scores: NDArray[np.float64]
     """Sum of its two logits, shape (questions,); -inf where there is none."""
     null_scores: NDArray[np.float64]
@@ -45,12 +46,15 @@ def decode(
     scores, first, last, null = _best_spans(examples, outputs, n_best, max_answer_length)
     rows = _best_rows(scores, examples.window_starts)
     best = scores[rows].astype(np.float64)
-    found = np.isfinite(best)
+    found = np.isfinite(best) & examples.asked
+    best[~found] = -np.inf
     spans = np.zeros((len(rows), 2), dtype=np.int64)
     chosen = rows[found]
     spans[found] = _cut(examples, outputs if trim else {}, chosen, first[chosen], last[chosen])
     null_scores = np.minimum.reduceat(null, examples.window_starts[:-1]) if len(rows) else null
-    return Answers(spans, best, np.where(found, null_scores - np.where(found, best, 0.0), SURE))
+    null_scores = np.where(found, null_scores - np.where(found, best, 0.0), SURE)
+    one_an_id = examples.namesakes
+    return Answers(spans[one_an_id], best[one_an_id], null_scores[one_an_id])
 
 
 def texts(examples: WindowExamples, answers: Answers, *, null_threshold: float | None = None) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from kobert_core.texts import printable
+
 
 class InputError(ValueError):
     """A user gave something that cannot be used: what it is, where it stands and what would be right.
@@ -11,4 +13,4 @@ class InputError(ValueError):
 
     def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
         line = f"{where}: {what}" if where is not None else what
-        super().__init__(" ".join(f"{line}; {fix}".split()) if fix else " ".join(line.split()))
+        super().__init__(printable(" ".join((f"{line}; {fix}" if fix else line).split())))

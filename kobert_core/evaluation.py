@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kobert_core.data.batching import batches_of_tokens
-from kobert_core.runtime import Runtime
+from kobert_core.runtime import Runtime, in_precision
 from kobert_core.tasks.base import Examples, Task
 
 TOKENS_PER_BATCH = 8192
@@ -21,18 +21,32 @@ def evaluate(model: nn.Module, task: Task[Any], examples: Examples, runtime: Run
     return task.score(examples, predict(model, task, examples, runtime))
 
 
+def evaluate_on_dev(model: nn.Module, task: Task[Any], runtime: Runtime) -> dict[str, float]:
+    """The metrics on the dev split, by what is chosen on it, and that with them: nowhere else is anything chosen.
+
+    `Task.with_chosen` of these metrics is the task with which the same weights are to be used from then on.
+    """
+    outputs = predict(model, task, task.dev, runtime)
+    chosen = task.choose(task.dev, outputs)
+    return task.with_chosen(chosen).score(task.dev, outputs) | chosen
+
+
 @torch.inference_mode()
 def predict(model: nn.Module, task: Task[Any], examples: Examples, runtime: Runtime) -> dict[str, np.ndarray]:
-    """The task's outputs of all examples, in their order: arrays with one row an example, on every worker."""
+    """The task's outputs of all examples, in their order: arrays with one row an example, on every worker.
+
+    The same on dev during training as ever after, but for what another number of threads or another device rounds.
+    """
     training = model.training
     model.eval()
     # A task may give outputs as wide as a batch; rows are kept a batch until all are there.
     mine: list[tuple[np.ndarray, dict[str, torch.Tensor]]] = []
     done = 0
-    for indices in batches_of_tokens(examples.lengths, tokens=TOKENS_PER_BATCH)[runtime.rank :: runtime.workers]:
-        mine.append((indices, task.outputs(model, examples.batch(indices).to(runtime.device))))
-        done += len(indices)
-        task.progress("running the model", done, len(examples))
+    with in_precision(task.config, runtime.device):
+        for indices in batches_of_tokens(examples.lengths, tokens=TOKENS_PER_BATCH)[runtime.rank :: runtime.workers]:
+            mine.append((indices, task.outputs(model, examples.batch(indices).to(runtime.device))))
+            done += len(indices)
+            task.progress("running the model", done, len(examples))
     model.train(training)
     on_cpu = [(indices, {name: rows.cpu().numpy() for name, rows in outputs.items()}) for indices, outputs in mine]
     parts = [part for parts in runtime.gather(on_cpu) for part in parts]

@@ -76,6 +76,20 @@ def check_sums(folder: Path) -> None:
             )
 
 
+def check_writable(folder: Path) -> None:
+    """Write in a folder, or where it would be made, and leave nothing behind.
+
+    Raises:
+        InputError: it cannot be written, or not be made.
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise InputError(f"nothing can be written here ({error.strerror})", where=there) from error
+
+
 def sealed_line(record: dict[str, Any]) -> bytes:
     """A line of JSON that ends in its own CRC-32."""
     body = json.dumps(record, ensure_ascii=False, separators=(",", ":"))[:-1].encode("utf-8", "replace")
@@ -164,6 +178,22 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True  # the latter is how safetensors puts it
         error = error.__cause__ or error.__context__
     return False
+
+
+def check_output(path: Path) -> None:
+    """Look whether a file could be written here, before the work for it is done; its folder may not be there yet.
+
+    Raises:
+        InputError: it could not.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=path, fix="give another place") from error
 
 
 @contextmanager

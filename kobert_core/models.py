@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -210,7 +210,13 @@ def _in_rows(
 
 
 def load_bert(
-    config: ModelConfig, tokenizer: KoBertTokenizer, *, longest: int, cache: Path | None = None, pooler: bool = True
+    config: ModelConfig,
+    tokenizer: KoBertTokenizer,
+    *,
+    longest: int,
+    segments: int = 1,
+    cache: Path | None = None,
+    pooler: bool = True,
 ) -> BertModel:
     """The encoder that a study asks for, in float32 on the CPU, with or without its pooler.
 
@@ -223,16 +229,11 @@ def load_bert(
     """
     from transformers import BertModel
 
-    bert_config = make_bert_config(config, tokenizer, longest=longest)
+    bert_config = make_bert_config(config, tokenizer, longest=longest, segments=segments)
     if config.init == "random":
-        try:
-            return BertModel(bert_config, add_pooling_layer=pooler)
-        except Exception as error:  # each wrong value has an error of its own, in transformers or in PyTorch
-            raise InputError(f"no encoder has this shape ({error})", where="model.config") from error
+        return _new_bert(bert_config, pooler=pooler)
     assert config.backbone is not None
-    shape = bert_config.to_dict()
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-        del shape[name]  # the weights do not depend on them
+    shape = _shape(bert_config)
     backbone, revision = config.backbone, config.revision or "main"
     folder = Path(backbone)
     files = [(file.name, file.stat()) for file in sorted(folder.iterdir())] if folder.is_dir() else []
@@ -278,31 +279,135 @@ def quiet_transformers() -> Iterator[None]:
             its.enable_progress_bar()
 
 
-def _pretrained_weights(backbone: str, revision: str, shape: dict[str, Any], *, pooler: bool) -> dict[str, np.ndarray]:
-    """An encoder's weights by name, as arrays; without those of the pooler, if just these are not there."""
+def check_bert(
+    config: ModelConfig,
+    tokenizer: KoBertTokenizer,
+    *,
+    longest: int,
+    segments: int = 1,
+    pooler: bool = True,
+    weights: bool = True,
+) -> BertModel:
+    """What `load_bert` gives, on PyTorch's meta device, which holds no numbers: it takes no memory and next to no time.
+    Of pretrained weights the names and shapes are read, if at all (`weights`).
+
+    Raises:
+        InputError: `load_bert` would raise it.
+    """
+    bert_config = make_bert_config(config, tokenizer, longest=longest, segments=segments)
+    if config.init == "pretrained" and weights:
+        assert config.backbone is not None
+        backbone, revision = config.backbone, config.revision or "main"
+        with quiet_transformers():
+            stored = _stored_shapes(backbone, revision)
+            _pretrained_weights(backbone, revision, _shape(bert_config), pooler=pooler, stored=stored)
+    with torch.device("meta"):
+        return _new_bert(bert_config, pooler=pooler)
+
+
+def _new_bert(config: BertConfig, *, pooler: bool) -> BertModel:
+    from transformers import BertModel
+
+    try:
+        return BertModel(config, add_pooling_layer=pooler)
+    except Exception as error:  # each wrong value has an error of its own, in transformers or in PyTorch
+        raise InputError(f"no encoder has this shape ({error})", where="model.config") from error
+
+
+def _shape(config: BertConfig) -> dict[str, Any]:
+    """What weights depend on."""
+    shape = config.to_dict()
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        del shape[name]
+    return shape
+
+
+def _stored_shapes(backbone: str, revision: str) -> dict[str, torch.Tensor] | None:
+    """For each weight that `backbone` holds a tensor of its shape which takes no memory; None when they are not found
+    where transformers keeps them."""
+    from transformers.modeling_utils import load_state_dict
+
+    stored: dict[str, torch.Tensor] = {}
+    for file in _weight_files(backbone, revision):
+        try:
+            weights = load_state_dict(file, map_location="meta")
+        except Exception as error:  # SafetensorError, UnpicklingError, EOFError, RuntimeError …
+            raise _not_loaded(backbone, error) from error
+        stored |= {name: torch.zeros(()).expand(weight.shape) for name, weight in weights.items()}
+    return stored or None
+
+
+def _weight_files(backbone: str, revision: str) -> list[str]:
+    """The files with the weights of a folder or of a model of the hub, which are downloaded; none when none is found.
+
+    The first that is there is taken, in the order of transformers.
+    """
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+    from transformers.utils.hub import cached_file, get_checkpoint_shard_files
+
+    for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME):
+        try:
+            file = str(cached_file(backbone, name, revision=revision))
+            if name in (SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME):
+                files: list[str] = get_checkpoint_shard_files(backbone, file, revision=revision)[0]
+                return files
+            return [file]
+        except OSError as error:
+            without = isinstance(error.__cause__, EntryNotFoundError)
+            unknown = isinstance(error.__cause__, LocalEntryNotFoundError)  # the hub cannot be asked
+            if not Path(backbone).is_dir() and (unknown or not without):
+                break
+    return []
+
+
+def _not_loaded(backbone: str, error: Exception) -> InputError:
+    return InputError(
+        f"the weights of `{backbone}` cannot be loaded ({type(error).__name__}: {error})",
+        where="model.backbone",
+        fix="give a hub name or a folder with model.safetensors, or `init: random`",
+    )
+
+
+def _pretrained_weights(
+    backbone: str,
+    revision: str,
+    shape: dict[str, Any],
+    *,
+    pooler: bool,
+    stored: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, np.ndarray]:
+    """An encoder's weights by name, as arrays; without those of the pooler, if just these are not there.
+
+    `stored` are taken in the place of those of `backbone`.
+    """
     from transformers import BertConfig, BertModel
 
     bert: BertModel
     loaded: dict[str, Any]
     try:
         bert, loaded = BertModel.from_pretrained(  # type: ignore[misc]
-            backbone,
+            backbone if stored is None else None,
             config=BertConfig(**shape),
+            state_dict=stored,
             revision=revision,
             dtype=torch.float32,
             weights_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below, by name
             add_pooling_layer=pooler,
         )
     except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError …
+        raise _not_loaded(backbone, error) from error
+    for name, there, wanted in sorted(loaded["mismatched_keys"]):
         raise InputError(
-            f"the weights of `{backbone}` cannot be loaded ({type(error).__name__}: {error})",
+            f"`{name}` of `{backbone}` has the shape {tuple(there)}, but the encoder's must have {tuple(wanted)}",
             where="model.backbone",
-            fix="give a hub name or a folder with model.safetensors, or `init: random`",
-        ) from error
-    missing = {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
-    lacks_pooler = missing == POOLER and not loaded["mismatched_keys"]
+            fix="leave out of `model.config` what changes its sizes, or give `init: random`",
+        )
+    missing = set(loaded["missing_keys"])
+    lacks_pooler = missing == POOLER
     if missing and not lacks_pooler:
         raise InputError(
             f"`{backbone}` lacks {len(missing)} of the encoder's weights, `{min(missing)}` first",
@@ -313,10 +418,10 @@ def _pretrained_weights(backbone: str, revision: str, shape: dict[str, Any], *, 
     return {name: tensor.numpy() for name, tensor in kept if not (lacks_pooler and name in POOLER)}
 
 
-def make_bert_config(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest: int) -> BertConfig:
+def make_bert_config(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest: int, segments: int = 1) -> BertConfig:
     """The encoder's shape: that of `backbone` with the study's own values, made to fit the tokenizer.
 
-    `longest` is the longest example in tokens.
+    `longest` is the longest example in tokens, `segments` how many kinds of tokens it tells apart: 2 for a pair.
 
     Raises:
         InputError: the backbone is not there, is no BERT, or does not fit the tokenizer.
@@ -340,7 +445,7 @@ def make_bert_config(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest
     except Exception as error:  # transformers has an error of its own for each kind of wrong value
         raise InputError(f"this is no BertConfig ({error})", where="model.config") from error
     if config.backbone is None:
-        return _long_enough(own, longest)
+        return _large_enough(own, longest, segments)
     try:
         bert_config = AutoConfig.from_pretrained(
             config.backbone, revision=config.revision or "main", trust_remote_code=False
@@ -364,14 +469,20 @@ def make_bert_config(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest
             where="model.tokenizer",
             fix="give the tokenizer that belongs to the backbone",
         )
-    return _long_enough(bert_config, longest)
+    return _large_enough(bert_config, longest, segments)
 
 
-def _long_enough(config: BertConfig, longest: int) -> BertConfig:
+def _large_enough(config: BertConfig, longest: int, segments: int) -> BertConfig:
     if longest > config.max_position_embeddings:
         raise InputError(
             f"examples of {longest} tokens are longer than the encoder's {config.max_position_embeddings} positions",
             where="data",
             fix=f"make the longest example {config.max_position_embeddings} tokens or shorter",
+        )
+    if segments > config.type_vocab_size:
+        raise InputError(
+            f"the encoder tells {config.type_vocab_size} kind(s) of tokens apart, but an example has {segments}",
+            where="model.config.type_vocab_size",
+            fix=f"give an encoder with a `type_vocab_size` of {segments}",
         )
     return config

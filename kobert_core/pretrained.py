@@ -67,7 +67,7 @@ def keep_chosen(folder: Path, task: type[Task[Any]], metrics: Mapping[str, float
         task: that of the model.
         metrics: of the checkpoint, on the dev split.
     """
-    chosen = {value: metrics[metric] for metric, value in task.chosen_on_dev.items() if metric in metrics}
+    chosen = task.chosen_values(metrics)
     if chosen:
         values = json.loads((folder / TRAIN_CONFIG).read_text(encoding="utf-8"))
         values["model"] |= chosen

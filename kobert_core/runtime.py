@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from kobert_core.config import TrainConfig
+
 Phase = Literal["model", "data", "forward", "backward", "optimizer", "evaluation", "checkpoint", "logging"]
 """What a run can be doing; `model` is to build it, or to put it where a checkpoint left it."""
 
@@ -99,3 +101,15 @@ class LocalRuntime:
 def default_device() -> torch.device:
     """The current CUDA device if there is one, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether matrix products run in bf16: asked for, or `auto` on a CUDA device that has it."""
+    if config.train.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return config.train.precision == "bf16"
+
+
+def in_precision(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """Within it a model computes in the precision of its config: in training, and wherever it is used afterwards."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config, device))

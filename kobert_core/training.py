@@ -30,10 +30,10 @@ from kobert_core.checkpoint import (
 from kobert_core.config import Objective, TrainConfig
 from kobert_core.data.batching import UpdateOrder, micro_batches
 from kobert_core.encoder import use_packed_attention
-from kobert_core.evaluation import evaluate
+from kobert_core.evaluation import evaluate_on_dev
 from kobert_core.memory import Attempt, half_of, keep_freed_memory, tokens_that_fit
 from kobert_core.optim import make_optimizer, make_schedule
-from kobert_core.runtime import Report, Runtime
+from kobert_core.runtime import Report, Runtime, in_precision, uses_bf16
 from kobert_core.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     keep_freed_memory()
     seed_everything(config.train.seed)
     optim = config.optim
-    autocast = torch.autocast(runtime.device.type, torch.bfloat16, enabled=uses_bf16(config, runtime))
+    autocast = in_precision(config, runtime.device)
     with runtime.phase("model"):
         model = task.build_model().to(runtime.device).train()
         prepare_encoder(model, config, runtime)
@@ -142,8 +142,8 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
 
         if (percent := evaluations.get(progress.update)) is not None:
             metrics = window.metrics(runtime) | learning_rates
-            with runtime.phase("evaluation"), autocast:
-                metrics |= evaluate(model, task, task.dev, runtime)
+            with runtime.phase("evaluation"):
+                metrics |= evaluate_on_dev(model, task, runtime)
             report(objective, runtime, progress, percent, metrics, trained)
             window = Window(runtime.device)
             clock.start(progress.update)
@@ -193,7 +193,7 @@ def prepare_encoder(model: nn.Module, config: TrainConfig, runtime: Runtime) -> 
     """Choose how the encoder computes what it computes: its attention, what it keeps for backward, compiled or not."""
     bert: Any = model.bert
     on_cuda = runtime.device.type == "cuda"
-    flash = on_cuda and uses_bf16(config, runtime) and torch.cuda.get_device_capability(runtime.device) >= (8, 0)
+    flash = on_cuda and uses_bf16(config, runtime.device) and torch.cuda.get_device_capability(runtime.device) >= (8, 0)
     use_packed_attention(bert, flash=flash)
     if config.train.gradient_checkpointing:
         bert.gradient_checkpointing_enable({"use_reentrant": False})
@@ -209,13 +209,6 @@ def evaluation_updates(updates: int, percent: int) -> dict[int, int]:
     The last update is always one of them. A run of few updates evaluates at most once an update.
     """
     return {math.ceil(updates * done / 100): done for done in range(percent, 101, percent)}
-
-
-def uses_bf16(config: TrainConfig, runtime: Runtime) -> bool:
-    """Whether matrix products run in bf16: asked for, or `auto` on a CUDA device that has it."""
-    if config.train.precision == "auto":
-        return runtime.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return config.train.precision == "bf16"
 
 
 def learning_rates_of(optimizer: AdamW) -> dict[str, float]:

@@ -46,6 +46,8 @@ class Budget(DriverOnly, Stopper):
             sitting: Holds since when, and why trials have failed in it.
         """
         resources, budget = study.resources, study.budget
+        self.groups = groups
+        """So many trials run at once."""
         held = groups * resources.workers
         limits = [budget.wall_time]
         if budget.gpu_hours is not None and resources.gpus_per_worker:

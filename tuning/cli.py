@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import io
 import logging
-import os
+import shlex
 import sys
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from kobert_core.errors import InputError
+from kobert_core.texts import printable
 from tuning.cli_cluster import commands as cluster_commands
 from tuning.cli_options import (
     EXIT_BAD_INPUT,
@@ -30,15 +33,17 @@ from tuning.cli_options import (
     StudyFile,
     SweepDir,
     Trials,
+    print_json,
     sweep_name,
     with_trials,
 )
+from tuning.cli_sweeps import commands as sweep_commands
 from tuning.cli_tracking import commands as tracking_commands
 from tuning.interpreter import settle_interpreter
+from tuning.terminal import PrintableFormatter, echo
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
-    from tuning.results import TrialTable
     from tuning.study import StudyConfig
     from tuning.sweep import SweepResult
 
@@ -55,12 +60,16 @@ app = typer.Typer(
     [bold]predict[/].""",
 )
 
+app.add_typer(sweep_commands)
 app.add_typer(cluster_commands)
 app.add_typer(tracking_commands)
 
 
 def main() -> None:
     """Entry point: bad input is one line and exit code 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written out
+            stream.reconfigure(errors="backslashreplace")
     try:
         settle_interpreter()
         app()
@@ -77,13 +86,14 @@ def main() -> None:
 def _refuse(line: str) -> NoReturn:
     from tuning.tracking import redact_uri  # an override, or a library's own words, may hold an address
 
-    Console(stderr=True).print(f"[red]error:[/] {_escape(redact_uri(line))}", highlight=False, soft_wrap=True)
+    said = Text.assemble(("error:", "red"), f" {printable(redact_uri(line))}")
+    Console(stderr=True).print(said, soft_wrap=True)
     sys.exit(EXIT_BAD_INPUT)
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"kobert-tuning {version('kobert-tuning')}")
+        echo(f"kobert-tuning {version('kobert-tuning')}")
         raise typer.Exit
 
 
@@ -94,9 +104,9 @@ def _global(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 
 
 @app.command()
@@ -121,13 +131,18 @@ def train(
 
     study = load_study(study_file, overrides or ())
     trace = SWEEPS / "profiles" / f"{study.name}-{time.strftime('%Y%m%d-%H%M%S')}.json" if profile else None
+
+    def warn(text: str) -> None:
+        echo(f"warning: {text}", err=True)
+
     with watching() as progress:
 
         def say(line: str) -> None:
             progress.hide()
-            typer.echo(line)
+            echo(line)
 
-        train_once(study, say=say, cache=SWEEPS / "cache", output=output, trace=trace, progress=progress)
+        cache = SWEEPS / "cache"
+        train_once(study, say=say, warn=warn, cache=cache, output=output, trace=trace, progress=progress)
 
 
 @app.command()
@@ -152,22 +167,24 @@ def sweep(
 
     Ctrl-C stops cleanly; the same command with --resume goes on.
     """
-    console = Console(stderr=as_json)
+    console = Console(stderr=as_json, emoji=False)
     if dry_run:
-        _describe(*_study_and_folder(study_file, with_trials(overrides, trials), name, output), console)
+        study, folder = _study_and_folder(study_file, with_trials(overrides, trials), name, output)
+        _describe(study, folder, address, console)
         return
     from tuning.display import Display
+    from tuning.head import named_address
     from tuning.supervisor import supervised
 
     display = Display(console)
-    with supervised(display.say, own_ray=not (address or os.environ.get("RAY_ADDRESS"))) as sitting:
+    with supervised(display.say, own_ray=named_address(address)[0] is None) as sitting:
         from tuning.sweep import run_sweep
 
         study, folder = _study_and_folder(study_file, with_trials(overrides, trials), name, output)
         result = run_sweep(study, folder, address=address, resume=resume, display=display, sitting=sitting)
         _summarise(result, console)
         if as_json:
-            typer.echo(json.dumps(result.as_json(), ensure_ascii=False))
+            print_json(result.as_json())
         if result.interrupted:
             raise typer.Exit(EXIT_INTERRUPTED)
         if result.winner is None:
@@ -191,21 +208,24 @@ def export(
     trial: Annotated[int | None, typer.Option(metavar="ID", help="A trial's number, instead of the winner's.")] = None,
 ) -> None:
     """Write a trial's best checkpoint as a HuggingFace folder: the winner's, or that of --trial."""
+    from tuning.comparison import Comparison, baselines_of
     from tuning.export import export_model
     from tuning.progress import watching
     from tuning.results import WINNER, TrialTable, read_winner
 
     study = _study_of(sweep_dir)
     table = TrialTable(sweep_dir.resolve(), study.objective)
+    result = read_winner(sweep_dir) if trial is None or (sweep_dir / WINNER).is_file() else None
     with watching() as progress:
         progress(f"exporting to {output}", 0)
-        if trial is None:
-            winner = read_winner(sweep_dir)
-            export_model(sweep_dir, study, table[winner["winner"]["trial"]], output, test=winner["test"])
+        if result is not None and trial in (None, result["winner"]["trial"]):
+            beside = Comparison(baselines=baselines_of(table, study), notes=tuple(result.get("notes", ())))
+            record = table[result["winner"]["trial"]]
+            export_model(sweep_dir, study, record, output, test=result["test"], comparison=beside)
         else:
-            won = (sweep_dir / WINNER).is_file() and read_winner(sweep_dir)["winner"]["trial"] == trial
-            export_model(sweep_dir, study, table[trial], output, test=read_winner(sweep_dir)["test"] if won else None)
-    typer.echo(f"exported to {output}")
+            assert trial is not None
+            export_model(sweep_dir, study, table[trial], output)
+    echo(f"exported to {output}")
 
 
 @app.command()
@@ -221,9 +241,9 @@ def predict(
 
     with watching() as progress:
         count, bad = predict_file(model_dir, source, output, progress=progress)
-    typer.echo(f"{count:,} predictions in {output}")
+    echo(f"{count:,} predictions in {output}")
     if bad:
-        typer.echo("\n".join([f"{len(bad):,} set aside:", *bad[:PLACES_SHOWN]]), err=True)
+        echo("\n".join([f"{len(bad):,} set aside:", *bad[:PLACES_SHOWN]]), err=True)
 
 
 @app.command()
@@ -242,15 +262,16 @@ def evaluate(
     from tuning.tables import class_tables, print_table
 
     with watching() as progress:
-        result = evaluate_file(model_dir, data, predictions, progress=progress)
+        say = partial(echo, err=True)
+        result = evaluate_file(model_dir, data, predictions, say=say, progress=progress)
     if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False))
+        print_json(result)
         return
     for key, value in result.items():
         if not isinstance(value, dict | list):
-            typer.echo(f"{key:20} {value:.6f}" if isinstance(value, float) else f"{key:20} {value:,}")
+            echo(f"{key:20} {value:.6f}" if isinstance(value, float) else f"{key:20} {value:,}")
     for table in class_tables(result["classes"], result["confusion_matrix"]) if "classes" in result else ():
-        typer.echo()
+        echo("")
         print_table(table)
 
 
@@ -279,7 +300,7 @@ def describe(
     with watching() as progress:
         found = describing_task(file, study, model, task, progress=progress).describe(file)
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        print_json(found)
     else:
         print_table(table_of(found))
 
@@ -294,77 +315,15 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the store in use, until Ctrl-C."""
-    from tuning.tracking import redact_uri, resolve_tracking_uri, serve_ui, sweep_page
+    from tuning.sync import SPOOL
+    from tuning.tracking import resolve_tracking_uri, show_ui
 
     study = _study_of(sweep_dir) if sweep_dir else None
     uri = resolve_tracking_uri(
         study.tracking.uri if study else None, sweep_dir.resolve().parent if sweep_dir else output
     )
-    server = uri if uri.startswith("http") else f"http://{host}:{port}"
-    page = f"{server}/?workflowType=machine_learning"
-    if study is not None:
-        experiment = study.tracking.experiment or study.name
-        page = sweep_page(uri, server=server, experiment=experiment, metric=study.objective.metric)
-    typer.echo(f"open {redact_uri(page)}")
-    if uri.startswith("http"):
-        return
-    raise typer.Exit(serve_ui(uri, host=host, port=port))
-
-
-@app.command("list")
-def list_(
-    sweep_dir: Annotated[
-        Path | None, typer.Argument(metavar="[SWEEP_DIR]", help="Show the trials of one sweep.")
-    ] = None,
-    output: Output = SWEEPS,
-) -> None:
-    """Sweeps with their trials by state; or the trials of one sweep."""
-    from tuning.display import trial_table
-    from tuning.results import LEDGER, TrialTable
-    from tuning.sync import SPOOL
-    from tuning.tracking import count_letters, letters_path
-
-    if sweep_dir is not None:
-        table = TrialTable(sweep_dir, _study_of(sweep_dir).objective)
-        Console().print(trial_table(table, rows=len(table)))
-        if _is_cut_off(table):
-            typer.echo("no process runs this sweep any more: the command that began it goes on")
-        if refused := count_letters(sweep_dir / SPOOL):
-            typer.echo(f"MLflow refused {refused:,} records for good: {letters_path(sweep_dir / SPOOL)}")
-        return
-    folders = sorted(path.parent for path in output.glob(f"*/{LEDGER}"))
-    if not folders:
-        typer.echo(f"no sweeps in {output}")
-    for folder in folders:
-        table = TrialTable(folder, _study_of(folder).objective)
-        states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(table.states().items()))
-        winner = table.winner()
-        best = f"best {table.objective.metric} {winner.value:.4f} (trial {winner.trial})" if winner else "no winner"
-        typer.echo(f"{folder}  {states}  {best}{'  (cut off; the same command goes on)' if _is_cut_off(table) else ''}")
-
-
-def _is_cut_off(table: TrialTable) -> bool:
-    """Whether the process that ran a sweep is gone, and had no time to say so."""
-    from tuning.sweep_lock import is_running
-
-    return "RUNNING" in table.states() and not is_running(table.folder)
-
-
-@app.command()
-def logs(
-    sweep_dir: SweepDir,
-    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's number.")],
-) -> None:
-    """What a trial printed."""
-    from tuning.results import TrialTable
-    from tuning.trial_files import LOG, trial_folder
-
-    record = TrialTable(sweep_dir, _study_of(sweep_dir).objective)[trial]
-    log = trial_folder(sweep_dir, record.trial) / LOG
-    if log.is_file():
-        typer.echo(log.read_text(encoding="utf-8", errors="replace"), nl=False)
-    if record.reason and not log.is_file():
-        typer.echo(record.reason)
+    spool, objective = (sweep_dir / SPOOL, study.objective) if sweep_dir and study else (None, None)
+    raise typer.Exit(show_ui(uri, host=host, port=port, spool=spool, objective=objective, say=echo))
 
 
 def _study_of(sweep_dir: Path) -> StudyConfig:
@@ -373,53 +332,66 @@ def _study_of(sweep_dir: Path) -> StudyConfig:
     return load_sweep_study(sweep_dir)
 
 
-def _describe(study: StudyConfig, folder: Path, console: Console) -> None:
+def _describe(study: StudyConfig, folder: Path, address: str | None, console: Console) -> None:
     """What a sweep would do, after all that it depends on was checked."""
-    from tuning.sweep import prepare
+    from tuning.sweep import look_at, prepare, trials_at_once
+    from tuning.tracking import resolve_tracking_uri
 
     if (folder / "study.yaml").exists():
-        console.print(f"[yellow]note:[/] the name {_escape(folder.name)} is in use: give another --name, or --resume")
+        note = f" the name {printable(folder.name)} is in use: give another --name, or --resume"
+        console.print(Text.assemble(("note:", "yellow"), note))
+    at_once = trials_at_once(study, folder, address)
     task = prepare(study, folder)
+    facts, warnings = look_at(study, task, folder, resolve_tracking_uri(study.tracking.uri, folder.parent))
     config = study.train_config(study.example_values())
     per_update = config.optim.examples_per_update(study.resources.workers)
     updates = max(1, round(config.train.epochs * -(-len(task.train) // per_update)))
+    trials, points = study.trials_left(), study.space.points()
+    all_points = " (all points)" if points and trials == len(points) else ""
     lines: list[tuple[str, Any]] = [
         ("study", study.name),
         ("folder", folder),
         ("train", task.train),
         ("dev", task.dev),
         *(("test", task.read(path)) for path in (study.data.test,) if path),
+        *facts,
         *_bad_rows(study, task),
         (
             "trials",
-            f"{study.budget.trials}, {study.search.algorithm} search, {study.scheduler.name} scheduler",
+            f"{trials}{all_points}, {study.search.algorithm} search, {study.scheduler.name} scheduler",
         ),
         ("objective", f"{study.objective.mode} {study.objective.metric}"),
-        ("a run", f"{updates:,} updates of {per_update} examples (trial 0)"),
+        ("a run", f"{updates:,} updates of {per_update} {task.train.unit} (trial 0)"),
         (
             "workers",
             f"{study.resources.workers} a trial, {study.resources.cpus_per_worker:g} CPUs and "
-            f"{study.resources.gpus_per_worker:g} GPUs each",
+            f"{study.resources.gpus_per_worker:g} GPUs each; {at_once} trial(s) at once",
         ),
         *((f"  {name}", distribution) for name, distribution in study.space.items()),
     ]
     for key, value in lines:
-        console.print(f"{key:24} {_escape(str(value))}", highlight=False, soft_wrap=True)
+        console.print(printable(f"{key:24} {value}"), markup=False, highlight=False, soft_wrap=True)
+    for warning in warnings:
+        console.print(Text.assemble(("warning:", "yellow"), f" {printable(warning)}"), soft_wrap=True)
 
 
 def _bad_rows(study: StudyConfig, task: Task[Any]) -> list[tuple[str, str]]:
     from kobert_core.tasks.base import PLACES_SHOWN
 
-    files = [file for file in (study.data.train, study.data.dev, study.data.test) if file]
-    return [(f"set aside in {file.name}", str(bad)) for file in files for bad in task.bad_rows(file)[:PLACES_SHOWN]]
+    data = study.data
+    bad = [(data.train, task.bad_rows(data.train, "training"))]
+    bad += [(file, task.bad_rows(file)) for file in (data.dev, data.test) if file]
+    return [(f"set aside in {file.name}", str(row)) for file, rows in bad for row in rows[:PLACES_SHOWN]]
 
 
 def _summarise(result: SweepResult, console: Console) -> None:
+    from tuning.comparison import compared
     from tuning.display import span, values_as_text
+    from tuning.results import standing
     from tuning.supervisor import command_to_go_on
 
     def say(text: str) -> None:
-        console.print(_escape(text), highlight=False, soft_wrap=True)
+        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(result.states.items()))
     say(f"{result.folder.name}: {states or 'no trials'}, {span(result.seconds)}")
@@ -431,18 +403,13 @@ def _summarise(result: SweepResult, console: Console) -> None:
         return
     winner = result.winner
     say(f"winner: trial {winner.trial}, {values_as_text(winner)}")
-    for name, value in sorted(winner.metrics.items()):
-        if name.startswith("eval/"):
-            say(f"  {name:16} {value:.4f}")
-    for who, metrics in result.test.items():
-        for name, value in sorted(metrics.items()):
-            say(f"  {name:16} {value:.4f}  ({who.replace('_', ' ')})")
+    baselines = tuple(record for record in result.comparison.baselines if record.trial != winner.trial)
+    for who, record in compared(winner, baselines).items():
+        metrics = {name: value for name, value in record.metrics.items() if name.startswith("eval/")}
+        for name, value in (*sorted(metrics.items()), *sorted(result.test.get(who, {}).items())):
+            say(f"  {name:16} {value:.6g}  ({standing(record)})")
+    for note in result.comparison.notes:
+        say(f"note: {note}")
     if result.model:
         say(f"model: {result.model}")
-    say(f"look at all trials in MLflow: kobert-tune ui {result.folder}")
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    say(f"look at all trials in MLflow: kobert-tune ui {shlex.quote(str(result.folder))}")

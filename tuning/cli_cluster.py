@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -19,9 +18,11 @@ from tuning.cli_options import (
     Resume,
     StudyFile,
     Trials,
+    print_json,
     sweep_name,
     with_trials,
 )
+from tuning.terminal import echo
 
 commands = typer.Typer()
 
@@ -58,21 +59,25 @@ def submit(
     they have here.
     """
     from tuning.jobs import Jobs
+    from tuning.preflight import check_study, is_here
     from tuning.study import load_study
+    from tuning.sweep import CACHE
 
     study = load_study(study_file, with_trials(overrides, trials))
     folder = ((output or study.storage or SWEEPS) / sweep_name(name or study.name)).resolve()
     jobs = Jobs(address)
+    if is_here(study):
+        check_study(study, cache if (cache := folder.parent / CACHE).is_dir() else None)
     job = jobs.submit(study, folder, options=["--resume"] if resume else [])
-    typer.echo(f"job {job} will write {folder}")
+    echo(f"job {job} will write {folder}")
     if not follow:
-        typer.echo(f"see it: kobert-tune status {job} --address {jobs.address}")
-        typer.echo(f"end it: kobert-tune stop {job} --address {jobs.address}")
+        echo(f"see it: kobert-tune status {job} --address {jobs.address}")
+        echo(f"end it: kobert-tune stop {job} --address {jobs.address}")
         return
     try:
-        ended = jobs.follow(job, lambda text: typer.echo(text, nl=False))
+        ended = jobs.follow(job, lambda text: echo(text, nl=False))
     except KeyboardInterrupt:
-        typer.echo(f"job {job} goes on; end it: kobert-tune stop {job} --address {jobs.address}", err=True)
+        echo(f"job {job} goes on; end it: kobert-tune stop {job} --address {jobs.address}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if ended.state == "STOPPED":
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -93,14 +98,14 @@ def status(
     jobs = Jobs(address)
     found = [jobs.get(job)] if job else jobs.list()
     if as_json:
-        typer.echo(json.dumps([asdict(each) for each in found]))
+        print_json({"jobs": [asdict(each) for each in found]})
         return
     if not found:
-        typer.echo(f"no sweeps at {jobs.address}")
+        echo(f"no sweeps at {jobs.address}")
     for each in found:
-        typer.echo(f"{each.id}  {each.state}  {span(each.seconds or 0)}  {each.folder}")
+        echo(f"{each.id}  {each.state}  {span(each.seconds or 0)}  {each.folder}")
     if job:
-        typer.echo("\n".join(jobs.log(job).splitlines()[-20:]))
+        echo("\n".join(jobs.log(job).splitlines()[-20:]))
 
 
 @commands.command()
@@ -109,8 +114,8 @@ def stop(job: JobId, address: JobServer = None) -> None:
     from tuning.jobs import Jobs
 
     ended = Jobs(address).stop(job)
-    typer.echo(f"{ended.id}  {ended.state}  {ended.folder}")
-    typer.echo("go on with it: kobert-tune submit with the same study and --resume")
+    echo(f"{ended.id}  {ended.state}  {ended.folder}")
+    echo("go on with it: kobert-tune submit with the same study and --resume")
 
 
 @commands.command()
@@ -135,12 +140,12 @@ def doctor(
     uri = resolve_tracking_uri(study.tracking.uri if study else None, folder)
     findings = examine(address, output=folder, tracking_uri=uri, study=study)
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False))
+        print_json({"findings": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
             typer.secho(
                 f"{finding.level:8}", fg={"ok": "green", "warning": "yellow", "wrong": "red"}[finding.level], nl=False
             )
-            typer.echo(finding.what)
+            echo(finding.what)
     if any(finding.level == "wrong" for finding in findings):
         raise typer.Exit(1)

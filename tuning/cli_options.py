@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kobert_core.errors import InputError
+from tuning.terminal import echo
 
 SWEEPS = Path("sweeps")
 BESIDE_SWEEPS = ("cache", "profiles", "mlartifacts", "mlflow.db")
@@ -47,6 +49,11 @@ def sweep_name(name: str) -> str:
             f"`{name}` cannot be the name of a sweep", where="--name", fix="use a plain name such as nsmc-2"
         )
     return name
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """What `--json` asks for: one object, alone on the last line of stdout."""
+    echo(json.dumps(content, ensure_ascii=False))
 
 
 def with_trials(overrides: list[str] | None, trials: int | None) -> list[str]:

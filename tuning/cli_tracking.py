@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from tuning.cli_options import EXIT_UNSENT, AsJson, SweepDir
+from tuning.cli_options import EXIT_UNSENT, AsJson, SweepDir, print_json
+from tuning.terminal import echo
 
 commands = typer.Typer()
 
@@ -33,10 +33,10 @@ def sync(
         said.append(f"{result.left:,} left ({result.reason})")
     if result.refused:
         said.append(f"{result.refused:,} refused for good, kept in {result.dead_letters}")
-    typer.echo(f"{sweep_dir}: {', '.join(said)}", err=as_json)
+    echo(f"{sweep_dir}: {', '.join(said)}", err=as_json)
     if as_json:
         dead_letters = str(result.dead_letters) if result.dead_letters else None
         found = {"sweep": str(sweep_dir), "sent": result.sent, "left": result.left, "reason": result.reason}
-        typer.echo(json.dumps(found | {"refused": result.refused, "dead_letters": dead_letters}, ensure_ascii=False))
+        print_json(found | {"refused": result.refused, "dead_letters": dead_letters})
     if result.left or result.refused:
         raise typer.Exit(EXIT_UNSENT)

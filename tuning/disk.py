@@ -44,7 +44,7 @@ class DiskNeeds:
             checkpoint=checkpoint_bytes(task),
             trials=study.budget.trials if in_population else min(running, study.budget.trials),
             each=EACH_RUNNING + (MAX_DONATIONS if in_population else 0),
-            kept=min(study.keep_checkpoints + 1, study.budget.trials),  # trial 0 keeps its own as well
+            kept=min(study.keep_checkpoints + len(study.search.baselines), study.budget.trials),
             budget=study.budget.disk,
         )
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -17,9 +14,10 @@ from typing import Any, Literal
 from kobert_core.errors import InputError
 from tuning.cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
 from tuning.head import named_address
+from tuning.preflight import check_study, problem_at, this_machine
 from tuning.shared_storage import storage_problems
 from tuning.study import StudyConfig
-from tuning.sweep import files_of
+from tuning.sweep import CACHE, files_of
 from tuning.tracking import redact_uri
 
 PACKAGES = ("kobert-tuning", "ray", "torch", "transformers", "optuna", "mlflow")
@@ -51,6 +49,8 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
     health = f"{tracking_uri.rstrip('/')}/health" if tracking_uri.startswith("http") else None
     missing = [path for path in (files_of(study) if study else []) if not path.is_file()]
     here = [Finding("wrong", f"{path} is not there, or is no file") for path in missing]
+    if study is not None and not missing:
+        here.append(model(study, output / CACHE))
     if named_address(address)[0] is None:
         here += [*differences({"this machine": look(health)}, tracking_uri), disk(output)]
         return [*here, room([this_machine()], study)] if study else here
@@ -84,13 +84,6 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
     return findings
 
 
-def this_machine() -> dict[str, float]:
-    """What Ray would find here."""
-    import torch
-
-    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-
-
 def look(health: str | None) -> dict[str, Any]:
     """On a machine: versions, devices, disk, clock, and whether MLflow answers at `health`."""
     import torch
@@ -110,15 +103,6 @@ def version_of(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "none"
-
-
-def problem_at(url: str) -> str | None:
-    """Why a GET does not succeed; None when it does."""
-    try:
-        with urllib.request.urlopen(url, timeout=10):
-            return None
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        return str(getattr(error, "reason", error))
 
 
 def differences(seen: Mapping[str, dict[str, Any]], tracking_uri: str) -> list[Finding]:
@@ -152,6 +136,15 @@ def disk(output: Path) -> Finding:
     there = next(folder for folder in (output, *output.resolve().parents) if folder.is_dir())
     free = shutil.disk_usage(there).free
     return Finding("warning" if free < LITTLE_DISK else "ok", f"{free / 2**30:.0f} GiB are free in {output}")
+
+
+def model(study: StudyConfig, cache: Path) -> Finding:
+    """Whether the study's models can be built, and their weights are there."""
+    try:
+        check_study(study, cache if cache.is_dir() else None)
+        return Finding("ok", f"the model of `{study.name}` can be built")
+    except InputError as error:
+        return Finding("wrong", str(error))
 
 
 def room(cluster: list[dict[str, float]], study: StudyConfig) -> Finding:

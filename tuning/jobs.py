@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from kobert_core.errors import InputError
 from tuning.study import StudyConfig, dump_study
-from tuning.tracking import redact_uri
+from tuning.sweep_folder import name_in_use, refuse_used
+from tuning.tracking import address_problem, redact_uri
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -99,13 +100,19 @@ class Jobs:
             options: More of `kobert-tune sweep`, such as `--resume`.
 
         Raises:
-            InputError: a sweep of this folder runs, or an address holds a secret.
+            InputError: a sweep of this folder runs, or has ended there, or an address holds a secret.
         """
-        running = [job for job in self.list() if job.folder == str(folder) and job.state in ("PENDING", "RUNNING")]
+        earlier = [job for job in self.list() if job.folder == str(folder)]
+        running = [job for job in earlier if job.state in ("PENDING", "RUNNING")]
         if running:
             raise InputError(
                 f"the sweep runs as job {running[0].id}", where=folder, fix=f"`kobert-tune stop {running[0].id}`"
             )
+        if "--resume" not in options:
+            refuse_used(folder)
+            unseen = not folder.parent.is_dir()  # the storage is the cluster's alone
+            if unseen and any(job.state in ("SUCCEEDED", "STOPPED") for job in earlier):
+                raise name_in_use(folder)
         command = ["python", "-m", "tuning", "sweep", "study.yaml", "--address", "auto"]
         command += ["--name", folder.name, "--output", str(folder.parent), *options]
         with tempfile.TemporaryDirectory(prefix="kobert-tune-") as name:
@@ -113,7 +120,7 @@ class Jobs:
             dump_study(study, Path(name) / "study.yaml")
             job: str = self._client.submit_job(
                 entrypoint=shlex.join(command),
-                submission_id=f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+                submission_id=job_id(folder.name),
                 runtime_env={"working_dir": name, "env_vars": job_environment()},
                 metadata={OURS: version("kobert-tuning"), "folder": str(folder)},
             )
@@ -169,6 +176,12 @@ def silence_of(server: str) -> str | None:
         return str(getattr(error, "reason", error)) or type(error).__name__
 
 
+def job_id(sweep: str) -> str:
+    """The id of a new job: the sweep's name, as far as it can be a part of an address, and the time."""
+    plain = re.sub(r"[^\w.-]", "-", sweep)
+    return f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
 def package_into(folder: Path) -> None:
     """Copy the Python packages of this installation, without what is compiled or hidden (such as `.env`)."""
     import kobert_core
@@ -182,12 +195,14 @@ def job_environment() -> dict[str, str]:
     """What a job gets of our environment. Everybody who sees the dashboard sees it.
 
     Raises:
-        InputError: the tracking address holds a secret.
+        InputError: the tracking address holds a secret, or no store can be there.
     """
     environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_TO_STOP), "PYTHONUNBUFFERED": "1"}
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     of_this_machine = re.match(r"(sqlite|file):|https?://(localhost|127\.|\[::1\])", uri)
     if uri and not of_this_machine:
+        if problem := address_problem(uri):
+            raise InputError(problem[0], where="MLFLOW_TRACKING_URI", fix=problem[1])
         if redact_uri(uri) != uri:
             raise InputError(
                 "the dashboard of the cluster would show the password in it",

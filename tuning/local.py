@@ -8,13 +8,15 @@ from pathlib import Path
 
 import torch
 
+from kobert_core.files import check_writable
 from kobert_core.pretrained import save_model_files
 from kobert_core.profiling import ProfilingRuntime
 from kobert_core.progress import Progress, unseen
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import TASKS
 from kobert_core.training import train
-from tuning.export import export_model
+from tuning.export import check_model_output, export_model, unused
+from tuning.preflight import too_much_cut_off
 from tuning.results import TrialRecord
 from tuning.study import StudyConfig
 from tuning.trial_files import CHECKPOINTS, MODEL_FILES, trial_folder
@@ -24,6 +26,7 @@ def train_once(
     study: StudyConfig,
     *,
     say: Callable[[str], object],
+    warn: Callable[[str], object],
     cache: Path,
     output: Path | None = None,
     trace: Path | None = None,
@@ -34,16 +37,31 @@ def train_once(
     Args:
         study: Gives the values and the number of threads.
         say: Gets one line an evaluation.
+        warn: Gets one line for each thing that is probably a mistake.
         cache: Folder of the feature cache.
         output: Where the best checkpoint is exported to; None keeps no checkpoint.
         trace: Where to write a trace of the first updates; then a table says where the time of the run went.
         progress: Hears how far reading, training and evaluating have come.
+
+    Raises:
+        InputError: the study cannot be trained with, or `output` or `trace` cannot be written.
     """
+    if output is not None:
+        check_model_output(output)
+    if trace is not None:
+        check_writable(trace.parent)
     study.check_files()
+    if study.resources.gpus_per_worker and not torch.cuda.is_available():
+        warn(
+            f"no GPU is here, though `resources.gpus_per_worker` is {study.resources.gpus_per_worker:g}: the CPU trains"
+        )
     torch.set_num_threads(max(1, int(study.resources.cpus_per_worker)))
     values = study.example_values()
     config = study.train_config(values)
     task = TASKS[config.task](config, cache=cache, progress=progress)
+    task.check_model()
+    for warning in [*task.survey(None).warnings, *too_much_cut_off(task.cut_off())]:
+        warn(warning)
     record = TrialRecord(0, "RUNNING", values)
 
     def on_report(report: Report) -> None:
@@ -69,6 +87,7 @@ def train_once(
                 say_where_time_went(runtime, say)
         if output is not None:
             record.state = "COMPLETE"
+            output = unused(output)
             export_model(Path(folder), study, record, output)
             say(f"exported to {output}")
     return record

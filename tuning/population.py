@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from tuning.study import SearchConfig
 FACTORS = (0.8, 1.2)
 RESAMPLE = 0.25
 """How likely a value is drawn anew, rather than moved a little."""
+TRIES = 100
+"""So often values to begin with are drawn that no other trial has."""
 
 
 class Drawn:
@@ -89,6 +91,11 @@ class Population(PopulationBasedTraining):
         self._space, self._search, self._copies = space, search, 0
         random.seed(search.seed)  # Ray chooses one of the best by the process's own generator
 
+    def _quantiles(self) -> tuple[list[TuneTrial], list[TuneTrial]]:
+        """The worst and the best: a baseline may be copied, but with the weights of another it would be none."""
+        worst, best = super()._quantiles()
+        return [trial for trial in worst if trial.config["trial"] not in self._search.baselines], best
+
     def _get_new_config(self, trial: TuneTrial, trial_to_clone: TuneTrial) -> tuple[dict[str, Any], dict[str, Any]]:
         """The same trial, with values near those of the other one."""
         self._copies += 1
@@ -97,20 +104,33 @@ class Population(PopulationBasedTraining):
         values = self._space.suggest(Explored(generator, donor["values"]))
         saved = self._trial_state[trial_to_clone].last_result or {}
         step = {"from": donor["trial"], "progress": saved[self._time_attr], "values": values}
+        step["weights_of"] = donor["values"]
         lineage = [*trial.config.get("lineage", ()), step]
         return {"trial": trial.config["trial"], "values": values, "lineage": lineage}, {}
 
 
 def start_population(table: TrialTable, space: Space, search: SearchConfig, *, trials: int) -> list[dict[str, Any]]:
-    """Configs of so many trials: those that a sweep before had not ended, as they were, then new ones.
-
-    A new trial is a point given in advance while there are any, and drawn from the space after that.
-    """
+    """Configs of so many trials: those that a sweep before had not ended, as they were, then new ones."""
     unfinished = [record for record in table if record.state in UNFINISHED][:trials]
-    population = [{"trial": it.trial, "values": it.values, "lineage": it.lineage} for it in unfinished]
-    unused = (number for number in itertools.count() if number not in table)
-    for number in itertools.islice(unused, trials - len(unfinished)):
-        given = search.points[number] if number < len(search.points) else {}
-        generator = np.random.default_rng([search.seed, 0, number])
-        population.append({"trial": number, "values": space.suggest(Drawn(generator, given)), "lineage": []})
+    population = [{"trial": it.trial, "values": it.newest_values, "lineage": it.lineage} for it in unfinished]
+    new = ((number, values) for number, values in enumerate(start_values(space, search)) if number not in table)
+    for number, values in itertools.islice(new, trials - len(unfinished)):
+        population.append({"trial": number, "values": values, "lineage": []})
     return population
+
+
+def start_values(space: Space, search: SearchConfig) -> Iterator[dict[str, Any]]:
+    """What trials 0, 1, … begin with: the points given in advance while there are any, and then values drawn from the
+    space; the same values twice only where nothing else is found, since two such trials are one until the first copy.
+    """
+    taken: set[Hashable] = set()
+    for number in itertools.count():
+        given = search.points[number] if number < len(search.points) else {}
+        for attempt in range(TRIES):
+            again = [attempt] if attempt else []
+            generator = np.random.default_rng([search.seed, 0, number, *again])
+            values = space.suggest(Drawn(generator, given if attempt < TRIES // 2 else {}))
+            if space.identity(values) not in taken:
+                break
+        taken.add(space.identity(values))
+        yield values

@@ -66,7 +66,7 @@ class Lines:
         self._console, self._seconds, self._clock = console, seconds, clock
         self._begun: dict[str, tuple[float, int]] = {}
         """Of each kind of work under way when it was first heard of, and how much of it was then done."""
-        self._last = clock()
+        self._last = 0.0
 
     def __call__(self, work: str, done: int, total: int | None = None, /) -> None:
         """As `kobert_core.progress.Progress`."""
@@ -74,7 +74,7 @@ class Lines:
         begin, before = self._begun.setdefault(work, (now, done))
         if done == total:
             del self._begun[work]
-        if now - self._last < self._seconds:
+        if now - max(begin, self._last) < self._seconds:
             return
         self._last = now
         line = f"{work}: {done:,}, {span(now - begin)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,12 @@ _END = rb'"crc32":"[0-9a-f]{8}".|}$'
 
 
 def record_reading(folder: Path, *, file: Path, sha256: str, by: str, metrics: Any, **more: Any) -> int:
-    """Note in a sweep's or a model's folder that a file was read for scores; how often it had been before."""
-    before = sum(reading["sha256"] == sha256 for reading in readings(folder))
+    """Note in a sweep's or a model's folder that a file was read for scores; how often it had been before.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    before = times_read(folder, sha256)
     reading = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "file": file.name,
@@ -34,6 +39,25 @@ def record_reading(folder: Path, *, file: Path, sha256: str, by: str, metrics: A
         log.flush()
         os.fsync(log.fileno())
     return before
+
+
+def times_read(folder: Path, sha256: str) -> int:
+    """How often a file was read, as a folder knows."""
+    return sum(reading["sha256"] == sha256 for reading in readings(folder))
+
+
+def read_before(folder: Path, *, sha256: str, weights: dict[str, str]) -> dict[str, dict[str, float]] | None:
+    """What a sweep's folder knows of the metrics of these weights on a file; None when it was not read for them."""
+    for reading in readings(folder):
+        is_it = reading["sha256"] == sha256 and reading.get("weights") == weights
+        if is_it and not any(map(tuned_on_test, reading["metrics"].values())):
+            return dict(reading["metrics"])
+    return None
+
+
+def tuned_on_test(metrics: Mapping[str, float]) -> bool:
+    """Whether these metrics are of an older version, which chose the null threshold on the test file itself."""
+    return "test/null_threshold" in metrics
 
 
 def readings(folder: Path) -> list[dict[str, Any]]:

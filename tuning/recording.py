@@ -59,7 +59,7 @@ class Recorder(DriverOnly, Callback):
         record, report = self._table[trial.config["trial"]], result["report"]
         self._rounds.trial_of[result.get("pid", 0)] = record.trial
         if len(lineage := trial.config.get("lineage", [])) > len(record.lineage):  # now the copy is made
-            record.lineage, record.values, record.update = lineage, trial.config["values"], -1
+            record.lineage, record.update = lineage, -1
             self._start_run(record)
         if report["micro_batch"] != record.micro_batch:
             record.micro_batch = report["micro_batch"]
@@ -74,10 +74,13 @@ class Recorder(DriverOnly, Callback):
         record.curve[report["progress"]] = result["objective"]
         if report["is_best"]:
             record.metrics, record.best_progress = dict(report["metrics"]), report["progress"]
+            record.values = record.values_at(report["progress"])
             record.value, record.checkpoint = result["objective"], Path(report["checkpoint"]).name
         self._note_time(record)
         self._table.put(record)
         metrics = report["metrics"] | {"progress": float(report["progress"])}
+        if report["is_best"]:
+            metrics |= {f"best/{name}": value for name, value in metrics.items()}
         self._tracker.log_metrics(str(record.trial), metrics, step=record.step)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -106,10 +109,10 @@ class Recorder(DriverOnly, Callback):
                 self._end(record, "INTERRUPTED")
 
     def keep_best_checkpoints(self) -> None:
-        """Of the trials that ended, the best few and trial 0 keep their best checkpoint, as the disk budget allows;
-        interrupted ones keep all."""
+        """Of the trials that ended, the best few and the baselines keep their best checkpoint, as the disk budget
+        allows; interrupted ones keep all."""
         best = [record.trial for record in self._table.best(len(self._table))]
-        wanted = list(dict.fromkeys([*best[: self._study.keep_checkpoints], 0]))
+        wanted = list(dict.fromkeys([*best[: self._study.keep_checkpoints], *self._study.search.baselines]))
         room = self._disk.for_ended(live=sum(record.state in UNFINISHED for record in self._table))
         ended = [record for record in self._table if record.state not in UNFINISHED]
         for record in sorted(ended, key=lambda each: wanted.index(each.trial) if each.trial in wanted else len(wanted)):
@@ -142,12 +145,13 @@ class Recorder(DriverOnly, Callback):
             record.seconds = before + time.monotonic() - begin
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections to dotted keys, as a study's parameters are called."""
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Sections to dotted keys, as a study's parameters are called. What is nested deeper becomes JSON: the keys there,
+    such as labels, are texts of users, and not names."""
     result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[prefix + key] = value
+    for section, content in values.items():
+        fields = content if isinstance(content, dict) else {"": content}
+        for name, value in fields.items():
+            plain = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+            result[f"{section}.{name}".removesuffix(".")] = plain
     return result

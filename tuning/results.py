@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_write_json, atomic_write_text, sealed, unsealed
+from kobert_core.texts import printable
 from search_spaces.validation import show
 from tuning.driver_only import ending_when_full
 
@@ -34,7 +35,7 @@ class TrialRecord:
     trial: Annotated[int, Field(ge=0)]
     state: State
     values: dict[str, Any]
-    """Searched values, by parameter."""
+    """Searched values, by parameter; with `pbt` those that its best checkpoint was trained with at last."""
     progress: int = 0
     """Percent of its own updates that are done."""
     update: int = 0
@@ -54,11 +55,23 @@ class TrialRecord:
     reason: str | None = None
     """Why it failed."""
     lineage: list[dict[str, Any]] = field(default_factory=list)
-    """With `pbt`, each time that it went on from another trial's weights: `{from, progress, values}`."""
+    """With `pbt`, each time that it went on from another trial's weights: `{from, progress, values, weights_of}`, which
+    are its own values from there on, and those that the weights were trained with."""
     micro_batch: int | None = None
     """Examples that go through the model at once, where memory ran out with as many as the study says."""
     step: int = 0
     """Of its latest metrics in MLflow: the updates done, unless the trial went back for another's weights."""
+
+    @property
+    def newest_values(self) -> dict[str, Any]:
+        """What it trains with, or did at its end."""
+        return dict(self.lineage[-1]["values"]) if self.lineage else self.values
+
+    def values_at(self, progress: int) -> dict[str, Any]:
+        """What the weights of a report were trained with: a copy's first one is that of the other trial."""
+        if self.lineage and progress <= self.lineage[-1]["progress"]:
+            return dict(self.lineage[-1].get("weights_of", self.values))
+        return self.newest_values
 
 
 _RECORD = TypeAdapter(TrialRecord)
@@ -136,10 +149,21 @@ class TrialTable:
         """The best trial that ran to its end; the best of the others if none did; None if all failed."""
         return next(iter(self.best(1)), None)
 
+    def ties(self, winner: TrialRecord) -> list[TrialRecord]:
+        """The trials that are as good as the winner and came as far, it included: only the first of them wins."""
+        equal = (winner.value, winner.state == "COMPLETE")
+        return [record for record in self.best(len(self)) if (record.value, record.state == "COMPLETE") == equal]
+
+
+def standing(record: TrialRecord) -> str:
+    """Whose value it is that stands beside this, and how far that trial came: `trial 3, pruned at 50%`."""
+    how_far = "" if record.state == "COMPLETE" else f" at {record.progress}%"
+    return f"trial {record.trial}, {record.state.lower()}{how_far}"
+
 
 def last_line(reason: str) -> str:
-    """What a reason comes to: a traceback ends with its error."""
-    return (reason.strip().splitlines() or [""])[-1]
+    """What a reason comes to, in a form for all who show it: a traceback ends with its error."""
+    return printable((reason.strip().splitlines() or [""])[-1])
 
 
 def as_row(record: TrialRecord) -> dict[str, Any]:

@@ -6,7 +6,7 @@ was said then, so that one trial at a time is judged as if there had been no int
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -22,19 +22,26 @@ Points = list[tuple[int, float]]
 
 
 class Replaying(TrialScheduler):
-    """What both have in common: a trial that goes on repeats its last report, and is judged by that again."""
+    """What both have in common: a trial that goes on repeats its last report, and is judged by that again. Baselines
+    are never stopped, or a comparison with them would not be one; the others are judged by their reports all the same.
+    """
 
-    def _take_up(self, earlier: Iterable[TrialRecord]) -> None:
+    def _take_up(self, earlier: Iterable[TrialRecord], baselines: Collection[int]) -> None:
+        self._baselines = baselines
         self._unfinished: dict[int, Points] = {}
         for record in earlier:
             if record.state in UNFINISHED:
                 self._unfinished[record.trial] = list(record.curve.items())
             else:
-                self._replay(Ended(record.trial), said_of(record))
+                self._hear(Ended(record.trial), said_of(record))
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Judge a trial at its report."""
         self._catch_up(trial, result)
+        if trial.config["trial"] in self._baselines:
+            assert self._metric is not None
+            self._hear(trial, [(result[CLOCK], result[self._metric])])
+            return TrialScheduler.CONTINUE
         decision: str = super().on_trial_result(tune_controller, trial, result)
         return decision
 
@@ -45,26 +52,29 @@ class Replaying(TrialScheduler):
 
     def _catch_up(self, trial: TuneTrial, result: dict[str, Any]) -> None:
         known = self._unfinished.pop(trial.config["trial"], [])
-        self._replay(trial, [point for point in known if point[0] < result[CLOCK]])
+        self._hear(trial, [point for point in known if point[0] < result[CLOCK]])
 
-    def _replay(self, trial: Any, points: Points) -> None:
+    def _hear(self, trial: Any, points: Points) -> None:
+        """Take down points of a trial without judging it by them."""
         raise NotImplementedError
 
 
 class Asha(Replaying, ASHAScheduler):
     """Ray's, with the rungs of earlier sittings. A trial's bracket follows from the seed and the trial's number."""
 
-    def __init__(self, earlier: Iterable[TrialRecord], *, seed: int, **options: Any) -> None:
+    def __init__(
+        self, earlier: Iterable[TrialRecord], *, baselines: Collection[int], seed: int, **options: Any
+    ) -> None:
         super().__init__(**options)
         self._seed = seed
-        self._take_up(earlier)
+        self._take_up(earlier, baselines)
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
         """A trial begins or goes on."""
         super().on_trial_add(tune_controller, trial)
         self._trial_info[trial.trial_id] = self._bracket_of(trial)
 
-    def _replay(self, trial: Any, points: Points) -> None:
+    def _hear(self, trial: Any, points: Points) -> None:
         assert self._metric_op is not None
         for progress, value in points:
             self._bracket_of(trial).on_result(trial, progress, self._metric_op * value)
@@ -79,11 +89,11 @@ class Asha(Replaying, ASHAScheduler):
 class Median(Replaying, MedianStoppingRule):
     """Ray's, with the curves of earlier sittings."""
 
-    def __init__(self, earlier: Iterable[TrialRecord], **options: Any) -> None:
+    def __init__(self, earlier: Iterable[TrialRecord], *, baselines: Collection[int], **options: Any) -> None:
         super().__init__(**options)
-        self._take_up(earlier)
+        self._take_up(earlier, baselines)
 
-    def _replay(self, trial: Any, points: Points) -> None:
+    def _hear(self, trial: Any, points: Points) -> None:
         if points:  # a trial without results would count as one
             self._results[trial] += [{CLOCK: progress, self._metric: value} for progress, value in points]
 

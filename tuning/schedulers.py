@@ -36,6 +36,7 @@ def make_scheduler(
     if config.name in ("asha", "hyperband"):
         return Asha(
             earlier,
+            baselines=search.baselines,
             seed=search.seed,
             max_t=100,
             grace_period=config.grace_percent,
@@ -46,7 +47,7 @@ def make_scheduler(
             **common,
         )
     if config.name == "median":
-        return Median(earlier, grace_period=config.grace_percent, **common)
+        return Median(earlier, baselines=search.baselines, grace_period=config.grace_percent, **common)
     if config.name == "pbt":
         from tuning.population import Population
 

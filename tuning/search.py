@@ -8,13 +8,10 @@ to WAITING: `ask` hands it out again, with the same number and values, when the 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import TrialState
@@ -25,12 +22,16 @@ from ray.tune.search import Searcher
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from search_spaces.distributions import Space
+from tuning.draws import Draws, make_sampler, tried_in, write_down
 from tuning.driver_only import DriverOnly
 from tuning.failures import failure_of
 from tuning.journal import SweepJournal
-from tuning.results import UNFINISHED, TrialRecord
+from tuning.results import LEDGER, UNFINISHED, TrialRecord
 from tuning.study import SearchConfig
 from tuning.sweep_folder import JOURNAL
+from tuning.tracking.uris import sqlite_path
+
+OTHER_TRIALS = "take a copy of it from a backup, name the storage that the sweep had, or begin a new one by `--name`"
 
 
 def open_optuna_study(
@@ -40,17 +41,25 @@ def open_optuna_study(
     objective: Objective,
     search: SearchConfig,
     resume: bool,
-    ledger: Iterable[TrialRecord] = (),
+    ledger: Iterable[TrialRecord] | None = None,
 ) -> optuna.Study:
     """The persistent Optuna study of a sweep: a journal file in its folder, or the study file's storage URL.
 
     A killed driver may not have told Optuna how a trial ended: it is told from the `ledger`. Trials that run
-    according to both go back to WAITING.
+    according to both go back to WAITING. Without a `ledger` the study is taken as it is.
 
     Raises:
-        InputError: a new sweep finds a study of its name in the storage, or the storage cannot be opened.
+        InputError: a new sweep finds a study of its name in the storage, the storage cannot be opened, or what is in
+            it are not the trials of the ledger.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    where: Any = "search.storage" if search.storage else folder / JOURNAL
+    file = sqlite_path(search.storage.partition("?")[0]) if search.storage else folder / JOURNAL
+    records = list(ledger or ())
+    if records and file is not None and not file.is_file():
+        raise InputError(
+            "this file of the sweep is gone: it has all that the search knows", where=file, fix=OTHER_TRIALS
+        )
     try:
         storage: BaseStorage | str = search.storage or JournalStorage(SweepJournal(folder / JOURNAL))
         study = optuna.create_study(
@@ -66,12 +75,11 @@ def open_optuna_study(
     except InputError:
         raise
     except Exception as error:  # of the storage: Optuna's, SQLAlchemy's, the database's, a damaged journal's
-        where = "search.storage" if search.storage else folder / JOURNAL
         raise InputError(f"the Optuna study cannot be opened ({type(error).__name__}: {error})", where=where) from error
-    for point in search.points[len(study.get_trials(deepcopy=False)) :]:  # the first trials of all
-        study.enqueue_trial(dict(point))
+    if ledger is not None:
+        _refuse_other_trials(study, records, where)
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])}
-    for record in ledger:
+    for record in records:
         if record.trial in trials and record.state not in UNFINISHED:
             trial = trials.pop(record.trial)
             for progress in record.curve.keys() - trial.intermediate_values.keys():
@@ -82,59 +90,27 @@ def open_optuna_study(
     return study
 
 
-def make_sampler(search: SearchConfig, space: Space, *, trial: int, parameter: str = "") -> optuna.samplers.BaseSampler:
-    """The sampler for a trial, or for one parameter of it that is drawn apart from the others.
-
-    Its random state is not in Optuna's storage, so it follows from the study's seed and the trial's number: a resumed
-    study neither repeats its first suggestions nor depends on having been interrupted.
-    """
-    seed = int(np.random.SeedSequence([search.seed, trial, *parameter.encode()]).generate_state(1)[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if search.algorithm == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        if search.algorithm == "grid":
-            return _Grid(space.grid(), seed=search.seed)
-        if search.algorithm == "cmaes":
-            return optuna.samplers.CmaEsSampler(
-                n_startup_trials=search.startup_trials, seed=seed, warn_independent_sampling=False
-            )
-        return optuna.samplers.TPESampler(
-            n_startup_trials=search.startup_trials,
-            multivariate=True,
-            group=space.has_conditions,
-            constant_liar=True,
-            seed=seed,
-        )
+def _refuse_other_trials(study: optuna.Study, ledger: list[TrialRecord], where: object) -> None:
+    """Optuna hears of a trial before the ledger, and of its end after it: neither may know of one alone."""
+    trials, known = study.get_trials(deepcopy=False), {record.trial for record in ledger}
+    problem = None
+    for record in ledger:
+        if record.trial >= len(trials):
+            problem = f"it lacks trial {record.trial}"
+        elif not all(_equal(value, record.values.get(name)) for name, value in trials[record.trial].params.items()):
+            problem = f"its trial {record.trial} has other values"
+    for trial in trials:
+        if trial.state.is_finished() and trial.number not in known:
+            problem = f"{LEDGER} lacks its trial {trial.number}"
+    if problem:
+        raise InputError(f"this search is not that of the sweep's {LEDGER}: {problem}", where=where, fix=OTHER_TRIALS)
 
 
-class _Grid(optuna.samplers.GridSampler):
-    """Optuna's grid, in a loop that is not Optuna's: Ray Tune counts the trials."""
-
-    def after_trial(self, *_: Any, **__: Any) -> None:
-        """Nothing: Optuna would end its own loop after the last point."""
-
-
-class OneByOne:
-    """A trial whose parameters have samplers of their own: when a driver is killed in the midst of them, the others
-    do not become what these would have been."""
-
-    def __init__(self, trial: optuna.Trial, sampler_of: Callable[[str], optuna.samplers.BaseSampler]) -> None:
-        self._trial, self._sampler_of = trial, sampler_of
-        self._trial.relative_params  # noqa: B018  (what is drawn together is drawn first, with the trial's own sampler)
-
-    def suggest_float(self, name: str, *args: Any, **kwargs: Any) -> float:
-        return self._prepared(name).suggest_float(name, *args, **kwargs)
-
-    def suggest_int(self, name: str, *args: Any, **kwargs: Any) -> int:
-        return self._prepared(name).suggest_int(name, *args, **kwargs)
-
-    def suggest_categorical(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._prepared(name).suggest_categorical(name, *args, **kwargs)
-
-    def _prepared(self, name: str) -> optuna.Trial:
-        self._trial.study.sampler = self._sampler_of(name)
-        return self._trial
+def _equal(value: Any, other: Any) -> bool:
+    """As equal as a database gives back what it was given."""
+    if isinstance(value, float) and isinstance(other, int | float):
+        return math.isclose(value, other, rel_tol=1e-12)
+    return bool(value == other)
 
 
 class OptunaSearcher(DriverOnly, Searcher):
@@ -153,6 +129,8 @@ class OptunaSearcher(DriverOnly, Searcher):
         cannot take that back, and hears nothing more of them."""
         super().__init__(metric="objective", mode=objective.mode)
         self._study, self._space, self._search, self._objective = study, space, search, objective
+        points = space.points()
+        self._points = None if points is None else len(points)
         self._running: dict[str, optuna.Trial] = {}
         self._reported: dict[str, dict[int, float]] = {}
         self._failed: set[str] = set()
@@ -164,20 +142,24 @@ class OptunaSearcher(DriverOnly, Searcher):
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
-        """Values for a new trial, or for one that was interrupted."""
+        """Values for a new trial, or for one that was interrupted; the end when no point is left."""
         if self._taken_up:
             record = self._taken_up.pop(0)
             return {"trial": record.trial, "values": record.values}
-        trials = self._study.get_trials(deepcopy=False)
-        number = next((trial.number for trial in trials if trial.state == TrialState.WAITING), len(trials))
-        sampler_of = partial(make_sampler, self._search, self._space, trial=number)
-        self._study.sampler = sampler_of()
-        trial = self._study.ask()
-        values = self._space.suggest(OneByOne(trial, lambda name: sampler_of(parameter=name)))
+        study, space = self._study, self._space
+        trials = study.get_trials(deepcopy=False)
+        waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+        if not waiting and self._points is not None and len(tried_in(study, space)) >= self._points:
+            return Searcher.FINISHED  # type: ignore[return-value]  # a text, which Ray's annotation does not say
+        number = waiting[0] if waiting else len(trials)
+        study.sampler = make_sampler(self._search, space, trial=number)
+        trial = study.ask()
+        frozen = study.get_trials(deepcopy=False)[number]
+        is_whole = space.identity(frozen.params) is not None
+        values = frozen.params if is_whole else Draws(study, space, self._search, number).new_values()
         self._running[trial_id] = trial
-        frozen = self._study.get_trials(deepcopy=False)[trial.number]
         self._reported[trial_id] = dict(frozen.intermediate_values)
-        return {"trial": trial.number, "values": values}
+        return {"trial": number, "values": write_down(trial, space, values)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """One point of a trial's curve, at its percentage of the run."""

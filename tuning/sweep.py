@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kobert_core.data.survey import Survey
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_write_json, atomic_write_text, file_digest, is_disk_full, sealed
 from kobert_core.progress import Progress, unseen
-from kobert_core.tasks import TASKS
 from kobert_core.tasks.base import Task
 from tuning.cluster import groups_that_fit, ray_cluster, set_environment
+from tuning.comparison import Comparison, baselines_of, compare, compared, trial_as_json
 from tuning.disk import DiskNeeds
 from tuning.display import Display
 from tuning.driver_only import DiskFull
 from tuning.export import export_model
 from tuning.failures import was_infrastructure
+from tuning.ground import write_ground
+from tuning.head import named_address
+from tuning.preflight import check_study, survey, this_machine, tracking_problem
 from tuning.progress import watching
-from tuning.readings import readings, record_reading
+from tuning.readings import read_before, record_reading
 from tuning.results import LEDGER, TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
 from tuning.shared_storage import check_shared
 from tuning.sitting import Sitting
 from tuning.study import STUDY, StudyConfig
 from tuning.sweep_folder import SCRATCH, sweep_folder
 from tuning.sync import SPOOL, ends_of
-from tuning.tracking import Status, Tracker, letters_path, redact_uri, resolve_tracking_uri
+from tuning.tracking import Status, Tracker, letters_path, resolve_tracking_uri, shown_uri
 from tuning.trial_files import DONATIONS, MODEL_FILES, TRIALS, checkpoint_of, trial_folder
 
 if TYPE_CHECKING:
@@ -58,7 +63,9 @@ class SweepResult:
     states: dict[str, int]
     winner: TrialRecord | None
     test: dict[str, dict[str, float]]
-    """Metrics on the test file: of the `winner`, and of `trial_0`. Empty without a test file."""
+    """Metrics on the test file: of the `winner`, and of each baseline, such as `trial_0`. Empty without a test file."""
+    comparison: Comparison
+    """What the winner is held against."""
     model: Path | None
     """Folder of the exported winner."""
     tracking_uri: str
@@ -74,26 +81,20 @@ class SweepResult:
             "states": self.states,
             "interrupted": self.interrupted,
             "gave_up": self.gave_up,
-            "winner": winner_as_json(self.winner) if self.winner else None,
+            "winner": trial_as_json(self.winner) if self.winner else None,
             "test": self.test,
+            **self.comparison.as_json(),
             "model": str(self.model) if self.model else None,
             "tracking_uri": self.tracking_uri,
             "seconds": round(self.seconds, 1),
         }
 
 
-def winner_as_json(winner: TrialRecord) -> dict[str, Any]:
-    """The winner as the command line and `winner.json` show it."""
-    names = ("trial", "state", "value", "values", "metrics", "best_progress", "checkpoint")
-    return {name: value for name, value in asdict(winner).items() if name in names}
-
-
 def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) -> Task[Any]:
-    """Read and tokenize the data, look at the model and at the disk of the sweep's folder, so that what cannot work
+    """Look at the models, read and tokenize the data, look at the disk of the sweep's folder, so that what cannot work
     fails before anything starts."""
-    study.check()
-    study.check_files()
-    task = TASKS[study.task](study.train_config(study.example_values()), cache=folder.parent / CACHE, progress=progress)
+    resolve_tracking_uri(study.tracking.uri, folder.parent)
+    task = check_study(study, folder.parent / CACHE, progress=progress)
     if not len(task.train) or not len(task.dev):
         raise InputError("no examples are left to train or to compare on", where=study.name)
     concurrent = study.resources.concurrent
@@ -101,6 +102,33 @@ def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) ->
     if study.data.test is not None:
         task.read(study.data.test)
     return task
+
+
+def look_at(study: StudyConfig, task: Task[Any], folder: Path, tracking_uri: str) -> Survey:
+    """What is in the data, and what does not keep a sweep from running, but may make it worth little."""
+    facts, warnings = survey(study, task, folder.parent / CACHE)
+    return Survey(facts, warnings + unheard(tracking_uri))
+
+
+def unheard(tracking_uri: str) -> list[str]:
+    """A line when no MLflow server answers at an address."""
+    problem = tracking_problem(tracking_uri)
+    return [f"{problem}: what it should get is kept in the sweep's folder until one does"] if problem else []
+
+
+def trials_at_once(study: StudyConfig, folder: Path, address: str | None) -> int:
+    """How many trials run at the same time here, or on the cluster at an address, which is asked.
+
+    Raises:
+        InputError: there is no room for one, no cluster, or a machine of it does not see the files.
+    """
+    if named_address(address)[0] is None:
+        return groups_that_fit([this_machine()], study.resources)
+    set_environment(address)
+    with ray_cluster(address) as cluster:
+        if len(cluster) > 1:
+            check_shared(next(each for each in folder.parents if each.is_dir()), files_of(study))
+        return groups_that_fit(cluster, study.resources)
 
 
 def run_sweep(
@@ -127,11 +155,13 @@ def run_sweep(
     """
     set_environment(address)
     sitting = sitting or Sitting()
-    with sweep_folder(study, folder, resume=resume) as used:
+    if named_address(address)[0] is None:
+        groups_that_fit([this_machine()], study.resources)
+    with sweep_folder(study, folder, resume=resume, say=display.say) as used:
         if used and not resume and not sitting.losses:
             display.say("the sweep was cut off: going on where it was")
         try:
-            return Sweep(study, folder, display, sitting, resume=used).run(address)
+            return Sweep(study, folder, display, resume=used, sitting=sitting).run(address)
         except (DiskFull, Exception) as error:
             if not is_disk_full(error):
                 raise
@@ -141,8 +171,11 @@ def run_sweep(
 class Sweep:
     """One run of the driver in the folder of a sweep."""
 
-    def __init__(self, study: StudyConfig, folder: Path, display: Display, sitting: Sitting, *, resume: bool) -> None:
-        self.study, self.folder, self.display, self.sitting, self.resume = study, folder, display, sitting, resume
+    def __init__(
+        self, study: StudyConfig, folder: Path, display: Display, *, resume: bool, sitting: Sitting | None = None
+    ) -> None:
+        self.study, self.folder, self.display, self.resume = study, folder, display, resume
+        self.sitting = sitting or Sitting()
         self.cache = folder.parent / CACHE
         self.table = TrialTable(folder, study.objective)
         take_up_lost(self.table)
@@ -154,12 +187,14 @@ class Sweep:
         study, folder = self.study, self.folder
         self.display.say("reading the data, starting Ray and its worker groups …")
         reading = in_background(self._read)
+        in_background(lambda: self._warn(unheard(self.uri)))  # a server may take its time: nothing waits for it
         with ExitStack() as ray_is_up:
             groups = ray_is_up.enter_context(self._worker_groups(address, reading))
             task = reading.result()
             disk = DiskNeeds.of(study, task, running=groups.count)
             disk.check(folder)
             write_environment(folder / ENVIRONMENT)
+            write_ground(folder, study)
             experiment = study.tracking.experiment or study.name
             self.tracker = Tracker(spool=folder / SPOOL, uri=self.uri, experiment=experiment, sweep=folder.name)
             self.tracker.end_left_open(ends_of(self.table))
@@ -169,7 +204,8 @@ class Sweep:
             try:
                 winner, test, budget = self._search_and_judge(groups, disk)
                 ray_is_up.close()
-                result = self._conclude(winner, test, budget)
+                chance = task.chance(task.dev, study.objective.metric)
+                result = self._conclude(winner, test, compare(self.table, study, winner, chance), budget)
                 status = "KILLED" if budget.interrupted else "FINISHED" if winner else "FAILED"
             finally:
                 for name in (STUDY, TABLE, ENVIRONMENT, WINNER):
@@ -185,7 +221,8 @@ class Sweep:
         if lost := self.tracker.unwritten:
             self.display.say(f"{lost} records for MLflow are lost: the disk is full, {spool} could not take them")
         if left > lost:
-            self.display.say(f"{left - lost} records did not reach MLflow; send them: kobert-tune sync {self.folder}")
+            command = f"kobert-tune sync {shlex.quote(str(self.folder))}"
+            self.display.say(f"{left - lost} records did not reach MLflow; send them: {command}")
         if refused := self.tracker.refused:
             self.display.say(f"MLflow refused {refused} records for good; they are kept in {letters_path(spool)}")
         if not (self.folder / LEDGER).exists():
@@ -194,14 +231,24 @@ class Sweep:
     def _read(self) -> Task[Any]:
         with watching() as progress:
             task = prepare(self.study, self.folder, progress=progress)
+        self._warn(survey(self.study, task, self.cache).warnings)
         import tuning.lean_trainer  # noqa: F401  (which the groups need next: here, while Ray starts)
 
         return task
 
+    def _warn(self, warnings: Iterable[str]) -> None:
+        for warning in warnings:
+            self.display.say(f"warning: {warning}")
+
     @property
     def _remaining(self) -> int:
         """Trials that are still to be run."""
-        return self.study.budget.trials - sum(record.state not in UNFINISHED for record in self.table)
+        return self.study.trials_left([record.values for record in self.table if record.state not in UNFINISHED])
+
+    def _say_if_all_is_tried(self) -> None:
+        ended = sum(record.state not in UNFINISHED for record in self.table)
+        if self._remaining <= 0 and ended < self.study.budget.trials:
+            self.display.say(f"all points of the space are tried: {ended} trials, and not {self.study.budget.trials}")
 
     @contextmanager
     def _worker_groups(self, address: str | None, reading: Future[Task[Any]]) -> Iterator[LastingGroups]:
@@ -212,6 +259,8 @@ class Sweep:
         if reading.done():
             reading.result()  # bad data is told before Ray starts
         with ray_cluster(address) as cluster, ending_with_ray():
+            if reading.done():
+                reading.result()  # or at least before its workers do
             if len(cluster) > 1:
                 check_shared(self.folder, files_of(self.study))
             count = min(groups_that_fit(cluster, self.study.resources), max(1, self._remaining))
@@ -241,6 +290,7 @@ class Sweep:
                 self._search(groups, recorder, rounds)
                 while rounds.another():
                     self._search(groups, recorder, rounds)
+            self._say_if_all_is_tried()
             recorder.keep_best_checkpoints()
             winner = None if budget.interrupted or budget.gave_up else table.winner()
             return winner, self._read_test(groups, winner) if winner else {}, budget
@@ -259,7 +309,9 @@ class Sweep:
             searcher.put_back()
         recorder.interrupt()
 
-    def _conclude(self, winner: TrialRecord | None, test: dict[str, dict[str, float]], budget: Budget) -> SweepResult:
+    def _conclude(
+        self, winner: TrialRecord | None, test: dict[str, dict[str, float]], comparison: Comparison, budget: Budget
+    ) -> SweepResult:
         """Export the winner and write down what the sweep came to."""
         folder, table = self.folder, self.table
         result = SweepResult(
@@ -267,15 +319,33 @@ class Sweep:
             states=table.states(),
             winner=winner,
             test=test,
-            model=self._export(winner, test) if winner and winner.checkpoint else None,
-            tracking_uri=redact_uri(self.uri),
+            comparison=comparison,
+            model=self._export(winner, test, comparison) if winner and winner.checkpoint else None,
+            tracking_uri=shown_uri(self.uri),
             seconds=time.monotonic() - self.sitting.begin,
             interrupted=budget.interrupted,
             gave_up=budget.gave_up,
         )
         if winner:
+            self._log_results(winner, test)
             atomic_write_json(folder / WINNER, sealed(result.as_json()))
         return result
+
+    def _log_results(self, winner: TrialRecord, test: dict[str, dict[str, float]]) -> None:
+        """Tell the trials' runs in MLflow how they compare, which one won, and what was read on the test file."""
+        best = [record.trial for record in self.table.best(len(self.table))]
+        digits = len(str(len(best)))  # as texts, ranks are in order when they are of one length
+        read = compared(winner, baselines_of(self.table, self.study))
+        scores = {record.trial: test.get(who, {}) for who, record in read.items()}
+        for record in self.table:
+            rank = f"{best.index(record.trial) + 1:0{digits}}" if record.trial in best else None
+            won = "true" if record.trial == winner.trial else None
+            self.tracker.log_result(
+                str(record.trial),
+                metrics=scores.get(record.trial, {}),
+                step=record.step,
+                tags={"rank": rank, "winner": won},
+            )
 
     def _make_searcher(self) -> OptunaSearcher | None:
         """None when the scheduler takes the place of the search."""
@@ -342,19 +412,18 @@ class Sweep:
             shutil.rmtree(folder)
 
     def _read_test(self, groups: LastingGroups, winner: TrialRecord) -> dict[str, dict[str, float]]:
-        """The one time that the sweep reads the test file: for the winner, and for trial 0 to compare it with.
+        """The one time that the sweep reads the test file: for the winner, and for the baselines to compare it with.
 
         A resumed sweep that has the same winner as before has read it already.
         """
         file = self.study.data.test
         if file is None:
             return {}
-        records = {"winner": winner} | ({"trial_0": self.table[0]} if 0 in self.table else {})
+        records = compared(winner, baselines_of(self.table, self.study))
         scored = {record.trial: record for record in records.values() if record.checkpoint}
         weights = {name: f"trial {record.trial}, {record.checkpoint}" for name, record in records.items()}
-        for reading in readings(self.folder):
-            if reading["sha256"] == file_digest(file) and reading.get("weights") == weights:
-                return dict(reading["metrics"])
+        if earlier := read_before(self.folder, sha256=file_digest(file), weights=weights):
+            return earlier
         try:
             asked = {
                 trial: in_background(partial(self._score, groups, file, record)) for trial, record in scored.items()
@@ -375,16 +444,17 @@ class Sweep:
             model=str(trial_folder(self.folder, record.trial) / MODEL_FILES),
             cache=str(self.cache),
             checkpoint=str(checkpoint_of(self.folder, record)),
+            metrics=record.metrics,
             file=str(file),
         )
         return metrics
 
-    def _export(self, winner: TrialRecord, test: dict[str, dict[str, float]]) -> Path:
+    def _export(self, winner: TrialRecord, test: dict[str, dict[str, float]], comparison: Comparison) -> Path:
         """Export the winner into the sweep's folder and hand it to MLflow as a LoggedModel."""
         model = self.folder / MODEL
         if model.exists():
             shutil.rmtree(model)
-        export_model(self.folder, self.study, winner, model, test=test)
+        export_model(self.folder, self.study, winner, model, test=test, comparison=comparison)
         metrics = winner.metrics | test.get("winner", {})
         self.tracker.log_winner(
             model,
@@ -394,7 +464,8 @@ class Sweep:
             metrics=metrics,
             tags={"task": self.study.task},
         )
-        self.tracker.log_metrics(None, {f"winner/{name}": value for name, value in metrics.items()}, step=0)
+        ended = self.study.budget.trials - self._remaining  # a resumed sweep may come to another winner
+        self.tracker.log_metrics(None, {f"winner/{name}": value for name, value in metrics.items()}, step=ended)
         return model
 
 
@@ -435,7 +506,7 @@ def log_datasets(study: StudyConfig, task: Task[Any], tracker: Tracker) -> None:
         name=data.train.name,
         path=str(data.train),
         sha256=file_digest(data.train),
-        examples=len(task.train),
+        examples=task.train.items,
         context="training",
     )
     dev, digest = data.dev or data.train, file_digest(data.dev or data.train)
@@ -445,7 +516,7 @@ def log_datasets(study: StudyConfig, task: Task[Any], tracker: Tracker) -> None:
         name=f"{dev.name}{'' if data.dev else ' (dev split)'}",
         path=str(dev),
         sha256=digest,
-        examples=len(task.dev),
+        examples=task.dev.items,
         context="validation",
     )
     if data.test is not None:
@@ -453,7 +524,7 @@ def log_datasets(study: StudyConfig, task: Task[Any], tracker: Tracker) -> None:
             name=data.test.name,
             path=str(data.test),
             sha256=file_digest(data.test),
-            examples=len(task.read(data.test)),
+            examples=task.read(data.test).items,
             context="testing",
         )
 

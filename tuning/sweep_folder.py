@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from kobert_core.errors import InputError
+from tuning.ground import GROUND, refuse_other_ground
 from tuning.readings import readings
-from tuning.results import LEDGER
+from tuning.results import LEDGER, TrialTable
 from tuning.study import STUDY, StudyConfig, dump_study, load_sweep_study
-from tuning.sweep_lock import sweep_lock
+from tuning.sweep_lock import goes_on, sweep_lock
 from tuning.trial_files import TRIALS
 
 JOURNAL, SCRATCH = "optuna_journal.log", ".ray"
 
 
 @contextmanager
-def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[bool]:
+def sweep_folder(
+    study: StudyConfig, folder: Path, *, resume: bool, say: Callable[[str], object] = print
+) -> Iterator[bool]:
     """Hold the folder of a sweep for this process; make it, or take up the one that is there. Which of both it was.
+    `say` gets what has changed since the sweep began, if it does no harm.
 
     The lock ends with its process, and its file says for how long a sweep runs: one that was killed left it so, and
     goes on also without `resume`.
 
     Raises:
-        InputError: the name is in use, another process holds it, or the study is not the one that began there.
+        InputError: the name is in use, another process holds it, or the study, or what it stands on, is not that
+            which began there.
     """
     used = (folder / STUDY).exists()
     if resume and not used:
@@ -38,13 +44,14 @@ def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[
     with sweep_lock(folder) as lock:
         lock.seek(0)
         if used and not resume and not lock.read():
-            raise InputError(
-                f"the sweep name `{folder.name}` is in use",
-                where=folder,
-                fix="give another `--name`, or `--resume`",
-            )
+            raise name_in_use(folder)
         if used:
             refuse_other_study(load_sweep_study(folder), study, folder)
+            if len(TrialTable(folder, study.objective)):
+                for note in refuse_other_ground(folder, study):
+                    say(note)
+            else:  # nothing stands on it yet
+                (folder / GROUND).unlink(missing_ok=True)
             readings(folder)  # what is damaged is told now, and not after the last trial
         print("running", file=lock, flush=True)
         remove_leftovers(folder)
@@ -61,9 +68,26 @@ def sweep_folder(study: StudyConfig, folder: Path, *, resume: bool) -> Iterator[
                 forget_beginnings(folder)
 
 
+def refuse_used(folder: Path) -> None:
+    """Refuse what `sweep_folder` would refuse without `resume`, before anything starts.
+
+    Raises:
+        InputError: a sweep has ended in the folder.
+    """
+    if (folder / STUDY).exists() and not goes_on(folder):
+        raise name_in_use(folder)
+
+
+def name_in_use(folder: Path) -> InputError:
+    """What is said of a sweep that would begin where another one has ended."""
+    return InputError(
+        f"the sweep name `{folder.name}` is in use", where=folder, fix="give another `--name`, or `--resume`"
+    )
+
+
 def forget_beginnings(folder: Path) -> None:
     """Remove what a sweep left that came to no trial: another study may follow under its name."""
-    for name in (STUDY, JOURNAL, f"{JOURNAL}.sha256"):
+    for name in (STUDY, GROUND, JOURNAL, f"{JOURNAL}.sha256"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / TRIALS, ignore_errors=True)
 
@@ -78,11 +102,17 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def refuse_other_study(before: StudyConfig, now: StudyConfig, folder: Path) -> None:
-    """A resumed sweep may get another budget, tracking, and other resources but for the number of workers.
+    """A resumed sweep may get another budget, tracking, and other resources but for the number of workers. Its files
+    may lie elsewhere: `refuse_other_ground` looks at what is in them, and `open_optuna_study` into the storage.
 
     All else decides what a trial is: trials before and after would not compare.
     """
-    free = {"budget", "resources", "tracking", "keep_checkpoints", "name", "storage"}
+    free: dict[str, Any] = dict.fromkeys(
+        ("budget", "resources", "tracking", "keep_checkpoints", "name", "storage"), True
+    )
+    free |= {"search": {"storage"}, "data": {"test"}}
+    if (folder / GROUND).is_file():
+        free |= {"data": {"train", "dev", "test"}, "model": {"backbone", "tokenizer", "revision"}}
     old, new = (
         study.model_dump(mode="json", exclude=free) | {"resources.workers": study.resources.workers}
         for study in (before, now)

@@ -32,6 +32,14 @@ def sweep_lock(folder: Path) -> Iterator[TextIO]:
         yield lock
 
 
+def goes_on(folder: Path) -> bool:
+    """Whether the sweep of a folder runs, or was cut off and would go on there by itself."""
+    try:
+        return is_running(folder) or bool((folder / ".lock").read_text(encoding="utf-8"))
+    except OSError:
+        return False
+
+
 def is_running(folder: Path) -> bool:
     """Whether a process holds the folder of a sweep now."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,11 +17,13 @@ SPOOL = "tracking.jsonl"
 
 
 def end_of(record: TrialRecord) -> End:
-    """How a trial ended, in MLflow's words: the status of its run, and tags."""
+    """How a trial ended, in MLflow's words: the status of its run, and tags; among these its best checkpoint's values
+    where they are not the run's parameters, which MLflow does not let change."""
+    values = {"values": json.dumps(record.values)} if record.lineage else {}
     if record.state == "COMPLETE":
-        return "FINISHED", {}
+        return "FINISHED", values
     if record.state == "PRUNED":
-        return "KILLED", {"pruned": "true"}
+        return "KILLED", {"pruned": "true"} | values
     if record.state == "FAILED":
         return "FAILED", {"reason": last_line(record.reason or "unknown")[:500]}
     return INTERRUPTED

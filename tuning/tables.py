@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from kobert_core.texts import printable
 
 MAX_CLASSES = 20
 """A confusion matrix of more is no picture any more."""
@@ -67,5 +70,5 @@ def class_tables(classes: Mapping[str, Mapping[str, float]], matrix: list[list[i
 
 
 def cell(text: str) -> Text:
-    """A user's text in one line of a table: what steers a terminal, or ends a line, is replaced."""
-    return Text("".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text))
+    """A user's text in one line of a table: what steers a terminal is written out, what ends a line is a blank."""
+    return Text(printable(re.sub(r"\s", " ", text)))

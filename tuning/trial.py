@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from pyarrow.fs import LocalFileSystem
 from ray import tune
 
 from kobert_core.files import file_digest
@@ -180,7 +181,14 @@ def make_tuner(
         tune.with_resources(trainable, beside_us),
         param_space=space,
         tune_config=how,
-        run_config=tune.RunConfig(name=name, storage_path=str(storage), callbacks=callbacks, stop=stop, verbose=0),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(storage),
+            storage_filesystem=LocalFileSystem(),  # a path: Ray would take it for an address, and %41 in it for A
+            callbacks=callbacks,
+            stop=stop,
+            verbose=0,
+        ),
     )
 
 
@@ -250,14 +258,17 @@ class Reporting:
         return go_on
 
 
-def evaluate_checkpoint(runtime: Any, *, model: str, cache: str, checkpoint: str, file: str) -> dict[str, float]:
-    """On the workers of a group: the metrics of a checkpoint on another labelled file.
+def evaluate_checkpoint(
+    runtime: Any, *, model: str, cache: str, checkpoint: str, metrics: dict[str, float], file: str
+) -> dict[str, float]:
+    """On the workers of a group: the metrics of a checkpoint on another labelled file, the same as its export's.
 
     Args:
         runtime: The worker's runtime.
         model: Folder with the trial's config and tokenizer.
         cache: Folder of the feature cache.
         checkpoint: Folder of the checkpoint.
+        metrics: Its own, on the dev split: what was chosen there holds.
         file: What to read.
     """
     from kobert_core.checkpoint import load_weights
@@ -266,8 +277,9 @@ def evaluate_checkpoint(runtime: Any, *, model: str, cache: str, checkpoint: str
 
     task, network = empty_model(Path(model), cache=Path(cache))
     network.load_state_dict(load_weights(Path(checkpoint)))
-    metrics = evaluate(network.to(runtime.device), task, task.read(Path(file)), runtime)
-    return {name.replace("eval/", "test/"): value for name, value in metrics.items()}
+    task = task.with_chosen(metrics)
+    found = evaluate(network.to(runtime.device), task, task.read(Path(file)), runtime)
+    return {name.replace("eval/", "test/"): value for name, value in found.items()}
 
 
 @contextlib.contextmanager

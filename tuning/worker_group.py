@@ -166,6 +166,7 @@ class WorkerGroups:
 
     def _run_group(self, group: str) -> str:
         """Run one group until it ends; why it did."""
+        from pyarrow.fs import LocalFileSystem
         from ray.train import RunConfig, ScalingConfig
 
         from tuning.lean_trainer import LeanTorchTrainer
@@ -185,7 +186,9 @@ class WorkerGroups:
                 use_gpu=gpus > 0,
                 resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
             ),
-            run_config=RunConfig(name=f"group-{group}", storage_path=str(self._storage)),
+            run_config=RunConfig(
+                name=f"group-{group}", storage_path=str(self._storage), storage_filesystem=LocalFileSystem()
+            ),
         )
         self._trainers[group] = trainer
         try:

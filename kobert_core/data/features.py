@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from kobert_core.data.batching import Batch
 from kobert_core.data.readers import Rows
 from kobert_core.tokenization import KoBertTokenizer
 
-CODE_VERSION = 1
-"""Part of the cache's key: raised when the arrays would come out differently."""
+CODE_VERSION = 2
+"""Part of the cache's key: raised when files would be read, or arrays come out, differently."""
 
 
 class TextExamples(Dataset[dict[str, torch.Tensor]]):
@@ -22,6 +23,8 @@ class TextExamples(Dataset[dict[str, torch.Tensor]]):
     All ids lie end to end in one array without special tokens and untruncated, so that one memory map
     serves every `max_length` and every split.
     """
+
+    unit: ClassVar[str] = "examples"
 
     def __init__(
         self,
@@ -52,8 +55,18 @@ class TextExamples(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def cut(self) -> int:
+        """How many texts are longer than the longest example."""
+        return int((self._starts[self.rows + 1] - self._starts[self.rows] + 2 > self._max_length).sum())
+
     def __str__(self) -> str:
         return f"{len(self):,} examples"
+
+    @property
+    def items(self) -> int:
+        """The number of rows."""
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """`input_ids` of shape (length,) with `[CLS] … [SEP]`, and the scalar `labels`."""

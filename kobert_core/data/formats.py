@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kobert_core.errors import InputError
+from kobert_core.texts import composed
 
 BOM = b"\xef\xbb\xbf"
 BLOCK = 1 << 20
@@ -31,7 +32,7 @@ def read_table(path: Path, wanted: Collection[str]) -> Table:
 
     Args:
         path: the file.
-        wanted: columns whose values are needed; of the others Parquet gives None.
+        wanted: columns whose values are needed, as `composed` has their names; of the others Parquet gives None.
 
     Raises:
         InputError: unknown suffix, or no header, object or Parquet table in it.
@@ -153,9 +154,12 @@ def _csv_record(lines: Lines) -> tuple[list[str] | None, int]:
 
 def _json_lines(path: Path, wanted: Collection[str]) -> Table:
     names: dict[str, None] = {}
+    missing = set(wanted)
     for item in map(_json_object, _lines(path)):
-        names |= dict.fromkeys(item) if isinstance(item, dict) else {}
-        if names.keys() >= set(wanted):
+        new = [name for name in item if name not in names] if isinstance(item, dict) else []
+        names |= dict.fromkeys(new)
+        missing -= set(map(composed, new))
+        if not missing:
             break
     if not names:
         raise InputError("no line is a JSON object", where=path, fix="write one object a line")
@@ -183,7 +187,8 @@ def _parquet(path: Path, wanted: Collection[str]) -> Table:
 
     def rows() -> Iterator[Sequence[Any]]:
         try:
-            for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=[name for name in names if name in wanted]):
+            needed = [name for name in names if composed(name) in wanted]
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=needed):
                 columns = dict(zip(batch.schema.names, batch.columns, strict=True))
                 values = [
                     _parquet_values(columns[name]) if name in columns else itertools.repeat(None, batch.num_rows)

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kobert_core.data.formats import BLOCK, BOM, Record, character_problem, read_table
+from kobert_core.data.labels import MAX_INFERRED, Classes, LabelCounts
 from kobert_core.errors import InputError
+from kobert_core.texts import composed, distinct
 
 PLACES_SHOWN = 5
 NAMES_SHOWN = 20
@@ -22,7 +24,10 @@ ROWS_AT_ONCE = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Names of the columns that hold text, label and id."""
+    """Names of the columns that hold text, label and id.
+
+    A file's column that has not the very name may have one that looks the same: composed or not, blanks around it.
+    """
 
     text: str = "document"
     label: str = "label"
@@ -85,8 +90,8 @@ def read_rows(
     Args:
         path: the file; its suffix names the format.
         columns: the columns to read.
-        labels: value in the file → name of the class; the order gives the class indices. Numbers and
-            booleans of JSON and Parquet stand for the string of their integer: 1, 1.0 and true are "1".
+        labels: value in the file → name of the class; the order gives the class indices. See `Classes` for
+            values that are written in another way.
         labelled: False reads texts to predict: labels are not looked at, and since every text that
             is there must get its prediction, ids may also be empty or repeated.
         max_bad_fraction: a larger share of bad rows is an error.
@@ -120,23 +125,36 @@ def row_chunks(
         raise ValueError(f"`0 <= max_bad_fraction <= 1` must hold, but got {max_bad_fraction}.")
     path = Path(path)
     _check_readable(path)
-    wanted = {columns.text} | ({columns.label} if labelled else set()) | ({columns.id} if columns.id else set())
-    names, records = read_table(path, wanted)
-    text_at = _position(names, columns.text, "text", path)
-    label_at = _position(names, columns.label, "label", path) if labelled else None
-    id_at = None
-    if columns.id is not None and (columns.id in names or columns.id != Columns.id):
-        id_at = _position(names, columns.id, "id", path)
-    classes = {value: index for index, value in enumerate(labels or ())} if labelled else None
-
-    picked = _pick(records, text_at, label_at, id_at)
+    picked = _picked(path, columns, labelled=labelled)
+    classes = Classes(labels) if labelled and labels else None
     earlier, usable, bad = EarlierIds(), 0, list[BadRow]()
     while records_left := list(itertools.islice(picked, size)):
         rows = _fill(path, records_left, classes, earlier)
         usable += len(rows)
         bad.extend(rows.bad)
         yield rows
-    _check_bad(path, usable, bad, max_bad_fraction)
+    advice = classes.advice(usable, len(bad), columns.label) if classes else None
+    _check_bad(path, usable, bad, max_bad_fraction, advice)
+
+
+def infer_labels(path: str | Path, columns: Columns) -> list[str]:
+    """The labels that the usable rows of a file have, in order.
+
+    Raises:
+        InputError: the file cannot be read, or what is in the label column are no classes.
+    """
+    path, found = Path(path), LabelCounts()
+    _check_readable(path)
+    for _, values in _picked(path, columns, labelled=True):
+        if not isinstance(values, str) and not _text_problem(values[0]) and not character_problem(values[1]):
+            found.add(values[1])
+            if len(found.counts) > MAX_INFERRED:
+                break
+    try:
+        return found.labels()
+    except ValueError as error:
+        what = f"the label column {columns.label!r} has {error}"
+        raise InputError(what, where=path, fix="check `data.label_column`, or write `data.labels` down") from error
 
 
 def _check_readable(path: Path) -> None:
@@ -186,11 +204,27 @@ class EarlierIds:
         self._runs.append(run[:, np.argsort(run[0])])
 
 
+def _picked(path: Path, columns: Columns, *, labelled: bool) -> Iterator[tuple[int, tuple[Any, str, str] | str]]:
+    """Line, and text, label and id of each record of a file, or why there are none."""
+    wanted = {columns.text} | ({columns.label} if labelled else set()) | ({columns.id} if columns.id else set())
+    names, records = read_table(path, set(map(composed, wanted)))
+    text_at = _position(names, columns.text, "text", path)
+    label_at = _position(names, columns.label, "label", path) if labelled else None
+    id_at = None
+    if columns.id is not None and (columns.id != Columns.id or columns.id in map(composed, names)):
+        id_at = _position(names, columns.id, "id", path)
+    return _pick(records, text_at, label_at, id_at)
+
+
 def _position(names: Sequence[str], wanted: str, role: str, path: Path) -> int:
-    if names.count(wanted) == 1:
-        return names.index(wanted)
-    if wanted in names:
-        raise InputError(f"the {role} column {wanted!r} is there {names.count(wanted)} times", where=path)
+    """The place of the column that has a name; else of the only one whose name looks like it."""
+    for alike in (names, list(map(composed, names))):
+        name = wanted if alike is names else composed(wanted)
+        if alike.count(name) == 1:
+            return alike.index(name)
+        if name in alike:
+            there = ", ".join(distinct(each) for each, looks in zip(names, alike, strict=True) if looks == name)
+            raise InputError(f"the {role} column {wanted!r} is there {alike.count(name)} times: {there}", where=path)
     near = difflib.get_close_matches(wanted, names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     there = ", ".join(map(repr, names[:NAMES_SHOWN])) + (", …" if len(names) > NAMES_SHOWN else "")
@@ -216,15 +250,15 @@ def _as_string(value: Any) -> str:
         return value
     if value is None or value != value:  # NaN is how pandas writes a missing number
         return ""
-    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
-        return str(int(value))
-    return str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _fill(
     path: Path,
     picked: Sequence[tuple[int, tuple[Any, str, str] | str]],
-    classes: Mapping[str, int] | None,
+    classes: Classes | None,
     earlier: EarlierIds,
 ) -> Rows:
     """The rows with every record either taken in or set aside; `classes` None means without labels."""
@@ -237,15 +271,16 @@ def _fill(
             bad.append(BadRow(line, values))
             continue
         text, label, row_id = values
-        problem = _text_problem(text)
+        index, problem = None, _text_problem(text)
         if problem is None and classes is not None:
-            problem = _label_problem(label, classes) or _id_problem(row_id, line_of_id)
+            index = classes.index(label)
+            problem = _label_problem(label, classes) if index is None else _id_problem(row_id, line_of_id)
         if problem is not None:
             bad.append(BadRow(line, problem))
             continue
-        if classes is not None:
+        if index is not None:
             line_of_id[row_id] = line
-            labels.append(classes[label])
+            labels.append(index)
         texts.append(text)
         ids.append(row_id)
         lines.append(line)
@@ -262,13 +297,8 @@ def _text_problem(text: Any) -> str | None:
     return character_problem(text) if text.strip() else "empty text"
 
 
-def _label_problem(label: str, classes: Mapping[str, int]) -> str | None:
-    if label in classes:
-        return None
-    if not label.strip():
-        return "missing label"
-    known = ", ".join(list(classes)[:NAMES_SHOWN]) + (", …" if len(classes) > NAMES_SHOWN else "")
-    return f"label {label[:40]!r} is none of {known}"
+def _label_problem(label: str, classes: Classes) -> str:
+    return f"label {distinct(label)} is none of {classes} (`data.labels`)" if label.strip() else "missing label"
 
 
 def _id_problem(row_id: str, line_of_id: Mapping[str, int]) -> str | None:
@@ -277,7 +307,7 @@ def _id_problem(row_id: str, line_of_id: Mapping[str, int]) -> str | None:
     return character_problem(row_id) if row_id.strip() else "missing id"
 
 
-def _check_bad(path: Path, usable: int, bad: Sequence[BadRow], max_bad_fraction: float) -> None:
+def _check_bad(path: Path, usable: int, bad: Sequence[BadRow], max_bad_fraction: float, advice: str | None) -> None:
     total = usable + len(bad)
     if total == 0:
         raise InputError("has no rows", where=path)
@@ -292,5 +322,5 @@ def _check_bad(path: Path, usable: int, bad: Sequence[BadRow], max_bad_fraction:
     raise InputError(
         f"{count}: {places}",
         where=path,
-        fix="write the file as UTF-8" if other_encoding else None,
+        fix="write the file as UTF-8" if other_encoding else advice,
     )

@@ -1,5 +1,9 @@
 """Files in the format of SQuAD (1.1, 2.0, KorQuAD 1.0) to contexts and questions. What cannot be used is set aside
-with its place and its reason, never silently."""
+with its place and its reason, never silently.
+
+What cannot be used depends on what for. Training needs to know where an answer lies. Scores are a mean over the whole
+file, as the official script takes it: they need the texts of answers and no offsets, and a question that no model can
+be asked, since its context is broken, counts as well, with an empty answer."""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from kobert_core.data.formats import BOM, character_problem
 from kobert_core.errors import InputError
@@ -16,39 +20,60 @@ from kobert_core.garbage import no_collection
 
 PLACES_SHOWN = 5
 
+Use = Literal["training", "scoring", "asking"]
+"""What a file is read for. Each needs less of a question than the one before it."""
+
 _KNOWN_VERSION = re.compile(r"(?i)(?!korquad_v2)(.*[^\d.])?(1\.[01]|2\.0)([^\d.].*)?")
 
 
 @dataclass(frozen=True)
 class BadQuestion:
-    """A question, or a paragraph with all of its questions, that was set aside."""
+    """A question, or a paragraph with all of its questions, that cannot be used."""
 
     place: str
     """Its path in the JSON file, such as `data[3].paragraphs[0].qas[2]`."""
     reason: str
+    spoils: Use = "asking"
+    """The last use that it is no good for; nor is it for those before."""
+    questions: int = 1
+    """So many questions it stands for."""
+    counted: bool = False
+    """Whether scores count it all the same, as the official script does."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.reason}"
+
+    def is_bad_for(self, use: Use) -> bool:
+        """Whether it cannot be used for this."""
+        return get_args(Use).index(use) <= get_args(Use).index(self.spoils)
 
 
 class Question(NamedTuple):
     """A question on a context."""
 
     id: str
+    """Empty where it has none: then there is no prediction for it."""
     text: str
     context: int
     """Number of its context."""
+    golds: list[str]
+    """The texts of its answers; none when it cannot be answered."""
     answers: list[tuple[int, int]]
-    """Each answer as half-open character positions in the context; empty when it cannot be answered."""
+    """Each answer as half-open character positions in the context; none unless it can be trained on."""
+    trainable: bool
+    """Whether nothing is wrong with it."""
+    asked: bool
+    """Whether a model can be asked. If not, the answer is empty, or that of the first question with the same id."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Squad:
-    """The usable questions of a file, in its order, and what was set aside."""
+    """The questions of a file, in its order, and what of it cannot be used."""
 
     path: Path
     version: str
     contexts: list[str] = field(default_factory=list)
+    """Empty where the file's is broken."""
     articles: list[str] = field(default_factory=list)
     """Of each context its article's title, or place where there is no title."""
     questions: list[Question] = field(default_factory=list)
@@ -56,14 +81,15 @@ class Squad:
 
 
 @no_collection()
-def read_squad(path: str | Path, *, labelled: bool = True, max_bad_fraction: float = 0.01) -> Squad:
+def read_squad(path: str | Path, *, use: Use = "training", max_bad_fraction: float = 0.01) -> Squad:
     """Read a JSON file in the format of SQuAD.
 
     Args:
         path: the file.
-        labelled: False reads questions to answer: answers are not looked at.
-        max_bad_fraction: a larger share of bad questions is an error. An unusable context counts as many as it has
-            questions, and as one when these cannot be counted.
+        use: what it is read for. `asking` does not look at answers and gives the questions that can be asked; the
+            others give all that the official script counts.
+        max_bad_fraction: a larger share of questions that are bad for this use is an error. An unusable context counts
+            as many as it has questions, and as one when these cannot be counted.
 
     Raises:
         InputError: the file cannot be read, is not in this format or of a version that is not known, has no usable
@@ -73,26 +99,32 @@ def read_squad(path: str | Path, *, labelled: bool = True, max_bad_fraction: flo
     content = _parse(path)
     squad = Squad(path=path, version=_version(content, path))
     place_of_id: dict[str, str] = {}
-    bad = 0
+    usable = 0
     for place, title, paragraph in _paragraphs(content["data"], squad):
-        context, questions = paragraph.get("context"), paragraph.get("qas")
-        problem = "`qas` is no list" if not isinstance(questions, list) else _text_problem(context, "context")
-        if problem is not None:
-            squad.bad.append(BadQuestion(place, problem))
-            bad += len(questions) - 1 if isinstance(questions, list) and questions else 0
+        context, entries = paragraph.get("context"), paragraph.get("qas")
+        if not isinstance(entries, list):
+            squad.bad.append(BadQuestion(place, "`qas` is no list"))
             continue
-        assert isinstance(context, str) and isinstance(questions, list)
+        problem = _text_problem(context, "context")
+        if problem is not None:
+            context = ""
+            counted = bool(entries) and use != "asking"
+            squad.bad.append(BadQuestion(place, problem, questions=max(1, len(entries)), counted=counted))
+        assert isinstance(context, str)
         squad.contexts.append(context)
         squad.articles.append(title)
-        for number, raw in enumerate(questions):
+        for number, raw in enumerate(entries):
             here = f"{place}.qas[{number}]"
-            question = _question(raw, context, len(squad.contexts) - 1, place_of_id, labelled)
-            if isinstance(question, str):
-                squad.bad.append(BadQuestion(here, question))
-            else:
-                place_of_id[question.id] = here
+            question, bad = _question(raw, here, context, len(squad.contexts) - 1, place_of_id, use)
+            if question is not None:
                 squad.questions.append(question)
-    _check_bad(squad, bad + len(squad.bad), max_bad_fraction)
+                if question.asked:
+                    place_of_id[question.id] = here
+            if problem is None and bad is not None and bad.is_bad_for(use):
+                squad.bad.append(bad)
+            else:
+                usable += problem is None
+    _check_bad(squad, usable, max_bad_fraction)
     return squad
 
 
@@ -136,40 +168,63 @@ def _paragraphs(articles: list[Any], squad: Squad) -> Iterator[tuple[str, str, d
                 squad.bad.append(BadQuestion(here, "is no object"))
 
 
-def _question(raw: Any, context: str, number: int, place_of_id: dict[str, str], labelled: bool) -> Question | str:
-    """A question of the file, or why it is none."""
-    if not isinstance(raw, dict):
-        return "is no object"
-    question_id = raw.get("id")
-    problem = _text_problem(question_id, "id") or _text_problem(raw.get("question"), "question")
-    if problem is not None:
-        return problem
-    assert isinstance(question_id, str)
-    if question_id in place_of_id:
-        return f"id {question_id!r} is already at {place_of_id[question_id]}"
-    answers = _answers(raw, context) if labelled else []
-    if isinstance(answers, str):
-        return answers
-    return Question(id=question_id, text=raw["question"], context=number, answers=answers)
+def _question(
+    raw: Any, place: str, context: str, number: int, place_of_id: dict[str, str], use: Use
+) -> tuple[Question | None, BadQuestion | None]:
+    """A question of the file, unless nobody can say how it is to be answered, and what is wrong with it."""
+    entry: dict[str, Any] = raw if isinstance(raw, dict) else {}
+    question_id, text = entry.get("id"), entry.get("question")
+    no_id, no_text = _text_problem(question_id, "id"), _text_problem(text, "question")
+    unasked = "is no object" if entry is not raw else no_id or no_text
+    if unasked is None and question_id in place_of_id:
+        unasked = f"id {question_id!r} is already at {place_of_id[question_id]}"
+    golds, unscored = _golds(entry) if use != "asking" else ([], None)
+    answers = _answers(entry, golds, context) if golds else []
+    untrained = answers if isinstance(answers, str) else None
+    reason = unasked or unscored or untrained
+    asked = unasked is None and bool(context)
+    question = None
+    if asked if use == "asking" else golds is not None:
+        question = Question(
+            id="" if no_id else str(question_id),
+            text="" if no_text else str(text),
+            context=number,
+            golds=golds or [],
+            answers=answers if isinstance(answers, list) and reason is None else [],
+            trainable=reason is None and bool(context),
+            asked=asked,
+        )
+    if reason is None:
+        return question, None
+    spoils: Use = "asking" if unasked else "scoring" if unscored else "training"
+    return question, BadQuestion(place, reason, spoils=spoils, counted=question is not None)
 
 
-def _answers(raw: dict[str, Any], context: str) -> list[tuple[int, int]] | str:
-    """Where the answers of a question lie, or what is wrong with them."""
-    answers, is_impossible = raw.get("answers"), raw.get("is_impossible", False) is True
+def _golds(entry: dict[str, Any]) -> tuple[list[str] | None, str | None]:
+    """The texts of a question's answers, None if they are not known; and what is wrong with them."""
+    answers = entry.get("answers")
     if not answers:
-        return [] if is_impossible else "no answers"
-    if is_impossible:
-        return "is_impossible, but it has answers"
+        if entry.get("is_impossible", False) is True:
+            return [], None
+        return ([] if answers == [] else None), "no answers"
     if not isinstance(answers, list):
-        return "`answers` is no list"
+        return None, "`answers` is no list"
+    texts = [answer.get("text") if isinstance(answer, dict) else None for answer in answers]
+    golds = [text for text in texts if isinstance(text, str)]
+    if len(golds) < len(texts):
+        return None, next(_text_problem(text, "answer") for text in texts if not isinstance(text, str))
+    return golds, None
+
+
+def _answers(entry: dict[str, Any], golds: list[str], context: str) -> list[tuple[int, int]] | str:
+    """Where the answers of a question lie, or what is wrong with them."""
+    if entry.get("is_impossible", False) is True:
+        return "is_impossible, but it has answers"
     found = []
-    for answer in answers:
-        text = answer.get("text") if isinstance(answer, dict) else None
-        start = answer.get("answer_start") if isinstance(answer, dict) else None
-        problem = _text_problem(text, "answer")
+    for answer, text in zip(entry["answers"], golds, strict=True):
+        problem, start = _text_problem(text, "answer"), answer.get("answer_start")
         if problem is not None:
             return problem
-        assert isinstance(text, str)
         if type(start) is not int or start < 0 or not context.startswith(text, start):
             return f"answer_start {start!r} does not fit the text {text[:40]!r}"
         found.append((start, start + len(text)))
@@ -182,17 +237,18 @@ def _text_problem(text: Any, name: str) -> str | None:
     return character_problem(text) if text.strip() else f"{name} is empty"
 
 
-def _check_bad(squad: Squad, bad: int, max_bad_fraction: float) -> None:
-    total = bad + len(squad.questions)
+def _check_bad(squad: Squad, usable: int, max_bad_fraction: float) -> None:
+    bad = sum(one.questions for one in squad.bad)
+    total = bad + usable
     if total == 0:
         raise InputError("has no questions", where=squad.path)
-    if squad.questions and bad / total <= max_bad_fraction:
+    if usable and bad / total <= max_bad_fraction:
         return
     places = "; ".join(map(str, squad.bad[:PLACES_SHOWN])) + ("; …" if len(squad.bad) > PLACES_SHOWN else "")
     shares = f"{bad / total:.2%}, at most {max_bad_fraction:.2%} may be"
     count = (
         f"{bad:,} of {total:,} questions are bad ({shares})"
-        if squad.questions
+        if usable
         else f"none of its {total:,} questions can be used"
     )
     raise InputError(f"{count}: {places}", where=squad.path)

@@ -9,7 +9,8 @@ the 964 contexts of KorQuAD's dev set, 7 differ, all in ties of equal score (`00
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from functools import cached_property
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from kobert_core.tokenization import KoBertTokenizer
 
 Arrays = dict[str, np.ndarray]
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Part of the cache's keys: raised when any of the arrays would come out differently."""
 
 MAX_TRIM_START, MAX_TRIM_END = 1, 3
@@ -52,22 +53,19 @@ def text_arrays(squad: Squad) -> Arrays:
         `graphemes`, int64: from `grapheme_starts` over `codes`;
         `question_codes`, `question_starts`: the same for the questions; `ids`, str, shape (questions,);
         `context`, `article`, int64, shape (questions,): numbers of each question's context and article;
-        `answers`, int64, shape (answers, 2): half-open spans in `codes`; those of question i are
-        `answers[answer_starts[i]:answer_starts[i + 1]]`;
+        `gold_codes`, `gold_starts`: the same for the texts of all answers; those of question i are the texts from
+        `answer_starts[i]` up to `answer_starts[i + 1]`;
         `targets`, int64, shape (questions, 2): what the model is to find of each question, its first answer
-        without blanks around it; (-1, -1) when it has none;
-        `bad_places`, `bad_reasons`, str, shape (set aside,).
+        without blanks around it; (-1, -1) when it has none, or cannot be trained on;
+        `trainable`, `asked`, bool, shape (questions,): as `Question` has them;
+        `bad_places`, `bad_reasons`, str, and `bad_counted`, bool, shape (bad,).
     """
     numbers = {title: number for number, title in enumerate(dict.fromkeys(squad.articles))}
     codes, starts = code_points(squad.contexts)
     question_codes, question_starts = code_points([question.text for question in squad.questions])
     context = np.array([question.context for question in squad.questions], dtype=np.int64)
     begins = starts.tolist()
-    answers = [
-        (begins[question.context] + start, begins[question.context] + end)
-        for question in squad.questions
-        for start, end in question.answers
-    ]
+    gold_codes, gold_starts = code_points([gold for question in squad.questions for gold in question.golds])
     return {
         "codes": codes,
         "starts": starts,
@@ -77,11 +75,15 @@ def text_arrays(squad: Squad) -> Arrays:
         "ids": np.array([question.id for question in squad.questions], dtype=np.str_),
         "context": context,
         "article": np.array([numbers[title] for title in squad.articles], dtype=np.int64)[context],
-        "answers": np.array(answers, dtype=np.int64).reshape(-1, 2),
-        "answer_starts": _bounds([len(question.answers) for question in squad.questions]),
+        "gold_codes": gold_codes,
+        "gold_starts": gold_starts,
+        "answer_starts": _bounds([len(question.golds) for question in squad.questions]),
         "targets": np.array([_target(question, squad, begins) for question in squad.questions], dtype=np.int64),
+        "trainable": np.array([question.trainable for question in squad.questions], dtype=bool),
+        "asked": np.array([question.asked for question in squad.questions], dtype=bool),
         "bad_places": np.array([bad.place for bad in squad.bad], dtype=np.str_),
         "bad_reasons": np.array([bad.reason for bad in squad.bad], dtype=np.str_),
+        "bad_counted": np.array([bad.counted for bad in squad.bad], dtype=bool),
     }
 
 
@@ -171,7 +173,7 @@ def window_arrays(texts: Arrays, pieces: Arrays, lengths: Lengths) -> Arrays:
 
 def strings(codes: np.ndarray, starts: np.ndarray) -> list[str]:
     """The texts that lie end to end in `codes`."""
-    joined = codes.tobytes().decode("utf-32-le")
+    joined = codes.tobytes().decode("utf-32-le", "surrogatepass")  # a gold answer may be anything
     bounds = starts.tolist()
     return [joined[start:end] for start, end in itertools.pairwise(bounds)]
 
@@ -182,6 +184,8 @@ def _bounds(sizes: list[int] | np.ndarray) -> NDArray[np.int64]:
 
 class WindowExamples:
     """Windows over the arrays of one file; an example is a window, and a question has all of its windows here."""
+
+    unit: ClassVar[str] = "windows"
 
     def __init__(
         self,
@@ -212,6 +216,10 @@ class WindowExamples:
         self.rows = np.arange(self.window_starts[-1]) + np.repeat(shifts, sizes)
         self.question = windows["question"][self.rows].astype(np.int64)
         """Of each window its question, as a number in the file."""
+        self.asked = texts["asked"][self.questions]
+        """Of each question whether a model can be asked it."""
+        self.answerable = (np.diff(texts["answer_starts"]) > 0)[self.questions]
+        """Of each question whether it has an answer."""
         starts = pieces["question_piece_starts"]
         self.query = np.minimum(starts[self.question + 1] - starts[self.question], max_query_length)
         """Of each window the pieces of its question."""
@@ -227,8 +235,22 @@ class WindowExamples:
         return len(self.rows)
 
     @property
+    def items(self) -> int:
+        """The number of questions."""
+        return len(self.questions)
+
+    @cached_property
+    def namesakes(self) -> NDArray[np.int64]:
+        """Of each question the first one here with its id that can be asked: they have one prediction."""
+        order = np.argsort(~self.asked, kind="stable")
+        _, first, number = np.unique(self.texts["ids"][self.questions][order], return_index=True, return_inverse=True)
+        namesakes = np.empty(len(order), dtype=np.int64)
+        namesakes[order] = order[first[number]]
+        return namesakes
+
+    @property
     def ids(self) -> list[str]:
-        """The id of each question."""
+        """The id of each question, empty where it has none."""
         ids: list[str] = self.texts["ids"][self.questions].tolist()
         return ids
 

@@ -25,7 +25,7 @@ def score(dataset: Mapping[str, Any], predictions: Mapping[str, str]) -> dict[st
 
     Source: `evaluate-v1.0.py` of KorQuAD 1.0 (korquad.github.io), whose figures these equal to the last bit.
     """
-    return total(score_each(dataset, predictions).values())
+    return total(_score_all(dataset, predictions))
 
 
 def score_each(dataset: Mapping[str, Any], predictions: Mapping[str, str]) -> Scores:
@@ -33,12 +33,16 @@ def score_each(dataset: Mapping[str, Any], predictions: Mapping[str, str]) -> Sc
 
     A question without answers (SQuAD 2.0) is right when its prediction normalises to nothing.
     """
-    return {
-        question["id"]: score_answer(predictions[question["id"]], _golds(question))
-        if question["id"] in predictions
-        else (0.0, 0.0)
+    ids = (question["id"] for question in _questions(dataset))
+    return dict(zip(ids, _score_all(dataset, predictions), strict=True))
+
+
+def _score_all(dataset: Mapping[str, Any], predictions: Mapping[str, str]) -> list[tuple[float, float]]:
+    """Exact match and F1 of each question in its order; an id that occurs twice counts twice."""
+    return [
+        score_answer(predictions[question["id"]], _golds(question)) if question["id"] in predictions else (0.0, 0.0)
         for question in _questions(dataset)
-    }
+    ]
 
 
 def score_squad2(
@@ -53,19 +57,16 @@ def score_squad2(
             whether or not there is one.
 
     Returns:
-        `exact`, `f1`, those of `squad2_totals`, and with `null_scores` also `best_exact`, `best_exact_thresh`,
-        `best_f1` and `best_f1_thresh`.
+        `exact`, `f1`, those of `squad2_totals`, and with `null_scores` also those of `best_totals`. An id that occurs
+        twice counts once, as in that script.
     """
     each = score_each(dataset, predictions)
-    answerable = np.array([bool(_golds(question)) for question in _questions(dataset)])
-    scores = list(each.values())
+    has_answer = {question["id"]: bool(_golds(question)) for question in _questions(dataset)}
+    scores, answerable = list(each.values()), np.array(list(has_answer.values()))
     totals = total(scores)
     result = {"exact": totals["exact_match"], "f1": totals["f1"]} | squad2_totals(scores, answerable)
     if null_scores is not None:
-        nulls = np.array([null_scores[key] for key in each])
-        for name, column in zip(("exact", "f1"), np.array(scores).T, strict=True):
-            threshold, best = best_threshold(column, nulls, answerable)
-            result |= {f"best_{name}": best, f"best_{name}_thresh": threshold}
+        result |= best_totals(scores, np.array([null_scores[key] for key in each]), answerable)
     return result
 
 
@@ -103,6 +104,23 @@ def squad2_totals(scores: Sequence[tuple[float, float]], answerable: np.ndarray)
         if len(rows):
             part = total(scores[row] for row in rows.tolist())
             totals |= {f"{name}_exact": part["exact_match"], f"{name}_f1": part["f1"]}
+    return totals
+
+
+def best_totals(
+    scores: Sequence[tuple[float, float]], null_scores: np.ndarray, answerable: np.ndarray
+) -> dict[str, float]:
+    """`best_exact`, `best_exact_thresh`, `best_f1` and `best_f1_thresh`, as the official SQuAD 2.0 script names them:
+    what a null threshold gives that was chosen on the very questions that it is scored on.
+
+    Args:
+        scores: of the best answers, whether or not they should be given, as `score_answer` gives them.
+        null_scores, answerable: as `best_threshold` takes them.
+    """
+    totals: dict[str, float] = {}
+    for name, column in zip(("exact", "f1"), np.array(scores).T, strict=True):
+        threshold, best = best_threshold(column, null_scores, answerable)
+        totals |= {f"best_{name}": best, f"best_{name}_thresh": threshold}
     return totals
 
 

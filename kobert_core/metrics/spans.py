@@ -4,50 +4,60 @@ from __future__ import annotations
 
 import numpy as np
 
-from kobert_core.data.windows import WindowExamples
+from kobert_core.data.windows import WindowExamples, strings
 from kobert_core.decoding import Answers, Outputs, texts
-from kobert_core.metrics.korquad import best_threshold, score_answer, squad2_totals, total
+from kobert_core.metrics.korquad import best_threshold, best_totals, score_answer, squad2_totals, total
 
 
 def score_answers(examples: WindowExamples, answers: Answers, null_threshold: float | None) -> dict[str, float]:
-    """`exact_match` and `f1` in percent over the questions.
+    """`exact_match` and `f1` in percent over all questions: the official ones of the texts that these answers give.
 
-    Where some have no answer, an empty text is right for these, and the totals of SQuAD 2.0 are there too; without
-    a threshold the one with the best F1 here is taken, and is `null_threshold`.
+    Where some have no answer, an empty text is right for these. The totals of SQuAD 2.0 are then there too, and beside
+    them what the best threshold for these very questions would give, `best_…`: nothing that a model is compared by.
     """
-    given = texts(examples, answers)
     golds = gold_texts(examples)
-    answerable = np.array([bool(gold) for gold in golds])
-    each = [score_answer(text, gold) for text, gold in zip(given, golds, strict=True)]
-    if answerable.all() and null_threshold is None:
-        return total(each)
-    chosen: dict[str, float] = {}
-    if null_threshold is None:
-        f1 = np.array([one_f1 for _, one_f1 in each])
-        null_threshold, _ = best_threshold(f1, answers.null_scores, answerable)
-        chosen = {"null_threshold": null_threshold}
-    given = texts(examples, answers, null_threshold=null_threshold)
-    each = [score_answer(text, gold) for text, gold in zip(given, golds, strict=True)]
-    return total(each) | squad2_totals(each, answerable) | chosen
+    answerable = examples.answerable
+    scores = _score_each(examples, texts(examples, answers, null_threshold=null_threshold), golds)
+    result = total(scores)
+    if null_threshold is not None or not answerable.all():
+        result |= squad2_totals(scores, answerable)
+    if not answerable.all():
+        result |= best_totals(_score_each(examples, texts(examples, answers), golds), answers.null_scores, answerable)
+    return result
+
+
+def chosen_threshold(examples: WindowExamples, answers: Answers) -> float | None:
+    """The null threshold with the best F1 on these questions; None where all have an answer: then all are given one."""
+    if examples.answerable.all():
+        return None
+    scores = _score_each(examples, texts(examples, answers), gold_texts(examples))
+    threshold, _ = best_threshold(np.array(scores)[:, 1], answers.null_scores, examples.answerable)
+    return threshold
+
+
+def _score_each(examples: WindowExamples, given: list[str], golds: list[list[str]]) -> list[tuple[float, float]]:
+    """Exact match and F1 of each question; nothing without an id, as for any question that has no prediction."""
+    rows = zip(examples.ids, given, golds, strict=True)
+    return [score_answer(text, gold) if one else (0.0, 0.0) for one, text, gold in rows]
 
 
 def gold_texts(examples: WindowExamples) -> list[list[str]]:
     """The gold answers of each question; none where it cannot be answered."""
     file = examples.texts
-    codes, bounds, spans = file["codes"], file["answer_starts"], file["answers"]
-    return [
-        [codes[start:end].tobytes().decode("utf-32-le") for start, end in spans[bounds[number] : bounds[number + 1]]]
-        for number in examples.questions
-    ]
+    golds, bounds = strings(file["gold_codes"], file["gold_starts"]), file["answer_starts"].tolist()
+    return [golds[bounds[number] : bounds[number + 1]] for number in examples.questions.tolist()]
 
 
-def span_loss(examples: WindowExamples, outputs: Outputs) -> float:
-    """Mean over the windows of the cross-entropies of start and end, halved, in nats."""
+def span_loss(examples: WindowExamples, outputs: Outputs) -> float | None:
+    """Mean of the cross-entropies of start and end, halved, in nats, over the windows of questions of which it is known
+    where their answer lies; None where there are none."""
     loss = 0.0
-    rows = np.arange(len(examples))
-    for name, positions in zip(("start_logits", "end_logits"), examples.positions.T, strict=True):
-        logits = outputs[name].astype(np.float64)
+    rows = np.flatnonzero(examples.texts["trainable"][examples.question])
+    if len(rows) == 0:
+        return None
+    for name, positions in zip(("start_logits", "end_logits"), examples.positions[rows].T, strict=True):
+        logits = outputs[name][rows].astype(np.float64)
         highest = logits.max(axis=1, keepdims=True)
         normalizer = highest[:, 0] + np.log(np.exp(logits - highest).sum(axis=1))
-        loss += float((normalizer - logits[rows, positions]).mean())
+        loss += float((normalizer - logits[np.arange(len(rows)), positions]).mean())
     return loss / 2

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +20,14 @@ from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.readers import BadRow
 from kobert_core.data.squad import BadQuestion
+from kobert_core.data.survey import CutOff, Survey
+from kobert_core.errors import InputError
+from kobert_core.models import check_bert, load_bert
 from kobert_core.progress import Progress, unseen
 from kobert_core.tokenization import KoBertTokenizer, tokenizer_from
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import BertModel, PretrainedConfig
 
 
 class Examples(Protocol):
@@ -32,8 +35,15 @@ class Examples(Protocol):
 
     lengths: np.ndarray
     """Tokens of each example, special ones counted: int array of shape (examples,)."""
+    unit: ClassVar[str]
+    """What an example is called, in the plural."""
 
     def __len__(self) -> int: ...
+
+    @property
+    def items(self) -> int:
+        """The rows or questions that the examples are of: scores are a mean over these."""
+        ...
 
     def __str__(self) -> str:
         """How many there are, in words: `360 examples`."""
@@ -48,9 +58,19 @@ class Examples(Protocol):
         ...
 
 
+class Chance(NamedTuple):
+    """What a score is worth nothing below: that of an answer which needs no look at the text."""
+
+    value: float
+    by: str
+    """Which answer that is, in words."""
+
+
 E = TypeVar("E", bound=Examples)
 
 log = logging.getLogger(__name__)
+Purpose = Literal["training", "scoring"]
+"""What a labelled file is read for: scores may count what nothing can be learned from."""
 
 PLACES_SHOWN = 20
 """So many places of what was set aside are named."""
@@ -79,6 +99,10 @@ class Task(ABC, Generic[E]):
     """Files beside `model.safetensors`, each with the prefix of the weights in it; what transformers does not know."""
     chosen_on_dev: ClassVar[Mapping[str, str]] = {}
     """Metrics that are values of the model's config chosen on the dev split, with that value's name."""
+    segments: ClassVar[int] = 1
+    """Kinds of tokens that an example has: 2 where it is a pair."""
+    pooler: ClassVar[bool] = True
+    """Whether the head needs the encoder's pooler."""
 
     data: DataConfig
     model: ModelConfig
@@ -104,6 +128,14 @@ class Task(ABC, Generic[E]):
         self.progress = progress
         if tokenizer is not None:
             self.tokenizer = tokenizer
+
+    @classmethod
+    def complete(cls, data: dict[str, Any]) -> None:
+        """Put what follows from the data's files into the `data` section of a study, whose paths are absolute.
+
+        Raises:
+            InputError: it does not follow from them.
+        """
 
     @cached_property
     def tokenizer(self) -> KoBertTokenizer:
@@ -134,17 +166,22 @@ class Task(ABC, Generic[E]):
     @cached_property
     def train(self) -> E:
         """The examples of the training split."""
-        return self.read(self.data.train).take(self._split["train"])
+        return self.read(self.data.train, "training").take(self._split["train"])
 
     @cached_property
     def dev(self) -> E:
         """The examples of the split that runs are compared on."""
-        return self.read(self.data.dev or self.data.train).take(self._split["dev"])
+        data = self.data
+        file = self.read(data.train, "training") if data.dev is None else self.read(data.dev)
+        return file.take(self._split["dev"])
 
     @property
     @abstractmethod
     def _split(self) -> Mapping[str, np.ndarray]:
-        """Items of the split `train`, in the training file, and of `dev`, in the dev file if there is one."""
+        """Items of the split `train`, in the training file, and of `dev`, in the dev file if there is one.
+
+        Those of `train` can be trained on; those of `dev` are all that scores count.
+        """
 
     @abstractmethod
     def _texts_at(self, items: np.ndarray) -> Sequence[str]:
@@ -154,21 +191,70 @@ class Task(ABC, Generic[E]):
     def _file_key(self, path: Path) -> dict[str, object]:
         """All that the usable items of a file depend on."""
 
+    @property
     @abstractmethod
+    def longest(self) -> int:
+        """The longest example in tokens."""
+
+    @abstractmethod
+    def _with_head(self, bert: BertModel) -> nn.Module:
+        """The model: the encoder, and a new head on it."""
+
     def build_model(self) -> nn.Module:
         """A model with its encoder in `model.bert`, on the CPU, initialised as the config says."""
+        needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
+        return self._with_head(load_bert(self.model, self.tokenizer, cache=self._cache, **needs))
+
+    def check_model(self, *, weights: bool = True) -> None:
+        """Build the model on PyTorch's meta device, which holds no numbers, and put the longest example through it:
+        what no run could train is known before one starts.
+
+        Args:
+            weights: Look whether pretrained weights are there, and fit.
+
+        Raises:
+            InputError: the model cannot be built, or not used.
+        """
+        needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
+        bert = check_bert(self.model, self.tokenizer, weights=weights, **needs)
+        ids = torch.zeros((1, self.longest), dtype=torch.int64)
+        batch = Batch.pack({"input_ids": ids, "token_type_ids": ids, "attention_mask": torch.ones_like(ids)})
+        try:
+            with torch.device("meta"):
+                tensors = {name: part.to("meta") for name, part in batch.inputs.items() if name != "lengths"}
+                self._with_head(bert)(**tensors, lengths=batch.inputs["lengths"])
+        except InputError:
+            raise
+        except Exception as error:  # of each layer its own
+            raise InputError(f"no model of this shape can be used ({error})", where="model.config") from error
+
+    @abstractmethod
+    def survey(self, test: Path | None) -> Survey:
+        """What is in the splits and in a test file, and what of it is probably a mistake."""
+
+    @abstractmethod
+    def cut_off(self) -> list[CutOff]:
+        """What of the training split does not fit into an example."""
 
     @abstractmethod
     def hf_config(self) -> PretrainedConfig:
         """The `config.json` with which transformers loads the model's weights."""
 
     @abstractmethod
-    def read(self, path: Path) -> E:
-        """The labelled examples of another file, such as the test file."""
+    def read(self, path: Path, purpose: Purpose = "scoring") -> E:
+        """The examples of a labelled file, all that scores count.
+
+        Raises:
+            InputError: the file cannot be read, or too much of it cannot be used for this.
+        """
 
     @abstractmethod
-    def bad_rows(self, path: Path) -> Sequence[BadRow | BadQuestion]:
-        """What was set aside of a labelled file, with its place."""
+    def bad_rows(self, path: Path, purpose: Purpose = "scoring") -> Sequence[BadRow | BadQuestion]:
+        """What of a labelled file cannot be used, with its place."""
+
+    def set_aside(self, path: Path) -> int:
+        """How many rows or questions of a labelled file no score counts."""
+        return len(self.bad_rows(path))
 
     @abstractmethod
     def read_inputs(self, path: Path) -> Inputs[E]:
@@ -201,8 +287,30 @@ class Task(ABC, Generic[E]):
 
     @abstractmethod
     def score(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, float]:
-        """`eval/…` metrics from the outputs of all examples, in their order."""
+        """`eval/…` metrics from the outputs of all examples, in their order, and over how many items they are a mean.
+
+        Nothing is chosen here: the config's own values hold, as for `answers`.
+        """
 
     def score_in_detail(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
         """What more there is to say of the outputs than one number a metric, as JSON values."""
         return {}
+
+    @abstractmethod
+    def chance(self, examples: E, metric: str) -> Chance | None:
+        """What the same answer to all examples scores; None where that is not simply defined."""
+
+    def choose(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, float]:
+        """Metrics of `chosen_on_dev`: the values that these examples choose, where the config leaves them open."""
+        return {}
+
+    @classmethod
+    def chosen_values(cls, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The values of the model's config that were chosen on dev, out of the metrics of that evaluation."""
+        return {value: metrics[metric] for metric, value in cls.chosen_on_dev.items() if metric in metrics}
+
+    def with_chosen(self, metrics: Mapping[str, float]) -> Self:
+        """This task with what was chosen on dev, as the metrics of that evaluation have it."""
+        model = self.model.model_copy(update=self.chosen_values(metrics))
+        config = self.config.model_copy(update={"model": model})
+        return type(self)(config, cache=self._cache, tokenizer=self.tokenizer, progress=self.progress)

@@ -19,6 +19,7 @@ from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.splits import grouped_split
 from kobert_core.data.squad import BadQuestion, read_squad
+from kobert_core.data.survey import CutOff, Survey, same_files, share_of, text_digests, warn_of_same_files
 from kobert_core.data.windows import (
     CODE_VERSION,
     Arrays,
@@ -32,12 +33,12 @@ from kobert_core.data.windows import (
 from kobert_core.decoding import Answers, Outputs, decode, perfect_outputs, texts
 from kobert_core.errors import InputError
 from kobert_core.files import file_digest
-from kobert_core.metrics.spans import score_answers, span_loss
-from kobert_core.models import KoBertForQuestionAnswering, load_bert, make_bert_config
-from kobert_core.tasks.base import PLACES_SHOWN, Inputs, Task
+from kobert_core.metrics.spans import chosen_threshold, gold_texts, score_answers, span_loss
+from kobert_core.models import KoBertForQuestionAnswering, make_bert_config
+from kobert_core.tasks.base import PLACES_SHOWN, Chance, Inputs, Purpose, Task
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import BertModel, PretrainedConfig
 
 
 class KorquadData(DataConfig):
@@ -86,7 +87,7 @@ class KorquadModel(ModelConfig):
     """Cut off the characters that the boundary head says."""
     null_threshold: float | None = None
     """No answer is given where its score is above the best answer's by more than this. When not given: chosen for
-    F1 where questions without answers are scored, and otherwise every question is answered."""
+    F1 on the dev split if that has questions without answers; otherwise every question is answered."""
 
 
 class Korquad(Task[WindowExamples]):
@@ -99,42 +100,51 @@ class Korquad(Task[WindowExamples]):
     objective = Objective(metric="eval/f1", mode="max")
     weight_files: ClassVar[Mapping[str, str]] = {"boundary_head.safetensors": "boundary."}
     chosen_on_dev: ClassVar[Mapping[str, str]] = {"eval/null_threshold": "null_threshold"}
+    segments: ClassVar[int] = 2
+    pooler: ClassVar[bool] = False
 
     data: KorquadData
     model: KorquadModel
 
-    def build_model(self) -> KoBertForQuestionAnswering:
+    @property
+    def longest(self) -> int:
+        return self.data.max_seq_length
+
+    def _with_head(self, bert: BertModel) -> KoBertForQuestionAnswering:
         return KoBertForQuestionAnswering(
-            load_bert(self.model, self.tokenizer, longest=self.data.max_seq_length, cache=self._cache, pooler=False),
+            bert,
             dropout=self.model.dropout,
             boundary_head=self.model.boundary_head,
             boundary_weight=self.model.boundary_weight,
         )
 
     def hf_config(self) -> PretrainedConfig:
-        config = make_bert_config(self.model, self.tokenizer, longest=self.data.max_seq_length)
+        config = make_bert_config(self.model, self.tokenizer, longest=self.longest, segments=self.segments)
         config.update({"architectures": ["BertForQuestionAnswering"]})
         return config
 
-    def read(self, path: Path) -> WindowExamples:
-        key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint}
-        file = self._texts(path)
+    def read(self, path: Path, purpose: Purpose = "scoring") -> WindowExamples:
+        key = self._file_key(path) | {"purpose": purpose, "tokenizer": self.tokenizer.fingerprint}
+        file = self._texts(path, purpose)
         lengths = self.data.lengths
         with self._watched(path):
             pieces = cached_arrays(self._cache, key, lambda: piece_arrays(file, self.tokenizer))
             windows = cached_arrays(self._cache, key | lengths._asdict(), lambda: window_arrays(file, pieces, lengths))
         return self._examples(file, pieces, windows)
 
-    def bad_rows(self, path: Path) -> list[BadQuestion]:
-        """The questions of a labelled file that were set aside."""
-        file = self._texts(path)
-        pairs = zip(file["bad_places"].tolist(), file["bad_reasons"].tolist(), strict=True)
-        return [BadQuestion(place, reason) for place, reason in pairs]
+    def bad_rows(self, path: Path, purpose: Purpose = "scoring") -> list[BadQuestion]:
+        file = self._texts(path, purpose)
+        rows = zip(*(file[f"bad_{name}"].tolist() for name in ("places", "reasons", "counted")), strict=True)
+        return [BadQuestion(place, reason, counted=counted) for place, reason, counted in rows]
+
+    def set_aside(self, path: Path) -> int:
+        """What even the official script leaves out: a question that cannot be asked counts, with an empty answer."""
+        return sum(not bad.counted for bad in self.bad_rows(path))
 
     def read_inputs(self, path: Path) -> Inputs[WindowExamples]:
         """Every usable question of a file, in its order, as it stands there."""
         with self._watched(path):
-            squad = read_squad(path, labelled=False, max_bad_fraction=self.data.max_bad_fraction)
+            squad = read_squad(path, use="asking", max_bad_fraction=self.data.max_bad_fraction)
             file = text_arrays(squad)
             pieces = piece_arrays(file, self.tokenizer)
             examples = self._examples(file, pieces, window_arrays(file, pieces, self.data.lengths))
@@ -159,13 +169,29 @@ class Korquad(Task[WindowExamples]):
         return outputs
 
     def score(self, examples: WindowExamples, outputs: Outputs) -> dict[str, float]:
-        """Exact match and F1 in percent over the questions, and the mean loss of pieces over the windows.
+        """Exact match and F1 in percent over the questions, of the texts that `answers` gives; the mean loss of pieces
+        over the windows, where one is known; and how many questions there are.
 
-        With questions that have no answer, also the totals of SQuAD 2.0, and `eval/null_threshold` if it was
-        chosen here.
+        With questions that have no answer, also the totals of SQuAD 2.0. `eval/not_asked`, if there are any, are the
+        questions that a model cannot be asked: they count with an empty answer.
         """
         scores = score_answers(examples, self._decode(examples, outputs), self.model.null_threshold)
-        return {f"eval/{name}": value for name, value in scores.items()} | {"eval/loss": span_loss(examples, outputs)}
+        loss = span_loss(examples, outputs)
+        scores |= {} if loss is None else {"loss": loss}
+        scores |= {} if examples.asked.all() else {"not_asked": int((~examples.asked).sum())}
+        return {f"eval/{name}": value for name, value in (scores | {"questions": examples.items}).items()}
+
+    def choose(self, examples: WindowExamples, outputs: Outputs) -> dict[str, float]:
+        if self.model.null_threshold is not None:
+            return {}
+        threshold = chosen_threshold(examples, self._decode(examples, outputs))
+        return {} if threshold is None else {"eval/null_threshold": threshold}
+
+    def chance(self, examples: WindowExamples, metric: str) -> Chance | None:
+        """The score of giving no answer at all: it is right where there is none."""
+        if metric not in ("eval/f1", "eval/exact_match"):
+            return None
+        return Chance(100 * float(np.mean([not gold for gold in gold_texts(examples)])), "no answer at all")
 
     def tune_decoding(
         self,
@@ -178,43 +204,47 @@ class Korquad(Task[WindowExamples]):
     ) -> list[dict[str, Any]]:
         """Each combination of settings with its scores on kept outputs, best F1 first; nothing is trained.
 
-        The settings are values of the model's config. Of equal ones the smaller come first.
+        The settings are values of the model's config, to be chosen on the dev split; where that has questions without
+        answers and the config no `null_threshold`, each combination has its own. Of equal ones the smaller come first.
         """
         rows = []
         for settings in itertools.product(n_best, max_answer_length, trim):
             named: dict[str, Any] = dict(zip(("n_best", "max_answer_length", "trim"), settings, strict=True))
-            scores = score_answers(examples, decode(examples, outputs, **named), self.model.null_threshold)
-            rows.append(named | scores)
+            answers, threshold = decode(examples, outputs, **named), self.model.null_threshold
+            if threshold is None and (threshold := chosen_threshold(examples, answers)) is not None:
+                named["null_threshold"] = threshold
+            rows.append(named | score_answers(examples, answers, threshold))
         return sorted(rows, key=lambda row: -row["f1"])
 
     def describe(self, file: Path) -> dict[str, Any]:
         """What is in a labelled file, and the best scores that a model with this tokenizer can reach on it.
 
         Returns:
-            Counts; the first places of what was set aside; `trims`: how many targets need so many graphemes trimmed,
-            and how many no trim in range leads to; `ceiling`: `exact_match` and `f1` in percent when every piece and
-            trim is right.
+            Counts, of the questions that can be trained on; how many others are `set_aside`, and their first places;
+            `trims`: how many targets need so many graphemes trimmed, and how many no trim in range leads to; `ceiling`:
+            `exact_match` and `f1` in percent when every piece and trim is right.
         """
         with self._watched(file):
             squad = read_squad(file, max_bad_fraction=1.0)
             arrays = text_arrays(squad)
             pieces = piece_arrays(arrays, self.tokenizer)
-            windows = window_arrays(arrays, pieces, self.data.lengths)
-            examples = self._examples(arrays, pieces, windows)
-        answerable = np.diff(arrays["answer_starts"]) > 0
-        reached = np.bincount(windows["question"], weights=windows["positions"][:, 0] > 0) > 0
-        trims = pieces["trims"][answerable]
+            whole = self._examples(arrays, pieces, window_arrays(arrays, pieces, self.data.lengths))
+        examples = whole.take(np.flatnonzero(arrays["trainable"]))
+        answerable = examples.answerable
+        reached = np.logical_or.reduceat(examples.positions[:, 0] > 0, examples.window_starts[:-1])
+        trims = pieces["trims"][examples.questions[answerable]]
         found = decode(examples, perfect_outputs(examples))
         ceiling = score_answers(examples, found, None if answerable.all() else 0.0)
+        contexts = np.diff(arrays["starts"]) > 0
         return {
-            "articles": len(np.unique(arrays["article"])),
-            "contexts": len(arrays["starts"]) - 1,
-            "questions": len(arrays["ids"]),
+            "articles": len(np.unique(arrays["article"][examples.questions])),
+            "contexts": int(contexts.sum()),
+            "questions": examples.items,
             "questions_without_answer": int((~answerable).sum()),
-            "set_aside": len(squad.bad),
+            "set_aside": sum(bad.questions for bad in squad.bad),
             "set_aside_places": [str(bad) for bad in squad.bad[:PLACES_SHOWN]],
             "windows": len(examples),
-            "pieces_per_context": float(np.diff(pieces["piece_starts"]).mean()),
+            "pieces_per_context": float(np.diff(pieces["piece_starts"])[contexts].mean()),
             "answers_in_no_window": int((answerable & ~reached).sum()),
             "trims": {
                 "start": {str(n): int((trims[:, 0] == n).sum()) for n in np.unique(trims[:, 0]) if n >= 0},
@@ -241,23 +271,64 @@ class Korquad(Task[WindowExamples]):
         yield
         self.progress(work, 1, 1)
 
-    def _texts(self, path: Path) -> Arrays:
+    def _texts(self, path: Path, purpose: Purpose) -> Arrays:
         """What is known of a file before it is tokenized."""
 
         def build() -> Arrays:
             with self._watched(path):
-                return text_arrays(read_squad(path, max_bad_fraction=self.data.max_bad_fraction))
+                return text_arrays(read_squad(path, use=purpose, max_bad_fraction=self.data.max_bad_fraction))
 
-        return cached_arrays(self._cache, self._file_key(path), build)
+        return cached_arrays(self._cache, self._file_key(path) | {"purpose": purpose}, build)
 
     def _texts_at(self, items: np.ndarray) -> list[str]:
         """The questions, and each of their contexts once."""
-        file = self._texts(self.data.train)
+        file = self._texts(self.data.train, "training")
         contexts = strings(file["codes"], file["starts"])
         questions = strings(file["question_codes"], file["question_starts"])
         return [
             *(contexts[number] for number in np.unique(file["context"][items])),
             *(questions[number] for number in items),
+        ]
+
+    def survey(self, test: Path | None) -> Survey:
+        """How many questions on how many contexts are in each split, and how many of them on one that is trained on."""
+        files = {"train": self.data.train, "dev": self.data.dev, "test": test}
+        splits = {name: self._contexts_of(name, path) for name, path in files.items() if path or name == "dev"}
+        facts: list[tuple[str, str]] = []
+        warnings = warn_of_same_files(files)
+        for split, (contexts, answerable) in splits.items():
+            told = f"{len(contexts):,} questions on {len(np.unique(contexts)):,} contexts"
+            without = int((~answerable).sum())
+            facts.append((f"questions in {split}", f"{told}, {without:,} without an answer" if without else told))
+            if without == len(contexts):
+                warnings.append(f"no question of {split} has an answer")
+        trained_on, _ = splits.pop("train")
+        same = {other for _, other in same_files(files)}
+        for split, (contexts, _) in splits.items():
+            count = int(np.isin(contexts, trained_on).sum())
+            facts.append((f"{split} contexts in train", f"those of {share_of(count, len(contexts))} questions"))
+            if count and files[split] and split not in same:
+                warnings.append(
+                    f"{share_of(count, len(contexts))} questions of {split} are on contexts that are trained on"
+                )
+        return Survey(facts, warnings)
+
+    def _contexts_of(self, split: str, path: Path | None) -> tuple[np.ndarray, np.ndarray]:
+        """Of each question of a split the digest of its context, and whether it has an answer."""
+        file = self._texts(path, "scoring") if path and split != "train" else self._texts(self.data.train, "training")
+        questions = self._split.get(split, slice(None))
+        digests = text_digests(strings(file["codes"], file["starts"]))
+        return digests[file["context"][questions]], np.diff(file["answer_starts"])[questions] > 0
+
+    def cut_off(self) -> list[CutOff]:
+        train, data, query = self.train, self.data, self.data.max_query_length
+        asked = np.diff(train.pieces["question_piece_starts"])[train.questions]
+        answerable = train.answerable
+        found = np.add.reduceat(train.positions[:, 0] > 0, train.window_starts[:-1]) > 0
+        lost = (answerable & ~found).sum() / max(1, answerable.sum())
+        return [
+            CutOff("questions cut off", "data.max_query_length", query, float((asked > query).mean())),
+            CutOff("answers in no window", "data.max_seq_length", data.max_seq_length, float(lost), bearable=0.01),
         ]
 
     def _file_key(self, path: Path) -> dict[str, object]:
@@ -271,9 +342,11 @@ class Korquad(Task[WindowExamples]):
     def _split(self) -> dict[str, np.ndarray]:
         """Questions of the train and the dev split: of `train` both, or of `train` and of `dev`."""
         data = self.data
-        articles = self._texts(data.train)["article"]
+        file = self._texts(data.train, "training")
+        articles = file["article"]
+        dev_file = file if data.dev is None else self._texts(data.dev, "scoring")
         if data.dev is not None:
-            train, dev = np.arange(len(articles)), np.arange(len(self._texts(data.dev)["article"]))
+            train, dev = np.arange(len(articles)), np.arange(len(dev_file["article"]))
         else:
             try:
                 train, dev = grouped_split(articles.tolist(), dev_fraction=data.dev_fraction, seed=data.split_seed)
@@ -281,10 +354,15 @@ class Korquad(Task[WindowExamples]):
                 raise InputError(
                     f"no dev split can be carved by article ({error})", where=data.train, fix="give `data.dev`"
                 ) from error
-        return {
-            "train": self._sample(train, data.max_train_examples),
-            "dev": self._sample(dev, data.max_dev_examples),
-        }
+        dev = self._sample(dev, data.max_dev_examples)
+        objective = self.config.objective or self.objective
+        if objective.metric == "eval/loss" and not dev_file["trainable"][dev].any():
+            raise InputError(
+                "no question has an `answer_start` that fits: there is no `eval/loss` to compare by",
+                where=data.dev or data.train,
+                fix="take `objective.metric: eval/f1`",
+            )
+        return {"train": self._sample(train[file["trainable"][train]], data.max_train_examples), "dev": dev}
 
     def _sample(self, questions: np.ndarray, size: int | None) -> np.ndarray:
         if size is None or size >= len(questions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -17,20 +18,26 @@ from kobert_core.config import DataConfig, ModelConfig, Objective
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays, joined
 from kobert_core.data.features import CODE_VERSION, TextExamples, tokenize_parts
-from kobert_core.data.readers import BadRow, Columns, Rows, read_rows, row_chunks
+from kobert_core.data.readers import BadRow, Columns, Rows, infer_labels, read_rows, row_chunks
 from kobert_core.data.splits import stratified_sample, stratified_split
+from kobert_core.data.survey import CutOff, Digests, Survey, same_files, share_of, text_digests, warn_of_same_files
 from kobert_core.errors import InputError
 from kobert_core.files import file_digest
 from kobert_core.metrics.classes import accuracy, class_report, cross_entropy, macro_f1, probabilities
-from kobert_core.models import KoBertClassifier, load_bert, make_bert_config
-from kobert_core.tasks.base import PLACES_SHOWN, Inputs, Task
+from kobert_core.models import KoBertClassifier, make_bert_config
+from kobert_core.tasks.base import PLACES_SHOWN, Chance, Inputs, Purpose, Task
+from kobert_core.texts import distinct, folded
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import BertModel, PretrainedConfig
 
+FACTS_VERSION = 2
+"""Part of the cache's key: raised when other facts are kept of a file."""
 
-Facts = tuple[np.ndarray, list[BadRow]]
-"""Of a part of a file: the labels of its usable rows, and what was set aside."""
+INFER = "infer"
+"""Instead of labels: those that the training file has."""
+Facts = tuple[np.ndarray, Digests, list[BadRow]]
+"""Of a part of a file: the labels and the digests of the texts of its usable rows, and what was set aside."""
 
 
 class NsmcData(DataConfig):
@@ -43,20 +50,36 @@ class NsmcData(DataConfig):
     id_column: str | None = "id"
     """Column of the id, which must be unique; may be missing from the file."""
     labels: dict[str, str] = Field(default={"0": "negative", "1": "positive"}, min_length=2)
-    """Name of the class for each label as it stands in the file; their order is the class index."""
+    """Name of the class for each label as it stands in the file; their order is the class index. In a study file also
+    a list of labels, which are their own names, or `infer`: all labels of the training file, in order."""
     max_length: Annotated[int, Field(ge=3)] = 128
     """Longest example in tokens, `[CLS]` and `[SEP]` counted; the rest of a text is cut off."""
 
     @field_validator("labels", mode="before")
     @classmethod
     def _as_text(cls, value: object) -> object:
-        return {str(label): str(name) for label, name in value.items()} if isinstance(value, dict) else value
+        if isinstance(value, list):
+            labels = [_text(label) for label in value]
+            if twice := next((label for label, count in Counter(labels).items() if count > 1), None):
+                raise ValueError(f"the label {twice!r} is given twice")
+            value = dict(zip(labels, labels, strict=True))
+        if value == INFER:
+            raise ValueError("labels can be inferred where a study file names `train` and its columns")
+        if not isinstance(value, dict):
+            raise ValueError(f"give a mapping of labels to names, a list of labels, or `{INFER}`, not {value!r:.40}")
+        return {_text(label): _text(name) for label, name in value.items()}
 
     @field_validator("labels")
     @classmethod
     def _names_differ(cls, value: dict[str, str]) -> dict[str, str]:
-        if len(set(value.values())) < len(value):
-            raise ValueError(f"each label needs a name of its own, but got {', '.join(value.values())}")
+        names: dict[str, str] = {}
+        for label, name in value.items():
+            if not label.strip() or not name.strip():
+                raise ValueError("a label, or the name of one, is empty")
+            if (looks := folded(name)) in names:
+                alike = f"{distinct(names[looks])} and {distinct(name)}"
+                raise ValueError(f"each label needs a name of its own, but {alike} look the same")
+            names[looks] = name
         return value
 
     @property
@@ -86,10 +109,23 @@ class Nsmc(Task[TextExamples]):
     data: NsmcData
     model: NsmcModel
 
-    def build_model(self) -> KoBertClassifier:
+    @classmethod
+    def complete(cls, data: dict[str, Any]) -> None:
+        """Put the labels of the training file in the place of `labels: infer`."""
+        if data.get("labels") == INFER and isinstance(data.get("train"), str):
+            given = {name: data[name] for name in ("text_column", "label_column", "id_column") if name in data}
+            if all(isinstance(value, str | None) for value in given.values()):
+                columns = NsmcData(train=data["train"], **given).columns
+                data["labels"] = infer_labels(data["train"], columns)
+
+    @property
+    def longest(self) -> int:
+        return self.data.max_length
+
+    def _with_head(self, bert: BertModel) -> KoBertClassifier:
         weights = self._class_weights
         return KoBertClassifier(
-            load_bert(self.model, self.tokenizer, longest=self.data.max_length, cache=self._cache),
+            bert,
             num_labels=len(self.data.labels),
             dropout=self.model.dropout,
             label_smoothing=self.model.label_smoothing,
@@ -147,6 +183,7 @@ class Nsmc(Task[TextExamples]):
             "eval/accuracy": accuracy(logits, labels),
             "eval/f1": macro_f1(logits, labels),
             "eval/loss": cross_entropy(logits, labels),
+            "eval/examples": examples.items,
         }
 
     def score_in_detail(self, examples: TextExamples, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -154,7 +191,16 @@ class Nsmc(Task[TextExamples]):
         row each, were taken for which one."""
         return class_report(outputs["logits"], examples.labels, list(self.data.labels.values()))
 
-    def read(self, path: Path) -> TextExamples:
+    def chance(self, examples: TextExamples, metric: str) -> Chance | None:
+        """The score of predicting how frequent each class is among the examples, whatever the text."""
+        shares = np.bincount(examples.labels, minlength=len(self.data.labels)) / len(examples)
+        with np.errstate(divide="ignore"):  # a class without examples has no chance
+            logits = np.tile(np.log(shares), (len(examples), 1))
+        scores = self.score(examples, {"logits": logits})
+        by = "the shares of the classes for every text" if metric == "eval/loss" else "always the largest class"
+        return Chance(scores[metric], by) if metric in scores else None
+
+    def read(self, path: Path, purpose: Purpose = "scoring") -> TextExamples:
         key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint, "features": CODE_VERSION}
 
         arrays = cached_arrays(self._cache, key, lambda: tokenize_parts(self._parts(path), self.tokenizer))
@@ -171,7 +217,7 @@ class Nsmc(Task[TextExamples]):
         """`read_rows` in parts; its facts are kept on the way, so that a file is read once for both."""
         facts: list[Facts] = []
         for rows in self._watched(path):
-            facts.append((rows.labels, rows.bad))
+            facts.append(_facts_of(rows))
             yield rows
         self._kept_facts(path, lambda: facts)
 
@@ -190,26 +236,27 @@ class Nsmc(Task[TextExamples]):
         data = self.data
         return {"columns": data.columns, "labels": data.labels, "max_bad_fraction": data.max_bad_fraction}
 
-    def bad_rows(self, path: Path) -> list[BadRow]:
-        """The rows of a labelled file that were set aside."""
+    def bad_rows(self, path: Path, purpose: Purpose = "scoring") -> list[BadRow]:
+        """The rows of a labelled file that were set aside, for either purpose the same."""
         facts = self._facts(path)
         return [BadRow(int(line), str(why)) for line, why in zip(facts["bad_lines"], facts["bad_reasons"], strict=True)]
 
     def _facts(self, path: Path) -> dict[str, np.ndarray]:
         """What is known of a file's rows before they are tokenized."""
-        return self._kept_facts(path, lambda: [(rows.labels, rows.bad) for rows in row_chunks(path, **self._how)])
+        return self._kept_facts(path, lambda: [_facts_of(rows) for rows in row_chunks(path, **self._how)])
 
     def _kept_facts(self, path: Path, parts: Callable[[], list[Facts]]) -> dict[str, np.ndarray]:
         def build() -> dict[str, np.ndarray]:
-            labels, bad = zip(*parts(), strict=True)
+            labels, texts, bad = zip(*parts(), strict=True)
             rows = [row for some in bad for row in some]
             return {
                 "labels": np.concatenate(labels),
+                "texts": np.concatenate(texts),
                 "bad_lines": np.array([row.line for row in rows], dtype=np.int64),
                 "bad_reasons": np.array([row.reason for row in rows], dtype=np.str_),
             }
 
-        return cached_arrays(self._cache, self._file_key(path) | {"facts": CODE_VERSION}, build)
+        return cached_arrays(self._cache, self._file_key(path) | {"facts": FACTS_VERSION}, build)
 
     def describe(self, file: Path) -> dict[str, Any]:
         """Examples by class, what is set aside, and how long the texts are in tokens, special ones counted."""
@@ -240,12 +287,52 @@ class Nsmc(Task[TextExamples]):
     def _texts_at(self, items: np.ndarray) -> list[str]:
         return self.read_rows(self.data.train).take(items).texts
 
+    def survey(self, test: Path | None) -> Survey:
+        """How many rows of each class, and how many texts that are trained on, are in each split."""
+        names, data = list(self.data.labels.values()), self.data
+        files = {"train": data.train, "dev": data.dev, "test": test}
+        splits = {name: self._rows_of(name, path) for name, path in files.items() if path or name == "dev"}
+        facts: list[tuple[str, str]] = []
+        warnings = warn_of_same_files(files)
+        for split, (labels, _) in splits.items():
+            counts = np.bincount(labels, minlength=len(names))
+            told = [f"{count:,} {name}" for name, count in zip(names, counts.tolist(), strict=True)]
+            facts.append((f"classes in {split}", ", ".join(told)))
+            missing = [name for name, count in zip(names, counts, strict=True) if not count]
+            if len(missing) == len(names) - 1:
+                one = names[int(counts.argmax())]
+                warnings.append(
+                    f"all {len(labels):,} rows of {split} are of the class `{one}`: nothing tells models apart there"
+                )
+            elif missing:
+                warnings.append(f"{split} has no row of the class {', '.join(f'`{name}`' for name in missing)}")
+        _, trained_on = splits.pop("train")
+        same = {other for _, other in same_files(files)}
+        for split, (_, texts) in splits.items():
+            count = int(np.isin(texts, trained_on).sum())
+            facts.append((f"{split} texts in train", share_of(count, len(texts))))
+            if count and files[split] and split not in same:
+                warnings.append(f"{share_of(count, len(texts))} texts of {split} are trained on")
+        return Survey(facts, warnings)
+
+    def _rows_of(self, split: str, path: Path | None) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and digests of the texts of a split."""
+        facts = self._facts(path or self.data.train)
+        rows = self._split.get(split, slice(None))
+        return facts["labels"][rows], facts["texts"][rows]
+
+    def cut_off(self) -> list[CutOff]:
+        return [
+            CutOff("texts cut off", "data.max_length", self.data.max_length, self.train.cut / max(1, len(self.train)))
+        ]
+
     def _file_key(self, path: Path) -> dict[str, object]:
         columns = self.data.columns
         return {
             "file": file_digest(path),
             "columns": [columns.text, columns.label, columns.id],
             "labels": list(self.data.labels),
+            "reading": CODE_VERSION,
             "max_bad_fraction": self.data.max_bad_fraction,
         }
 
@@ -288,3 +375,14 @@ class Nsmc(Task[TextExamples]):
         if len(weights) != classes:
             raise InputError(f"{len(weights)} weights for {classes} classes", where="model.class_weights")
         return np.array(weights, dtype=np.float32)
+
+
+def _text(value: object) -> str:
+    """A label or name as it is written in YAML."""
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"a label, or the name of one, must be a text, but got {value!r:.40}")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _facts_of(rows: Rows) -> Facts:
+    return rows.labels, text_digests(rows.texts), rows.bad

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Protocol
 
@@ -58,6 +58,11 @@ class Distribution(FrozenConfig):
     def grid(self) -> list[Any]:
         """All values, in order, when they can be counted."""
         return list(self.ends())
+
+    def identity(self, value: Any) -> Hashable:
+        """What two values have in common when they are the same one, however they were rounded."""
+        hashable: Hashable = value
+        return hashable
 
     def __str__(self) -> str:
         """Such as `log_uniform, min 1e-05, max 0.0001`."""
@@ -132,6 +137,9 @@ class QUniform(_Range):
             return False
         steps = (value - self.min) / self.q
         return math.isclose(steps, round(steps), rel_tol=0, abs_tol=1e-8)
+
+    def identity(self, value: Any) -> Hashable:
+        return round((value - self.min) / self.q)
 
     def count(self) -> int:
         return int((Decimal(str(self.max)) - Decimal(str(self.min))) / Decimal(str(self.q))) + 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kobert_core.errors import InputError
@@ -12,7 +13,7 @@ from search_spaces.distributions.kinds import Constant, Distribution, Trial, any
 from search_spaces.validation import Problems, Where, nowhere, show, suggest_known
 
 MAX_GRID = 10_000
-"""Most points of a grid."""
+"""Most points of a grid, and of a space whose points are listed."""
 
 
 class Space(Mapping[str, Distribution]):
@@ -143,10 +144,25 @@ class Space(Mapping[str, Distribution]):
             raise InputError(f"the grid has {size} points", fix=f"it may have {MAX_GRID} at most")
         return size
 
+    def points(self) -> list[dict[str, Any]] | None:
+        """All values that a trial can have, constants among them; None when there are more than `MAX_GRID`."""
+        counts = [each.count() for each in self.values()]
+        if any(count is None or count > MAX_GRID for count in counts):
+            return None
+        found = list(itertools.islice(self._combinations({}, self.order, lambda each: each.grid()), MAX_GRID + 1))
+        return found if len(found) <= MAX_GRID else None
+
+    def identity(self, values: Mapping[str, Any]) -> Hashable:
+        """The same for two trials exactly when they have the same values; None when some values are missing."""
+        names = [name for name in self.active(values) if not isinstance(self[name], Constant)]
+        if any(name not in values for name in names):
+            return None
+        return tuple((name, self[name].identity(values[name])) for name in names)
+
     def corners(self, limit: int) -> Iterator[dict[str, Any]]:
         """Values at the ends of all parameters: all combinations, or `limit` random ones if there are more."""
         if math.prod(len(each.ends()) for each in self.values()) <= limit:
-            yield from self._combinations({}, self.order)
+            yield from self._combinations({}, self.order, lambda each: each.ends())
             return
         generator = random.Random(0)
         for _ in range(limit):
@@ -156,14 +172,17 @@ class Space(Mapping[str, Distribution]):
                     values[name] = generator.choice(each.ends())
             yield values
 
-    def _combinations(self, values: dict[str, Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def _combinations(
+        self, values: dict[str, Any], names: Sequence[str], of: Callable[[Distribution], Sequence[Any]]
+    ) -> Iterator[dict[str, Any]]:
+        """Each combination of what `of` gives of a parameter."""
         if not names:
             yield values
         elif not _holds(self[names[0]], values):
-            yield from self._combinations(values, names[1:])
+            yield from self._combinations(values, names[1:], of)
         else:
-            for value in self[names[0]].ends():
-                yield from self._combinations(values | {names[0]: value}, names[1:])
+            for value in of(self[names[0]]):
+                yield from self._combinations(values | {names[0]: value}, names[1:], of)
 
 
 def _check_conditions(

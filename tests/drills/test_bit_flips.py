@@ -26,6 +26,7 @@ from kobert_core.pretrained import load_pretrained
 from tests.drills.conftest import Drill
 from tests.fixtures.sweeps import start_sweep
 from tuning.export import export_model
+from tuning.ground import refuse_other_ground
 from tuning.readings import readings
 from tuning.results import TABLE, TrialTable, read_winner
 from tuning.search import open_optuna_study
@@ -84,6 +85,10 @@ def reports_of(output: Path) -> Any:
         spool.close()
 
 
+def ground_under(output: Path) -> Any:
+    return refuse_other_ground(output / "one", load_sweep_study(output / "one"))
+
+
 def readings_of(output: Path) -> Any:
     return readings(output / "one")
 
@@ -123,6 +128,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "one/trials.json": trials_of,
     "one/trials.csv": table_of,
     "one/winner.json": winner_of,
+    "one/ground.json": ground_under,
     "one/optuna_journal.log": search_of,
     "one/optuna_journal.log.sha256": search_of,
     "one/tracking.jsonl": reports_of,

@@ -167,7 +167,7 @@ def check_rows(rows: Rows, content: bytes) -> None:
 
 
 def check_questions(squad: Squad, content: bytes) -> None:
-    """Each question that was taken is one of the file, and its answers stand in its context."""
+    """Each question that can be trained on is one of the file, and its answers stand in its context."""
     stored = {
         (paragraph.get("context"), entry.get("id"), entry.get("question")): entry
         for article in json.loads(content.removeprefix(b"\xef\xbb\xbf"))["data"]
@@ -178,7 +178,7 @@ def check_questions(squad: Squad, content: bytes) -> None:
         if isinstance(entry, dict) and isinstance(paragraph.get("context"), str) and isinstance(entry.get("id"), str)
         if isinstance(entry.get("question"), str)
     }
-    for question in squad.questions:
+    for question in filter(lambda each: each.trainable, squad.questions):
         context = squad.contexts[question.context]
         entry = stored[context, question.id, question.text]
         answers = [(answer["answer_start"], answer["text"]) for answer in entry.get("answers") or ()]

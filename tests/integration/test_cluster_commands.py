@@ -31,7 +31,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 def test_the_doctor_finds_a_shared_folder_and_room(cluster: Nodes, tmp_path: Path) -> None:
     done = tune("doctor", QUICKSTART, "--address", cluster.address, "--json", cwd=tmp_path)
-    findings = json.loads(done.stdout.splitlines()[-1])
+    findings = json.loads(done.stdout)["findings"]
     assert {finding["level"] for finding in findings} <= {"ok", "warning"}
     said = [finding["what"] for finding in findings]
     assert "sweeps is one folder on all machines" in said
@@ -41,6 +41,8 @@ def test_the_doctor_finds_a_shared_folder_and_room(cluster: Nodes, tmp_path: Pat
     too_much.write_text(content + "resources: {workers: 9}\n")
     done = tune("doctor", too_much, "--address", cluster.address, cwd=tmp_path, code=1)
     assert "asks for 9 worker(s)" in done.stdout
+    done = tune("sweep", too_much, "--dry-run", "--address", cluster.address, cwd=tmp_path, code=2)
+    assert "asks for 9 worker(s)" in done.stderr and "on 2 machine(s)" in done.stderr
 
 
 def test_a_submitted_sweep_is_followed_to_its_winner(cluster: Nodes, tmp_path: Path) -> None:
@@ -51,10 +53,11 @@ def test_a_submitted_sweep_is_followed_to_its_winner(cluster: Nodes, tmp_path: P
     winner = json.loads((sweeps / "sent" / "winner.json").read_text())
     assert sum(winner["states"].values()) == 3
     assert (sweeps / "sent" / "model" / "model.safetensors").is_file()
-    (job,) = json.loads(tune("status", "--address", cluster.jobs, "--json", cwd=tmp_path).stdout)
+    (job,) = json.loads(tune("status", "--address", cluster.jobs, "--json", cwd=tmp_path).stdout)["jobs"]
     assert (job["state"], job["exit_code"], job["folder"]) == ("SUCCEEDED", 0, str(sweeps / "sent"))
-    again = tune("submit", QUICKSTART, *options, "--follow", cwd=tmp_path, code=2)
-    assert "the sweep name `sent` is in use" in again.stdout
+    assert "the sweep name `sent` is in use" in tune("submit", QUICKSTART, *options, cwd=tmp_path, code=2).stderr
+    sweeps.rename(tmp_path / "out-of-sight")  # then the record of its job says so
+    assert "the sweep name `sent` is in use" in tune("submit", QUICKSTART, *options, cwd=tmp_path, code=2).stderr
 
 
 def test_stop_is_as_clean_as_ctrl_c_and_resume_goes_on(cluster: Nodes, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""KorQuAD from a study file to an exported model, on real questions."""
+"""KorQuAD from a study file to an exported model, on real questions, of which some have lost their answer."""
 
 from __future__ import annotations
 
@@ -19,15 +19,28 @@ STUDY = ROOT / "search_spaces" / "korquad-small.yaml"
 
 @pytest.fixture(scope="module")
 def sweep(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Three trials on few questions, with three articles as the test file."""
+    """Three trials on few questions, with three articles as the test file; one of its offsets is wrong."""
     folder = tmp_path_factory.mktemp("korquad")
     dataset = json.loads((shared / "data/korquad/KorQuAD_v1.0_dev.json").read_text(encoding="utf-8"))
-    (folder / "test.json").write_text(json.dumps(dataset | {"data": dataset["data"][:3]}), encoding="utf-8")
-    overrides = ["data.max_train_examples=96", "data.max_dev_examples=40", "train.epochs=1", "data.test=test.json"]
+    test, train = ({**dataset, "data": part} for part in (dataset["data"][:3], dataset["data"][3:]))
+    for content, every in ((test, 2), (train, 8)):
+        for question in questions_of(content)[::every]:
+            question |= {"answers": [], "is_impossible": True}
+    questions_of(test)[1]["answers"][0]["answer_start"] += 1
+    (folder / "test.json").write_text(json.dumps(test), encoding="utf-8")
+    (folder / "train.json").write_text(json.dumps(train), encoding="utf-8")
+    overrides = ["data.max_train_examples=96", "data.max_dev_examples=40", "train.epochs=1"]
+    overrides += [f"data.train={folder / 'train.json'}", f"data.test={folder / 'test.json'}"]
     arguments = [part for override in overrides for part in ("--set", override)]
     done = tune("sweep", STUDY, "--name", "questions", "--trials", 3, "--json", *arguments, cwd=folder)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result | {"work": folder}
+
+
+def questions_of(dataset: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        question for article in dataset["data"] for paragraph in article["paragraphs"] for question in paragraph["qas"]
+    ]
 
 
 def test_evaluate_equals_what_the_sweep_reported_and_what_the_official_script_says(sweep: dict[str, Any]) -> None:
@@ -41,7 +54,14 @@ def test_evaluate_equals_what_the_sweep_reported_and_what_the_official_script_sa
     dataset = json.loads((sweep["work"] / "test.json").read_text(encoding="utf-8"))
     official = score(dataset, answers)
     assert official["f1"] == result["f1"] and official["exact_match"] == result["exact_match"]
-    assert sum(len(p["qas"]) for article in dataset["data"] for p in article["paragraphs"]) == len(answers)
+    assert len(questions_of(dataset)) == len(answers) == result["questions"] == reported["test/questions"]
+    assert not all(answers.values()) and "eval/null_threshold" in sweep["winner"]["metrics"]
+
+
+def test_mlflow_is_told_how_many_questions_there_are(sweep: dict[str, Any]) -> None:
+    records = [json.loads(line) for line in (Path(sweep["sweep"]) / "tracking.jsonl").read_text().splitlines()]
+    test = len(questions_of(json.loads((sweep["work"] / "test.json").read_text(encoding="utf-8"))))
+    assert [record["examples"] for record in records if record["kind"] == "dataset"] == [96, 40, test]
 
 
 def test_transformers_loads_the_pieces_and_the_boundary_head_lies_beside(sweep: dict[str, Any]) -> None:

@@ -65,7 +65,8 @@ def test_weak_trials_go_on_from_the_weights_of_strong_ones(sweep: Path) -> None:
             donor = (sweep / "trials" / f"{step['from']:04d}" / "log.txt").read_text()
             (report,) = set(re.findall(rf"^ *{step['progress']}% update .*?(?= \(best\)|$)", donor, re.MULTILINE))
             assert log.splitlines()[1].startswith(report), "its first report is the donor's"
-    began_weak = [record for record in copied if record["trial"] in (0, 3)]
+    began_weak = [record for record in copied if record["trial"] == 3]
+    assert not records(sweep)[0]["lineage"], "as weak, but the baseline"
     assert began_weak and all(record["lineage"][0]["from"] in (1, 2) for record in began_weak)
 
 
@@ -79,7 +80,19 @@ def test_a_copy_explores_in_the_space_and_trains_at_its_own_rates(sweep: Path) -
             assert rates[-1][0] / rates[-1][1] == pytest.approx(own[0] / own[1], rel=1e-4)
             assert rates[-1][0] < own[0]
         if record["lineage"]:
-            assert record["values"] == record["lineage"][-1]["values"]
+            copy = record["lineage"][-1]
+            assert record["values"] == copy["values" if record["best_progress"] > copy["progress"] else "weights_of"]
+
+
+def test_an_export_says_what_its_weights_were_trained_with(sweep: Path, tmp_path: Path) -> None:
+    for record in records(sweep):
+        if record["checkpoint"]:
+            output = tmp_path / str(record["trial"])
+            tune("export", sweep, "--trial", record["trial"], "--output", output, cwd=tmp_path)
+            optim = json.loads((output / "train_config.json").read_text())["optim"]
+            assert {name: optim[name.partition(".")[2]] for name in RATES} == record["values"]
+    winner = json.loads((sweep / "winner.json").read_text())["winner"]
+    assert records(sweep)[winner["trial"]]["values"] == winner["values"]
 
 
 def test_each_evaluation_is_in_mlflow_once(sweep: Path) -> None:
@@ -95,3 +108,4 @@ def test_each_evaluation_is_in_mlflow_once(sweep: Path) -> None:
         assert len({metric.step for metric in history}) == len(history) >= 10
         copied = json.loads(run.data.tags.get("lineage", "[]"))
         assert copied == record["lineage"]
+        assert not copied or json.loads(run.data.tags["values"]) == record["values"]

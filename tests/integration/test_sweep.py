@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 from kobert_core.checkpoint import WEIGHTS
 from kobert_core.data.batching import Batch
 from kobert_core.pretrained import load_pretrained
-from tests.fixtures.browser import CHROMIUM, page_html
+from tests.fixtures.browser import listed_runs, need_browser, page_html
 from tests.fixtures.commands import ROOT, TUNE, environment, tune
 from tests.fixtures.mlflow_server import wait_until_it_answers
 from tests.fixtures.nodes import free_port
@@ -112,6 +112,14 @@ def test_mlflow_has_the_parent_and_a_child_a_trial(sweep: dict[str, Any]) -> Non
         "validation",
         "testing",
     }
+    won = by_trial[sweep["winner"]["trial"]]
+    assert [run.info.run_id for run in children if run.data.tags.get("winner")] == [won.info.run_id]
+    for record in records(sweep):
+        found = by_trial[record["trial"]].data.metrics
+        assert {name: found[f"best/{name}"] for name in record["metrics"]} == record["metrics"]
+        assert found["best/progress"] == record["best_progress"]
+    for run, name in ((won, "winner"), (by_trial[0], "trial_0")):
+        assert {key: run.data.metrics[key] for key in sweep["test"][name]} == sweep["test"][name]
     names = {artifact.path for artifact in client.list_artifacts(parents[0].info.run_id)}
     assert {"study.yaml", "trials.csv", "environment.txt", "winner.json"} <= names
     models = client.search_logged_models([experiment.experiment_id])
@@ -144,9 +152,10 @@ def test_the_ui_serves_the_sweep_over_rest_and_in_a_browser(sweep: dict[str, Any
             if any(tag["key"] == "mlflow.parentRunId" for tag in run["data"]["tags"])
         )
         assert states == {"FINISHED": sweep["states"]["COMPLETE"], "KILLED": sweep["states"]["PRUNED"]}
-        if CHROMIUM:
-            html = page_html(page)
-            assert "trial-0" in html and "first" in html
+        need_browser()
+        listed = listed_runs(page_html(page))
+        assert listed[0] == f"trial-{sweep['winner']['trial']}"
+        assert sorted(listed) == sorted(f"trial-{record['trial']}" for record in records(sweep))
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0

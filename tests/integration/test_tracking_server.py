@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.browser import CHROMIUM, page_html, screenshot
+from kobert_core.config import Objective
+from tests.fixtures.browser import listed_runs, need_browser, page_html, screenshot
 from tests.fixtures.mlflow_server import Server
 from tests.fixtures.tracking import report_sweep
-from tuning.tracking import Tracker, default_tracking_uri, runs_page, sync
+from tuning.tracking import Tracker, default_tracking_uri, reach, sync
+from tuning.tracking.ui import sweep_page
 
 pytestmark = pytest.mark.usefixtures("short_requests")
 
@@ -124,11 +126,18 @@ def test_a_hung_server_leaves_no_double_runs(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_the_page_shows_trials_their_states_and_artifacts(tmp_path: Path) -> None:
-    # The store of a user without a server: written directly, then looked at.
+    # The store of a user without a server: written directly, then looked at. Another sweep is in it.
+    need_browser()
+    other = Tracker(spool=tmp_path / "o.jsonl", uri=default_tracking_uri(tmp_path), experiment="실험", sweep="other")
+    other.log_metrics("0", {"best/eval/accuracy": 1.0}, step=1)
+    other.end_trial("0", status="FINISHED", tags={})
+    other.end_sweep(status="FINISHED")
+    assert other.close(60) == 0
     tracker = Tracker(spool=tmp_path / "s.jsonl", uri=default_tracking_uri(tmp_path), experiment="실험", sweep="sweep")
     report_sweep(tracker, tmp_path)
+    for rank, trial in enumerate("3012", 1):
+        tracker.log_result(trial, metrics={}, step=30, tags={"rank": str(rank)})
     assert tracker.close(60) == 0
     server = Server(tmp_path)
     server.start()
@@ -139,13 +148,19 @@ def test_the_page_shows_trials_their_states_and_artifacts(tmp_path: Path) -> Non
             if found["name"] == "실험"
         )
         found = server.post("runs/search", experiment_ids=[experiment])["runs"]
-        runs = {run["info"]["run_name"]: run["info"]["run_id"] for run in found}
+        own = {tag["value"] for run in found for tag in run["data"]["tags"] if run["info"]["run_name"] == "sweep"}
+        runs = {
+            run["info"]["run_name"]: run["info"]["run_id"]
+            for run in found
+            if own & {tag["value"] for tag in run["data"]["tags"] if tag["key"] == "kobert_tune.sweep_id"}
+        }
         artifact = f"{server.url}/get-artifact?path=study/config.json&run_uuid={runs['sweep']}"
         assert urllib.request.urlopen(artifact, timeout=30).read() == b"{}"
 
-        page = runs_page(server.url, experiment, "eval/accuracy")
-        html = page_html(page)
-        assert all(name in html for name in runs), "the list shows the sweep and all trials"
+        objective = Objective(metric="eval/accuracy", mode="max")
+        page = sweep_page(reach(server.url), server.url, tmp_path / "s.jsonl", objective)
+        assert page is not None
+        assert listed_runs(page_html(page)) == ["trial-3", "trial-0", "trial-1", "trial-2"]
         for trial, status in (("trial-0", "Finished"), ("trial-1", "Killed"), ("trial-2", "Failed")):
             html = page_html(f"{server.url}/#/experiments/{experiment}/runs/{runs[trial]}")
             assert status in html

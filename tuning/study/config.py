@@ -152,6 +152,14 @@ class StudyConfig(StudyHead):
         """The first point given in advance; what it leaves out, or all without points, is the space's middle."""
         return self.space.suggest(_Middle(self.search.points[0] if self.search.points else {}))
 
+    def trials_left(self, ended: Sequence[Mapping[str, Any]] = ()) -> int:
+        """How many trials are still to be run after those with these values: as many as the budget has, but no more
+        than the space has points. A repeat would give the same numbers, but for a population, which changes values."""
+        left, points = self.budget.trials - len(ended), self.space.points()
+        if points is None or self.scheduler.name == "pbt":
+            return left
+        return min(left, len(points) - len({self.space.identity(values) for values in ended}))
+
     def resolved(self) -> dict[str, Any]:
         """The whole study file, with defaults and absolute paths, as plain values."""
         content = self.model_dump(mode="json")

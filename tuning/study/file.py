@@ -12,6 +12,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from kobert_core.config import DataConfig, FrozenConfig, ModelConfig, Objective, OptimConfig, RunConfig
 from kobert_core.errors import InputError
@@ -49,6 +50,8 @@ CHANGEABLE = (
     "model.label_smoothing",
 )
 """What population based training may change in the middle of a run: not its length, its data, or its model's shape."""
+ADDRESSES = (("search", "storage"), ("tracking", "uri"))
+"""Keys whose values may be the address of a database in a file."""
 SOME_CORNERS = 64
 """Enough to find nearly all mistakes whenever a study is loaded; `StudyConfig.check` tries more."""
 
@@ -115,9 +118,19 @@ def dump_study(study: StudyConfig, path: str | os.PathLike[str]) -> None:
     yaml = YAML(typ="rt", pure=True)
     yaml.width = 100
     text = io.StringIO()
-    yaml.dump(study.resolved(), text)
+    yaml.dump(_quoted(study.resolved()), text)
     content = text.getvalue()
     atomic_write_text(path, f"# sha256 {hashlib.sha256(content.encode()).hexdigest()}\n{content}")
+
+
+def _quoted(value: Any) -> Any:
+    """A value whose texts, where not all of their characters can be printed, will stand in quotes, written out: ruamel
+    would fold some of these away."""
+    if isinstance(value, dict):
+        return {_quoted(key): _quoted(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_quoted(each) for each in value]
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and not value.isprintable() else value
 
 
 def load_sweep_study(folder: Path) -> StudyConfig:
@@ -169,7 +182,7 @@ def _task_of(raw: RawStudy) -> type[Task]:
 
 
 def _complete(raw: RawStudy, task: type[Task], sections: Iterable[str], problems: Problems) -> dict[str, Any]:
-    """The values of the file with what follows from others: objective, absolute paths."""
+    """The values of the file with what follows from others: objective, absolute paths, what the data's files say."""
     given = {name: value for name, value in raw.values.items() if value is not None}
     values = {name: {} for name in sections} | {
         name: dict(value) if isinstance(value, dict) else value for name, value in given.items()
@@ -183,11 +196,14 @@ def _complete(raw: RawStudy, task: type[Task], sections: Iterable[str], problems
         elif objective.get("metric") in (*task.metrics, *LOOP_METRICS):
             problems.add("objective", "`objective.mode` must be given", "max or min")
     _make_absolute(raw, task, values)
+    if isinstance(values["data"], dict):
+        task.complete(values["data"])
     return values
 
 
 def _make_absolute(raw: RawStudy, task: type[Task], values: dict[str, Any]) -> None:
-    """Files of the data, the storage; and of the model what looks like a folder or is one, not a name on the hub."""
+    """Files of the data, the storage, SQLite's of an address; and of the model what looks like a folder or is one, not
+    a name on the hub."""
     for section, model in (("data", task.Data), ("model", task.Model)):
         content = values[section]
         for name, value in list(content.items()) if isinstance(content, dict) else ():
@@ -200,6 +216,17 @@ def _make_absolute(raw: RawStudy, task: type[Task], values: dict[str, Any]) -> N
     storage = values.get("storage")
     if isinstance(storage, str) and "://" not in storage:
         values["storage"] = os.path.abspath(raw.folder_of("storage") / storage)
+    for section, name in ADDRESSES:
+        content = values[section]
+        if isinstance(content, dict) and isinstance(address := content.get(name), str):
+            content[name] = with_absolute_path(address, raw.folder_of(f"{section}.{name}"))
+
+
+def with_absolute_path(address: str, folder: Path) -> str:
+    """An address whose database is a file under a relative path, such as `sqlite:///runs.db`, with the absolute path
+    that starts from a folder; every other address as it is."""
+    match = re.fullmatch(r"(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)([^?]+)(\?.*)?", address)
+    return f"{match[1]}{os.path.abspath(folder / match[2])}{match[3] or ''}" if match else address
 
 
 def _check_names(space: Space, task: type[Task], objective: Objective | None, problems: Problems) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ByteSize, Field, model_validator
 
 from kobert_core.config import Duration, FrozenConfig, PositiveInt
-from tuning.tracking.uris import redact_uri
+from tuning.tracking.uris import address_problem, redact_uri
 
 
 def without_secret(value: str) -> str:
@@ -16,6 +16,13 @@ def without_secret(value: str) -> str:
     alone = re.sub(r"^(?!http)([\w+]+://)[^/@:]+@(?=[^@]*$)", r"\1", value)  # a database's user is no secret
     if redact_uri(alone) != alone:
         raise ValueError("a password or token does not belong into a study file: give it by the environment")
+    return value
+
+
+def usable_store(value: str) -> str:
+    """The address of a kind of store that MLflow has."""
+    if problem := address_problem(value):
+        raise ValueError("; ".join(problem))
     return value
 
 
@@ -42,6 +49,10 @@ class SearchConfig(FrozenConfig):
     """Random trials before `tpe` or `cmaes` begins to learn from results."""
     points: tuple[dict[str, Any], ...] = ()
     """Trials given in advance, which run first; values that one leaves out are chosen by the search."""
+    baselines: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    """Numbers of the trials that the others are compared with: trial 0, and points given in advance. They are never
+    stopped early (in a population: never go on from another's weights), keep their checkpoint, and are scored on the
+    test file beside the winner."""
     storage: Address | None = None
     """Optuna storage URL; a journal file in the sweep's folder when not given. A password goes into the environment
     (PostgreSQL's: `PGPASSWORD`)."""
@@ -50,6 +61,16 @@ class SearchConfig(FrozenConfig):
     def _a_grid_needs_no_points(self) -> SearchConfig:
         if self.algorithm == "grid" and self.points:
             raise ValueError("a grid search tries every point: leave out `points`")
+        return self
+
+    @model_validator(mode="after")
+    def _baselines_are_given(self) -> SearchConfig:
+        for number in self.baselines:
+            if number >= max(1, len(self.points)):
+                raise ValueError(
+                    f"a baseline is trial 0 or one of the `points`, by its number, but got {number} "
+                    f"with {len(self.points)} point(s)"
+                )
         return self
 
 
@@ -117,7 +138,7 @@ class BudgetConfig(FrozenConfig):
 class TrackingConfig(FrozenConfig):
     """Where MLflow keeps the runs."""
 
-    uri: Address | None = None
+    uri: Annotated[Address, AfterValidator(usable_store)] | None = None
     """Tracking server or store; else `MLFLOW_TRACKING_URI`, else a database in the output folder. A password goes
     into the environment (`MLFLOW_TRACKING_PASSWORD`)."""
     experiment: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)] | None = None

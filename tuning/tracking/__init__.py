@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from .letters import count_letters, letters_path
 from .tracker import INTERRUPTED, End, Ends, Status, SyncResult, Tracker, sync
-from .ui import runs_page, serve_ui, sweep_page, ui_command, ui_environment
-from .uris import default_tracking_uri, redact_uri, resolve_tracking_uri
+from .ui import reach, serve_ui, show_ui, ui_command, ui_environment
+from .uris import address_problem, default_tracking_uri, redact_uri, resolve_tracking_uri, shown_uri
 
 __all__ = [
     "INTERRUPTED",
@@ -15,14 +15,16 @@ __all__ = [
     "Status",
     "SyncResult",
     "Tracker",
+    "address_problem",
     "count_letters",
     "default_tracking_uri",
     "letters_path",
+    "reach",
     "redact_uri",
     "resolve_tracking_uri",
-    "runs_page",
     "serve_ui",
-    "sweep_page",
+    "show_ui",
+    "shown_uri",
     "sync",
     "ui_command",
     "ui_environment",

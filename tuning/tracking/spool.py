@@ -226,6 +226,16 @@ class Spool:
         return header
 
 
+def header_of(path: Path) -> Record | None:
+    """The first record of a spool, whoever has it open; None when there is none, or it is damaged."""
+    try:
+        with open(path, "rb") as file:
+            header = record_of(file.readline().rstrip(b"\n"))
+    except OSError:
+        return None
+    return header if header and header["kind"] == "spool" else None
+
+
 def record_of(line: bytes) -> Record | None:
     """The record of a line with all that its kind needs; None when a bit of it is not what was written."""
     needs = {
@@ -233,6 +243,7 @@ def record_of(line: bytes) -> Record | None:
         "start": {"trial", "params", "tags"},
         "metrics": {"trial", "step", "metrics"},
         "end": {"trial", "status", "tags"},
+        "result": {"trial", "step", "metrics", "tags"},
         "dataset": {"name", "path", "sha256", "examples", "context"},
         "artifact": {"trial", "path", "artifact_path"},
         "winner": {"trial", "model_dir", "name", "params", "metrics", "tags"},

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .accepted import (
+    LONGEST_NAME,
+    LONGEST_PARAM,
+    LONGEST_TAG,
+    accepted_key,
+    accepted_model_name,
+    accepted_text,
+)
+from .uris import is_server, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,6 +47,45 @@ def prepare_environment() -> None:
     """Switch MLflow's telemetry, prints and retries off, unless the user's environment says otherwise."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+def open_client(uri: str) -> MlflowClient:
+    """A client of a store that has answered; a new sqlite store is made first, by one process at a time."""
+    prepare_environment()
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if not is_server(uri) and sqlite_path(uri) is None:
+        _try_database(uri)
+    with _alone_with(sqlite_path(uri)):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def _try_database(uri: str) -> None:
+    """Raise what keeps a database from being reached: MLflow would try for hours before it does."""
+    from sqlalchemy import create_engine
+
+    seconds = {"connect_timeout": 5} if uri.startswith(("postgresql", "mysql")) else {}
+    engine = create_engine(uri, connect_args=seconds)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def _alone_with(file: Path | None) -> Iterator[None]:
+    """Hold the lock beside a sqlite file: of processes that make its tables at once all but one would fail."""
+    with contextlib.ExitStack() as stack:
+        if file is not None:
+            with contextlib.suppress(OSError):  # where nothing can be written nothing is made
+                file.parent.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(open(file.with_name(f".{file.name}.lock"), "ab"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def is_refusal(error: Exception, *, attempts: int) -> bool:
@@ -76,11 +127,7 @@ class Store:
         """Find or create the experiment and find the sweep's runs; does nothing when that is done."""
         if self._connected is not None:
             return
-        from mlflow import MlflowClient
-
-        for name in ("mlflow", "alembic", "sqlalchemy"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+        client = open_client(self._uri)
         self._experiment_id = self._find_experiment(client)
         self._find_runs(client)
         self._connected = client
@@ -118,7 +165,8 @@ class Store:
 
         run_id = self._run_id(trial, points[0][2])
         for first in range(0, len(points), 1000):
-            metrics = [Metric(*point) for point in points[first : first + 1000]]
+            some = points[first : first + 1000]
+            metrics = [Metric(accepted_key(key), value, at, step) for key, value, at, step in some]
             self._client.log_batch(run_id, metrics=metrics)
 
     def log_params(self, trial: str | None, params: Sequence[tuple[str, str]], *, time: int) -> None:
@@ -126,7 +174,8 @@ class Store:
         from mlflow.entities import Param
 
         for first in range(0, len(params), 100):
-            batch = [Param(*param) for param in params[first : first + 100]]
+            some = params[first : first + 100]
+            batch = [Param(accepted_key(key), accepted_text(value, LONGEST_PARAM)) for key, value in some]
             self._client.log_batch(self._run_id(trial, time), params=batch)
 
     def log_tags(self, trial: str | None, tags: Sequence[tuple[str, str]], *, time: int) -> None:
@@ -134,15 +183,22 @@ class Store:
         from mlflow.entities import RunTag
 
         for first in range(0, len(tags), 100):
-            batch = [RunTag(*tag) for tag in tags[first : first + 100]]
+            some = tags[first : first + 100]
+            batch = [RunTag(accepted_key(key), accepted_text(value, LONGEST_TAG)) for key, value in some]
             self._client.log_batch(self._run_id(trial, time), tags=batch)
+
+    def remove_tags(self, trial: str | None, names: Sequence[str], *, time: int) -> None:
+        """Take tags away, where they are there."""
+        run = self._client.get_run(self._run_id(trial, time))
+        for name in run.data.tags.keys() & set(names):
+            self._client.delete_tag(run.info.run_id, name)
 
     def log_dataset(self, *, name: str, path: str, sha256: str, examples: int, context: str, time: int) -> None:
         """Name a dataset as input of the parent run; its digest is the first 32 digits of the SHA-256."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
-            name=name,
+            name=accepted_text(name, LONGEST_NAME),
             digest=sha256[:32],
             source_type="local",
             source=json.dumps({"uri": path}, ensure_ascii=False),
@@ -181,7 +237,7 @@ class Store:
 
         if not Path(model_dir).is_dir():
             raise FileNotFoundError(f"{model_dir} is not there any more")
-        run_id = self._run_id(trial, time)
+        run_id, name = self._run_id(trial, time), accepted_model_name(name)
         models = [m for m in self._models() if m.name == name and m.tags.get(TRIAL_TAG) == trial]
         if any(str(model.status) == "READY" for model in models):
             return
@@ -192,12 +248,14 @@ class Store:
                 self._experiment_id,
                 name=name,
                 source_run_id=run_id,
-                params=dict(params),
+                params={accepted_key(key): accepted_text(value, LONGEST_PARAM) for key, value in params.items()},
                 tags={**tags, SWEEP_TAG: self._sweep_id, TRIAL_TAG: trial},
             )
         )
         self._client.log_model_artifacts(model.model_id, model_dir)
-        points = [Metric(key, float(value), time, 0, model_id=model.model_id) for key, value in metrics.items()]
+        points = [
+            Metric(accepted_key(key), float(value), time, 0, model_id=model.model_id) for key, value in metrics.items()
+        ]
         if points:
             self._client.log_batch(self._run_id(None, time), metrics=points)
         self._client.log_outputs(run_id, models=[LoggedModelOutput(model.model_id, step=0)])
@@ -209,6 +267,8 @@ class Store:
         return self._connected
 
     def _find_experiment(self, client: MlflowClient) -> str:
+        from mlflow.exceptions import MlflowException
+
         found = client.get_experiment_by_name(self._experiment)
         if found is None:
             location = None
@@ -218,7 +278,12 @@ class Store:
                 location = folder.as_uri()
             # Trained models: MLflow's page would otherwise guess the kind from what it finds.
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            return client.create_experiment(self._experiment, artifact_location=location, tags=kind)
+            try:
+                return client.create_experiment(self._experiment, artifact_location=location, tags=kind)
+            except MlflowException as error:  # another sweep began at the same moment
+                found = client.get_experiment_by_name(self._experiment)
+                if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+                    raise
         if found.lifecycle_stage == "deleted":
             _log.warning("the MLflow experiment %r had been deleted: it is restored", self._experiment)
             client.restore_experiment(found.experiment_id)

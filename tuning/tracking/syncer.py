@@ -51,7 +51,7 @@ class Seen:
 
     def add(self, record: Record) -> None:
         """Remember an accepted record."""
-        if record["kind"] == "metrics":
+        if record["kind"] in ("metrics", "result"):
             steps = self._points.setdefault(record["trial"], set())
             steps.update((record["step"], key) for key in record["metrics"])
         elif record["kind"] == "start":
@@ -204,6 +204,9 @@ class Syncer:
                 status = record["status"]
                 self._send_or_bury(lambda _: store.end_run(trial, time=at, status=status), [record], record)
             return
+        if kind == "result":
+            self._send_result(seen, record)
+            return
         arguments = {key: value for key, value in record.items() if key != "kind"}
         if kind == "dataset":
             self._send_or_bury(lambda _: store.log_dataset(**arguments), [record], record)
@@ -211,6 +214,15 @@ class Syncer:
             self._send_or_bury(lambda _: store.log_artifact(**arguments), [record], record)
         elif kind == "winner":
             self._send_or_bury(lambda _: store.log_winner(**arguments), [record], record)
+
+    def _send_result(self, seen: Seen, record: Record) -> None:
+        store, trial, at = self._store, record["trial"], record["time"]
+        points = seen.new_points([record]).get(trial, [])
+        self._send_or_bury(partial(store.log_metrics, trial), points, record)
+        tags = [(key, value) for key, value in record["tags"].items() if value is not None]
+        self._send_or_bury(lambda some: store.log_tags(trial, some, time=at), tags, record)
+        gone = [key for key, value in record["tags"].items() if value is None]
+        self._send_or_bury(lambda some: store.remove_tags(trial, some, time=at), gone, record)
 
     def _send_or_bury(self, send: Callable[[list[Any]], None], items: list[Any], record: Record) -> None:
         """Send items together; of those that are refused, find the bad ones by halving and set them aside."""

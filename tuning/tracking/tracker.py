@@ -81,6 +81,12 @@ class Tracker:
         """Close a trial's run at the time of this call."""
         self._append("end", trial=trial, status=status, tags=_texts(tags))
 
+    def log_result(
+        self, trial: str, *, metrics: Mapping[str, float], step: int, tags: Mapping[str, str | None]
+    ) -> None:
+        """What came out of a trial that has ended: metrics, and tags; None takes a tag away. Its run stays ended."""
+        self._append("result", trial=trial, step=int(step), metrics=_plain(metrics), tags=dict(tags))
+
     def log_artifact(self, path: Path, *, trial: str | None = None, artifact_path: str | None = None) -> None:
         """Upload a file or folder; the spool holds its path, so what is sent is what is there by then."""
         self._append("artifact", trial=trial, path=str(path.absolute()), artifact_path=artifact_path)

@@ -7,13 +7,27 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from urllib.parse import urlencode
+from threading import Thread
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
 
 from kobert_core.errors import InputError
 
-from .store import prepare_environment
-from .uris import artifact_root, redact_uri, sqlite_path
+from .spool import header_of
+from .store import SWEEP_TAG, TRIAL_TAG, open_client
+from .syncer import reason_of
+from .uris import artifact_root, is_server, page_of, redact_uri, shown_uri, sqlite_path
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from kobert_core.config import Objective
+
+_SECONDS_TO_ANSWER = 9
 
 
 def ui_command(*, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
@@ -36,35 +50,110 @@ def ui_environment(uri: str) -> dict[str, str]:
     return environment
 
 
-def runs_page(server: str, experiment_id: str, metric: str) -> str:
-    """The address of a list of all trials with their states, best metric first.
+def show_ui(
+    uri: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    spool: Path | None = None,
+    objective: Objective | None = None,
+    say: Callable[[str], object],
+) -> int:
+    """Say where the page is, and serve it until Ctrl-C or SIGTERM; a store that is a server serves it itself.
+
+    Args:
+        uri: The store.
+        host: To listen on.
+        port: To listen on.
+        spool: Of the sweep to show; all experiments without it.
+        objective: Of the sweep.
+        say: Is given the line for the user, once somebody answers there.
+
+    Returns:
+        The server's exit code, 0 when it was ended that way.
+
+    Raises:
+        InputError: the store does not answer, its file is missing, or the port is taken.
+    """
+    server = page_of(uri) if is_server(uri) else f"http://{_as_seen_from_here(host)}:{port}"
+    if not is_server(uri):
+        _check_file(uri)
+        _check_free(host, port)
+    client = reach(uri)
+    found = sweep_page(client, server, spool, objective) if spool and objective else None
+    page = found or f"{server}/#/experiments?workflowType=machine_learning"
+    if is_server(uri):
+        say(f"open {page}")
+        return 0
+    return serve_ui(uri, host=host, port=port, ready=lambda: say(f"open {page}"))
+
+
+def reach(uri: str) -> MlflowClient:
+    """A client of a store, within ten seconds.
+
+    Raises:
+        InputError: nobody answers there.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    answer: Future[MlflowClient] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(open_client(uri))
+        except Exception as error:
+            answer.set_exception(error)
+
+    Thread(target=ask, daemon=True).start()
+    try:
+        return answer.result(_SECONDS_TO_ANSWER)
+    except TimeoutError:
+        reason = f"nothing within {_SECONDS_TO_ANSWER} s"
+    except Exception as error:
+        reason = reason_of(error)
+    raise InputError(f"MLflow does not answer here ({reason})", where=shown_uri(uri), fix="start it, or wait for it")
+
+
+def sweep_page(client: MlflowClient, server: str, spool: Path, objective: Objective) -> str | None:
+    """The address of the list of a sweep's trials; None when the store does not know the sweep.
+
+    The winner comes first: by the trials' ranks once there is one. Their best values alone would put a trial above it
+    that was stopped early, or a later one that is as good. Before that, they are all there is.
+    """
+    header = header_of(spool)
+    experiment = client.get_experiment_by_name(header["experiment"]) if header else None
+    if header is None or experiment is None:
+        return None
+    trials = f"tags.\"{SWEEP_TAG}\" = '{header['sweep_id']}' and tags.\"{TRIAL_TAG}\" LIKE '%'"
+    ranked = client.search_runs([experiment.experiment_id], f"{trials} and tags.\"rank\" LIKE '%'", max_results=1)
+    order = "tags.`rank`" if ranked else f"metrics.`best/{objective.metric}`"
+    ascending = bool(ranked) or objective.mode == "min"
+    return runs_page(server, experiment.experiment_id, trials, order, ascending=ascending)
+
+
+def runs_page(server: str, experiment_id: str, only: str, order: str, *, ascending: bool) -> str:
+    """The address of a list of runs, of those that a filter leaves, in an order.
 
     MLflow's own start page is the one for language model applications, and folds trials into their sweep.
     """
-    query = {"workflowType": "machine_learning", "orderByKey": f"metrics.`{metric}`", "orderByAsc": "false"}
-    return f"{server}/#/experiments/{experiment_id}/runs?{urlencode(query)}"
+    query = {
+        "workflowType": "machine_learning",
+        "searchFilter": only,
+        "orderByKey": order,
+        "orderByAsc": str(ascending).lower(),
+    }
+    return f"{server}/#/experiments/{experiment_id}/runs?{urlencode(query, quote_via=quote)}"
 
 
-def sweep_page(uri: str, *, server: str, experiment: str, metric: str) -> str:
-    """The address of the list of a sweep's trials; the server's start page when the store lacks the experiment."""
-    prepare_environment()
-    from mlflow import MlflowClient
-
-    found = MlflowClient(uri).get_experiment_by_name(experiment)
-    return runs_page(server, found.experiment_id, metric) if found else f"{server}/?workflowType=machine_learning"
-
-
-def serve_ui(uri: str, *, host: str = "127.0.0.1", port: int = 5000) -> int:
-    """Serve the page until Ctrl-C or SIGTERM; the server's exit code, 0 when it was ended that way.
+def serve_ui(uri: str, *, host: str = "127.0.0.1", port: int = 5000, ready: Callable[[], object] = lambda: None) -> int:
+    """Serve the page until Ctrl-C or SIGTERM, call `ready` once it is there; the server's exit code, 0 when it was
+    ended that way.
 
     Raises:
         InputError: the store is a server already, its file is missing, or the port is taken.
     """
-    if uri.startswith(("http:", "https:", "databricks")):
+    if is_server(uri):
         raise InputError("this store is a server", where=redact_uri(uri), fix="open it in a browser")
-    path = sqlite_path(uri)
-    if path is not None and not path.is_file():
-        raise InputError("no MLflow store here yet", where=path, fix="run a sweep first")
+    _check_file(uri)
     _check_free(host, port)
     server = subprocess.Popen(ui_command(host=host, port=port), env=ui_environment(uri))
     ended = False
@@ -76,11 +165,35 @@ def serve_ui(uri: str, *, host: str = "127.0.0.1", port: int = 5000) -> int:
 
     handlers = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        while server.poll() is None and not _listens(host, port):
+            time.sleep(0.1)
+        if server.poll() is None:
+            ready()
         code = server.wait()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return 0 if ended else code
+
+
+def _check_file(uri: str) -> None:
+    path = sqlite_path(uri)
+    if path is not None and not path.is_file():
+        raise InputError("no MLflow store here yet", where=path, fix="run a sweep first")
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((_as_seen_from_here(host).strip("[]"), port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _as_seen_from_here(host: str) -> str:
+    """A host to listen on as a link has it; all addresses are also this machine's own."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
 
 
 def _check_free(host: str, port: int) -> None:

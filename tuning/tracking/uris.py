@@ -1,65 +1,146 @@
-"""Where MLflow's store is, and how its address may be shown."""
+"""Where MLflow's store is, which kinds of store can be used, and how an address may be shown."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
 
 from kobert_core.errors import InputError
 
 _SQLITE = "sqlite:///"
-_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+_DRIVER = "sqlite+pysqlite:///"
+_DATABASES = ("postgresql", "mysql", "mssql")
+_FIX = "use http://HOST:PORT, sqlite:///PATH or postgresql+psycopg://HOST/DATABASE"
 
 
 def default_tracking_uri(output: Path) -> str:
     """The store of an output folder: an absolute `sqlite:////…/mlflow.db`.
 
     Raises:
-        InputError: the folder's name holds a `?`, which would begin the options of the address.
+        InputError: the folder's name is not in UTF-8.
     """
-    path = str(output.resolve() / "mlflow.db")
-    if "?" in path:
-        raise InputError("a sqlite address cannot hold a '?'", where=path, fix="choose another output folder")
-    return _SQLITE + path
+    return sqlite_uri(output.resolve() / "mlflow.db")
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of a sqlite file. In an address SQLAlchemy reads `%41` as A, and a `?` begins its options.
+
+    MLflow would make a folder of the path as it is escaped, but not where the address names the driver.
+
+    Raises:
+        InputError: the path is not in UTF-8.
+    """
+    try:
+        escaped = "".join(quote(c) if c in "%?" or not c.isprintable() else c for c in str(path))
+        escaped.encode()
+    except UnicodeEncodeError:
+        raise InputError("the folder's name must be in UTF-8", where=ascii(str(path))) from None
+    return (_SQLITE if escaped == str(path) else _DRIVER) + escaped
 
 
 def resolve_tracking_uri(study_uri: str | None, output: Path) -> str:
     """The study file's address, else MLFLOW_TRACKING_URI, else the default; a sqlite path is made absolute.
 
     Raises:
-        InputError: MLflow has no such kind of store (its plain folders, `file:`, are gone).
+        InputError: there can be no such store, or what it needs is not on this machine.
     """
-    uri = study_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(output)
-    scheme = uri.partition(":")[0].partition("+")[0]
-    if scheme not in _SCHEMES:
-        raise InputError(
-            "MLflow has no such tracking store",
-            where=redact_uri(uri),
-            fix="use http://HOST:PORT, sqlite:///PATH or postgresql+psycopg2://…",
-        )
-    if path := sqlite_path(uri):
-        return _SQLITE + str(path)
-    return uri
+    given = study_uri or os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not given:
+        return default_tracking_uri(output)
+    if problem := address_problem(given) or _problem_here(given):
+        what, fix = problem
+        where = redact_uri(given) + ("" if study_uri else " (MLFLOW_TRACKING_URI)")
+        raise InputError(what, where=where, fix=fix)
+    path = sqlite_path(given)
+    return given if path is None else sqlite_uri(path) + "".join(given.partition("?")[1:])
+
+
+def address_problem(uri: str) -> tuple[str, str] | None:
+    """Why no MLflow store can be at this address, and what would be right; None when one can."""
+    scheme = uri.partition(":")[0]
+    kind = scheme.partition("+")[0]
+    if scheme in ("http", "https"):
+        try:
+            address = urlsplit(uri)
+            whole = bool(address.hostname) and address.port != 0
+        except ValueError:  # a port that is no number, brackets without an end
+            whole = False
+        return None if whole else ("a tracking server has a host, and a port from 1 to 65535", "use http://HOST:PORT")
+    if scheme in ("sqlite", "sqlite+pysqlite"):
+        if sqlite_path(uri) is None:
+            what = "a sqlite store must be a file: in memory it would be gone with its process"
+            return what, "use sqlite:///PATH, with a fourth slash when PATH is absolute"
+        return None
+    if kind in _DATABASES and "://" in uri:
+        return None
+    if kind == "postgres":
+        return "the address of a PostgreSQL store begins with `postgresql`", _FIX
+    if kind in ("databricks", "databricks-uc", "uc"):
+        return "a Databricks workspace is not supported as a tracking store", _FIX
+    if kind == "file" or "://" not in uri:
+        return "MLflow has no tracking stores in plain folders any more", _FIX
+    return f"MLflow has no such tracking store as `{kind}`", _FIX
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The absolute path of a sqlite store's file; None for every other kind of store."""
-    name = uri.removeprefix(_SQLITE)
-    if name == uri or not name or name.startswith(":memory:"):
-        return None
-    return Path(name).absolute()
+    """The absolute path of a sqlite store's file; None for every other kind of store, and for one in memory."""
+    match = re.match(r"sqlite(?:\+pysqlite)?:///([^?]+)", uri)
+    name = unquote(match[1]) if match else ""
+    return Path(name).absolute() if name and not name.startswith((":memory:", "file:")) else None
 
 
 def artifact_root(uri: str, folder: Path) -> Path | None:
     """The folder for artifacts when no server keeps them: beside the sqlite file, else in `folder`."""
-    if uri.startswith(("http:", "https:", "databricks")):
+    if is_server(uri):
         return None
     path = sqlite_path(uri)
     return (path.parent if path else folder.absolute()) / "mlartifacts"
+
+
+def is_server(uri: str) -> bool:
+    """Whether an address is that of a tracking server, and not of its database."""
+    return uri.startswith(("http:", "https:"))
+
+
+def shown_uri(uri: str) -> str:
+    """A store's address as it may be shown: a file's as it is, all others without what may be secret."""
+    return uri if sqlite_path(uri) else redact_uri(uri)
+
+
+def page_of(uri: str) -> str:
+    """A tracking server's address as a browser opens it, without a name and password: it asks for them."""
+    return re.sub(r"://[^/?#]*@", "://", uri.partition("?")[0]).rstrip("/")
 
 
 def redact_uri(text: str) -> str:
     """An address, or any text with addresses in it, without passwords, tokens and query values."""
     text = re.sub(r"://(?:[^/\s]*|[^/\s:@]*:\S*)@", "://***@", text)  # a password may hold a slash
     return re.sub(r"(?i)([?&;][\w.-]*(?:password|passwd|pwd|token|secret|key|sig)[\w-]*=)[^&;\s]+", r"\1***", text)
+
+
+def _problem_here(uri: str) -> tuple[str, str] | None:
+    """What this machine lacks for the store: a place for its file, or its database's driver."""
+    if is_server(uri):
+        return None
+    if path := sqlite_path(uri):
+        above = next(folder for folder in path.parents if folder.exists())
+        if path.is_dir() or not above.is_dir():
+            return "a sqlite store must be a file in a folder", f"use sqlite:///{above}/mlflow.db"
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+            if file.read(16) not in (b"", b"SQLite format 3\0"):
+                return "the file is no sqlite database", "give the path of another, or of none"
+        return None
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except (ArgumentError, ValueError) as error:  # a dialect that nobody knows, a port that is no number
+        return f"this is no address of a database ({redact_uri(str(error).splitlines()[0])})", _FIX
+    except ImportError as error:
+        what = f"the driver of this database, the module `{error.name}`, is not installed"
+        return what, "install it; or for PostgreSQL use postgresql+psycopg://, with `pip install kobert-tuning[server]`"
+    return None

@@ -18,7 +18,7 @@ QUICKSTART = str(ROOT / "search_spaces" / "quickstart.yaml")
 def findings(*arguments: str, code: int) -> dict[str, str]:
     result = CliRunner().invoke(app, ["doctor", *arguments, "--json"])
     assert result.exit_code == code, result.output
-    return {finding["what"]: finding["level"] for finding in json.loads(result.stdout.splitlines()[-1])}
+    return {finding["what"]: finding["level"] for finding in json.loads(result.stdout)["findings"]}
 
 
 def test_a_study_that_fits_is_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,12 +100,12 @@ def test_an_end_that_only_the_ledger_knows_is_told(tmp_path: Path, state: State)
     curve = {10 * i: 0.1 * i for i in range(1, 11 if state == "COMPLETE" else 3)}
     whole, cut = searcher(tmp_path / "whole"), searcher(tmp_path)
     for bridge in (whole, cut):
-        values = bridge.suggest("a")["values"]
+        values, other = bridge.suggest("a")["values"], bridge.suggest("b")["values"]
         for progress, value in list(curve.items())[:-1]:
             bridge.on_trial_result("a", result(progress, value))
     whole.on_trial_result("a", result(*list(curve.items())[-1]))
     end(whole, "a", error=state == "FAILED")
-    ledger = [TrialRecord(0, state, values, curve=curve), TrialRecord(1, "RUNNING", values)]
+    ledger = [TrialRecord(0, state, values, curve=curve), TrialRecord(1, "RUNNING", other)]
     search = SearchConfig(seed=3)
     study = open_optuna_study(tmp_path, name="study", objective=OBJECTIVE, search=search, resume=True, ledger=ledger)
     told, expected = study.trials[0], trials(tmp_path / "whole")[0]

@@ -99,7 +99,7 @@ def test_every_kind_of_bad_row_is_set_aside_with_its_line(tmp_path: Path) -> Non
         (4, "4 fields instead of 3"),
         (5, "empty text"),
         (6, "missing label"),
-        (7, "label '2' is none of 0, 1"),
+        (7, "label '2' is none of 0, 1 (`data.labels`)"),
         (8, "broken UTF-8"),
         (9, "id '1' is already on line 2"),
         (10, "NUL character"),
@@ -114,7 +114,7 @@ def test_too_many_bad_rows_stop_with_the_first_places(tmp_path: Path) -> None:
         read(tmp_path / "a.tsv", content, max_bad_fraction=0.05)
     message = str(error.value)
     assert "8 of 100 rows are bad (8.00%, at most 5.00% may be)" in message
-    assert "line 2: label '7' is none of 0, 1; line 3:" in message
+    assert "line 2: label '7' is none of 0, 1 (`data.labels`); line 3:" in message
     assert "line 6:" in message and "line 7:" not in message
     assert "\n" not in message
     assert len(read(tmp_path / "a.tsv", max_bad_fraction=0.08).bad) == 8
@@ -181,7 +181,7 @@ def test_csv_with_quotes_and_newlines_inside(tmp_path: Path) -> None:
     rows = read(tmp_path / "a.csv", content)
     assert rows.texts == ['첫 줄\r\n"둘째", 줄', "끝, 정말"]
     assert rows.lines == [2, 5]
-    assert reasons(rows) == [(4, "label '9' is none of 0, 1")]
+    assert reasons(rows) == [(4, "label '9' is none of 0, 1 (`data.labels`)")]
 
 
 @pytest.mark.parametrize("last", ["5,끝,1", '5,"끝",1'])
@@ -221,7 +221,7 @@ def test_json_lines(tmp_path: Path) -> None:
             (10, "missing label"),
             (11, "broken UTF-8"),
             (12, "missing label"),
-            (13, "label '0.5' is none of 0, 1"),
+            (13, "label '0.5' is none of 0, 1 (`data.labels`)"),
             (14, "not JSON"),
         ]
 

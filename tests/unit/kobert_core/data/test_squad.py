@@ -51,26 +51,41 @@ def test_other_versions_are_refused(tmp_path: Path, version: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "reason"),
+    ("raw", "reason", "spoils", "counted"),
     [
-        ({"id": "q1"}, "already at data[0].paragraphs[0].qas[0]"),
-        ({"answers": [{"text": "1443년", "answer_start": 5}]}, "answer_start 5 does not fit the text '1443년'"),
-        ({"answers": [{"text": "1443년", "answer_start": -17}]}, "answer_start -17 does not fit"),
-        ({"answers": [{"text": "1443년", "answer_start": "4"}]}, "answer_start '4' does not fit"),
-        ({"answers": [{"text": "", "answer_start": 4}]}, "answer is empty"),
-        ({"answers": []}, "no answers"),
-        ({"is_impossible": True}, "is_impossible, but it has answers"),
-        ({"question": " "}, "question is empty"),
-        ({"question": None}, "question is missing"),
-        ({"question": "\ud800"}, "broken UTF-8"),
-        ({"id": 7}, "id is not a string but int"),
+        ({"id": "q1"}, "already at data[0].paragraphs[0].qas[0]", "asking", True),
+        ({"answers": [{"text": "1443년", "answer_start": 5}]}, "answer_start 5 does not fit", "training", True),
+        ({"answers": [{"text": "1443년", "answer_start": -17}]}, "answer_start -17 does not fit", "training", True),
+        ({"answers": [{"text": "1443년", "answer_start": "4"}]}, "answer_start '4' does not fit", "training", True),
+        ({"answers": [{"text": "1443년"}]}, "answer_start None does not fit", "training", True),
+        ({"answers": [{"text": "", "answer_start": 4}]}, "answer is empty", "training", True),
+        ({"answers": [{"text": "1443\ud800", "answer_start": 4}]}, "broken UTF-8", "training", True),
+        ({"is_impossible": True}, "is_impossible, but it has answers", "training", True),
+        ({"answers": [{"text": 1443, "answer_start": 4}]}, "answer is not a string but int", "scoring", False),
+        ({"answers": {"text": ["1443년"]}}, "`answers` is no list", "scoring", False),
+        ({"answers": None}, "no answers", "scoring", False),
+        ({"answers": []}, "no answers", "scoring", True),
+        ({"question": " "}, "question is empty", "asking", True),
+        ({"question": None}, "question is missing", "asking", True),
+        ({"question": "\ud800"}, "broken UTF-8", "asking", True),
+        ({"id": 7}, "id is not a string but int", "asking", True),
     ],
 )
-def test_what_cannot_be_used_is_set_aside_with_its_place(tmp_path: Path, raw: dict[str, Any], reason: str) -> None:
-    squad = read_squad(write(tmp_path, question(1), question(2, **raw)), max_bad_fraction=0.5)
-    assert [one.id for one in squad.questions] == ["q1"]
-    assert [bad.place for bad in squad.bad] == ["data[0].paragraphs[0].qas[1]"]
-    assert reason in squad.bad[0].reason
+def test_what_cannot_be_used_is_told_with_its_place(
+    tmp_path: Path, raw: dict[str, Any], reason: str, spoils: str, counted: bool
+) -> None:
+    """What spoils a question for training need not spoil it for scores: they count what the official script does."""
+    file = write(tmp_path, question(1), question(2, **raw))
+    for use in ("training", "scoring", "asking"):
+        squad = read_squad(file, use=use, max_bad_fraction=0.5)
+        is_bad = (use, spoils) not in {("scoring", "training"), ("asking", "training"), ("asking", "scoring")}
+        assert [bad.place for bad in squad.bad] == ["data[0].paragraphs[0].qas[1]"] * is_bad
+        assert all(reason in bad.reason and bad.spoils == spoils for bad in squad.bad)
+        if use == "asking":
+            assert [one.id for one in squad.questions] == ["q1", "q2"][: 2 - is_bad]
+        else:
+            assert [one.trainable for one in squad.questions] == [True, False][: 1 + counted]
+            assert all(bad.counted == counted for bad in squad.bad)
 
 
 def test_too_many_bad_questions_are_refused(tmp_path: Path) -> None:
@@ -90,7 +105,7 @@ def test_unanswerable_questions_have_no_answers(tmp_path: Path) -> None:
 
 
 def test_questions_without_labels(tmp_path: Path) -> None:
-    squad = read_squad(write(tmp_path, {"id": "a", "question": "누가?"}), labelled=False)
+    squad = read_squad(write(tmp_path, {"id": "a", "question": "누가?"}), use="asking")
     assert [one.text for one in squad.questions] == ["누가?"]
 
 

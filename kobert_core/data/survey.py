@@ -1,0 +1,74 @@
+"""What is worth knowing of the data before hours are spent on it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kobert_core.files import file_digest
+
+Digests = NDArray[np.uint64]
+
+
+class Survey(NamedTuple):
+    """What was found, for people."""
+
+    facts: list[tuple[str, str]]
+    """What each is, and how much of it there is."""
+    warnings: list[str]
+    """One line for each thing that is probably a mistake."""
+
+
+class CutOff(NamedTuple):
+    """What does not fit into an example."""
+
+    what: str
+    """Such as `texts cut off`."""
+    key: str
+    """The key of the study that decides it."""
+    limit: int
+    """What the key says, in tokens."""
+    share: float
+    """How much of the training split it befalls."""
+    bearable: float = 0.5
+    """A larger share is probably a mistake."""
+
+
+def text_digests(texts: Iterable[str]) -> Digests:
+    """A number for each text, the same for texts that differ in white space around them alone.
+
+    Of a million texts, two that differ have the same number once in 40 million files.
+    """
+    digests = (hashlib.blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=8) for text in texts)
+    return np.frombuffer(b"".join(digest.digest() for digest in digests), dtype=np.uint64)
+
+
+def share_of(count: int, total: int) -> str:
+    """Such as `3 of 120 (2.50%)`."""
+    return f"{count:,} of {total:,} ({count / max(1, total):.2%})"
+
+
+def same_files(files: Mapping[str, Path | None]) -> list[tuple[str, str]]:
+    """Pairs of files with the same content, the earlier one first; by what they are for, such as `train` and `test`."""
+    digests = {name: file_digest(path) for name, path in files.items() if path}
+    names = list(digests)
+    return [
+        (name, other)
+        for place, name in enumerate(names)
+        for other in names[place + 1 :]
+        if digests[name] == digests[other]
+    ]
+
+
+def warn_of_same_files(files: Mapping[str, Path | None]) -> list[str]:
+    """One line for each pair of files with the same content."""
+    return [
+        f"the {other} file has the same content as the {name} file ({files[other]}): what is measured on it is no "
+        "measure of new texts"
+        for name, other in same_files(files)
+    ]

@@ -1,0 +1,110 @@
+"""MLflow ranks the trials of a sweep as the sweep does: by their best evaluations, whole trials before stopped ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from rich.console import Console
+
+from tests.fixtures.sweeps import QUICKSTART
+from tests.fixtures.tracking import client_of, dump, history, open_tracker, runs_of, spool_of
+from tuning.display import Display
+from tuning.recording import Recorder
+from tuning.results import TrialRecord
+from tuning.study import load_study
+from tuning.sweep import Sweep
+from tuning.sync import end_of
+from tuning.tracking import default_tracking_uri, sync
+
+STUDY = load_study(QUICKSTART)
+ROUNDS = SimpleNamespace(trial_of={}, come_further=lambda: None)
+
+
+def report(recorder: Recorder, trial: int, progress: int, accuracy: float, *, is_best: bool) -> None:
+    """An evaluation, as Ray Tune brings it to the recorder."""
+    metrics = {"eval/accuracy": accuracy, "eval/loss": 1 - accuracy}
+    said = {"progress": progress, "update": progress, "metrics": metrics, "is_best": is_best, "micro_batch": None}
+    result = {"report": said | {"checkpoint": f"update-{progress}"}, "objective": accuracy}
+    told = SimpleNamespace(config={"trial": trial, "values": {}})
+    recorder.on_trial_result(0, [], cast(Any, told), result)
+
+
+def test_the_best_evaluation_of_a_trial_is_reported_once(output: Path) -> None:
+    sweep = Sweep(STUDY, output / "sweep", Display(Console()), resume=False)
+    sweep.folder.mkdir()
+    sweep.table.put(TrialRecord(0, "RUNNING", {}))
+    for _ in range(2):  # the second time is that of a resumed trial, which repeats what its checkpoint knows
+        tracker = open_tracker(output)
+        recorder = Recorder(STUDY, sweep.table, tracker, cast(Any, ROUNDS), cast(Any, None), cast(Any, None))
+        report(recorder, 0, 10, 0.7, is_best=True)
+        report(recorder, 0, 20, 0.9, is_best=True)
+        report(recorder, 0, 30, 0.6, is_best=False)
+        assert tracker.close(60) == 0 == tracker.refused
+    run = runs_of(output)["trial-0"]
+    assert run.data.metrics["eval/accuracy"] == 0.6
+    best = {"best/eval/accuracy": 0.9, "best/eval/loss": 1 - 0.9, "best/progress": 20}
+    assert {name: value for name, value in run.data.metrics.items() if name.startswith("best/")} == best
+    assert [point[:2] for point in history(output, run, "best/eval/accuracy")] == [(10, 0.7), (20, 0.9)]
+
+
+def judge(output: Path, *records: TrialRecord, winner: int, test: dict[str, float]) -> dict[str, dict[str, str]]:
+    """The tags `rank` and `winner` of the trials, once a sweep with these (more) trials has come to its end."""
+    sweep = Sweep(STUDY, output / "sweep", Display(Console()), resume=True)
+    sweep.folder.mkdir(exist_ok=True)
+    sweep.tracker = open_tracker(output)
+    for record in records:
+        sweep.table.put(record)
+        sweep.tracker.start_trial(str(record.trial), params={}, tags={})
+        status, tags = end_of(record)
+        sweep.tracker.end_trial(str(record.trial), status=status, tags=tags)
+    assert sweep.table.winner() == sweep.table[winner]
+    sweep._log_results(sweep.table[winner], {"winner": test, "trial_0": {"test/accuracy": 0.5}})
+    assert sweep.tracker.close(60) == 0 == sweep.tracker.refused
+    return {
+        name: {key: value for key, value in run.data.tags.items() if key in ("rank", "winner")}
+        for name, run in runs_of(output).items()
+        if name.startswith("trial-")
+    }
+
+
+def test_the_winner_is_tagged_and_another_one_takes_its_place(output: Path) -> None:
+    records = [
+        TrialRecord(0, "COMPLETE", {}, value=0.7, step=30),
+        TrialRecord(1, "PRUNED", {}, value=0.99, step=10),  # its luck counts less than a whole run
+        TrialRecord(2, "COMPLETE", {}, value=0.8, step=30),
+        TrialRecord(3, "COMPLETE", {}, value=0.8, step=30),  # as good as the winner, and later
+        TrialRecord(4, "FAILED", {}, value=0.9, step=30, reason="nan"),
+    ]
+    first = {
+        "trial-0": {"rank": "3"},
+        "trial-1": {"rank": "4"},
+        "trial-2": {"rank": "1", "winner": "true"},
+        "trial-3": {"rank": "2"},
+        "trial-4": {},
+    }
+    assert judge(output, *records, winner=2, test={"test/accuracy": 0.75}) == first
+    assert judge(output, winner=2, test={"test/accuracy": 0.75}) == first, "the same sweep, resumed"
+    more = [TrialRecord(number, "COMPLETE", {}, value=value) for number, value in enumerate((0.85, *[0.1] * 6), 5)]
+    second = judge(output, *more, winner=5, test={"test/accuracy": 0.8})
+    assert [name for name, tags in second.items() if "winner" in tags] == ["trial-5"]
+    assert (second["trial-5"]["rank"], second["trial-2"]["rank"], second["trial-1"]["rank"]) == ("01", "02", "11")
+
+    runs = runs_of(output)
+    for trial, accuracy in (("trial-0", 0.5), ("trial-2", 0.75), ("trial-5", 0.8)):
+        assert [point[1] for point in history(output, runs[trial], "test/accuracy")] == [accuracy]
+    assert {run.info.status for name, run in runs.items() if name in ("trial-0", "trial-2")} == {"FINISHED"}
+    ends = {name: run.info.end_time for name, run in runs.items()}
+    before = dump(output)
+    spool_of(output).with_name("tracking.jsonl.state.json").unlink()
+    assert sync(spool_of(output), uri=default_tracking_uri(output)).left == 0
+    after = dump(output)
+    assert {name: run["tags"] for name, run in after.items()} == {name: run["tags"] for name, run in before.items()}
+    assert {name: run["metrics"] for name, run in after.items()} == {
+        name: run["metrics"] for name, run in before.items()
+    }
+    assert {name: after[name]["end_time"] for name in ends if name != "first"} == {
+        name: end for name, end in ends.items() if name != "first"
+    }
+    assert client_of(output).search_experiments(max_results=1)

@@ -1,0 +1,59 @@
+"""An MLflow store in a folder of any name: its file is there, its artifacts come back, and nothing lies beside it."""
+
+from __future__ import annotations
+
+import shutil
+import string
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from kobert_core.errors import InputError
+from tests.fixtures.tracking import client_of, open_tracker, runs_of, spool_of
+from tuning.tracking import default_tracking_uri, resolve_tracking_uri, shown_uri, sync
+
+NAMES = {
+    "another character's code": "o_%41",
+    "a percent sign's code": "o_50%25",
+    "options and a secret": "what?key=c&password=d",
+    "all of ASCII": "".join(c for c in string.printable if c.isprintable() and c != "/"),
+    "decomposed Hangul and others": unicodedata.normalize("NFD", "출력") + "é 🙂",
+    "lines": "a\nb\tc",
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_a_store_is_in_its_own_folder(name: str, tmp_path: Path, empty_store: Path) -> None:
+    output = tmp_path / name
+    output.mkdir()
+    shutil.copy(empty_store, output / "mlflow.db")
+    tracker = open_tracker(output)
+    tracker.start_sweep(params={}, tags={})
+    (output / "sweep" / "file.txt").write_text(name)
+    tracker.log_artifact(output / "sweep" / "file.txt")
+    assert tracker.close(60) == 0 == tracker.refused
+    assert sync(spool_of(output), uri=default_tracking_uri(output)).left == 0
+
+    run = runs_of(output)["first"]
+    got = client_of(output).download_artifacts(run.info.run_id, "file.txt")
+    assert Path(got).read_text() == name
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name for path in output.iterdir()} == {"mlflow.db", ".mlflow.db.lock", "mlartifacts", "sweep"}
+    uri = default_tracking_uri(output)
+    assert shown_uri(resolve_tracking_uri(uri, tmp_path)) == uri
+
+
+@pytest.mark.parametrize("character", [chr(code) for code in range(32, 127) if chr(code) != "/"])
+def test_an_address_leads_back_to_its_file(character: str, tmp_path: Path) -> None:
+    from sqlalchemy.engine import make_url
+
+    folder = tmp_path / f"a{character}41b{character}"
+    uri = default_tracking_uri(folder)
+    assert make_url(uri).database == str(folder / "mlflow.db")
+    assert resolve_tracking_uri(uri, tmp_path) == uri == shown_uri(uri)
+
+
+def test_a_folder_that_is_not_in_utf_8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must be in UTF-8"):
+        default_tracking_uri(tmp_path / "\udcff")
