@@ -161,7 +161,7 @@ def run_sweep(
         if used and not resume and not sitting.losses:
             display.say("the sweep was cut off: going on where it was")
         try:
-            return Sweep(study, folder, display, sitting, resume=used).run(address)
+            return Sweep(study, folder, display, resume=used, sitting=sitting).run(address)
         except (DiskFull, Exception) as error:
             if not is_disk_full(error):
                 raise
@@ -171,8 +171,11 @@ def run_sweep(
 class Sweep:
     """One run of the driver in the folder of a sweep."""
 
-    def __init__(self, study: StudyConfig, folder: Path, display: Display, sitting: Sitting, *, resume: bool) -> None:
-        self.study, self.folder, self.display, self.sitting, self.resume = study, folder, display, sitting, resume
+    def __init__(
+        self, study: StudyConfig, folder: Path, display: Display, *, resume: bool, sitting: Sitting | None = None
+    ) -> None:
+        self.study, self.folder, self.display, self.resume = study, folder, display, resume
+        self.sitting = sitting or Sitting()
         self.cache = folder.parent / CACHE
         self.table = TrialTable(folder, study.objective)
         take_up_lost(self.table)

@@ -19,6 +19,7 @@ from tuning.sync import end_of
 from tuning.tracking import default_tracking_uri, sync
 
 STUDY = load_study(QUICKSTART)
+ROUNDS = SimpleNamespace(trial_of={}, come_further=lambda: None)
 
 
 def report(recorder: Recorder, trial: int, progress: int, accuracy: float, *, is_best: bool) -> None:
@@ -36,7 +37,7 @@ def test_the_best_evaluation_of_a_trial_is_reported_once(output: Path) -> None:
     sweep.table.put(TrialRecord(0, "RUNNING", {}))
     for _ in range(2):  # the second time is that of a resumed trial, which repeats what its checkpoint knows
         tracker = open_tracker(output)
-        recorder = Recorder(STUDY, sweep.table, tracker, None, cast(Any, None), cast(Any, None))
+        recorder = Recorder(STUDY, sweep.table, tracker, cast(Any, ROUNDS), cast(Any, None), cast(Any, None))
         report(recorder, 0, 10, 0.7, is_best=True)
         report(recorder, 0, 20, 0.9, is_best=True)
         report(recorder, 0, 30, 0.6, is_best=False)
