@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 import time
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -233,7 +232,12 @@ def evaluate(
     from tuning.tables import class_tables, print_table
 
     with watching() as progress:
-        result = evaluate_file(model_dir, data, predictions, say=partial(typer.echo, err=True), progress=progress)
+
+        def say(line: str) -> None:
+            progress.hide()
+            typer.echo(line, err=True)
+
+        result = evaluate_file(model_dir, data, predictions, say=say, progress=progress)
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False))
         return
