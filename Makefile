@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ORIGINAL := .venv-original
 
-.PHONY: sweep test test-slow drills lint bench original install clean
+.PHONY: sweep test test-slow cases drills lint bench original install clean
 
 sweep: $(INSTALLED)  ## A sweep over the sample that the package carries
 	$(BIN)/kobert-tune sweep search_spaces/quickstart.yaml --name quickstart-$$(date +%Y%m%d-%H%M%S)
@@ -16,6 +16,9 @@ test: $(INSTALLED)  ## The tests, without the slow ones
 
 test-slow: $(INSTALLED)  ## The slow tests: kills, hangs, clusters of several nodes, pictures
 	$(BIN)/python -m pytest -m slow
+
+cases: $(INSTALLED)  ## The inputs of ../shared/cases, which once went wrong
+	$(BIN)/python -m pytest tests/integration/test_cases.py
 
 drills: $(INSTALLED)  ## Everything that can be killed, filled or broken, is; prints what was lost
 	$(BIN)/python -m pytest tests/drills

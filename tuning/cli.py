@@ -7,7 +7,6 @@ import logging
 import shlex
 import sys
 import time
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -262,7 +261,11 @@ def evaluate(
     from tuning.tables import class_tables, print_table
 
     with watching() as progress:
-        say = partial(echo, err=True)
+
+        def say(line: str) -> None:
+            progress.hide()
+            echo(line, err=True)
+
         result = evaluate_file(model_dir, data, predictions, say=say, progress=progress)
     if as_json:
         print_json(result)
