@@ -337,6 +337,7 @@ def _study_of(sweep_dir: Path) -> StudyConfig:
 
 def _describe(study: StudyConfig, folder: Path, address: str | None, console: Console) -> None:
     """What a sweep would do, after all that it depends on was checked."""
+    from tuning.progress import watching
     from tuning.sweep import look_at, prepare, trials_at_once
     from tuning.tracking import resolve_tracking_uri
 
@@ -344,7 +345,8 @@ def _describe(study: StudyConfig, folder: Path, address: str | None, console: Co
         note = f" the name {printable(folder.name)} is in use: give another --name, or --resume"
         console.print(Text.assemble(("note:", "yellow"), note))
     at_once = trials_at_once(study, folder, address)
-    task = prepare(study, folder)
+    with watching() as progress:
+        task = prepare(study, folder, progress=progress)
     facts, warnings = look_at(study, task, folder, resolve_tracking_uri(study.tracking.uri, folder.parent))
     config = study.train_config(study.example_values())
     per_update = config.optim.examples_per_update(study.resources.workers)
