@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 POOLER = {"pooler.dense.weight", "pooler.dense.bias"}
 """What a checkpoint of masked language modelling lacks of an encoder."""
+NEW_POOLER = "`%s` has no pooler, as after masked language modelling: a new one begins at random"
 
 
 class ClassifierOutput(NamedTuple):
@@ -251,7 +252,7 @@ def load_bert(
             None, config=bert_config, state_dict=own, dtype=torch.float32, add_pooling_layer=pooler
         )
     if pooler and POOLER - own.keys():
-        log.warning("`%s` has no pooler, as after masked language modelling: a new one begins at random", backbone)
+        log.warning(NEW_POOLER, backbone)
         draw_pooler(bert)
     return bert.train()
 
@@ -300,7 +301,9 @@ def check_bert(
         backbone, revision = config.backbone, config.revision or "main"
         with quiet_transformers():
             stored = _stored_shapes(backbone, revision)
-            _pretrained_weights(backbone, revision, _shape(bert_config), pooler=pooler, stored=stored)
+            found = _pretrained_weights(backbone, revision, _shape(bert_config), pooler=pooler, stored=stored)
+        if pooler and POOLER - found.keys():
+            log.warning(NEW_POOLER, backbone)
     with torch.device("meta"):
         return _new_bert(bert_config, pooler=pooler)
 
