@@ -363,7 +363,7 @@ def _describe(study: StudyConfig, folder: Path, address: str | None, console: Co
         *_bad_rows(study, task),
         (
             "trials",
-            f"{trials}{all_points}, {study.search.algorithm} search, {study.scheduler.name} scheduler",
+            f"{trials} trials{all_points}, {study.search.algorithm} search, {study.scheduler.name} scheduler",
         ),
         ("objective", f"{study.objective.mode} {study.objective.metric}"),
         ("a run", f"{updates:,} updates of {per_update} {task.train.unit} (trial 0)"),

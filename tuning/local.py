@@ -26,7 +26,7 @@ def train_once(
     study: StudyConfig,
     *,
     say: Callable[[str], object],
-    warn: Callable[[str], object],
+    warn: Callable[[str], object] | None = None,
     cache: Path,
     output: Path | None = None,
     trace: Path | None = None,
@@ -37,7 +37,7 @@ def train_once(
     Args:
         study: Gives the values and the number of threads.
         say: Gets one line an evaluation.
-        warn: Gets one line for each thing that is probably a mistake.
+        warn: Gets one line for each thing that is probably a mistake; `say`, when it is None.
         cache: Folder of the feature cache.
         output: Where the best checkpoint is exported to; None keeps no checkpoint.
         trace: Where to write a trace of the first updates; then a table says where the time of the run went.
@@ -46,6 +46,7 @@ def train_once(
     Raises:
         InputError: the study cannot be trained with, or `output` or `trace` cannot be written.
     """
+    warn = warn or say
     if output is not None:
         check_model_output(output)
     if trace is not None:

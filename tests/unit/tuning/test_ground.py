@@ -230,7 +230,7 @@ def test_the_address_of_a_database_starts_from_the_study_file(
     assert address("sqlite:///x/my.db") == f"sqlite:///{home}/x/my.db"
     assert address("sqlite:///../my.db?timeout=9") == f"sqlite:///{tmp_path}/my.db?timeout=9"
     assert address("sqlite:///a.db", f"{section}.{name}=sqlite:///my.db") == f"sqlite:///{here}/my.db"
-    for absolute in ("sqlite:////tmp/my.db", "sqlite:///:memory:", "postgresql://host/name"):
+    for absolute in ("sqlite:////tmp/my.db", "postgresql://host/name"):
         assert address(absolute) == absolute
 
 

@@ -20,6 +20,7 @@ from kobert_core.training import train
 from tests.fixtures.disks import Mount, make_read_only
 from tests.fixtures.questions import articles, config_of, official, write
 from tests.fixtures.tiny import tiny_config
+from tuning.comparison import Comparison
 from tuning.export import model_card
 from tuning.predict import evaluate_file, predict_file
 from tuning.readings import READINGS, read_before, record_reading
@@ -86,8 +87,8 @@ def test_a_test_score_of_a_threshold_that_was_tuned_on_it_is_not_believed(tmp_pa
 
     study = load_study(Path(__file__).parents[3] / "search_spaces" / "quickstart.yaml")
     record = TrialRecord(0, "COMPLETE", {}, metrics={"eval/f1": 30.0})
-    assert "59" not in model_card(tmp_path, study, record, {"winner": tuned})
-    assert "| test/f1 | 18 |" in model_card(tmp_path, study, record, {"winner": {"test/f1": 18.0}})
+    assert "59" not in model_card(tmp_path, study, record, {"winner": tuned}, Comparison())
+    assert "| test/f1 | 18 |" in model_card(tmp_path, study, record, {"winner": {"test/f1": 18.0}}, Comparison())
 
 
 def test_a_model_is_scored_in_the_precision_that_it_was_compared_in(tmp_path: Path) -> None:
