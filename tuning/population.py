@@ -92,9 +92,18 @@ class Population(PopulationBasedTraining):
         random.seed(search.seed)  # Ray chooses one of the best by the process's own generator
 
     def _quantiles(self) -> tuple[list[TuneTrial], list[TuneTrial]]:
-        """The worst and the best: a baseline may be copied, but with the weights of another it would be none."""
+        """The worst and the best: a baseline may be copied, but with the weights of another it would be none. So many
+        of the others are the worst as would be with it, or a bad baseline would keep them from being replaced."""
         worst, best = super()._quantiles()
-        return [trial for trial in worst if trial.config["trial"] not in self._search.baselines], best
+        scores = {
+            trial: state.last_score
+            for trial, state in self._trial_state.items()
+            if trial.config["trial"] not in self._search.baselines
+            and trial not in best
+            and state.last_score is not None
+            and not trial.is_finished()
+        }
+        return sorted(scores, key=scores.__getitem__)[: len(worst)], best
 
     def _get_new_config(self, trial: TuneTrial, trial_to_clone: TuneTrial) -> tuple[dict[str, Any], dict[str, Any]]:
         """The same trial, with values near those of the other one."""

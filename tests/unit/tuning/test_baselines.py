@@ -69,11 +69,14 @@ def test_the_others_are_judged_by_what_a_baseline_reported(name: str) -> None:
     assert ends_of(name, (0, 1, 2), bad)[-1] == 100
 
 
-@pytest.mark.parametrize(("baselines", "replaced"), [((), [0, 1]), ((0,), [1]), ((0, 1), [])])
+@pytest.mark.parametrize(
+    ("baselines", "replaced"), [((), [0, 1]), ((0,), [1, 2]), ((0, 1), [2, 3]), (tuple(range(9)), [])]
+)
 def test_a_baseline_of_a_population_keeps_its_own_weights(
     baselines: tuple[int, ...], replaced: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of eight trials the two worst, 0 and 1, would go on from the weights of one of the two best."""
+    """Of eight trials the two worst go on from the weights of one of the two best; where a baseline is among them, the
+    next one does."""
     population, done = scheduler_of("pbt", baselines), list[int]()
     monkeypatch.setattr(Population, "_exploit", lambda self, tune, trial, donor: done.append(trial.config["trial"]))
     tune: Any = SimpleNamespace(search_alg=None, get_trials=list, _schedule_trial_save=lambda *_, **__: object())
