@@ -20,17 +20,20 @@ from tuning.sitting import MAX_LOSSES, Sitting
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 FORWARDED = (signal.SIGINT, signal.SIGTERM)
+WITH_THREADS = {"ray", "torch"}
 
 
 @contextmanager
 def supervised(say: Callable[[str], object], *, own_ray: bool) -> Iterator[Sitting]:
     """The block runs in a child process, and again in another one when that has died; this one ends as it ended.
 
+    A process that has threads of libraries cannot be split: where they are loaded already, the block runs in this one.
+
     Args:
         say: Is told why it is run again.
         own_ray: Whether the child starts a Ray of its own. A cluster that has taken it along is not there any more.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or WITH_THREADS & sys.modules.keys():
         yield Sitting()
         return
     sitting = Sitting(descriptor=os.memfd_create("sitting"))

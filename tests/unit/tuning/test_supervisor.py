@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.fixtures.commands import environment
+from tuning.supervisor import supervised
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a sweep has one process")
 SWEEP = """
@@ -128,3 +129,11 @@ with ending_with_ray():
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (1, "lives\n", "")
     assert time.monotonic() - begin < 25
+
+
+def test_a_process_with_threads_of_libraries_is_not_split() -> None:
+    import torch  # noqa: F401
+
+    here = os.getpid()
+    with supervised(print, own_ray=True) as sitting:
+        assert os.getpid() == here and sitting.descriptor is None
