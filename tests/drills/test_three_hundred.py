@@ -108,8 +108,8 @@ def given_by(chance: random.Random, folder: Path) -> Given:
             "dev_fraction": chance.choice([0.2, 0.3, 0.5]),
             "max_length": chance.choice([3, 8, 64]),
         },
-        "model": {"init": "random", "tokenizer_vocab_size": chance.choice([80, 120]), "config": TINY},
-        "optim": {"batch_size": chance.choice([1, 4, 64, "auto"]), "accumulation": chance.choice([1, 3])},
+        "model": {"init": "random", "tokenizer_vocab_size": chance.choice([80, 120]), "config": dict(TINY)},
+        "optim": {"batch_size": chance.choice([1, 4, 64, "auto"]), "effective_batch_size": 64},
         "train": {"epochs": chance.choice([0.5, 1, 2]), "seed": chance.randint(0, 9)},
         "parameters": {
             "optim.backbone_lr": {"distribution": "log_uniform", "min": 1e-5, "max": chance.choice([1e-4, 1e-2])},

@@ -33,7 +33,7 @@ ELSEWHERE = {"sweep", "status"}
 @pytest.mark.parametrize("case", CASES)
 def test_stdout_is_one_object(readme_work: Path, case: str, capfd: pytest.CaptureFixture[str]) -> None:
     sweep = readme_work / "sweeps" / "first"
-    places = {"SWEEPS": sweep.parent, "SWEEP": sweep, "MODEL": sweep / "model"}
+    places = {"SWEEPS": sweep.parent, "SWEEP": sweep, "MODEL": readme_work / "best"}
     arguments, keys = CASES[case]
     done = CliRunner().invoke(app, [str(places.get(str(each), each)) for each in (*arguments, "--json")])
     assert done.exit_code == 0, done.output

@@ -33,7 +33,7 @@ def test_a_tab_or_line_end_in_the_name_of_a_class(shared: Path, tmp_path: Path) 
         "0": "부정\n",
         "1": "긍정\t(좋음)",
     }
-    assert evaluate_file(tmp_path / "model", test)["examples"] == 40
+    assert evaluate_file(tmp_path / "model", test, say=pytest.fail)["examples"] == 40
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_labels_of_own_files(
     torch.manual_seed(0)
     train_once(study, say=lambda text: None, cache=tmp_path / "cache", output=tmp_path / "model")
     assert list(read_train_config(tmp_path / "model").data.labels.items()) == list(classes.items())  # type: ignore[attr-defined]
-    found = evaluate_file(tmp_path / "model", test)
+    found = evaluate_file(tmp_path / "model", test, say=pytest.fail)
     assert (found["examples"], found["set_aside"]) == (180, 0)
     assert predict_file(tmp_path / "model", test, tmp_path / "p.jsonl")[0] == 180
     records = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text("utf-8").splitlines()]

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 from kobert_core.errors import InputError
 
 from .spool import header_of
-from .store import SWEEP_TAG, TRIAL_TAG, open_client
+from .store import SWEEP_TAG, TRIAL_TAG, open_client, prepare_environment
 from .syncer import reason_of
 from .uris import artifact_root, is_server, page_of, redact_uri, shown_uri, sqlite_path
 
@@ -89,12 +89,15 @@ def show_ui(
 
 
 def reach(uri: str) -> MlflowClient:
-    """A client of a store, within ten seconds.
+    """A client of a store: of a file when it is open, of any other within ten seconds.
 
     Raises:
         InputError: nobody answers there.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    prepare_environment()
+    import mlflow  # noqa: F401  (takes long on a busy machine, and is no time that somebody needs to answer)
+
     answer: Future[MlflowClient] = Future()
 
     def ask() -> None:
@@ -105,7 +108,7 @@ def reach(uri: str) -> MlflowClient:
 
     Thread(target=ask, daemon=True).start()
     try:
-        return answer.result(_SECONDS_TO_ANSWER)
+        return answer.result(None if sqlite_path(uri) else _SECONDS_TO_ANSWER)
     except TimeoutError:
         reason = f"nothing within {_SECONDS_TO_ANSWER} s"
     except Exception as error:
