@@ -18,11 +18,10 @@ from kobert_core.files import sha256_file
 from tests.fixtures.commands import TUNE, environment, tune
 from tests.fixtures.nodes import free_port
 
+pytestmark = pytest.mark.slow  # `make cases` runs them
 Check = Callable[[Path, Path], None]
 """Takes the folder of a case, and another one to write into."""
 CASES: dict[str, Check] = {}
-QUICK = {"05", "06", "08", "14", "15", "own-data"}
-"""Those that start no Ray."""
 
 
 def case(name: str) -> Callable[[Check], Check]:
@@ -239,9 +238,7 @@ def test_every_case_has_what_is_right_for_it(shared: Path) -> None:
     assert there == set(CASES) - {"own-data"}
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
-)
+@pytest.mark.parametrize("name", CASES)
 def test_a_case_comes_out_right(name: str, shared: Path, tmp_path: Path) -> None:
     (here,) = (shared / "cases").glob(name if name == "own-data" else f"{name}-*")
     CASES[name](here, tmp_path)
