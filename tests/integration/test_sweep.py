@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import signal
@@ -140,7 +141,9 @@ def test_the_ui_serves_the_sweep_over_rest_and_in_a_browser(sweep: dict[str, Any
     command = [*TUNE, "ui", str(sweep["folder"]), "--port", str(port)]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
     try:
-        page = process.stdout.readline().removeprefix("open ").strip()
+        assert process.stdout is not None
+        (line,) = itertools.islice((line for line in process.stdout if line.startswith("open ")), 1)
+        page = line.removeprefix("open ").strip()
         server = f"http://127.0.0.1:{port}"
         wait_until_it_answers(server, process, seconds=90)
         assert page.startswith(server) and "/runs?" in page
