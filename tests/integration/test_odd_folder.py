@@ -50,7 +50,7 @@ def test_every_command_works_in_a_folder_of_any_name(tmp_path: Path) -> None:
     process = subprocess.Popen(command, cwd=work, env=environment(), stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout
-        page = process.stdout.readline().removeprefix("open ").strip()
+        page = next(line for line in process.stdout if line.startswith("open ")).removeprefix("open ").strip()
         listed = listed_runs(page_html(page))
         assert listed[0] == f"trial-{done['winner']['trial']}" and sorted(listed) == ["trial-0", "trial-1"]
     finally:
