@@ -82,10 +82,9 @@ def check_writable(folder: Path) -> None:
     Raises:
         InputError: it cannot be written, or not be made.
     """
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    there = _nearest(folder)
     try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        _try_to_write(there)
     except OSError as error:
         raise InputError(f"nothing can be written here ({error.strerror})", where=there) from error
 
@@ -186,14 +185,22 @@ def check_output(path: Path) -> None:
     Raises:
         InputError: it could not.
     """
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        _try_to_write(_nearest(path.absolute().parent))
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", where=path, fix="give another place") from error
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or what is there of its parents."""
+    return next(each for each in (folder, *folder.absolute().parents) if each.exists())
+
+
+def _try_to_write(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 @contextmanager

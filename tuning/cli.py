@@ -125,20 +125,17 @@ def train(
     Searched parameters take the values of the study's first point, or the middle of their range.
     """
     from tuning.local import train_once
-    from tuning.progress import watching
+    from tuning.progress import beside, watching
     from tuning.study import load_study
 
     study = load_study(study_file, overrides or ())
     trace = SWEEPS / "profiles" / f"{study.name}-{time.strftime('%Y%m%d-%H%M%S')}.json" if profile else None
 
-    def warn(text: str) -> None:
-        echo(f"warning: {text}", err=True)
-
     with watching() as progress:
+        say, complain = beside(progress), beside(progress, err=True)
 
-        def say(line: str) -> None:
-            progress.hide()
-            echo(line)
+        def warn(text: str) -> None:
+            complain(f"warning: {text}")
 
         cache = SWEEPS / "cache"
         train_once(study, say=say, warn=warn, cache=cache, output=output, trace=trace, progress=progress)
@@ -172,11 +169,11 @@ def sweep(
         _describe(study, folder, address, console)
         return
     from tuning.display import Display
-    from tuning.head import named_address
+    from tuning.head import starts_here
     from tuning.supervisor import supervised
 
     display = Display(console)
-    with supervised(display.say, own_ray=named_address(address)[0] is None) as sitting:
+    with supervised(display.say, own_ray=starts_here(address)) as sitting:
         from tuning.sweep import run_sweep
 
         study, folder = _study_and_folder(study_file, with_trials(overrides, trials), name, output)
@@ -257,15 +254,11 @@ def evaluate(
 ) -> None:
     """Score a model on a labelled file. The reading is recorded in the model's folder."""
     from tuning.predict import evaluate_file
-    from tuning.progress import watching
+    from tuning.progress import beside, watching
     from tuning.tables import class_tables, print_table
 
     with watching() as progress:
-
-        def say(line: str) -> None:
-            progress.hide()
-            echo(line, err=True)
-
+        say = beside(progress, err=True)
         result = evaluate_file(model_dir, data, predictions, say=say, progress=progress)
     if as_json:
         print_json(result)
@@ -337,6 +330,7 @@ def _study_of(sweep_dir: Path) -> StudyConfig:
 
 def _describe(study: StudyConfig, folder: Path, address: str | None, console: Console) -> None:
     """What a sweep would do, after all that it depends on was checked."""
+    from tuning.display import Display
     from tuning.progress import watching
     from tuning.sweep import look_at, prepare, trials_at_once
     from tuning.tracking import resolve_tracking_uri
@@ -375,7 +369,7 @@ def _describe(study: StudyConfig, folder: Path, address: str | None, console: Co
         *((f"  {name}", distribution) for name, distribution in study.space.items()),
     ]
     for key, value in lines:
-        console.print(printable(f"{key:24} {value}"), markup=False, highlight=False, soft_wrap=True)
+        Display(console).say(f"{key:24} {value}")
     for warning in warnings:
         console.print(Text.assemble(("warning:", "yellow"), f" {printable(warning)}"), soft_wrap=True)
 
@@ -391,13 +385,11 @@ def _bad_rows(study: StudyConfig, task: Task[Any]) -> list[tuple[str, str]]:
 
 def _summarise(result: SweepResult, console: Console) -> None:
     from tuning.comparison import compared
-    from tuning.display import span, values_as_text
+    from tuning.display import Display, span, values_as_text
     from tuning.results import standing
     from tuning.supervisor import command_to_go_on
 
-    def say(text: str) -> None:
-        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
-
+    say = Display(console).say
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(result.states.items()))
     say(f"{result.folder.name}: {states or 'no trials'}, {span(result.seconds)}")
     if result.interrupted or result.gave_up:

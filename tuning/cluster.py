@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kobert_core.errors import InputError
-from tuning.head import check_head, named_address, refused_token
+from tuning.head import check_head, named_address, refused_token, starts_here
 from tuning.study import ResourcesConfig
 
 ENVIRONMENT = {
@@ -46,8 +46,7 @@ LEAST_FREE = 16 * 2**20
 
 def set_environment(address: str | None = None) -> None:
     """Settings that Ray reads when it is imported, for the cluster at `address` or one that is started here."""
-    joins = named_address(address)[0] is not None
-    given = PREFERRED | ({} if joins else LOOPBACK)
+    given = PREFERRED | (LOOPBACK if starts_here(address) else {})
     os.environ.update({name: os.environ.get(name, value) for name, value in given.items()} | ENVIRONMENT)
     if not logging.getLogger().isEnabledFor(logging.INFO):  # what fails is told by the sweep, in a line
         for name in ("ray.tune", "ray.train"):

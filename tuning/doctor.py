@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 from kobert_core.errors import InputError
 from tuning.cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
-from tuning.head import named_address
-from tuning.preflight import check_study, problem_at, this_machine
+from tuning.head import starts_here
+from tuning.preflight import check_study, this_machine
 from tuning.shared_storage import storage_problems
 from tuning.study import StudyConfig
 from tuning.sweep import CACHE, files_of
 from tuning.tracking import redact_uri
+from tuning.web import problem_at
 
 PACKAGES = ("kobert-tuning", "ray", "torch", "transformers", "optuna", "mlflow")
 LITTLE_DISK = 10 * 2**30
@@ -51,7 +52,7 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
     here = [Finding("wrong", f"{path} is not there, or is no file") for path in missing]
     if study is not None and not missing:
         here.append(model(study, output / CACHE))
-    if named_address(address)[0] is None:
+    if starts_here(address):
         here += [*differences({"this machine": look(health)}, tracking_uri), disk(output)]
         return [*here, room([this_machine()], study)] if study else here
     try:

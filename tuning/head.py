@@ -23,6 +23,11 @@ def named_address(option: str | None) -> tuple[str | None, str]:
     ), f"{'--address ' if address == option else 'RAY_ADDRESS='}{address}"
 
 
+def starts_here(option: str | None) -> bool:
+    """Whether a Ray is started here, rather than one joined."""
+    return named_address(option)[0] is None
+
+
 def check_head(address: str, *, where: str) -> None:
     """Ask the head of a cluster, with the token that Ray would send, whether it is there.
 

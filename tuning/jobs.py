@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import os
 import re
 import shlex
 import shutil
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,6 +19,7 @@ from kobert_core.errors import InputError
 from tuning.study import StudyConfig, dump_study
 from tuning.sweep_folder import name_in_use, refuse_used
 from tuning.tracking import address_problem, redact_uri
+from tuning.web import problem_at
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -70,7 +68,8 @@ class Jobs:
                 "this is not the address of a job server", where=f"--address {self.address}", fix="http://HEAD:8265"
             )
         where = f"--address {self.address}" if address else self.address
-        if reason := silence_of(self.address):
+        # Ray's client would wait without end; that a page is refused is an answer, too.
+        if reason := problem_at(self.address, seconds=SECONDS_TO_ANSWER, refusals=False):
             raise self._unanswered(reason, where)
         try:
             self._client: JobSubmissionClient = JobSubmissionClient(self.address)
@@ -163,17 +162,6 @@ class Jobs:
         while not (found := self.get(job)).state.endswith(("STOPPED", "SUCCEEDED", "FAILED")):
             time.sleep(0.5)
         return found
-
-
-def silence_of(server: str) -> str | None:
-    """Why nothing answers at a server's address, asked for some seconds: Ray's client would wait without end."""
-    try:
-        with urllib.request.urlopen(server, timeout=SECONDS_TO_ANSWER):
-            return None
-    except urllib.error.HTTPError:
-        return None  # an answer, too
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return str(getattr(error, "reason", error)) or type(error).__name__
 
 
 def job_id(sweep: str) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from search_spaces.validation import show
 from tuning.study import StudyConfig
 from tuning.study.file import CHANGEABLE
 from tuning.tracking import redact_uri
+from tuning.web import problem_at
 
 CORNERS = 2000
 MAX_SHAPES = 64
@@ -118,12 +117,3 @@ def tracking_problem(uri: str) -> str | None:
         return None
     reason = problem_at(f"{uri.rstrip('/')}/health")
     return reason and f"no MLflow server answers at {redact_uri(uri)} ({reason})"
-
-
-def problem_at(url: str) -> str | None:
-    """Why a GET does not succeed; None when it does."""
-    try:
-        with urllib.request.urlopen(url, timeout=10):
-            return None
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        return str(getattr(error, "reason", error))

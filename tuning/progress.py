@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tuning.display import span
+from tuning.terminal import echo
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -86,6 +87,16 @@ class Lines:
 
     def hide(self) -> None:
         """There is nothing that other output could tear."""
+
+
+def beside(shown: Bars | Lines, *, err: bool = False) -> Callable[[str], None]:
+    """Prints lines that the bars do not tear."""
+
+    def say(line: str) -> None:
+        shown.hide()
+        echo(line, err=err)
+
+    return say
 
 
 @contextmanager

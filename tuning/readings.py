@@ -17,13 +17,12 @@ _END = rb'"crc32":"[0-9a-f]{8}".|}$'
 """What a line that was torn has not."""
 
 
-def record_reading(folder: Path, *, file: Path, sha256: str, by: str, metrics: Any, **more: Any) -> int:
-    """Note in a sweep's or a model's folder that a file was read for scores; how often it had been before.
+def record_reading(folder: Path, *, file: Path, sha256: str, by: str, metrics: Any, **more: Any) -> None:
+    """Note in a sweep's or a model's folder that a file was read for scores.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    before = times_read(folder, sha256)
     reading = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "file": file.name,
@@ -38,7 +37,6 @@ def record_reading(folder: Path, *, file: Path, sha256: str, by: str, metrics: A
         log.write((b"\n" if torn else b"") + sealed_line(reading))
         log.flush()
         os.fsync(log.fileno())
-    return before
 
 
 def times_read(folder: Path, sha256: str) -> int:

@@ -31,7 +31,7 @@ from tuning.driver_only import DiskFull
 from tuning.export import export_model
 from tuning.failures import was_infrastructure
 from tuning.ground import write_ground
-from tuning.head import named_address
+from tuning.head import starts_here
 from tuning.preflight import check_study, survey, this_machine, tracking_problem
 from tuning.progress import watching
 from tuning.readings import read_before, record_reading
@@ -122,7 +122,7 @@ def trials_at_once(study: StudyConfig, folder: Path, address: str | None) -> int
     Raises:
         InputError: there is no room for one, no cluster, or a machine of it does not see the files.
     """
-    if named_address(address)[0] is None:
+    if starts_here(address):
         return groups_that_fit([this_machine()], study.resources)
     set_environment(address)
     with ray_cluster(address) as cluster:
@@ -155,7 +155,7 @@ def run_sweep(
     """
     set_environment(address)
     sitting = sitting or Sitting()
-    if named_address(address)[0] is None:
+    if starts_here(address):
         groups_that_fit([this_machine()], study.resources)
     with sweep_folder(study, folder, resume=resume, say=display.say) as used:
         if used and not resume and not sitting.losses:

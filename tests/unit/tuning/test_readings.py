@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from kobert_core.errors import InputError
-from tuning.readings import READINGS, readings, record_reading
+from tuning.readings import READINGS, readings, record_reading, times_read
 
 
 def read(folder: Path, by: str) -> int:
-    return record_reading(folder, file=Path("test.tsv"), sha256="ab" * 32, by=by, metrics={"accuracy": 0.5})
+    before = times_read(folder, "ab" * 32)
+    record_reading(folder, file=Path("test.tsv"), sha256="ab" * 32, by=by, metrics={"accuracy": 0.5})
+    return before
 
 
 def test_readings_are_counted(tmp_path: Path) -> None:

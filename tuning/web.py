@@ -1,0 +1,18 @@
+"""Whether a web server answers."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.error
+import urllib.request
+
+
+def problem_at(url: str, *, seconds: float = 10, refusals: bool = True) -> str | None:
+    """Why a GET does not succeed; None when it does, or when the server refuses it and `refusals` are no problem."""
+    try:
+        with urllib.request.urlopen(url, timeout=seconds):
+            return None
+    except urllib.error.HTTPError as error:
+        return str(error.reason) if refusals else None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return str(getattr(error, "reason", error)) or type(error).__name__
