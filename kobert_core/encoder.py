@@ -2,8 +2,8 @@
 
 Modules, weights and the dispatch of attention are those of `transformers.BertModel`; the numbers are those of the
 padded model, to rounding. Every part of BERT but attention looks at one token at a time, so that the tokens of all
-sequences are rows of one matrix. Attention stays within each sequence: by FlashAttention's variable lengths where that
-is installed, else sequence length by sequence length, which needs no mask.
+sequences are rows of one matrix. Attention stays within each sequence: on CUDA in one kernel that knows where each
+sequence starts, on the CPU sequence length by sequence length. Neither needs a mask.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ PACKED = "packed_sdpa"
 """Name of `packed_attention` among the attention implementations of transformers."""
 
 
-def use_packed_attention(bert: BertModel, *, flash: bool = False) -> None:
-    """Make `encode` take FlashAttention if it may (`flash`) and it is installed, else `packed_attention`."""
+def use_packed_attention(bert: BertModel) -> None:
+    """Make the encoder attend by `packed_attention`, as `encode` needs it."""
     from transformers import AttentionInterface
-    from transformers.utils import is_flash_attn_2_available
 
     AttentionInterface.register(PACKED, packed_attention)
-    bert.set_attn_implementation("flash_attention_2" if flash and is_flash_attn_2_available() else PACKED)
+    bert.set_attn_implementation(PACKED)
 
 
 def encode(
@@ -39,6 +38,7 @@ def encode(
     position_ids: torch.Tensor,
     starts: torch.Tensor,
     lengths: Sequence[int],
+    longest: int | None = None,
     *,
     first_tokens_only: bool = False,
 ) -> torch.Tensor:
@@ -49,11 +49,14 @@ def encode(
         input_ids, token_type_ids, position_ids: int64, shape (tokens,): all sequences, end to end.
         starts: int32, shape (sequences + 1,): sequence i is `starts[i]` up to `starts[i + 1]`.
         lengths: The same as numbers, so that nobody waits for the device to learn them.
+        longest: On CUDA, a bound of the lengths. Only this, and how many sequences and tokens there are, decides which
+            kernels run: a CUDA graph of them serves all batches of that shape. The longest of `lengths` when not given.
         first_tokens_only: Give the first token of each sequence alone, shape (sequences, hidden size). A head on it
             needs no other, and most of the last layer's work is saved.
     """
-    within: dict[str, Any] = {"cu_seq_lens_k": starts, "max_length_k": max(lengths), "key_lengths": lengths}
-    whole = within | {"cu_seq_lens_q": starts, "max_length_q": max(lengths), "query_lengths": lengths}
+    longest = longest or max(lengths)
+    within: dict[str, Any] = {"cu_seq_lens_k": starts, "max_length_k": longest, "key_lengths": lengths}
+    whole = within | {"cu_seq_lens_q": starts, "max_length_q": longest, "query_lengths": lengths}
     hidden = bert.embeddings(input_ids[None], token_type_ids[None], position_ids[None])
     *lower, top = bert.encoder.layer
     for layer in lower:
@@ -62,7 +65,7 @@ def encode(
         return top(hidden, **whole)[0]
     ones = torch.arange(len(starts), dtype=starts.dtype, device=starts.device)
     single = within | {"cu_seq_lens_q": ones, "max_length_q": 1, "query_lengths": [1] * len(lengths)}
-    return _for_queries(top, hidden[:, starts[:-1].long()], hidden, **single)[0]
+    return _for_queries(top, hidden.index_select(1, starts[:-1]), hidden, **single)[0]
 
 
 def _for_queries(layer: Any, queries: torch.Tensor, hidden: torch.Tensor, **lengths: Any) -> torch.Tensor:
@@ -96,6 +99,10 @@ def packed_attention(
     value: torch.Tensor,
     attention_mask: None,
     *,
+    cu_seq_lens_q: torch.Tensor,
+    cu_seq_lens_k: torch.Tensor,
+    max_length_q: int,
+    max_length_k: int,
     query_lengths: Sequence[int],
     key_lengths: Sequence[int],
     dropout: float = 0.0,
@@ -104,13 +111,14 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention within each sequence, in the form that transformers' `AttentionInterface` takes.
 
-    Neighbours of the same length go together. In batches that are ordered by length these are few groups.
-
     Args:
         module: The layer that attends; not used.
         query: shape (1, heads, tokens, size).
         key, value: the same, where there may be more tokens.
         attention_mask: Always None: there is no padding.
+        cu_seq_lens_q: Where each sequence starts in `query`, and at last its end: int32, shape (sequences + 1,).
+        cu_seq_lens_k: The same of `key` and `value`.
+        max_length_q, max_length_k: Bounds of the lengths.
         query_lengths: Tokens of each sequence in `query`: all of one length where those in `key` are.
         key_lengths: Tokens of each sequence in `key` and `value`.
         dropout: Probability, on the attention weights.
@@ -118,6 +126,38 @@ def packed_attention(
 
     Returns:
         Shape (1, tokens, heads, size), as of `query`; and None for the weights, which are not kept.
+    """
+    if query.is_cuda:
+        queries = _jagged(query, cu_seq_lens_q, max_length_q)
+        keys, values = (_jagged(part, cu_seq_lens_k, max_length_k) for part in (key, value))
+        attended = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, scale=scaling)
+        return attended.transpose(1, 2).values()[None], None
+    return _by_length(query, key, value, query_lengths, key_lengths, dropout=dropout, scaling=scaling)[None], None
+
+
+def _jagged(part: torch.Tensor, starts: torch.Tensor, longest: int) -> torch.Tensor:
+    """Shape (1, heads, tokens, size) as a nested tensor of shape (sequences, heads, length, size), without a copy.
+
+    Its kernels are told the least and the most that a length may be, or they would wait for the device to say so.
+    """
+    rows = part[0].transpose(0, 1)
+    return torch.nested.nested_tensor_from_jagged(rows, starts, min_seqlen=1, max_seqlen=longest).transpose(1, 2)
+
+
+def _by_length(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_lengths: Sequence[int],
+    key_lengths: Sequence[int],
+    *,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Neighbours of the same length go together: in batches that are ordered by length these are few groups.
+
+    Returns:
+        Shape (tokens, heads, size), as of `query`.
     """
     groups = [(*sizes, len(list(same))) for sizes, same in groupby(zip(query_lengths, key_lengths, strict=True))]
     queries = query[0].split([length * count for length, _, count in groups], dim=1)
@@ -127,13 +167,13 @@ def packed_attention(
         q, k, v = (part.unflatten(1, (count, -1)).transpose(0, 1) for part in parts)  # sequences, heads, length, size
         attended = _attend(q, k, v, dropout=dropout, scaling=scaling)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs)[None], None
+    return torch.cat(outputs)
 
 
 def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, dropout: float, scaling: float | None
 ) -> torch.Tensor:
-    if dropout == 0.0 or query.is_cuda:
+    if dropout == 0.0:
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scaling)
     # The CPU has no fused kernel with dropout, and PyTorch's own way around takes two thirds longer than this one.
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -12,7 +12,7 @@ from kobert_core.data.batching import batches_of_tokens
 from kobert_core.runtime import Runtime, in_precision
 from kobert_core.tasks.base import Examples, Task
 
-TOKENS_PER_BATCH = 8192
+TOKENS_PER_BATCH = {"cpu": 8_192, "cuda": 32_768}
 """Tokens that go through the model together: evaluation needs no memory for gradients."""
 
 
@@ -42,8 +42,9 @@ def predict(model: nn.Module, task: Task[Any], examples: Examples, runtime: Runt
     # A task may give outputs as wide as a batch; rows are kept a batch until all are there.
     mine: list[tuple[np.ndarray, dict[str, torch.Tensor]]] = []
     done = 0
+    batches = batches_of_tokens(examples.lengths, tokens=TOKENS_PER_BATCH[runtime.device.type])
     with in_precision(task.config, runtime.device):
-        for indices in batches_of_tokens(examples.lengths, tokens=TOKENS_PER_BATCH)[runtime.rank :: runtime.workers]:
+        for indices in batches[runtime.rank :: runtime.workers]:
             mine.append((indices, task.outputs(model, examples.batch(indices).to(runtime.device))))
             done += len(indices)
             task.progress("running the model", done, len(examples))

@@ -43,8 +43,7 @@ def tokens_that_fit(
     """The tokens of a micro-batch: what the config says, and with `batch_size: auto` at most what the memory takes.
 
     On CUDA the longest training examples go through the model, forward and backward, with room left for the
-    optimizer: all of an update at first, then half as many tokens until they fit. The workers of a run agree on the
-    smallest answer.
+    optimizer. The workers of a run agree on the smallest answer.
 
     Raises:
         InputError: not even one example fits.
@@ -55,7 +54,9 @@ def tokens_that_fit(
         return min(CPU_TOKENS, optim.max_tokens or CPU_TOKENS)
     longest_first = np.argsort(-task.train.lengths, kind="stable")
     own_part = math.ceil(optim.examples_per_update(runtime.workers) / runtime.workers)
+    longest = int(task.train.lengths.max())
     most = int(task.train.lengths[longest_first[:own_part]].sum())
+    air = allowed_memory(runtime.device) // 20
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def attempt(tokens: int) -> None:
@@ -63,31 +64,36 @@ def tokens_that_fit(
         try:
             # What is there in the middle of an update besides: gradients, the moments of AdamW, and some air.
             held = [torch.empty_like(weight) for weight in weights for _ in range(2)]
-            held.append(
-                torch.empty(torch.cuda.mem_get_info(runtime.device)[1] // 20, dtype=torch.uint8, device=runtime.device)
-            )
+            held.append(torch.empty(air, dtype=torch.uint8, device=runtime.device))
             for weight in weights:
                 weight.grad = torch.zeros_like(weight)
             with autocast:
-                loss = task.loss(model, task.train.batch(longest_first[:size]).to(runtime.device))
+                loss = task.loss(model, task.train.batch(longest_first[:size]).fill(longest).to(runtime.device))
             loss.backward()
             torch.cuda.synchronize(runtime.device)
         finally:
             model.zero_grad()
             torch.cuda.empty_cache()
 
-    found = largest_that_fits(attempt, most=min(most, optim.max_tokens or most), least=int(task.train.lengths.max()))
+    found = largest_that_fits(attempt, most=min(most, optim.max_tokens or most), least=longest)
     return min(runtime.gather(found))
 
 
+def allowed_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device that this process may take."""
+    total: int = torch.cuda.get_device_properties(device).total_memory
+    return int(total * torch.cuda.get_per_process_memory_fraction(device))
+
+
 def largest_that_fits(attempt: Callable[[int], None], *, most: int, least: int) -> int:
-    """The first of `most`, `most / 2`, `most / 4` … with which `attempt` does not run out of memory.
+    """About the largest number of tokens with which `attempt` does not run out of memory: `most` if it does not, else
+    at least 7/8 of what there is memory for.
 
     Raises:
         InputError: even `least` does not fit.
     """
-    tokens = max(most, least)
-    while True:
+
+    def fits(tokens: int) -> bool:
         try:
             attempt(tokens)
         except Exception as error:
@@ -99,9 +105,19 @@ def largest_that_fits(attempt: Callable[[int], None], *, most: int, least: int) 
                     where="optim.batch_size",
                     fix="make the longest example shorter, or set `train.gradient_checkpointing: true`",
                 ) from error
+            return False
+        return True
+
+    tokens = too_many = max(most, least)
+    while not fits(tokens):
+        too_many, tokens = tokens, max(least, tokens // 2)
+    while too_many - tokens > tokens // 8:
+        between = (tokens + too_many) // 2
+        if fits(between):
+            tokens = between
         else:
-            return tokens
-        tokens = max(least, tokens // 2)
+            too_many = between
+    return tokens
 
 
 class OutOfMemory(MemoryError):

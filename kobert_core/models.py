@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from kobert_core.config import ModelConfig
+from kobert_core.data.batching import IGNORED
 from kobert_core.data.cache import cached_arrays
-from kobert_core.data.windows import IGNORED, MAX_TRIM_END, MAX_TRIM_START
+from kobert_core.data.windows import MAX_TRIM_END, MAX_TRIM_START
 from kobert_core.encoder import encode, use_packed_attention
 from kobert_core.errors import InputError
 from kobert_core.tokenization import KoBertTokenizer
@@ -72,17 +73,19 @@ class KoBertClassifier(nn.Module):
         position_ids: torch.Tensor,
         starts: torch.Tensor,
         lengths: Sequence[int],
+        longest: int | None = None,
         labels: torch.Tensor | None = None,
         reduction: str = "mean",
     ) -> ClassifierOutput:
         """Logits, and with `labels` of shape (sequences,) the cross-entropy too.
 
         Args:
-            input_ids, token_type_ids, position_ids, starts, lengths: as `kobert_core.encoder.encode` takes them.
-            labels: Class indices.
+            input_ids, token_type_ids, position_ids, starts, lengths, longest: as `encoder.encode` takes them.
+            labels: Class indices; those that are `IGNORED` are not counted.
             reduction: `mean` (weighted, as PyTorch does it) or `sum`.
         """
-        first = encode(self.bert, input_ids, token_type_ids, position_ids, starts, lengths, first_tokens_only=True)
+        packed = input_ids, token_type_ids, position_ids, starts, lengths, longest
+        first = encode(self.bert, *packed, first_tokens_only=True)
         pooler: Any = self.bert.pooler
         pooled = pooler(first[:, None])
         logits = self.classifier(self.dropout(pooled))
@@ -91,6 +94,7 @@ class KoBertClassifier(nn.Module):
         loss = F.cross_entropy(
             logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits,
             labels,
+            ignore_index=IGNORED,
             weight=self.class_weights,
             reduction=reduction,
             label_smoothing=self.label_smoothing,
@@ -158,6 +162,7 @@ class KoBertForQuestionAnswering(nn.Module):
         position_ids: torch.Tensor,
         starts: torch.Tensor,
         lengths: Sequence[int],
+        longest: int | None = None,
         start_positions: torch.Tensor | None = None,
         end_positions: torch.Tensor | None = None,
         trim_start: torch.Tensor | None = None,
@@ -169,14 +174,15 @@ class KoBertForQuestionAnswering(nn.Module):
         The boundary head's loss is the mean of its two cross-entropies at the true tokens, times its weight.
 
         Args:
-            input_ids, token_type_ids, position_ids, starts, lengths: as `kobert_core.encoder.encode` takes them.
-            start_positions, end_positions: tokens, counted in their sequence, shape (sequences,).
+            input_ids, token_type_ids, position_ids, starts, lengths, longest: as `encoder.encode` takes them.
+            start_positions, end_positions: tokens, counted in their sequence, shape (sequences,); those that are
+                `IGNORED` are not counted.
             trim_start, trim_end: classes, shape (sequences,); negative ones are not counted.
             reduction: `mean` or `sum` over the sequences.
         """
-        hidden = self.dropout(encode(self.bert, input_ids, token_type_ids, position_ids, starts, lengths))
-        place = (_rows(starts, lengths), position_ids)
-        shape = (len(lengths), max(lengths))
+        hidden = self.dropout(encode(self.bert, input_ids, token_type_ids, position_ids, starts, lengths, longest))
+        place = (_rows(starts, tokens=len(position_ids)), position_ids)
+        shape = (len(lengths), longest or max(lengths))
         start_logits, end_logits = _in_rows(self.qa_outputs(hidden), place, shape, fill=-torch.inf).unbind(-1)
         trims: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
         if self.boundary is not None:
@@ -184,22 +190,22 @@ class KoBertForQuestionAnswering(nn.Module):
             trims = _in_rows(trim_start_logits, place, shape), _in_rows(trim_end_logits, place, shape)
         if start_positions is None or end_positions is None:
             return AnswerOutput(None, start_logits, end_logits, *trims)
-        loss = F.cross_entropy(start_logits, start_positions, reduction="none")
-        loss = loss + F.cross_entropy(end_logits, end_positions, reduction="none")
+        loss = F.cross_entropy(start_logits, start_positions, ignore_index=IGNORED, reduction="none")
+        loss = loss + F.cross_entropy(end_logits, end_positions, ignore_index=IGNORED, reduction="none")
         boundaries = (trims[0], start_positions, trim_start), (trims[1], end_positions, trim_end)
         for logits, positions, target in boundaries:
             if logits is not None and target is not None:
-                at = logits[torch.arange(len(positions), device=positions.device), positions]
+                at = logits[torch.arange(len(positions), device=positions.device), positions.clamp(min=0)]
                 losses = F.cross_entropy(at, target, ignore_index=IGNORED, reduction="none")
                 loss = loss + self.boundary_weight * losses
         loss = loss / 2
         return AnswerOutput(loss.sum() if reduction == "sum" else loss.mean(), start_logits, end_logits, *trims)
 
 
-def _rows(starts: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+def _rows(starts: torch.Tensor, *, tokens: int) -> torch.Tensor:
     """The number of each token's sequence, shape (tokens,)."""
-    numbers = torch.arange(len(lengths), device=starts.device)
-    return torch.repeat_interleave(numbers, starts.diff(), output_size=sum(lengths))
+    numbers = torch.arange(len(starts) - 1, device=starts.device)
+    return torch.repeat_interleave(numbers, starts.diff(), output_size=tokens)
 
 
 def _in_rows(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -12,8 +13,9 @@ import torch
 
 from kobert_core.config import TrainConfig
 
-Phase = Literal["model", "data", "forward", "backward", "optimizer", "evaluation", "checkpoint", "logging"]
-"""What a run can be doing; `model` is to build it, or to put it where a checkpoint left it."""
+Phase = Literal["model", "data", "forward", "backward", "graph", "optimizer", "evaluation", "checkpoint", "logging"]
+"""What a run can be doing; `model` is to build it, or to put it where a checkpoint left it, and `graph` to go forward
+and backward in one, on CUDA."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,25 @@ class LocalRuntime:
 def default_device() -> torch.device:
     """The current CUDA device if there is one, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """On CUDA, the stream for all of a run: nothing can be captured on the one that everybody uses."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = _stream_of(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream(device).wait_stream(stream)
+
+
+@cache
+def _stream_of(device: torch.device) -> torch.cuda.Stream:
+    """The same for all runs of a process: cuBLAS keeps memory for each stream that it ever saw."""
+    return torch.cuda.Stream(device)
 
 
 def uses_bf16(config: TrainConfig, device: torch.device) -> bool:

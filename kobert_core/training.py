@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim import AdamW
@@ -29,11 +27,11 @@ from kobert_core.checkpoint import (
 )
 from kobert_core.config import Objective, TrainConfig
 from kobert_core.data.batching import UpdateOrder, micro_batches
-from kobert_core.encoder import use_packed_attention
 from kobert_core.evaluation import evaluate_on_dev
 from kobert_core.memory import Attempt, half_of, keep_freed_memory, tokens_that_fit
 from kobert_core.optim import make_optimizer, make_schedule
-from kobert_core.runtime import Report, Runtime, in_precision, uses_bf16
+from kobert_core.passes import make_passes
+from kobert_core.runtime import Report, Runtime, in_precision, own_stream
 from kobert_core.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -79,13 +77,20 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
         OutOfMemory: the memory does not hold a single example. Until then, an update that finds too little begins
             again with micro-batches of half the size, which stay so: its examples and its gradient are the same.
     """
+    with own_stream(runtime.device):
+        model = _train(config, task, runtime)
+    model.zero_grad(set_to_none=True)
+    return model
+
+
+def _train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     keep_freed_memory()
     seed_everything(config.train.seed)
     optim = config.optim
     autocast = in_precision(config, runtime.device)
     with runtime.phase("model"):
         model = task.build_model().to(runtime.device).train()
-        prepare_encoder(model, config, runtime)
+        prepare_encoder(model, config)
         max_tokens = tokens_that_fit(model, task, optim, runtime, autocast)
     seed_everything(config.train.seed + runtime.rank)  # the same weights on all workers, each its own dropout
 
@@ -96,6 +101,7 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     optimizer = make_optimizer(model, optim)
     schedule = make_schedule(optimizer, optim, updates=updates)
     trained = model, optimizer, schedule
+    passes = make_passes(model, task, runtime, autocast)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     objective = config.objective or task.objective
@@ -120,12 +126,17 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
             workers=runtime.workers,
         )
         with Attempt(runtime.device, window.loss) as attempt:
-            pass_through(model, task, pieces, weight, window, runtime, autocast)
+            for micro_batch in pieces:
+                with runtime.phase("data"):
+                    batch = task.train.batch(micro_batch)
+                window.loss += passes(batch, weight)
         with runtime.phase("optimizer"):
             gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
             if not attempt.add_up(gradients, runtime):
+                without_graphs = passes.take_less_memory()
                 attempt.give_up(model)
-                use_less_memory(progress, batch_size, math.ceil(len(examples) / runtime.workers))
+                if not without_graphs:
+                    use_less_memory(progress, batch_size, math.ceil(len(examples) / runtime.workers))
                 continue
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
@@ -134,7 +145,7 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
             learning_rates = learning_rates_of(optimizer)
             optimizer.step()
             schedule.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=passes.new_gradients)
         progress.update += 1
         task.progress("training", progress.update, updates)
         window.weight += weight
@@ -157,26 +168,6 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     return model
 
 
-def pass_through(
-    model: nn.Module,
-    task: Task[Any],
-    pieces: list[np.ndarray],
-    weight: float,
-    window: Window,
-    runtime: Runtime,
-    autocast: AbstractContextManager[Any],
-) -> None:
-    """Forward and backward of one worker's part of an update, piece by piece; the loss is divided by its `weight`."""
-    for micro_batch in pieces:
-        with runtime.phase("data"):
-            batch = task.train.batch(micro_batch).to(runtime.device)
-        with runtime.phase("forward"), autocast:
-            loss = task.loss(model, batch) / weight
-        with runtime.phase("backward"):
-            loss.backward()
-        window.loss += loss.detach() * weight
-
-
 def use_less_memory(progress: Progress, batch_size: int, examples: int) -> None:
     """Halve the micro-batches from here on; `examples` is one worker's part of the update that did not fit."""
     progress.micro_batch = half_of(batch_size, examples)
@@ -189,12 +180,9 @@ def use_less_memory(progress: Progress, batch_size: int, examples: int) -> None:
     )
 
 
-def prepare_encoder(model: nn.Module, config: TrainConfig, runtime: Runtime) -> None:
-    """Choose how the encoder computes what it computes: its attention, what it keeps for backward, compiled or not."""
+def prepare_encoder(model: nn.Module, config: TrainConfig) -> None:
+    """Choose how the encoder computes what it computes: what it keeps for backward, compiled or not."""
     bert: Any = model.bert
-    on_cuda = runtime.device.type == "cuda"
-    flash = on_cuda and uses_bf16(config, runtime.device) and torch.cuda.get_device_capability(runtime.device) >= (8, 0)
-    use_packed_attention(bert, flash=flash)
     if config.train.gradient_checkpointing:
         bert.gradient_checkpointing_enable({"use_reentrant": False})
     if config.train.compile:

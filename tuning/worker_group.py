@@ -178,6 +178,7 @@ class WorkerGroups:
                 "exchange": self.exchange,
                 "group": group,
                 "threads": cpus,
+                "gpus": gpus,
                 "timeout": self._resources.timeout,
                 "max_tasks": self._max_tasks,
             },
@@ -223,6 +224,8 @@ def serve(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
+    if 0 < config["gpus"] < 1:
+        keep_to_share_of_memory(device, config["gpus"])
     cpu_group = dist.new_group(backend="gloo") if workers > 1 else None
     actor, wear = cloudpickle.dumps(ray.get_runtime_context().current_actor), Wear(config["max_tasks"])
     gc.freeze()  # what is imported by now stays: a collection after each task looks at the task alone
@@ -249,6 +252,14 @@ def serve(config: dict[str, Any]) -> None:
                 os._exit(1)
         else:
             ray.get(exchange.end.remote(number, rank, "value", value if rank == 0 else None))
+
+
+def keep_to_share_of_memory(device: Any, share: float) -> None:
+    """Let this process find too little memory before it takes that of those who share the GPU with it."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(0.95 * share, device)  # each has a CUDA context besides
 
 
 def found_too_little(error: Exception) -> bool:

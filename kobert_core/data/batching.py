@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,16 @@ WINDOW = 64
 
 INPUTS = ("input_ids", "token_type_ids")
 
+IGNORED = -100
+"""The target of what no loss counts, as in PyTorch's `cross_entropy`."""
+
+
+class Shape(NamedTuple):
+    """How much goes through the model at once."""
+
+    tokens: int
+    sequences: int
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -24,9 +34,15 @@ class Batch:
 
     inputs: dict[str, Any]
     """What `kobert_core.encoder.encode` takes: `input_ids`, `token_type_ids` and `position_ids`, int64, of shape
-    (tokens,); `starts`, int32, of shape (examples + 1,); and `lengths`, a list of numbers."""
+    (tokens,); `starts`, int32, of shape (examples + 1,); `lengths`, a list of numbers; and after `fill` also
+    `longest`."""
     targets: dict[str, torch.Tensor]
     """What the loss takes besides: tensors of shape (examples,)."""
+
+    @property
+    def shape(self) -> Shape:
+        """Its tokens, and its sequences."""
+        return Shape(len(self.inputs["input_ids"]), len(self.inputs["lengths"]))
 
     @classmethod
     def pack(cls, padded: Mapping[str, torch.Tensor]) -> Batch:
@@ -39,18 +55,61 @@ class Batch:
         inputs["lengths"] = lengths.tolist()
         return cls(inputs, {name: padded[name] for name in padded if name not in (*INPUTS, "attention_mask")})
 
+    def fill(self, longest: int) -> Batch:
+        """The batch with sequences behind it that no loss counts, up to one of few shapes.
+
+        Args:
+            longest: The most tokens of any sequence of the data.
+        """
+        shape = filled_shape(self.shape, longest)
+        more = Shape(shape.tokens - self.shape.tokens, shape.sequences - self.shape.sequences)
+        lengths = [more.tokens // more.sequences + (n < more.tokens % more.sequences) for n in range(more.sequences)]
+        inputs: dict[str, Any] = {
+            name: F.pad(self.inputs[name], (0, more.tokens)) for name in (*INPUTS, "position_ids")
+        }
+        ends = self.shape.tokens + torch.tensor(lengths).cumsum(0)
+        inputs["starts"] = torch.cat([self.inputs["starts"], ends.int()])
+        inputs |= {"lengths": [*self.inputs["lengths"], *lengths], "longest": longest}
+        targets = {name: F.pad(target, (0, more.sequences), value=IGNORED) for name, target in self.targets.items()}
+        return Batch(inputs, targets)
+
     def to(self, device: torch.device) -> Batch:
         """The batch on the device. The copy to CUDA is from pinned memory, and nobody waits for it."""
         if device.type != "cuda":
             return self
-
-        def move(value: Any) -> Any:
-            return value.pin_memory().to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-
+        moved = {name: part.pin_memory().to(device, non_blocking=True) for name, part in self._tensors().items()}
         return Batch(
-            {name: move(value) for name, value in self.inputs.items()},
-            {name: move(value) for name, value in self.targets.items()},
+            {name: moved.get(name, value) for name, value in self.inputs.items()},
+            {name: moved[name] for name in self.targets},
         )
+
+    def copy_to(self, other: Batch) -> None:
+        """Put this batch where one of the same shape lies on a CUDA device, likewise."""
+        places = other._tensors()
+        for name, part in self._tensors().items():
+            places[name].copy_(part.pin_memory(), non_blocking=True)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {name: part for name, part in (self.inputs | self.targets).items() if isinstance(part, torch.Tensor)}
+
+
+def filled_shape(shape: Shape, longest: int) -> Shape:
+    """The next of few shapes, a sixteenth of an octave apart, with room for sequences of 1 to `longest` tokens.
+
+    A usual batch size and a little less have the same: an update is cut into pieces that differ by one example.
+    """
+    sequences = _round_up(shape.sequences + 4, least=8)
+    while True:
+        tokens = _round_up(shape.tokens + sequences - shape.sequences, least=64)
+        if tokens - shape.tokens <= (sequences - shape.sequences) * longest:
+            return Shape(tokens, sequences)
+        sequences = _round_up(sequences + 1, least=8)
+
+
+def _round_up(count: int, *, least: int) -> int:
+    """To a multiple of `least`, or of the power of two that makes 16 steps to twice as much, where that is more."""
+    step = max(least, 1 << max(0, count.bit_length() - 5))
+    return -(-count // step) * step
 
 
 class UpdateOrder:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from kobert_core.code_points import code_points
-from kobert_core.data.batching import Batch
+from kobert_core.data.batching import IGNORED, Batch
 from kobert_core.data.squad import Question, Squad
 from kobert_core.graphemes import grapheme_starts, trims_needed
 from kobert_core.tokenization import KoBertTokenizer
@@ -29,9 +29,6 @@ CODE_VERSION = 2
 
 MAX_TRIM_START, MAX_TRIM_END = 1, 3
 """Graphemes that an answer may be shorter than its pieces: all that is seen in KorQuAD but for 1 of 5,774."""
-
-IGNORED = -100
-"""A target that no loss counts, as in PyTorch."""
 
 
 class Lengths(NamedTuple):

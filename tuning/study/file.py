@@ -99,11 +99,6 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
         _check_search(raw.space, sections["search"], problems)
     if sections["search"] and sections["scheduler"] and sections["scheduler"].name == "pbt":
         _check_population(raw.space, sections["search"], problems)
-    if sections["optim"] and sections["optim"].batch_size == "auto" and sections["resources"]:
-        share = sections["resources"].gpus_per_worker
-        if 0 < share < 1:
-            what = f"`batch_size: auto` takes the memory of a whole GPU, but `resources.gpus_per_worker` is {share:g}"
-            problems.add("optim.batch_size", what, "give a number, or a whole GPU to each worker")
     problems.raise_first(raw.where)
     assert checked is not None
     budget = sections["budget"]

@@ -97,7 +97,7 @@ class ResourcesConfig(FrozenConfig):
     cpus_per_worker: PositiveInt = 1
     """CPU cores, and so threads, of one worker."""
     gpus_per_worker: Annotated[float, Field(ge=0, le=1)] = 0
-    """1 for a GPU of its own, a fraction to share one."""
+    """1 for a GPU of its own; a fraction to share one, and to have that part of its memory."""
     concurrent: PositiveInt | Literal["auto"] = "auto"
     """Trials at once; `auto`: as many as the CPUs and GPUs allow."""
     max_failures: Annotated[int, Field(ge=0)] = 3

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AttentionInterface, BertConfig, BertModel
+from transformers import BertConfig, BertModel
 
 from kobert_core.data.batching import Batch
-from kobert_core.encoder import encode, packed_attention, use_packed_attention
+from kobert_core.encoder import _by_length, _jagged, encode, use_packed_attention
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 40, "vocab_size": 60}
 LENGTHS = [[5], [7, 7, 7], [3, 9, 9, 4, 9, 12], [1, 1, 2], [30, 2]]
@@ -54,40 +55,37 @@ def test_hidden_states_and_gradients_are_those_of_the_padded_model(lengths: list
         torch.testing.assert_close(gradient, others[name], rtol=0, atol=1e-10, msg=name)
 
 
-def test_attention_by_variable_lengths_is_reached_through_the_interface_of_transformers() -> None:
-    """What FlashAttention is given on CUDA: one row of tokens, where each sequence starts, and the longest."""
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("one_query_each", [False, True])
+def test_the_attention_of_cuda_is_that_of_the_cpu(lengths: list[int], one_query_each: bool) -> None:
+    """Jagged tensors run on a CPU too, more slowly."""
+    starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    query_lengths = [1] * len(lengths) if one_query_each else lengths
+    query_starts = torch.tensor([0, *np.cumsum(query_lengths)], dtype=torch.int32)
 
-    def by_variable_lengths(module, query, key, value, attention_mask, dropout, scaling, **kwargs):
-        starts = zip(kwargs["cu_seq_lens_q"].tolist(), kwargs["cu_seq_lens_k"].tolist(), strict=True)
-        (q0, k0), *ends = starts
-        parts = []
-        for q1, k1 in ends:
-            assert q1 - q0 <= kwargs["max_length_q"] and k1 - k0 <= kwargs["max_length_k"]
-            q, k, v = query[:, :, q0:q1], key[:, :, k0:k1], value[:, :, k0:k1]
-            parts.append(F.scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2))
-            q0, k0 = q1, k1
-        return torch.cat(parts, dim=1), None
+    def projected(tokens: int) -> torch.Tensor:
+        return torch.randn(1, tokens, 3, 8, dtype=torch.float64).transpose(1, 2).requires_grad_()
 
-    AttentionInterface.register("by_variable_lengths", by_variable_lengths)
-    bert = bert_of().eval()
-    inputs = Batch.pack(padded_batch([3, 9, 9, 4])).inputs
-    assert inputs["starts"].dtype == torch.int32, "as FlashAttention takes them"
-    for first_tokens_only in (False, True):
-        use_packed_attention(bert)
-        expected = encode(bert, **inputs, first_tokens_only=first_tokens_only)
-        bert.set_attn_implementation("by_variable_lengths")
-        got = encode(bert, **inputs, first_tokens_only=first_tokens_only)
-        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+    query, key, value = projected(sum(query_lengths)), projected(sum(lengths)), projected(sum(lengths))
+    expected = _by_length(query, key, value, query_lengths, lengths, dropout=0.0, scaling=None)
+    jagged = [_jagged(query, query_starts, 40), *(_jagged(part, starts, 40) for part in (key, value))]
+    got = F.scaled_dot_product_attention(*jagged).transpose(1, 2).values()
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+    towards = torch.randn_like(expected)
+    for own, other in zip(
+        torch.autograd.grad((got * towards).sum(), (query, key, value)),
+        torch.autograd.grad((expected * towards).sum(), (query, key, value)),
+        strict=True,
+    ):
+        torch.testing.assert_close(own, other, rtol=0, atol=1e-12)
 
 
 def test_dropout_of_attention_leaves_its_mean_as_it_is() -> None:
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 1, 2, 12, 8).double()
-    lengths = {"query_lengths": [4, 4, 4], "key_lengths": [4, 4, 4]}
-    expected, _ = packed_attention(torch.nn.Identity(), query, key, value, None, **lengths)
-    drawn = [
-        packed_attention(torch.nn.Identity(), query, key, value, None, dropout=0.3, **lengths)[0] for _ in range(4000)
-    ]
+    parts = query, key, value, [4, 4, 4], [4, 4, 4]
+    expected = _by_length(*parts, dropout=0.0, scaling=None)
+    drawn = [_by_length(*parts, dropout=0.3, scaling=None) for _ in range(4000)]
     assert not torch.equal(drawn[0], drawn[1])
     torch.testing.assert_close(torch.stack(drawn).mean(0), expected, rtol=0, atol=0.06)
 

@@ -31,10 +31,16 @@ def attempts(limit: int, *, most: int, least: int) -> tuple[list[int], int]:
     return tried, largest_that_fits(attempt, most=most, least=least)
 
 
-def test_half_as_many_tokens_until_they_fit() -> None:
-    assert attempts(3000, most=10_000, least=128) == ([10_000, 5000, 2500], 2500)
+def test_half_as_many_tokens_until_they_fit_and_then_what_lies_between() -> None:
+    assert attempts(3000, most=10_000, least=128) == ([10_000, 5000, 2500, 3750, 3125, 2812], 2812)
     assert attempts(3000, most=2000, least=128) == ([2000], 2000)
-    assert attempts(200, most=1000, least=180) == ([1000, 500, 250, 180], 180)
+    assert attempts(200, most=1000, least=180) == ([1000, 500, 250, 180, 215, 197], 197)
+
+
+@pytest.mark.parametrize("limit", range(130, 4000, 97))
+def test_most_of_the_memory_is_used(limit: int) -> None:
+    _, tokens = attempts(limit, most=10_000, least=128)
+    assert 7 / 8 * limit <= tokens <= limit
 
 
 def test_an_example_that_does_not_fit_is_bad_input() -> None:

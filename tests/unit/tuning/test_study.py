@@ -66,12 +66,10 @@ def refusal(load: Any, *overrides: str, text: str = STUDY) -> str:
     return str(error.value)
 
 
-def test_a_shared_gpu_has_no_memory_of_its_own_to_fill(load: Any) -> None:
+def test_who_shares_a_gpu_may_fill_its_own_part_of_the_memory(load: Any) -> None:
     text = STUDY.replace("  optim.accumulation: {values: [1, 2, 4]}\n", "").replace("      optim.accumulation: 2\n", "")
     text = text.replace("batch_size: 16", "batch_size: auto\n  effective_batch_size: 64")
-    assert load(text, "resources={gpus_per_worker: 1}").optim.batch_size == "auto"
-    message = refusal(load, "resources={gpus_per_worker: 0.5}", text=text)
-    assert "takes the memory of a whole GPU, but `resources.gpus_per_worker` is 0.5" in message
+    assert load(text, "resources={gpus_per_worker: 0.5}").optim.batch_size == "auto"
 
 
 def test_a_study_makes_the_config_of_a_run(load: Any, tmp_path: Path) -> None:
