@@ -160,8 +160,9 @@ class Attempt:
         return not self.ran_out
 
     def give_up(self, model: nn.Module) -> None:
-        """Throw away what was computed, and put the loss and the random generators back."""
-        model.zero_grad(set_to_none=True)
+        """Throw away what was computed, and put the loss and the random generators back. On CUDA gradients stay where
+        they are, for a graph may know them by their place."""
+        model.zero_grad(set_to_none=self._device.type != "cuda")
         self._loss.copy_(self._loss_before)
         torch.set_rng_state(self._generator)
         gc.collect()

@@ -30,7 +30,7 @@ from kobert_core.data.batching import UpdateOrder, micro_batches
 from kobert_core.evaluation import evaluate_on_dev
 from kobert_core.memory import Attempt, half_of, keep_freed_memory, tokens_that_fit
 from kobert_core.optim import make_optimizer, make_schedule
-from kobert_core.passes import make_passes
+from kobert_core.passes import make_passes, make_step
 from kobert_core.runtime import Report, Runtime, in_precision, own_stream
 from kobert_core.tasks.base import Task
 
@@ -101,7 +101,6 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     optimizer = make_optimizer(model, optim)
     schedule = make_schedule(optimizer, optim, updates=updates)
     trained = model, optimizer, schedule
-    passes = make_passes(model, task, runtime, autocast)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     objective = config.objective or task.objective
@@ -112,6 +111,8 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
         runtime.report(Report(**progress.report))
         if runtime.should_stop():
             return model
+    passes = make_passes(model, task, runtime, autocast)
+    step = make_step(optimizer, parameters, optim.max_grad_norm)
     clock = CheckpointClock(config.train.checkpoint_interval, progress.update)
     while progress.update < updates:
         examples = order.update(progress.update)
@@ -140,19 +141,15 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
                 continue
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
-            if optim.max_grad_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, optim.max_grad_norm)
-            learning_rates = learning_rates_of(optimizer)
-            optimizer.step()
+            step()
             schedule.step()
-            optimizer.zero_grad(set_to_none=passes.new_gradients)
         progress.update += 1
         task.progress("training", progress.update, updates)
         window.weight += weight
         window.examples += len(examples)
 
         if (percent := evaluations.get(progress.update)) is not None:
-            metrics = window.metrics(runtime) | learning_rates
+            metrics = window.metrics(runtime) | learning_rates(schedule, progress.update)
             with runtime.phase("evaluation"):
                 metrics |= evaluate_on_dev(model, task, runtime)
             report(objective, runtime, progress, percent, metrics, trained)
@@ -199,12 +196,13 @@ def evaluation_updates(updates: int, percent: int) -> dict[int, int]:
     return {math.ceil(updates * done / 100): done for done in range(percent, 101, percent)}
 
 
-def learning_rates_of(optimizer: AdamW) -> dict[str, float]:
-    """The highest learning rate of the encoder and that of the head, by the names that a study gives them."""
+def learning_rates(schedule: LambdaLR, update: int) -> dict[str, float]:
+    """The highest learning rates of the encoder and of the head in an update, by the names that a study gives them."""
     rates = {"optim/backbone_lr": 0.0, "optim/classifier_lr": 0.0}
-    for group in optimizer.param_groups:
+    groups = schedule.optimizer.param_groups
+    for group, peak, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
         name = f"optim/{group['name']}_lr"
-        rates[name] = max(rates[name], float(group["lr"]))
+        rates[name] = max(rates[name], float(peak) * factor(update - 1))
     return rates
 
 

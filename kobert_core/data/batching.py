@@ -94,13 +94,13 @@ class Batch:
 
 
 def filled_shape(shape: Shape, longest: int) -> Shape:
-    """The next of few shapes, a sixteenth of an octave apart, with room for sequences of 1 to `longest` tokens.
+    """The next of few shapes, 256 tokens or a sixteenth apart, with room for sequences of 1 to `longest` tokens.
 
     A usual batch size and a little less have the same: an update is cut into pieces that differ by one example.
     """
     sequences = _round_up(shape.sequences + 4, least=8)
     while True:
-        tokens = _round_up(shape.tokens + sequences - shape.sequences, least=64)
+        tokens = _round_up(shape.tokens + sequences - shape.sequences, least=256)
         if tokens - shape.tokens <= (sequences - shape.sequences) * longest:
             return Shape(tokens, sequences)
         sequences = _round_up(sequences + 1, least=8)

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
 from kobert_core.data.batching import Batch
-from kobert_core.encoder import _by_length, _jagged, encode, use_packed_attention
+from kobert_core.encoder import _by_jagged, _by_length, encode, use_packed_attention
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 40, "vocab_size": 60}
 LENGTHS = [[5], [7, 7, 7], [3, 9, 9, 4, 9, 12], [1, 1, 2], [30, 2]]
@@ -58,7 +57,7 @@ def test_hidden_states_and_gradients_are_those_of_the_padded_model(lengths: list
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("one_query_each", [False, True])
 def test_the_attention_of_cuda_is_that_of_the_cpu(lengths: list[int], one_query_each: bool) -> None:
-    """Jagged tensors run on a CPU too, more slowly."""
+    """Nested tensors run on a CPU too, more slowly."""
     starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
     query_lengths = [1] * len(lengths) if one_query_each else lengths
     query_starts = torch.tensor([0, *np.cumsum(query_lengths)], dtype=torch.int32)
@@ -68,8 +67,7 @@ def test_the_attention_of_cuda_is_that_of_the_cpu(lengths: list[int], one_query_
 
     query, key, value = projected(sum(query_lengths)), projected(sum(lengths)), projected(sum(lengths))
     expected = _by_length(query, key, value, query_lengths, lengths, dropout=0.0, scaling=None)
-    jagged = [_jagged(query, query_starts, 40), *(_jagged(part, starts, 40) for part in (key, value))]
-    got = F.scaled_dot_product_attention(*jagged).transpose(1, 2).values()
+    got = _by_jagged(query, key, value, query_starts, starts, 40, 40, dropout=0.0, scaling=None)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
     towards = torch.randn_like(expected)
     for own, other in zip(
