@@ -8,6 +8,7 @@ import platform
 import re
 import statistics
 import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,16 +25,15 @@ SHARE = {"nsmc": Bar(at_least=0.3), "korquad": Bar(at_least=0.45)}
 
 
 def conditions() -> dict[str, Any]:
-    """Card, driver, versions, date, commit: no part needs to have run for them."""
-    import torch
-
-    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    """Card, driver, versions, date, commit. This process takes nothing of the card's memory for them."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    gpu = (_told_by(query) or _told_by([sys.executable, "-c", _ASK_TORCH])).split(", ")
+    name, memory, driver = gpu if len(gpu) == 3 else ("", "0", "")
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "gpu": gpu.name if gpu else "",
-        "gpu_gb": round(gpu.total_memory / 2**30, 1) if gpu else 0,
-        "driver": _told_by(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]),
-        "cuda": torch.version.cuda or "",
+        "gpu": name,
+        "gpu_gb": round(float(memory) / 1024, 1),
+        "driver": driver,
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "versions": {name: _installed(name) for name in PACKAGES},
@@ -41,9 +41,15 @@ def conditions() -> dict[str, Any]:
     }
 
 
+_ASK_TORCH = """import torch
+if torch.cuda.is_available():
+    card = torch.cuda.get_device_properties(0)
+    print(card.name, card.total_memory // 2**20, "unknown", sep=", ")"""
+
+
 def _told_by(command: list[str]) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip().splitlines()[0]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip().splitlines()[0]
     except (OSError, IndexError, subprocess.TimeoutExpired):
         return ""
 
@@ -131,7 +137,7 @@ def _head(head: Record) -> str:
         "",
         "Written by `make gpu`; not by hand.",
         "",
-        f"- card: {head['gpu']}, {head['gpu_gb']} GB; driver {head['driver']}, CUDA {head['cuda']}; {head['cores']} cores"
+        f"- card: {head['gpu']}, {head['gpu_gb']} GB; driver {head['driver']}; {head['cores']} cores"
         if head["gpu"]
         else "- no GPU: tiny sizes on a CPU, and no figure here means anything",
         f"- versions: Python {head['python']}, {versions}",
@@ -161,7 +167,10 @@ def _bars(records: Sequence[Record], derived: Sequence[Record]) -> str:
 def _speed(records: Sequence[Record], derived: Sequence[Record]) -> str:
     """Each side's figures, the median of its rounds."""
     lines = ["## Ours and Trainer", "", "Medians of the rounds, with the least and the most.", ""]
-    lines += ["| task, batch | side | examples/s | ms an update | peak GB | slow updates |", "|---|---|---|---|---|---|"]
+    lines += [
+        "| task, batch | side | examples/s | ms an update | peak GB | slow updates |",
+        "|---|---|---|---|---|---|",
+    ]
     sides: dict[tuple[str, int, str], list[Record]] = defaultdict(list)
     for record in records:
         if "side" in record:
@@ -183,7 +192,14 @@ def _speed(records: Sequence[Record], derived: Sequence[Record]) -> str:
 def _table(record: Record) -> str:
     """A record that carries a table: its first row are the names of the columns."""
     first, *rows = record["table"]
-    lines = [f"### {record['name']}", "", record.get("note", ""), "", f"| {' | '.join(first)} |", "|---" * len(first) + "|"]
+    lines = [
+        f"### {record['name']}",
+        "",
+        record.get("note", ""),
+        "",
+        f"| {' | '.join(first)} |",
+        "|---" * len(first) + "|",
+    ]
     return "\n".join([*lines, *(f"| {' | '.join(map(_cell, row))} |" for row in rows)])
 
 

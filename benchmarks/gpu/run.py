@@ -1,8 +1,8 @@
 """The product on a GPU: `make gpu`, or `python benchmarks/gpu/run.py [--parts NAME ...] [--budget SECONDS]`.
 
-Each part is a process of its own with a limit of time: one that fails, hangs or loses the device costs no other. A part
-prints each result at once and appends it to `results.jsonl` in the output folder. From that, `GPU.md` and `GPU.json` are
-written there after each part. Without a GPU the sizes are tiny, and what needs one is left out.
+Each part is a process of its own with a limit of time: one that fails, hangs or loses the device costs no other. A
+part prints each result at once and appends it to `results.jsonl` in the output folder. From that, `GPU.md` and
+`GPU.json` are written there after each part. Without a GPU the sizes are tiny, and what needs one is left out.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PARTS = {
     "attention": Part("attention", "ways of attention without padding", 90, 35),
     "speed": Part("speed", "ours and Trainer, taking turns; matrix products", 240, 130),
     "resume": Part("resume", "stopped and resumed: which bits are the same, and what they cost", 120, 70, WORKSPACE),
-    "profile": Part("profile", "where the time goes, kernel by kernel", 60, 30),
+    "profile": Part("kernels", "where the time goes, kernel by kernel", 60, 30),
     "compiled": Part("speed", "ours and Trainer with torch.compile", 180, 90),
     "flex": Part("attention", "FlexAttention, compiled", 90, 45),
 }
@@ -92,7 +92,8 @@ def run_all(names: list[str], out: Path, budget: float | None, tiny: bool) -> in
         if left is not None and left < PARTS[name].limit / 2:
             append(out, {"part": name, "name": "all", "missing": f"{left:.0f} s were left"})
             continue
-        limit = PARTS[name].limit if left is None else min(left, PARTS[name].limit)
+        limit = PARTS[name].limit * (4 if tiny else 1)
+        limit = limit if left is None else min(left, limit)
         failed += not run_apart(name, out, limit, tiny)
         write(out)
     if out == OWN and not tiny:

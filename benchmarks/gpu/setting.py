@@ -1,4 +1,4 @@
-"""What the parts share: the device, files, configs, tasks with a model at hand, and runs that end when they are told."""
+"""What the parts share: the device, configs, tasks with a model at hand, and runs that end when they are told."""
 
 from __future__ import annotations
 
