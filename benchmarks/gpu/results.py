@@ -71,7 +71,7 @@ def append(folder: Path, record: dict[str, Any]) -> None:
     """Print a record in a line and append it to the file."""
     with open(folder / RESULTS, "a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    print(in_words(record), flush=True)
+    print(in_words(record)[:220], flush=True)  # all of it is in the file
 
 
 def in_words(record: dict[str, Any]) -> str:
