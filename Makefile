@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ORIGINAL := .venv-original
 
-.PHONY: sweep test test-slow cases drills lint bench original install clean
+.PHONY: sweep test test-slow cases drills lint bench gpu original install clean
 
 sweep: $(INSTALLED)  ## A sweep over the sample that the package carries
 	$(BIN)/kobert-tune sweep search_spaces/quickstart.yaml --name quickstart-$$(date +%Y%m%d-%H%M%S)
@@ -31,6 +31,9 @@ lint: $(INSTALLED)  ## ruff, mypy, import-linter
 
 bench: $(VENV)/.installed-bench  ## Side by side with what people would use instead; writes benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/bench.py
+
+gpu: $(VENV)/.installed-bench  ## What is right and how fast it is on a GPU; writes benchmarks/GPU.md
+	$(BIN)/python benchmarks/gpu/run.py
 
 original: $(ORIGINAL)/.installed  ## A second environment with the original's tokenizer and pipeline, for `bench`
 
