@@ -180,6 +180,9 @@ class RunConfig(FrozenConfig):
     """Compile the encoder's layers with `torch.compile`, but for the last one of a classifier. It takes up to a minute
     at the start of a run."""
 
+    deterministic: bool = False
+    """On CUDA, take the kernels that give the same bits each time. On a CPU all do."""
+
     @field_validator("eval_percent")
     @classmethod
     def _divides_a_hundred(cls, value: int) -> int:

@@ -63,10 +63,10 @@ def encode(
     for layer in lower:
         hidden = layer(hidden, **whole)
     if not first_tokens_only:
-        return top(hidden, **whole)[0]
+        return top(hidden, **whole).squeeze(0)
     ones = torch.arange(len(starts), dtype=starts.dtype, device=starts.device)
     single = within | {"cu_seq_lens_q": ones, "max_length_q": 1, "query_lengths": [1] * len(lengths)}
-    return _for_queries(top, hidden.index_select(1, starts[:-1]), hidden, **single)[0]
+    return _for_queries(top, hidden.index_select(1, starts[:-1]), hidden, **single).squeeze(0)
 
 
 def _for_queries(layer: Any, queries: torch.Tensor, hidden: torch.Tensor, **lengths: Any) -> torch.Tensor:
@@ -130,10 +130,10 @@ def packed_attention(
     """
     how: dict[str, Any] = {"dropout": dropout, "scaling": scaling}
     if not query.is_cuda:
-        return _by_length(query, key, value, query_lengths, key_lengths, **how)[None], None
+        return _by_length(query, key, value, query_lengths, key_lengths, **how).unsqueeze(0), None
     by_starts = _by_flash if _has_flash(query) else _by_jagged
     starts = cu_seq_lens_q, cu_seq_lens_k
-    return by_starts(query, key, value, *starts, max_length_q, max_length_k, **how)[None], None
+    return by_starts(query, key, value, *starts, max_length_q, max_length_k, **how).unsqueeze(0), None
 
 
 def _has_flash(query: torch.Tensor) -> bool:
@@ -170,7 +170,7 @@ def _by_flash(
     Returns:
         Shape (tokens, heads, size), as of `query`.
     """
-    rows = [part[0].transpose(0, 1) for part in (query, key, value)]
+    rows = [part.squeeze(0).transpose(0, 1) for part in (query, key, value)]
     where = query_starts, key_starts, longest_query, longest_key
     output: torch.Tensor = torch.ops.aten._flash_attention_forward(*rows, *where, dropout, False, False, scale=scaling)[
         0
@@ -207,7 +207,7 @@ def _jagged(part: torch.Tensor, starts: torch.Tensor, longest: int) -> torch.Ten
 
     Its kernels are told the least and the most that a length may be, or they would wait for the device to say so.
     """
-    rows = part[0].transpose(0, 1)
+    rows = part.squeeze(0).transpose(0, 1)
     return torch.nested.nested_tensor_from_jagged(rows, starts, min_seqlen=1, max_seqlen=longest).transpose(1, 2)
 
 
@@ -227,8 +227,10 @@ def _by_length(
         Shape (tokens, heads, size), as of `query`.
     """
     groups = [(*sizes, len(list(same))) for sizes, same in groupby(zip(query_lengths, key_lengths, strict=True))]
-    queries = query[0].split([length * count for length, _, count in groups], dim=1)
-    keys, values = (part[0].split([length * count for _, length, count in groups], dim=1) for part in (key, value))
+    queries = query.squeeze(0).split([length * count for length, _, count in groups], dim=1)
+    keys, values = (
+        part.squeeze(0).split([length * count for _, length, count in groups], dim=1) for part in (key, value)
+    )
     outputs = []
     for (*_sizes, count), *parts in zip(groups, queries, keys, values, strict=True):
         q, k, v = (part.unflatten(1, (count, -1)).transpose(0, 1) for part in parts)  # sequences, heads, length, size

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
+from kobert_core.bf16_weights import Bf16Weights
 from kobert_core.data.batching import Batch, Shape
 from kobert_core.memory import allowed_memory, is_out_of_memory
 from kobert_core.runtime import Runtime, uses_bf16
@@ -21,7 +22,6 @@ from kobert_core.tasks.base import Task
 
 GRAPH_TOKENS = 32_768
 """A GPU is busy longer with more tokens than Python is with launching their kernels: a graph gains nothing."""
-HALVES = True
 MOST_GRAPHS = 64
 """Each takes some megabytes, and time to capture: the shapes that come first are those that come often."""
 
@@ -34,23 +34,22 @@ class Passes:
     ) -> None:
         self._model, self._task, self._runtime, self._autocast = model, task, runtime, autocast
 
-    def __call__(self, batch: Batch, weight: float) -> torch.Tensor:
-        """Add the gradients of a batch on the CPU, whose loss is divided by `weight`; gives the loss undivided."""
-        return self._run(batch, weight)
+    def __call__(self, batch: Batch, weight: float, *, is_first: bool) -> torch.Tensor:
+        """Add the gradients of a batch on the CPU to those of the update.
 
-    def _run(self, batch: Batch, weight: float | torch.Tensor) -> torch.Tensor:
-        with self._runtime.phase("forward"):
-            loss = self._forward(batch, weight)
+        Args:
+            batch: Examples.
+            weight: What the loss is divided by.
+            is_first: Whether there are no gradients yet.
+
+        Returns:
+            The loss undivided, a scalar.
+        """
+        with self._runtime.phase("forward"), self._autocast:
+            loss = self._task.loss(self._model, batch) / weight
         with self._runtime.phase("backward"):
-            self._backward(loss)
+            loss.backward()
         return loss.detach() * weight
-
-    def _forward(self, batch: Batch, weight: float | torch.Tensor) -> torch.Tensor:
-        with self._autocast:
-            return self._task.loss(self._model, batch) / weight
-
-    def _backward(self, loss: torch.Tensor) -> None:
-        loss.backward()
 
     def take_less_memory(self) -> bool:
         """Whether the same passes will take less memory from here on."""
@@ -65,44 +64,16 @@ class Graph:
     batch: Batch
     loss: torch.Tensor
 
+    def replay(self, batch: Batch) -> torch.Tensor:
+        """Forward and backward of a batch of the same shape; its loss, until the next replay."""
+        if batch is not self.batch:
+            batch.copy_to(self.batch)
+        self.cuda.replay()
+        return self.loss
 
-class Halves(nn.Module):
-    """A model whose linear layers compute with copies of their weights in bf16.
 
-    Autocast would make the same copies, with a kernel for each weight and another for its gradient.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self._weights = {
-            f"{name}.{part}": weight
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear)
-            for part, weight in module.named_parameters(recurse=False)
-        }
-        self._copies = {
-            name: weight.detach().to(torch.bfloat16).requires_grad_() for name, weight in self._weights.items()
-        }
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return torch.func.functional_call(self.model, self._copies, args, kwargs)
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        torch._foreach_copy_(list(self._copies.values()), list(self._weights.values()))
-
-    @torch.no_grad()
-    def hand_over_gradients(self) -> None:
-        """Add the gradients of the copies to those of the weights."""
-        gradients, more = [], []
-        for weight, copy in zip(self._weights.values(), self._copies.values(), strict=True):
-            if copy.grad is not None:
-                weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-                gradients.append(weight.grad)
-                more.append(copy.grad)
-                copy.grad = None
-        torch._foreach_add_(gradients, more)
+Key = tuple[Shape, bool]
+"""A shape, and whether its gradients are the first of an update."""
 
 
 class CudaPasses(Passes):
@@ -120,62 +91,65 @@ class CudaPasses(Passes):
         super().__init__(model, task, runtime, autocast)
         self._longest = int(task.train.lengths.max())
         self._weight = torch.empty((), device=runtime.device)
-        self._seen: set[Shape] = set()
-        self._graphs: dict[Shape, Graph] = {}
+        self._seen: set[Key] = set()
+        self._graphs: dict[Key, Graph] = {}
         self._memory = torch.cuda.graph_pool_handle()
         self._captures = True
-        self._halves = Halves(model) if uses_bf16(task.config, runtime.device) and HALVES else None
+        self._bf16 = Bf16Weights(model) if uses_bf16(task.config, runtime.device) else None
 
-    def _forward(self, batch: Batch, weight: float | torch.Tensor) -> torch.Tensor:
-        if self._halves is None:
-            return super()._forward(batch, weight)
-        self._halves.refresh()
-        with self._autocast:
-            return self._task.loss(self._halves, batch) / weight
-
-    def _backward(self, loss: torch.Tensor) -> None:
-        loss.backward()
-        if self._halves is not None:
-            self._halves.hand_over_gradients()
-
-    def __call__(self, batch: Batch, weight: float) -> torch.Tensor:
+    def __call__(self, batch: Batch, weight: float, *, is_first: bool) -> torch.Tensor:
         batch = batch.fill(self._longest)
         self._weight.fill_(weight)
-        if batch.shape not in self._graphs:
-            with self._runtime.phase("data"):
-                batch = batch.to(self._runtime.device)
-            if not self._is_worth_a_graph(batch.shape):
-                return self._run(batch, self._weight)
+        key = batch.shape, is_first
+        if key in self._graphs:
+            with self._runtime.phase("graph"):
+                return self._graphs[key].replay(batch)
+        with self._runtime.phase("data"):
+            batch = batch.to(self._runtime.device)
+        if not self._is_worth_a_graph(key):
+            return self._run(batch, is_first)
         with self._runtime.phase("graph"):
-            return self._replay(batch)
+            return self._capture(key, batch).replay(batch)
 
-    def _is_worth_a_graph(self, shape: Shape) -> bool:
-        """From the second batch of a shape on."""
+    def _run(self, batch: Batch, is_first: bool) -> torch.Tensor:
+        with self._runtime.phase("forward"):
+            loss = self._forward(batch)
+        with self._runtime.phase("backward"):
+            self._backward(loss, is_first)
+        return loss.detach() * self._weight
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        if self._bf16:
+            self._bf16.refresh()
+        with self._autocast:
+            return self._task.loss(self._bf16 or self._model, batch) / self._weight
+
+    def _backward(self, loss: torch.Tensor, is_first: bool) -> None:
+        loss.backward()
+        if self._bf16:
+            self._bf16.hand_over_gradients(add=not is_first)
+
+    def _is_worth_a_graph(self, key: Key) -> bool:
+        """From the second time on."""
+        shape, _ = key
         if not self._captures or shape.tokens > GRAPH_TOKENS or len(self._graphs) == MOST_GRAPHS:
             return False
-        seen_before = shape in self._seen
-        self._seen.add(shape)
+        seen_before = key in self._seen
+        self._seen.add(key)
         return seen_before
 
-    def _replay(self, batch: Batch) -> torch.Tensor:
-        graph = self._graphs.get(batch.shape)
-        if graph is None:
-            graph = self._graphs[batch.shape] = self._capture(batch)
-        else:
-            batch.copy_to(graph.batch)
-        graph.cuda.replay()
-        return graph.loss
-
-    def _capture(self, batch: Batch) -> Graph:
+    def _capture(self, key: Key, batch: Batch) -> Graph:
         """What is captured adds to the gradients where they lie, and they are there since the first batch."""
+        _, is_first = key
 
         def run() -> torch.Tensor:
-            loss = self._forward(batch, self._weight)
-            self._backward(loss)
+            loss = self._forward(batch)
+            self._backward(loss, is_first)
             return loss.detach() * self._weight
 
         cuda, loss = capture(run, self._runtime.device, pool=self._memory)
-        return Graph(cuda, batch, loss)
+        self._graphs[key] = Graph(cuda, batch, loss)
+        return self._graphs[key]
 
     def take_less_memory(self) -> bool:
         """Give up the graphs, which keep memory of their own beside that of all else."""

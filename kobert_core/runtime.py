@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -122,6 +123,24 @@ def own_stream(device: torch.device) -> Iterator[None]:
 def _stream_of(device: torch.device) -> torch.cuda.Stream:
     """The same for all runs of a process: cuBLAS keeps memory for each stream that it ever saw."""
     return torch.cuda.Stream(device)
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """On CUDA, kernels that give the same bits each time."""
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # PyTorch asks for one that cuBLAS documents
+    settings: Any = torch.utils.deterministic
+    before, filled_before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    settings.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        settings.fill_uninitialized_memory = filled_before
 
 
 def uses_bf16(config: TrainConfig, device: torch.device) -> bool:

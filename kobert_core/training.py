@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from kobert_core.evaluation import evaluate_on_dev
 from kobert_core.memory import Attempt, half_of, keep_freed_memory, tokens_that_fit
 from kobert_core.optim import make_optimizer, make_schedule
 from kobert_core.passes import make_passes, make_step
-from kobert_core.runtime import Report, Runtime, in_precision, own_stream
+from kobert_core.runtime import Report, Runtime, deterministic, in_precision, own_stream
 from kobert_core.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
         OutOfMemory: the memory does not hold a single example. Until then, an update that finds too little begins
             again with micro-batches of half the size, which stay so: its examples and its gradient are the same.
     """
-    with own_stream(runtime.device):
+    repeatable = deterministic(runtime.device) if config.train.deterministic else nullcontext()
+    with own_stream(runtime.device), repeatable:
         model = _train(config, task, runtime)
     model.zero_grad(set_to_none=True)
     return model
@@ -127,10 +129,10 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
             workers=runtime.workers,
         )
         with Attempt(runtime.device, window.loss) as attempt:
-            for micro_batch in pieces:
+            for number, micro_batch in enumerate(pieces):
                 with runtime.phase("data"):
                     batch = task.train.batch(micro_batch)
-                window.loss += passes(batch, weight)
+                window.loss += passes(batch, weight, is_first=number == 0)
         with runtime.phase("optimizer"):
             gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
             if not attempt.add_up(gradients, runtime):

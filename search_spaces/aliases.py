@@ -100,6 +100,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "max_steps": ("train.epochs",),
     "random_seed": ("train.seed",),
     "random_state": ("train.seed",),
+    "full_determinism": ("train.deterministic",),
     "data_seed": ("data.split_seed",),
     "eval_steps": ("train.eval_percent",),
     "eval_strategy": ("train.eval_percent",),
