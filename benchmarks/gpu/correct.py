@@ -71,11 +71,13 @@ def correct(results: Results, tiny: bool) -> None:
     with results.check("out of memory"):
         out_of_memory(results, tiny)
     clean_up()
-    with results.check("batch_size: auto"):
-        fills_memory(results, tiny)
-    clean_up()
     with results.check("left on the device"):
         left_behind(results, tiny)
+
+
+def auto(results: Results, tiny: bool) -> None:
+    with results.check("batch_size: auto"):
+        fills_memory(results, tiny)
 
 
 def small_config(name: str, tiny: bool, precision: str = "fp32", **optim: Any) -> TrainConfig:
@@ -118,7 +120,7 @@ def one_pass(results: Results, name: str, tiny: bool) -> None:
     def ours(precision: str) -> list[Numbers]:
         own = small_config(name, tiny, precision)
         model = task.build_model().to(device()).train()
-        prepare_encoder(model, own, LocalRuntime(device=device()))
+        prepare_encoder(model, own)
         return [our_numbers(model, task, indices, own) for indices in batches]
 
     def theirs(model: Any, precision: str) -> list[Numbers]:
@@ -128,16 +130,13 @@ def one_pass(results: Results, name: str, tiny: bool) -> None:
     exact = ours("fp32")
     scale = max(float(value.abs().max()) for batch in reference for key, value in batch.items() if key != "logits")
     logits = max(largest(a["logits"], b["logits"], 0.0) for a, b in zip(exact, reference, strict=True))
-    gradients = max(
-        largest(a[key], b[key], scale / 1000)
-        for a, b in zip(exact, reference, strict=True)
-        for key in b
-        if key != "logits"
-    )
+    gradients = furthest(exact, reference, scale)
     note = "largest difference over the largest one of the padded model"
     results.tell(f"{name}, logits, fp32 against padded", logits, bar=FP32, note=note)
     note += ", weight by weight (of small ones: over a thousandth of the largest gradient)"
     results.tell(f"{name}, gradients, fp32 against padded", gradients, bar=FP32, note=note)
+    by_sdpa = furthest(theirs(sdpa, "fp32"), reference, scale)
+    results.tell(f"{name}, gradients, fp32, transformers' own SDPA against its eager attention", by_sdpa, note=note)
     own, other = ours("bf16"), theirs(sdpa, "bf16")
     for what, chosen in (("logits", lambda key: key == "logits"), ("gradients", lambda key: key != "logits")):
         mine, padded = error_of(own, reference, chosen), error_of(other, reference, chosen)
@@ -183,6 +182,12 @@ def numbers_of(model: nn.Module, output: Any, mask: torch.Tensor, loss: torch.Te
         logits = torch.stack([output.start_logits[mask], output.end_logits[mask]])
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return {"logits": logits.detach().float()} | gradients
+
+
+def furthest(values: list[Numbers], reference: list[Numbers], scale: float) -> float:
+    """The largest difference of gradients, weight by weight; `scale` is the largest gradient of all."""
+    pairs = ((a[key], b[key]) for a, b in zip(values, reference, strict=True) for key in b if key != "logits")
+    return max(largest(value, expected, scale / 1000) for value, expected in pairs)
 
 
 def largest(value: torch.Tensor, reference: torch.Tensor, floor: float) -> float:

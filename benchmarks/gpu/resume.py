@@ -1,18 +1,15 @@
 """Which bits are the same on a GPU: of two undisturbed runs, and of one that was stopped in mid-epoch and resumed.
 
-With the usual dropout and in bf16; with three layers of KoBERT's width, so that checkpoints take little time. Once as
-PyTorch is by default and once with its deterministic algorithms, and what these cost with all twelve layers.
+With the usual dropout and in bf16; with three layers of KoBERT's width, so that checkpoints take little time. Once by
+default and once with `train.deterministic: true`, and what that costs with all twelve layers.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from results import Bar, Results
 from setting import (
     Stopwatch,
@@ -35,8 +32,8 @@ def resume(results: Results, tiny: bool) -> None:
     for strict in (False, True):
         how = "deterministic" if strict else "by default"
         for name in BATCH:
-            with results.check(f"{name}, {how}"), deterministic(strict):
-                same_again(results, name, how, tiny, bar=strict)
+            with results.check(f"{name}, {how}"):
+                same_again(results, name, how, tiny, strict)
             clean_up()
     for name in BATCH:
         with results.check(f"{name}, cost of determinism"):
@@ -44,25 +41,16 @@ def resume(results: Results, tiny: bool) -> None:
         clean_up()
 
 
-@contextmanager
-def deterministic(strict: bool) -> Iterator[None]:
-    """PyTorch's deterministic algorithms; what has none is an error."""
-    torch.use_deterministic_algorithms(strict)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-def run_of(name: str, tiny: bool, layers: int | None) -> Any:
+def run_of(name: str, tiny: bool, layers: int | None, strict: bool) -> Any:
     batch = BATCH[name] // (8 if tiny else 1)
     optim = {"batch_size": batch, "schedule": "constant", "warmup_ratio": 0.0}
-    return config_of(name, EXAMPLES[name] // (16 if tiny else 1), shape(tiny, layers), optim=optim)
+    examples = EXAMPLES[name] // (16 if tiny else 1)
+    return config_of(name, examples, shape(tiny, layers), optim=optim, train={"deterministic": strict})
 
 
-def same_again(results: Results, name: str, how: str, tiny: bool, *, bar: bool) -> None:
+def same_again(results: Results, name: str, how: str, tiny: bool, strict: bool) -> None:
     """Two undisturbed runs, and one that is stopped and resumed; where bits differ it is said how far."""
-    config = run_of(name, tiny, LAYERS)
+    config = run_of(name, tiny, LAYERS, strict)
     task = task_of(config)
     start = start_of(task)
     whole = trained(config, task, UPDATES)
@@ -77,19 +65,19 @@ def same_again(results: Results, name: str, how: str, tiny: bool, *, bar: bool) 
         note = "all bits are the same" if same else f"differ by {mean_deviation(other, whole, start):.1e} of the change"
         note += f" after {UPDATES} updates" + (f"; from {', '.join(kept)}" if "resumed" in what else "")
         title = f"{name}, {how}, {what}: same bits"
-        results.tell(title, float(same), bar=Bar(at_least=1) if bar else None, note=note)
+        results.tell(title, float(same), bar=Bar(at_least=1) if strict else None, note=note)
 
 
 def cost(results: Results, name: str, tiny: bool) -> None:
     """Time of an update with deterministic algorithms against without, taking turns, whole model."""
     first, last = (2, 4) if tiny else (40, 100)
-    config = run_of(name, tiny, None)
-    task = task_of(config)
+    configs = {strict: run_of(name, tiny, None, strict) for strict in (False, True)}
+    tasks = {False: task_of(configs[False])}
+    tasks[True] = task_of(configs[True], like=tasks[False])
     spent: dict[bool, list[float]] = {False: [], True: []}
     for strict in (False, True, False, True):
         watch = Stopwatch(first, last)
-        with deterministic(strict):
-            trained(config, task, last, watch)
+        trained(configs[strict], tasks[strict], last, watch)
         spent[strict].append(1e3 * watch.between(first, last) / (last - first))
         clean_up()
     plain, strict_ms = (min(spent[strict]) for strict in (False, True))

@@ -44,6 +44,7 @@ WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 PARTS = {
     "correct": Part("correct", "the numbers are those of the padded model, and memory is kept to", 150, 75),
+    "auto": Part("correct", "`batch_size: auto` fills the memory", 60, 25),
     "attention": Part("attention", "ways of attention without padding", 90, 35),
     "speed": Part("speed", "ours and Trainer, taking turns; matrix products", 240, 130),
     "resume": Part("resume", "stopped and resumed: which bits are the same, and what they cost", 120, 70, WORKSPACE),
