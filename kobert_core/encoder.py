@@ -172,10 +172,11 @@ def _by_flash(
     """
     rows = [part.squeeze(0).transpose(0, 1) for part in (query, key, value)]
     where = query_starts, key_starts, longest_query, longest_key
-    output: torch.Tensor = torch.ops.aten._flash_attention_forward(*rows, *where, dropout, False, False, scale=scaling)[
-        0
-    ]
-    return output
+    is_causal = return_debug_mask = False
+    attend = torch.ops.aten._flash_attention_forward
+    attended: torch.Tensor
+    attended, *_ = attend(*rows, *where, dropout, is_causal, return_debug_mask, scale=scaling)
+    return attended
 
 
 def _by_jagged(
