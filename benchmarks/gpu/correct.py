@@ -118,7 +118,7 @@ def one_pass(results: Results, name: str, tiny: bool) -> None:
     def ours(precision: str) -> list[Numbers]:
         own = small_config(name, tiny, precision)
         model = task.build_model().to(device()).train()
-        prepare_encoder(model, own, LocalRuntime(device=device()))
+        prepare_encoder(model, own)
         return [our_numbers(model, task, indices, own) for indices in batches]
 
     def theirs(model: Any, precision: str) -> list[Numbers]:
