@@ -124,13 +124,14 @@ def sweep(results: Results, tiny: bool) -> None:
                 rates[count] = one_sweep(results, plan, Path(folder))
     if len(rates) == 2:
         ratio, warm = (shared / alone for shared, alone in zip(rates[at_once], rates[1], strict=True))
-        note = f"all examples of whole trials, from the first one's begin to the last one's end; from the first train()"
-        note += f" to the last one's end {warm:.3g}; each of the {at_once} has its part of the card's memory"
+        note = "all examples of whole trials, from the first one's begin to the last one's end; from the first"
+        note += f" train() on {warm:.3g}; each of the {at_once} has its part of the card's memory"
         results.tell(f"{at_once} at once, examples/s against one at a time", ratio, note=note)
 
 
 def one_sweep(results: Results, plan: Plan, folder: Path) -> tuple[float, float]:
-    """Run it and tell what it took; its examples a second, from the first trial's begin and from the first `train()`."""
+    """Run it and tell what it took; its examples a second, from the first trial's begin, and from the first `train()`
+    on."""
     with Gauge() as gauge:
         seconds = run_sweep(results, plan, folder)
     spells, states = spells_of(folder / plan.name, plan)
