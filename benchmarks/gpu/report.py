@@ -142,7 +142,7 @@ def _head(head: Record) -> str:
         else "- no GPU: tiny sizes on a CPU, and no figure here means anything",
         f"- versions: Python {head['python']}, {versions}",
         f"- date: {head['date']}; commit {head['commit'] or 'unknown'}",
-        "- NCCL with two workers: one card cannot have it, and it was not tried",
+        "- NCCL with two workers cannot be had on one card, and was not tried",
     ]
     return "\n".join(lines)
 

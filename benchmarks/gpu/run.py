@@ -48,6 +48,8 @@ PARTS = {
     "attention": Part("attention", "ways of attention without padding", 90, 35),
     "speed": Part("speed", "ours and Trainer, taking turns; matrix products", 240, 130),
     "resume": Part("resume", "stopped and resumed: which bits are the same, and what they cost", 120, 70, WORKSPACE),
+    "sweep": Part("sweep", "20 trials by Ray, one at a time and four at once; how long the card idles", 200, 130),
+    "e5": Part("e5", "a real encoder tuned on all of NSMC, and the test file", 150, 60),
     "profile": Part("kernels", "where the time goes, kernel by kernel", 60, 30),
     "compiled": Part("speed", "ours and Trainer with torch.compile", 180, 90),
     "flex": Part("attention", "FlexAttention, compiled", 90, 45),
