@@ -43,13 +43,13 @@ WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 """Without it, cuBLAS refuses to be deterministic."""
 
 PARTS = {
-    "correct": Part("correct", "the numbers are those of the padded model, and memory is kept to", 150, 75),
+    "correct": Part("correct", "the numbers are those of the padded model, and memory is kept to", 90, 60),
     "auto": Part("correct", "`batch_size: auto` fills the memory", 60, 25),
-    "attention": Part("attention", "ways of attention without padding", 90, 35),
-    "speed": Part("speed", "ours and Trainer, taking turns; matrix products", 240, 130),
-    "resume": Part("resume", "stopped and resumed: which bits are the same, and what they cost", 120, 70, WORKSPACE),
-    "sweep": Part("sweep", "20 trials by Ray, one at a time and four at once; how long the card idles", 200, 130),
-    "e5": Part("e5", "a real encoder tuned on all of NSMC, and the test file", 150, 60),
+    "attention": Part("attention", "ways of attention without padding", 45, 25),
+    "speed": Part("speed", "ours and Trainer, taking turns; matrix products", 115, 90),
+    "resume": Part("resume", "stopped and resumed: which bits are the same, and what they cost", 80, 45, WORKSPACE),
+    "sweep": Part("sweep", "20 trials by Ray, one at a time and four at once; how long the card idles", 125, 100),
+    "e5": Part("e5", "a real encoder tuned on all of NSMC, and the test file", 80, 45),
     "profile": Part("kernels", "where the time goes, kernel by kernel", 60, 30),
     "compiled": Part("speed", "ours and Trainer with torch.compile", 180, 90),
     "flex": Part("attention", "FlexAttention, compiled", 90, 45),
