@@ -181,7 +181,8 @@ class RunConfig(FrozenConfig):
     at the start of a run."""
 
     deterministic: bool = False
-    """On CUDA, take the kernels that give the same bits each time. On a CPU all do."""
+    """On CUDA, take the kernels that give the same bits each time also for texts of more than 128 tokens. On a CPU all
+    do."""
 
     @field_validator("eval_percent")
     @classmethod

@@ -28,9 +28,9 @@ from setting import NSMC_LENGTH, shape
 
 TRIALS, UPDATES, BATCH, DEV = 20, 100, 32, 512
 AT_ONCE = 4
-WALL_TIME = 65
+WALL_TIME = 40
 """Seconds after which a sweep begins nothing more: its whole trials count."""
-PATIENCE = 45
+PATIENCE = 20
 """So many seconds more may a sweep take: Ray's start, the export of the winner, what MLflow still lacks."""
 ADDED, IDLE = Bar(at_most=0.3), Bar(at_most=0.05)
 
@@ -169,8 +169,6 @@ def run_sweep(results: Results, plan: Plan, folder: Path) -> float:
             end_gently(process)
     seconds = time.monotonic() - began
     said = log.read_text(encoding="utf-8", errors="replace")
-    log.unlink()
-    print(f"-- {plan.name}\n{said[-6000:]}", file=sys.stderr, flush=True)
     if code:
         raise RuntimeError(f"the sweep ended with exit code {code}: {' '.join(said.split())[-200:]}")
     if code is None and not (folder / plan.name / "trials.json").is_file():
