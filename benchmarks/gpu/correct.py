@@ -104,7 +104,7 @@ def padded_model(task: Any, attention: str = "eager") -> Any:
 
 def padded_batch(task: Any, indices: np.ndarray) -> dict[str, torch.Tensor]:
     """Examples as transformers takes them."""
-    padded = task.train.padded(indices)
+    padded = task.train.batch(indices).padded(task.tokenizer.pad_id)
     return {name: padded[name].to(device()) for name in INPUTS if name in padded}
 
 
@@ -146,7 +146,7 @@ def one_pass(results: Results, name: str, tiny: bool) -> None:
 
 def our_numbers(model: nn.Module, task: Any, indices: np.ndarray, config: TrainConfig) -> Numbers:
     """Logits and gradients of our model on packed examples."""
-    padded = task.train.padded(indices)
+    padded = task.train.batch(indices).padded(task.tokenizer.pad_id)
     batch = Batch.pack({key: value for key, value in padded.items() if key in INPUTS}).to(device())
     with in_precision(config, device()):
         output = model(**batch.inputs, **batch.targets)

@@ -111,7 +111,7 @@ def as_lists(examples: Any) -> list[dict[str, Any]]:
     """All examples as lists without padding, as Trainer takes them."""
     features = []
     for start in range(0, len(examples), 512):
-        padded = examples.padded(np.arange(start, min(start + 512, len(examples))))
+        padded = examples.batch(np.arange(start, min(start + 512, len(examples)))).padded()
         padded = {name: rows for name, rows in padded.items() if not name.startswith("trim")}
         for number, length in enumerate(padded["attention_mask"].sum(1).tolist()):
             features.append(

@@ -192,7 +192,7 @@ def features_as_lists(file: Path) -> list[dict[str, Any]]:
     names = ("input_ids", "token_type_ids", "attention_mask")
     features = []
     for number in range(len(windows)):
-        batch = windows.padded(np.array([number]))
+        batch = windows.batch(np.array([number])).padded()
         feature: dict[str, Any] = {name: batch[name][0].tolist() for name in names}
         features.append(feature | {name: int(batch[name][0]) for name in ("start_positions", "end_positions")})
     return features

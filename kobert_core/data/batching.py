@@ -45,6 +45,22 @@ class Batch:
         return Shape(len(self.inputs["input_ids"]), len(self.inputs["lengths"]))
 
     @classmethod
+    def of(cls, lengths: np.ndarray, tokens: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> Batch:
+        """A batch of examples that lie end to end.
+
+        Args:
+            lengths: The tokens of each example, shape (examples,).
+            tokens: `input_ids` and `token_type_ids`, of shape (tokens,).
+            targets: Arrays of shape (examples,).
+        """
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        inputs: dict[str, Any] = {name: torch.from_numpy(array.astype(np.int64)) for name, array in tokens.items()}
+        inputs["position_ids"] = torch.from_numpy(places_in(lengths))
+        inputs["starts"] = torch.from_numpy(starts.astype(np.int32))
+        inputs["lengths"] = lengths.tolist()
+        return cls(inputs, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in targets.items()})
+
+    @classmethod
     def pack(cls, padded: Mapping[str, torch.Tensor]) -> Batch:
         """A batch from padded tensors as transformers takes them: `attention_mask` tells what is padding."""
         mask = padded["attention_mask"].bool()
@@ -54,6 +70,16 @@ class Batch:
         inputs["starts"] = F.pad(lengths.cumsum(0), (1, 0)).int()
         inputs["lengths"] = lengths.tolist()
         return cls(inputs, {name: padded[name] for name in padded if name not in (*INPUTS, "attention_mask")})
+
+    def padded(self, pad_id: int = 0) -> dict[str, torch.Tensor]:
+        """The batch as transformers takes it: what `pack` was given, of shape (examples, width), int64."""
+        lengths = torch.tensor(self.inputs["lengths"])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        padded = {"attention_mask": mask.long()}
+        for name, fill in zip(INPUTS, (pad_id, 0), strict=True):
+            padded[name] = torch.full(mask.shape, fill)
+            padded[name][mask] = self.inputs[name]
+        return padded | self.targets
 
     def fill(self, longest: int) -> Batch:
         """The batch with sequences behind it that no loss counts, up to one of few shapes.
@@ -91,6 +117,12 @@ class Batch:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {name: part for name, part in (self.inputs | self.targets).items() if isinstance(part, torch.Tensor)}
+
+
+def places_in(lengths: np.ndarray) -> np.ndarray:
+    """The place of each token in its example, int64, shape (tokens,)."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
 
 
 def filled_shape(shape: Shape, longest: int) -> Shape:

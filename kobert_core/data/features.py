@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from kobert_core.data.batching import Batch
+from kobert_core.data.batching import Batch, places_in
 from kobert_core.data.readers import Rows
 from kobert_core.tokenization import KoBertTokenizer
 
@@ -95,26 +95,16 @@ class TextExamples(Dataset[dict[str, torch.Tensor]]):
 
     def batch(self, indices: np.ndarray) -> Batch:
         """The examples at `indices`, as the model takes them; the target is `labels`."""
-        return Batch.pack(self.padded(indices))
-
-    def padded(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """What `collate_fn` gives for the examples at `indices`, without a tensor an example."""
         lengths = self.lengths[indices]
-        positions = np.arange(lengths.max())
-        attention_mask = positions < lengths[:, None]
-        input_ids = np.full(attention_mask.shape, self._tokenizer.pad_id, dtype=np.int64)
-        inner = attention_mask & (positions > 0) & (positions < lengths[:, None] - 1)
-        at = self._starts[self.rows[indices]][:, None] + positions - 1
-        input_ids[inner] = self._ids[at[inner]]
-        input_ids[:, 0] = self._tokenizer.cls_id
-        input_ids[np.arange(len(indices)), lengths - 1] = self._tokenizer.sep_id
-        ids = torch.from_numpy(input_ids)
-        return {
-            "input_ids": ids,
-            "attention_mask": torch.from_numpy(attention_mask.astype(np.int64)),
-            "token_type_ids": torch.zeros_like(ids),
-            "labels": torch.from_numpy(self.labels[indices]),
-        }
+        places, ends = places_in(lengths), np.cumsum(lengths)
+        ids = np.empty(len(places), dtype=np.int64)
+        is_piece = np.ones(len(places), dtype=bool)
+        is_piece[ends - lengths] = is_piece[ends - 1] = False
+        at = np.repeat(self._starts[self.rows[indices]] - 1, lengths) + places
+        ids[is_piece] = self._ids[at[is_piece]]
+        ids[ends - lengths], ids[ends - 1] = self._tokenizer.cls_id, self._tokenizer.sep_id
+        tokens = {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}
+        return Batch.of(lengths, tokens, {"labels": self.labels[indices]})
 
     def take(self, indices: np.ndarray) -> TextExamples:
         """The examples at `indices`, over the same memory."""

@@ -13,11 +13,10 @@ from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from kobert_core.code_points import code_points
-from kobert_core.data.batching import IGNORED, Batch
+from kobert_core.data.batching import IGNORED, Batch, places_in
 from kobert_core.data.squad import Question, Squad
 from kobert_core.graphemes import grapheme_starts, trims_needed
 from kobert_core.tokenization import KoBertTokenizer
@@ -179,6 +178,18 @@ def _bounds(sizes: list[int] | np.ndarray) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
 
 
+class Tokens(NamedTuple):
+    """All tokens of some windows, end to end: arrays of shape (tokens,)."""
+
+    ids: np.ndarray
+    rows: np.ndarray
+    """The number of each one's window."""
+    places: np.ndarray
+    """Where it is in its window."""
+    in_context: np.ndarray
+    """Whether it is a piece of the context."""
+
+
 class WindowExamples:
     """Windows over the arrays of one file; an example is a window, and a question has all of its windows here."""
 
@@ -263,50 +274,45 @@ class WindowExamples:
         )
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """The windows at `indices`, as the model takes them; the targets are positions and trims."""
-        return Batch.pack(self.padded(indices))
+        """The windows at `indices`, as the model takes them.
 
-    def padded(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """The windows at `indices`, padded to the longest of them, int64.
-
-        `input_ids`, `attention_mask` and `token_type_ids` have shape (batch, width); `start_positions`,
-        `end_positions`, `trim_start` and `trim_end` shape (batch,), `IGNORED` where nothing is known.
+        The targets are `start_positions`, `end_positions`, `trim_start` and `trim_end`, `IGNORED` where nothing is
+        known.
         """
-        input_ids, _, attention_mask = self._tokens(indices)
+        tokens = self._tokens(indices)
         positions = self.positions[indices]
         trims = self.pieces["trims"][self.question[indices]].astype(np.int64)
         trims[(positions[:, :1] == 0).repeat(2, axis=1) | (trims < 0)] = IGNORED
-        after_query = np.arange(input_ids.shape[1]) > self.query[indices][:, None] + 1
-        arrays = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask.astype(np.int64),
-            "token_type_ids": (attention_mask & after_query).astype(np.int64),
+        targets = {
             "start_positions": positions[:, 0],
             "end_positions": positions[:, 1],
             "trim_start": trims[:, 0],
             "trim_end": trims[:, 1],
         }
-        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        after_query = tokens.places > self.query[indices][tokens.rows] + 1
+        return Batch.of(self.lengths[indices], {"input_ids": tokens.ids, "token_type_ids": after_query}, targets)
 
     def features(self, indices: np.ndarray) -> Arrays:
         """What `squad_convert_examples_to_features` gave for each window, padded to the longest of them.
 
-        `padded` as arrays, and `cls_index`, `p_mask` (1 where no answer can begin or end: as in the original also
-        on `[UNK]`, which decoding does not heed), `is_impossible` (the window does not hold the answer), and
-        `offsets` of shape (batch, width, 2): the characters of each token in its context, (-1, -1) for tokens of
-        no context.
+        The tensors of `batch` as padded arrays, and `cls_index`, `p_mask` (1 where no answer can begin or end: as in
+        the original also on `[UNK]`, which decoding does not heed), `is_impossible` (the window does not hold the
+        answer), and `offsets` of shape (batch, width, 2): the characters of each token in its context, (-1, -1) for
+        tokens of no context.
         """
-        input_ids, in_context, _ = self._tokens(indices)
-        allowed = in_context & (input_ids != self._tokenizer.unk_id)
-        allowed[:, 0] = True
-        places = self.piece_of(indices, 0)[:, None] + np.arange(input_ids.shape[1])
-        offsets = np.full((*input_ids.shape, 2), -1, dtype=np.int64)
+        padded = {name: tensor.numpy() for name, tensor in self.batch(indices).padded(self._tokenizer.pad_id).items()}
+        tokens, real = self._tokens(indices), padded["attention_mask"].astype(bool)
+        p_mask = np.ones(real.shape, dtype=np.int64)
+        p_mask[real] = ~tokens.in_context | (tokens.ids == self._tokenizer.unk_id)
+        p_mask[:, 0] = 0
+        rows, places = tokens.rows[tokens.in_context], tokens.places[tokens.in_context]
+        offsets = np.full((*real.shape, 2), -1, dtype=np.int64)
         begins = self.texts["starts"][self.texts["context"][self.question[indices]]]
-        begins = np.broadcast_to(begins[:, None], input_ids.shape)[in_context]
-        offsets[in_context] = self.pieces["offsets"][places[in_context]] - begins[:, None]
-        return {name: tensor.numpy() for name, tensor in self.padded(indices).items()} | {
+        pieces = self.piece_of(indices, 0)[rows] + places
+        offsets[rows, places] = self.pieces["offsets"][pieces] - begins[rows, None]
+        return padded | {
             "cls_index": np.zeros(len(indices), dtype=np.int64),
-            "p_mask": (~allowed).astype(np.int64),
+            "p_mask": p_mask,
             "is_impossible": self.positions[indices, 0] == 0,
             "offsets": offsets,
         }
@@ -317,16 +323,14 @@ class WindowExamples:
         start: NDArray[np.int64] = self.pieces["piece_starts"][context] + self.first[indices]
         return start - self.query[indices] - 2 + token
 
-    def _tokens(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids, and which of them are the context's, and which no padding: all of shape (batch, width)."""
-        lengths, query = self.lengths[indices][:, None], self.query[indices][:, None]
-        place = np.arange(lengths.max())
-        in_query = (place > 0) & (place <= query)
-        in_context = (place > query + 1) & (place < lengths - 1)
-        ids = np.full(in_query.shape, self._tokenizer.pad_id, dtype=np.int64)
-        ids[(place == query + 1) | (place == lengths - 1)] = self._tokenizer.sep_id
-        ids[:, 0] = self._tokenizer.cls_id
+    def _tokens(self, indices: np.ndarray) -> Tokens:
+        lengths, query = self.lengths[indices], self.query[indices]
+        rows, places = np.repeat(np.arange(len(indices)), lengths), places_in(lengths)
+        in_query = (places > 0) & (places <= query[rows])
+        in_context = (places > query[rows] + 1) & (places < lengths[rows] - 1)
+        ids = np.full(len(rows), self._tokenizer.sep_id, dtype=np.int64)
+        ids[places == 0] = self._tokenizer.cls_id
         starts = self.pieces["question_piece_starts"][self.question[indices]]
-        ids[in_query] = self.pieces["question_pieces"][(starts[:, None] + place - 1)[in_query]]
-        ids[in_context] = self.pieces["pieces"][(self.piece_of(indices, 0)[:, None] + place)[in_context]]
-        return ids, in_context, place < lengths
+        ids[in_query] = self.pieces["question_pieces"][(starts[rows] + places - 1)[in_query]]
+        ids[in_context] = self.pieces["pieces"][(self.piece_of(indices, 0)[rows] + places)[in_context]]
+        return Tokens(ids, rows, places, in_context)

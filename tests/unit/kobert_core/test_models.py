@@ -130,7 +130,8 @@ def test_logits_and_loss_are_those_of_transformers(
     reference = BertForSequenceClassification(task.hf_config()).eval()
     reference.load_state_dict(model.state_dict())
     rows = torch.arange(9).numpy()
-    batch, padded = task.train.batch(rows), task.train.padded(rows)
+    batch = task.train.batch(rows)
+    padded = batch.padded(task.tokenizer.pad_id)
     output = model(**batch.inputs, **batch.targets)
     logits = reference(**{name: tensor for name, tensor in padded.items() if name != "labels"}).logits
     torch.testing.assert_close(output.logits, logits, rtol=0, atol=1e-6)

@@ -15,14 +15,15 @@ from tests.fixtures.tiny import tiny_config
 
 
 def test_the_dataset_feeds_a_dataloader_with_the_same_tokens_as_the_loop(cache: Path) -> None:
-    examples = Nsmc(tiny_config(data={"max_length": 12}), cache=cache).train
+    task = Nsmc(tiny_config(data={"max_length": 12}), cache=cache)
+    examples = task.train
     loader = DataLoader(examples, batch_size=8, collate_fn=examples.collate_fn)
     for number, batch in zip(range(5), loader, strict=False):
         indices = np.arange(8 * number, 8 * number + 8)
-        expected = examples.padded(indices)
+        packed = examples.batch(indices)
+        expected = packed.padded(task.tokenizer.pad_id)
         assert batch.keys() == expected.keys()
         assert all(torch.equal(batch[name], expected[name]) for name in batch)
-        packed = examples.batch(indices)
         tokens = [examples[index]["input_ids"] for index in indices]
         assert torch.equal(packed.inputs["input_ids"], torch.cat(tokens))
         assert packed.inputs["lengths"] == [len(ids) for ids in tokens] == packed.inputs["starts"].diff().tolist()

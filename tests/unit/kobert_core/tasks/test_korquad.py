@@ -147,7 +147,7 @@ def assert_transformers_gives_the_same_logits(folder: Path, model: torch.nn.Modu
     assert set(load_file(folder / "boundary_head.safetensors")) == {
         f"boundary.{side}.{kind}" for side in ("start", "end") for kind in ("weight", "bias")
     }
-    padded = examples.padded(rows)
+    padded = examples.batch(rows).padded()
     inputs = {name: padded[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     token = inputs["attention_mask"].bool()
     with torch.no_grad():
