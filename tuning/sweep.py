@@ -18,7 +18,6 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kobert_core.data.survey import Survey
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_write_json, atomic_write_text, file_digest, is_disk_full, sealed
 from kobert_core.progress import Progress, unseen
@@ -104,31 +103,10 @@ def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) ->
     return task
 
 
-def look_at(study: StudyConfig, task: Task[Any], folder: Path, tracking_uri: str) -> Survey:
-    """What is in the data, and what does not keep a sweep from running, but may make it worth little."""
-    facts, warnings = survey(study, task, folder.parent / CACHE)
-    return Survey(facts, warnings + unheard(tracking_uri))
-
-
 def unheard(tracking_uri: str) -> list[str]:
     """A line when no MLflow server answers at an address."""
     problem = tracking_problem(tracking_uri)
     return [f"{problem}: what it should get is kept in the sweep's folder until one does"] if problem else []
-
-
-def trials_at_once(study: StudyConfig, folder: Path, address: str | None) -> int:
-    """How many trials run at the same time here, or on the cluster at an address, which is asked.
-
-    Raises:
-        InputError: there is no room for one, no cluster, or a machine of it does not see the files.
-    """
-    if starts_here(address):
-        return groups_that_fit([this_machine()], study.resources)
-    set_environment(address)
-    with ray_cluster(address) as cluster:
-        if len(cluster) > 1:
-            check_shared(next(each for each in folder.parents if each.is_dir()), files_of(study))
-        return groups_that_fit(cluster, study.resources)
 
 
 def run_sweep(
