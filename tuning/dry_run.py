@@ -9,6 +9,7 @@ from typing import Any
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks.base import PLACES_SHOWN, Examples, Task
 from tuning.cluster import groups_that_fit, ray_cluster, set_environment
+from tuning.databases import check_database
 from tuning.head import starts_here
 from tuning.preflight import survey, this_machine
 from tuning.shared_storage import check_shared
@@ -97,6 +98,8 @@ def look(study: StudyConfig, folder: Path, address: str | None, *, progress: Pro
         InputError: the sweep could not run.
     """
     at_once = trials_at_once(study, folder, address)
+    if study.search.storage:
+        check_database(study.search.storage, where="search.storage")
     task = prepare(study, folder, progress=progress)
     facts, warnings = survey(study, task, folder.parent / CACHE)
     if (folder / STUDY).exists():

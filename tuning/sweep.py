@@ -104,7 +104,7 @@ def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) ->
 
 
 def unheard(tracking_uri: str) -> list[str]:
-    """A line when no MLflow server answers at an address."""
+    """A line when no MLflow server or database answers at an address."""
     problem = tracking_problem(tracking_uri)
     return [f"{problem}: what it should get is kept in the sweep's folder until one does"] if problem else []
 
@@ -163,6 +163,7 @@ class Sweep:
     def run(self, address: str | None) -> SweepResult:
         """Search, judge, export. Once the data is read and Ray is up, MLflow is told how it ended, whatever happens."""
         study, folder = self.study, self.folder
+        self._refuse_other_search()
         self.display.say("reading the data, starting Ray and its worker groups …")
         reading = in_background(self._read)
         in_background(lambda: self._warn(unheard(self.uri)))  # a server may take its time: nothing waits for it
@@ -325,9 +326,20 @@ class Sweep:
                 tags={"rank": rank, "winner": won},
             )
 
+    def _refuse_other_search(self) -> None:
+        """Refuse what `_make_searcher` would, before Ray starts and MLflow hears of the sweep."""
+        from tuning.optuna_study import refuse_other_search
+
+        study = self.study
+        if study.scheduler.name != "pbt":
+            refuse_other_search(
+                self.folder, name=self.folder.name, search=study.search, resume=self.resume, ledger=list(self.table)
+            )
+
     def _make_searcher(self) -> OptunaSearcher | None:
         """None when the scheduler takes the place of the search."""
-        from tuning.search import OptunaSearcher, open_optuna_study
+        from tuning.optuna_study import open_optuna_study
+        from tuning.search import OptunaSearcher
 
         study = self.study
         if study.scheduler.name == "pbt":

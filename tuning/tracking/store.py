@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuning.databases import try_database
+
 from .accepted import (
     LONGEST_NAME,
     LONGEST_PARAM,
@@ -57,23 +59,11 @@ def open_client(uri: str) -> MlflowClient:
     for name in ("mlflow", "alembic", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if not is_server(uri) and sqlite_path(uri) is None:
-        _try_database(uri)
+        try_database(uri)
     with _alone_with(sqlite_path(uri)):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
-
-
-def _try_database(uri: str) -> None:
-    """Raise what keeps a database from being reached: MLflow would try for hours before it does."""
-    from sqlalchemy import create_engine
-
-    seconds = {"connect_timeout": 5} if uri.startswith(("postgresql", "mysql")) else {}
-    engine = create_engine(uri, connect_args=seconds)
-    try:
-        engine.connect().close()
-    finally:
-        engine.dispose()
 
 
 @contextlib.contextmanager
