@@ -74,10 +74,12 @@ def refuse_other_search(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     file = _file_of(folder, search)
-    if ledger and file is not None and not file.is_file():
-        raise InputError(
-            "this file of the sweep is gone: it has all that the search knows", where=file, fix=OTHER_TRIALS
-        )
+    if file is not None and not file.exists():
+        if ledger:
+            raise InputError(
+                "this file of the sweep is gone: it has all that the search knows", where=file, fix=OTHER_TRIALS
+            )
+        return
     with _refusing_broken(folder, search):
         trials = _trials_in(_storage_of(folder, search), name)
     if trials is not None and not resume:

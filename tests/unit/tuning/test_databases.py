@@ -18,10 +18,10 @@ from tuning import databases, sweep
 from tuning.cli import app
 from tuning.databases import check_database, problem_of
 from tuning.display import Display
-from tuning.optuna_study import open_optuna_study
+from tuning.optuna_study import open_optuna_study, refuse_other_search
 from tuning.preflight import tracking_problem
 from tuning.results import TrialRecord, TrialTable
-from tuning.study import StudyConfig, load_study
+from tuning.study import SearchConfig, StudyConfig, load_study
 from tuning.sweep_folder import sweep_folder
 from tuning.sync import SPOOL
 
@@ -118,3 +118,10 @@ def test_a_database_of_mlflow_that_is_away_is_told(
     told = [*said.get("warnings", ()), *(each["what"] for each in said.get("findings", ()) if each["level"] == "wrong")]
     assert sum("no database for MLflow can be reached" in each for each in told) == 1
     assert "geheim" not in result.output
+
+
+@pytest.mark.parametrize("storage", [None, "sqlite"])
+def test_to_look_at_a_search_makes_none(storage: str | None, tmp_path: Path) -> None:
+    search = SearchConfig(storage=storage and f"sqlite:///{tmp_path}/optuna.db")
+    refuse_other_search(tmp_path, name="one", search=search, resume=False, ledger=[])
+    assert list(tmp_path.iterdir()) == []
