@@ -22,7 +22,7 @@ from .accepted import (
     accepted_model_name,
     accepted_text,
 )
-from .uris import is_server, sqlite_path
+from .uris import artifact_root, is_server, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -61,9 +61,21 @@ def open_client(uri: str) -> MlflowClient:
     if not is_server(uri) and sqlite_path(uri) is None:
         try_database(uri)
     with _alone_with(sqlite_path(uri)):
+        if not is_server(uri):
+            _make_default_experiment(uri)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
+
+
+def _make_default_experiment(uri: str) -> None:
+    """Have MLflow make its tables and the experiment that it wants to be there, with an escaped address: its own would
+    have the current folder, whose name it puts into its SQL as it is, quotes and colons too."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    root = artifact_root(uri, Path.cwd())
+    assert root is not None
+    SqlAlchemyStore(uri, root.as_uri())
 
 
 @contextlib.contextmanager
