@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from kobert_core.errors import InputError
 from tuning.cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
+from tuning.databases import check_database
 from tuning.head import starts_here
 from tuning.preflight import check_study, this_machine, tracking_problem
 from tuning.shared_storage import storage_problems
@@ -50,6 +51,8 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
     here = [Finding("wrong", f"{path} is not there, or is no file") for path in missing]
     if study is not None and not missing:
         here.append(model(study, output / CACHE))
+    if study is not None and study.search.storage:
+        here.append(search_storage(study.search.storage))
     if starts_here(address):
         here += [*differences({"this machine": look(tracking_uri)}, tracking_uri), disk(output)]
         return [*here, room([this_machine()], study)] if study else here
@@ -141,6 +144,15 @@ def model(study: StudyConfig, cache: Path) -> Finding:
     try:
         check_study(study, cache if cache.is_dir() else None)
         return Finding("ok", f"the model of `{study.name}` can be built")
+    except InputError as error:
+        return Finding("wrong", str(error))
+
+
+def search_storage(uri: str) -> Finding:
+    """Whether the database answers that the search is kept in."""
+    try:
+        check_database(uri, where="search.storage")
+        return Finding("ok", f"search.storage: {redact_uri(uri)}")
     except InputError as error:
         return Finding("wrong", str(error))
 

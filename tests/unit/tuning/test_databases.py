@@ -18,12 +18,15 @@ from tuning import databases, sweep
 from tuning.cli import app
 from tuning.databases import check_database, problem_of
 from tuning.display import Display
+from tuning.doctor import examine
+from tuning.dry_run import look
 from tuning.optuna_study import open_optuna_study, refuse_other_search
 from tuning.preflight import tracking_problem
 from tuning.results import TrialRecord, TrialTable
 from tuning.study import SearchConfig, StudyConfig, load_study
 from tuning.sweep_folder import sweep_folder
 from tuning.sync import SPOOL
+from tuning.tracking import default_tracking_uri
 
 
 @pytest.fixture
@@ -87,8 +90,11 @@ def test_a_storage_that_does_not_answer_is_refused_before_ray_starts(closed: str
         run(study, folder)
     assert not (folder / SPOOL).exists(), "MLflow has not heard of it"
     assert not (folder / "study.yaml").exists(), "and the name is free"
-    result = CliRunner().invoke(app, ["sweep", str(QUICKSTART), "--dry-run", "--set", f"search.storage={closed}"])
-    assert isinstance(result.exception, InputError)
+    store = default_tracking_uri(tmp_path)
+    found = {each.what: each.level for each in examine(None, output=tmp_path, tracking_uri=store, study=study)}
+    assert "wrong" in {level for what, level in found.items() if "search.storage: no database can be reached" in what}
+    with pytest.raises(InputError, match=r"search\.storage: no database can be reached"):
+        look(study, folder, None)
 
 
 @pytest.mark.parametrize("mine", [True, False])
