@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,13 +31,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """An MLflow server for the tests of one file."""
+    """An MLflow server for all tests, each of which has an experiment of its own name there."""
     server = Server(tmp_path_factory.mktemp("server"))
     server.start()
     yield server
-    server.signal(signal.SIGKILL)
+    server.end()
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from tuning.results import last_line
 from tuning.sitting import Sitting
 from tuning.study import StudyConfig
 
+SECONDS_OF_ONE_SIGNAL = 2.0
+
 
 class Budget(DriverOnly, Stopper):
     """Asked by Ray Tune whether to stop all trials."""
@@ -108,17 +110,25 @@ class Budget(DriverOnly, Stopper):
 
 @contextlib.contextmanager
 def stopping_cleanly(budget: Budget) -> Iterator[Budget]:
-    """The first Ctrl-C or SIGTERM interrupts the sweep at its trials' next update; the second one kills."""
+    """The first Ctrl-C or SIGTERM interrupts the sweep at its trials' next update; the second one kills.
+
+    Who ends all processes of a command, as Ray's job server and systemd do, tells this one and the supervisor, which
+    passes it on: what follows within moments is the first one.
+    """
     signals = (signal.SIGINT, signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread():
         yield budget
         return
     before = {number: signal.getsignal(number) for number in signals}
+    heard = list[float]()
 
     def interrupt(number: int, frame: Any) -> None:
         budget.interrupted = True
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        heard.append(time.monotonic())
+        if heard[-1] - heard[0] > SECONDS_OF_ONE_SIGNAL:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+            signal.raise_signal(number)
 
     for number in signals:
         signal.signal(number, interrupt)

@@ -9,7 +9,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -42,7 +42,7 @@ from tuning.interpreter import settle_interpreter
 from tuning.terminal import PrintableFormatter, echo
 
 if TYPE_CHECKING:
-    from kobert_core.tasks.base import Task
+    from tuning.dry_run import DryRun
     from tuning.study import StudyConfig
     from tuning.sweep import SweepResult
 
@@ -166,7 +166,14 @@ def sweep(
     console = Console(stderr=as_json, emoji=False)
     if dry_run:
         study, folder = _study_and_folder(study_file, with_trials(overrides, trials), name, output)
-        _describe(study, folder, address, console)
+        from tuning.dry_run import look
+        from tuning.progress import watching
+
+        with watching() as progress:
+            found = look(study, folder, address, progress=progress)
+        _show_dry_run(found, console)
+        if as_json:
+            print_json(found.as_json())
         return
     from tuning.display import Display
     from tuning.head import starts_here
@@ -328,59 +335,13 @@ def _study_of(sweep_dir: Path) -> StudyConfig:
     return load_sweep_study(sweep_dir)
 
 
-def _describe(study: StudyConfig, folder: Path, address: str | None, console: Console) -> None:
-    """What a sweep would do, after all that it depends on was checked."""
+def _show_dry_run(found: DryRun, console: Console) -> None:
     from tuning.display import Display
-    from tuning.progress import watching
-    from tuning.sweep import look_at, prepare, trials_at_once
-    from tuning.tracking import resolve_tracking_uri
 
-    if (folder / "study.yaml").exists():
-        note = f" the name {printable(folder.name)} is in use: give another --name, or --resume"
-        console.print(Text.assemble(("note:", "yellow"), note))
-    at_once = trials_at_once(study, folder, address)
-    with watching() as progress:
-        task = prepare(study, folder, progress=progress)
-    facts, warnings = look_at(study, task, folder, resolve_tracking_uri(study.tracking.uri, folder.parent))
-    config = study.train_config(study.example_values())
-    per_update = config.optim.examples_per_update(study.resources.workers)
-    updates = max(1, round(config.train.epochs * -(-len(task.train) // per_update)))
-    trials, points = study.trials_left(), study.space.points()
-    all_points = " (all points)" if points and trials == len(points) else ""
-    lines: list[tuple[str, Any]] = [
-        ("study", study.name),
-        ("folder", folder),
-        ("train", task.train),
-        ("dev", task.dev),
-        *(("test", task.read(path)) for path in (study.data.test,) if path),
-        *facts,
-        *_bad_rows(study, task),
-        (
-            "trials",
-            f"{trials} trials{all_points}, {study.search.algorithm} search, {study.scheduler.name} scheduler",
-        ),
-        ("objective", f"{study.objective.mode} {study.objective.metric}"),
-        ("a run", f"{updates:,} updates of {per_update} {task.train.unit} (trial 0)"),
-        (
-            "workers",
-            f"{study.resources.workers} a trial, {study.resources.cpus_per_worker:g} CPUs and "
-            f"{study.resources.gpus_per_worker:g} GPUs each; {at_once} trial(s) at once",
-        ),
-        *((f"  {name}", distribution) for name, distribution in study.space.items()),
-    ]
-    for key, value in lines:
+    for key, value in found.lines():
         Display(console).say(f"{key:24} {value}")
-    for warning in warnings:
+    for warning in found.warnings:
         console.print(Text.assemble(("warning:", "yellow"), f" {printable(warning)}"), soft_wrap=True)
-
-
-def _bad_rows(study: StudyConfig, task: Task[Any]) -> list[tuple[str, str]]:
-    from kobert_core.tasks.base import PLACES_SHOWN
-
-    data = study.data
-    bad = [(data.train, task.bad_rows(data.train, "training"))]
-    bad += [(file, task.bad_rows(file)) for file in (data.dev, data.test) if file]
-    return [(f"set aside in {file.name}", str(row)) for file, rows in bad for row in rows[:PLACES_SHOWN]]
 
 
 def _summarise(result: SweepResult, console: Console) -> None:

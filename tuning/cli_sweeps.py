@@ -151,15 +151,15 @@ def logs(
     ] = False,
 ) -> None:
     """What a trial printed."""
-    from tuning.results import TrialTable, standing
+    from tuning.results import UNFINISHED, standing
+    from tuning.sweep_lock import is_running
     from tuning.trial_files import LOG, trial_folder
 
-    table = _table_of(sweep_dir)
-    record, read = table[trial], 0
-    log = trial_folder(sweep_dir, record.trial) / LOG
+    record, read = _begun(sweep_dir, trial) if follow else _table_of(sweep_dir)[trial], 0
+    log = trial_folder(sweep_dir, trial) / LOG
     while True:
-        # Whether it runs is asked before the log is read: what it printed was there before its end.
-        goes_on = follow and record.state == "RUNNING" and not _is_cut_off(table)
+        # Whether it goes on is asked before the log is read: what it printed was there before its end.
+        goes_on = follow and record.state in UNFINISHED and is_running(sweep_dir)
         if log.is_file():
             with open(log, "rb") as file:
                 file.seek(read)
@@ -171,9 +171,21 @@ def logs(
         if not goes_on:
             break
         time.sleep(POLL_SECONDS)
-        table = TrialTable(sweep_dir, table.objective)
-        record = table[trial]
+        record = _table_of(sweep_dir)[trial]
     if record.reason and not log.is_file():
         echo(record.reason)
     if follow:
         echo(standing(record), err=True)
+
+
+def _begun(sweep_dir: Path, trial: int) -> TrialRecord:
+    """Wait for a trial that a running sweep has still to begin."""
+    from tuning.study import load_sweep_study
+    from tuning.sweep_lock import is_running
+
+    trials = load_sweep_study(sweep_dir).budget.trials
+    while True:
+        runs, table = is_running(sweep_dir), _table_of(sweep_dir)
+        if trial in table or trial >= trials or not runs:
+            return table[trial]
+        time.sleep(POLL_SECONDS)

@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from kobert_core.errors import InputError
 from tuning.cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
+from tuning.databases import check_database
 from tuning.head import starts_here
-from tuning.preflight import check_study, this_machine
+from tuning.preflight import check_study, this_machine, tracking_problem
 from tuning.shared_storage import storage_problems
 from tuning.study import StudyConfig
 from tuning.sweep import CACHE, files_of
 from tuning.tracking import redact_uri
-from tuning.web import problem_at
 
 PACKAGES = ("kobert-tuning", "ray", "torch", "transformers", "optuna", "mlflow")
 LITTLE_DISK = 10 * 2**30
@@ -47,13 +47,14 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
     Raises:
         InputError: there is no cluster at the address, or no folder can be made at `output`.
     """
-    health = f"{tracking_uri.rstrip('/')}/health" if tracking_uri.startswith("http") else None
     missing = [path for path in (files_of(study) if study else []) if not path.is_file()]
     here = [Finding("wrong", f"{path} is not there, or is no file") for path in missing]
     if study is not None and not missing:
         here.append(model(study, output / CACHE))
+    if study is not None and study.search.storage:
+        here.append(search_storage(study.search.storage))
     if starts_here(address):
-        here += [*differences({"this machine": look(health)}, tracking_uri), disk(output)]
+        here += [*differences({"this machine": look(tracking_uri)}, tracking_uri), disk(output)]
         return [*here, room([this_machine()], study)] if study else here
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,7 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
 
         findings = [*here, Finding("ok", f"Ray {ray.__version__} with {len(cluster)} machine(s)")]
         before = time.time()
-        seen = on_every_node(look, health)
+        seen = on_every_node(look, tracking_uri)
         after = time.time()
         for node, said in seen.items():
             if isinstance(said, Exception):
@@ -85,8 +86,8 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
     return findings
 
 
-def look(health: str | None) -> dict[str, Any]:
-    """On a machine: versions, devices, disk, clock, and whether MLflow answers at `health`."""
+def look(tracking_uri: str) -> dict[str, Any]:
+    """On a machine: versions, devices, disk, clock, and whether MLflow answers."""
     import torch
 
     return {
@@ -94,7 +95,7 @@ def look(health: str | None) -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "free": shutil.disk_usage("/tmp").free,
         "clock": time.time(),
-        "mlflow": None if health is None else problem_at(health),
+        "mlflow": tracking_problem(tracking_uri),
     }
 
 
@@ -125,8 +126,7 @@ def differences(seen: Mapping[str, dict[str, Any]], tracking_uri: str) -> list[F
         low = said["free"] < LITTLE_DISK
         findings.append(Finding("warning" if low else "ok", f"{node}: {gpus}, {said['free'] / 2**30:.0f} GiB in /tmp"))
         if said["mlflow"]:
-            shown = redact_uri(tracking_uri)
-            findings.append(Finding("wrong", f"{node}: no MLflow server answers at {shown} ({said['mlflow']})"))
+            findings.append(Finding("wrong", f"{node}: {said['mlflow']}"))
     if not any(said["mlflow"] for said in seen.values()):
         findings.append(Finding("ok", f"MLflow: {redact_uri(tracking_uri)}"))
     return findings
@@ -144,6 +144,15 @@ def model(study: StudyConfig, cache: Path) -> Finding:
     try:
         check_study(study, cache if cache.is_dir() else None)
         return Finding("ok", f"the model of `{study.name}` can be built")
+    except InputError as error:
+        return Finding("wrong", str(error))
+
+
+def search_storage(uri: str) -> Finding:
+    """Whether the database answers that the search is kept in."""
+    try:
+        check_database(uri, where="search.storage")
+        return Finding("ok", f"search.storage: {redact_uri(uri)}")
     except InputError as error:
         return Finding("wrong", str(error))
 

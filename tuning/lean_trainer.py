@@ -13,7 +13,8 @@ from typing import Any
 
 import ray
 from ray.train import Result
-from ray.train.torch import TorchTrainer
+from ray.train.backend import Backend
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
@@ -45,6 +46,15 @@ class LeanTorchTrainer(TorchTrainer):
     def give_up(self) -> None:
         """Called in another thread while `fit` waits for the workers to start: it then ends with an error."""
         self._start.give_up()
+
+
+class Alone(TorchConfig):
+    """Of a group of one worker, which has nobody to talk to: torch would listen on all interfaces, for anybody."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """One that starts no process group."""
+        return Backend
 
 
 class GivenUp(BaseException):

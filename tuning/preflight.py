@@ -14,9 +14,10 @@ from kobert_core.progress import Progress, unseen
 from kobert_core.tasks import TASKS
 from kobert_core.tasks.base import Task
 from search_spaces.validation import show
+from tuning.databases import problem_of
 from tuning.study import StudyConfig
 from tuning.study.file import CHANGEABLE
-from tuning.tracking import redact_uri
+from tuning.tracking.uris import is_server, redact_uri, sqlite_path
 from tuning.web import problem_at
 
 CORNERS = 2000
@@ -112,8 +113,12 @@ def cpus_here(cpu_max: Path = CPU_MAX) -> int:
 
 
 def tracking_problem(uri: str) -> str | None:
-    """That no server answers at a tracking address, in a line; None when one does, or the store needs none."""
-    if not uri.startswith("http"):
+    """That nothing answers at a tracking address, in a line; None when it does, or the store is a file."""
+    if sqlite_path(uri) is not None:
         return None
-    reason = problem_at(f"{uri.rstrip('/')}/health")
-    return reason and f"no MLflow server answers at {redact_uri(uri)} ({reason})"
+    what, reason = (
+        ("MLflow server answers", problem_at(f"{uri.rstrip('/')}/health"))
+        if is_server(uri)
+        else ("database for MLflow can be reached", problem_of(uri))
+    )
+    return reason and f"no {what} at {redact_uri(uri)} ({reason})"

@@ -7,110 +7,23 @@ to WAITING: `ask` hands it out again, with the same number and values, when the 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
 from kobert_core.config import Objective
-from kobert_core.errors import InputError
 from search_spaces.distributions import Space
 from tuning.draws import Draws, make_sampler, tried_in, write_down
 from tuning.driver_only import DriverOnly
 from tuning.failures import failure_of
-from tuning.journal import SweepJournal
-from tuning.results import LEDGER, UNFINISHED, TrialRecord
+from tuning.optuna_study import put_back, tell
+from tuning.results import UNFINISHED, TrialRecord
 from tuning.study import SearchConfig
-from tuning.sweep_folder import JOURNAL
-from tuning.tracking.uris import sqlite_path
-
-OTHER_TRIALS = "take a copy of it from a backup, name the storage that the sweep had, or begin a new one by `--name`"
-
-
-def open_optuna_study(
-    folder: Path,
-    *,
-    name: str,
-    objective: Objective,
-    search: SearchConfig,
-    resume: bool,
-    ledger: Iterable[TrialRecord] | None = None,
-) -> optuna.Study:
-    """The persistent Optuna study of a sweep: a journal file in its folder, or the study file's storage URL.
-
-    A killed driver may not have told Optuna how a trial ended: it is told from the `ledger`. Trials that run
-    according to both go back to WAITING. Without a `ledger` the study is taken as it is.
-
-    Raises:
-        InputError: a new sweep finds a study of its name in the storage, the storage cannot be opened, or what is in
-            it are not the trials of the ledger.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    where: Any = "search.storage" if search.storage else folder / JOURNAL
-    file = sqlite_path(search.storage.partition("?")[0]) if search.storage else folder / JOURNAL
-    records = list(ledger or ())
-    if records and file is not None and not file.is_file():
-        raise InputError(
-            "this file of the sweep is gone: it has all that the search knows", where=file, fix=OTHER_TRIALS
-        )
-    try:
-        storage: BaseStorage | str = search.storage or JournalStorage(SweepJournal(folder / JOURNAL))
-        study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            direction="maximize" if objective.mode == "max" else "minimize",
-            load_if_exists=resume,
-        )
-    except optuna.exceptions.DuplicatedStudyError:
-        raise InputError(
-            f"the storage has a study `{name}` already", where="search.storage", fix="give another `--name`"
-        ) from None
-    except InputError:
-        raise
-    except Exception as error:  # of the storage: Optuna's, SQLAlchemy's, the database's, a damaged journal's
-        raise InputError(f"the Optuna study cannot be opened ({type(error).__name__}: {error})", where=where) from error
-    if ledger is not None:
-        _refuse_other_trials(study, records, where)
-    trials = {trial.number: trial for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])}
-    for record in records:
-        if record.trial in trials and record.state not in UNFINISHED:
-            trial = trials.pop(record.trial)
-            for progress in record.curve.keys() - trial.intermediate_values.keys():
-                study._storage.set_trial_intermediate_value(trial._trial_id, progress, record.curve[progress])
-            _tell(study, trial.number, record.curve, objective, failed=record.state == "FAILED")
-    for trial in trials.values():
-        _put_back(study, trial._trial_id)
-    return study
-
-
-def _refuse_other_trials(study: optuna.Study, ledger: list[TrialRecord], where: object) -> None:
-    """Optuna hears of a trial before the ledger, and of its end after it: neither may know of one alone."""
-    trials, known = study.get_trials(deepcopy=False), {record.trial for record in ledger}
-    problem = None
-    for record in ledger:
-        if record.trial >= len(trials):
-            problem = f"it lacks trial {record.trial}"
-        elif not all(_equal(value, record.values.get(name)) for name, value in trials[record.trial].params.items()):
-            problem = f"its trial {record.trial} has other values"
-    for trial in trials:
-        if trial.state.is_finished() and trial.number not in known:
-            problem = f"{LEDGER} lacks its trial {trial.number}"
-    if problem:
-        raise InputError(f"this search is not that of the sweep's {LEDGER}: {problem}", where=where, fix=OTHER_TRIALS)
-
-
-def _equal(value: Any, other: Any) -> bool:
-    """As equal as a database gives back what it was given."""
-    if isinstance(value, float) and isinstance(other, int | float):
-        return math.isclose(value, other, rel_tol=1e-12)
-    return bool(value == other)
 
 
 class OptunaSearcher(DriverOnly, Searcher):
@@ -176,15 +89,15 @@ class OptunaSearcher(DriverOnly, Searcher):
             self._failed |= {trial_id} if error else set()
 
     def tell(self, trial_id: str) -> None:
-        """Tell Optuna how a trial ended: COMPLETE with the value of its best checkpoint, PRUNED, or FAIL."""
+        """Tell Optuna how a trial ended."""
         if trial_id in self._running:
             trial, curve = self._running.pop(trial_id), self._reported.pop(trial_id)
-            _tell(self._study, trial.number, curve, self._objective, failed=trial_id in self._failed)
+            tell(self._study, trial.number, curve, self._objective, failed=trial_id in self._failed)
 
     def put_back(self) -> None:
         """The sweep ends before its trials: those that run go back to WAITING, for a resume."""
         for trial in self._running.values():
-            _put_back(self._study, trial._trial_id)
+            put_back(self._study, trial._trial_id)
         self._running.clear()
 
     def save(self, checkpoint_path: str) -> None:
@@ -208,17 +121,3 @@ class Teller(DriverOnly, Callback):
         """It failed; if it was cut off, it goes back with all that run."""
         if failure_of(trial) is not None:
             self._searcher.tell(trial.trial_id)
-
-
-def _tell(study: optuna.Study, trial: int, curve: Mapping[int, float], objective: Objective, *, failed: bool) -> None:
-    if failed or not curve:
-        study.tell(trial, state=TrialState.FAIL)
-    elif max(curve) < 100:
-        study.tell(trial, state=TrialState.PRUNED)
-    else:
-        best = max if objective.mode == "max" else min
-        study.tell(trial, best(value for value in curve.values() if math.isfinite(value)))
-
-
-def _put_back(study: optuna.Study, trial_id: int) -> None:
-    study._storage.set_trial_state_values(trial_id, state=TrialState.WAITING)

@@ -18,7 +18,6 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kobert_core.data.survey import Survey
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_write_json, atomic_write_text, file_digest, is_disk_full, sealed
 from kobert_core.progress import Progress, unseen
@@ -104,31 +103,10 @@ def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) ->
     return task
 
 
-def look_at(study: StudyConfig, task: Task[Any], folder: Path, tracking_uri: str) -> Survey:
-    """What is in the data, and what does not keep a sweep from running, but may make it worth little."""
-    facts, warnings = survey(study, task, folder.parent / CACHE)
-    return Survey(facts, warnings + unheard(tracking_uri))
-
-
 def unheard(tracking_uri: str) -> list[str]:
-    """A line when no MLflow server answers at an address."""
+    """A line when no MLflow server or database answers at an address."""
     problem = tracking_problem(tracking_uri)
     return [f"{problem}: what it should get is kept in the sweep's folder until one does"] if problem else []
-
-
-def trials_at_once(study: StudyConfig, folder: Path, address: str | None) -> int:
-    """How many trials run at the same time here, or on the cluster at an address, which is asked.
-
-    Raises:
-        InputError: there is no room for one, no cluster, or a machine of it does not see the files.
-    """
-    if starts_here(address):
-        return groups_that_fit([this_machine()], study.resources)
-    set_environment(address)
-    with ray_cluster(address) as cluster:
-        if len(cluster) > 1:
-            check_shared(next(each for each in folder.parents if each.is_dir()), files_of(study))
-        return groups_that_fit(cluster, study.resources)
 
 
 def run_sweep(
@@ -185,6 +163,7 @@ class Sweep:
     def run(self, address: str | None) -> SweepResult:
         """Search, judge, export. Once the data is read and Ray is up, MLflow is told how it ended, whatever happens."""
         study, folder = self.study, self.folder
+        self._refuse_other_search()
         self.display.say("reading the data, starting Ray and its worker groups …")
         reading = in_background(self._read)
         in_background(lambda: self._warn(unheard(self.uri)))  # a server may take its time: nothing waits for it
@@ -347,9 +326,20 @@ class Sweep:
                 tags={"rank": rank, "winner": won},
             )
 
+    def _refuse_other_search(self) -> None:
+        """Refuse what `_make_searcher` would, before Ray starts and MLflow hears of the sweep."""
+        from tuning.optuna_study import refuse_other_search
+
+        study = self.study
+        if study.scheduler.name != "pbt":
+            refuse_other_search(
+                self.folder, name=self.folder.name, search=study.search, resume=self.resume, ledger=list(self.table)
+            )
+
     def _make_searcher(self) -> OptunaSearcher | None:
         """None when the scheduler takes the place of the search."""
-        from tuning.search import OptunaSearcher, open_optuna_study
+        from tuning.optuna_study import open_optuna_study
+        from tuning.search import OptunaSearcher
 
         study = self.study
         if study.scheduler.name == "pbt":

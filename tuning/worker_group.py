@@ -169,7 +169,7 @@ class WorkerGroups:
         from pyarrow.fs import LocalFileSystem
         from ray.train import RunConfig, ScalingConfig
 
-        from tuning.lean_trainer import LeanTorchTrainer
+        from tuning.lean_trainer import Alone, LeanTorchTrainer
 
         cpus, gpus = self._resources.cpus_per_worker, self._resources.gpus_per_worker
         trainer = LeanTorchTrainer(
@@ -182,6 +182,7 @@ class WorkerGroups:
                 "timeout": self._resources.timeout,
                 "max_tasks": self._max_tasks,
             },
+            torch_config=Alone() if self._resources.workers == 1 else None,
             scaling_config=ScalingConfig(
                 num_workers=self._resources.workers,
                 use_gpu=gpus > 0,

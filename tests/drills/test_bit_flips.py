@@ -27,9 +27,9 @@ from tests.drills.conftest import Drill
 from tests.fixtures.sweeps import start_sweep
 from tuning.export import export_model
 from tuning.ground import refuse_other_ground
+from tuning.optuna_study import open_optuna_study
 from tuning.readings import readings
 from tuning.results import TABLE, TrialTable, read_winner
-from tuning.search import open_optuna_study
 from tuning.study import load_study, load_sweep_study
 from tuning.tracking.spool import Spool, record_of
 from tuning.tracking.tracker import _make_syncer

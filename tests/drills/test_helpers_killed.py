@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import random
 import re
-import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +16,9 @@ import psutil
 import pytest
 
 from tests.drills.conftest import Drill
-from tests.fixtures.helpers import kill_one_of_each, kinds_under, names_of_one_kind
+from tests.fixtures.helpers import kill_one_of_each, kinds_under, names_of_one_kind, wait_for_kinds
 from tests.fixtures.outcomes import Outcome, count_differences
-from tests.fixtures.sweeps import ending_all, records_of, start_sweep, wait_for
+from tests.fixtures.sweeps import ending_all, progress_of, start_sweep, wait_for
 
 pytestmark = pytest.mark.slow
 TWO_AT_A_TIME = (
@@ -28,7 +27,7 @@ TWO_AT_A_TIME = (
 )
 MOMENTS = (0, 150, 350)
 """Percents of all trials together: as soon as a trial runs, in mid-sweep, near the end."""
-SECONDS_TO_BE_THERE, LOOKS = 60, 40
+LOOKS = 40
 PAIRS = 27
 """So many of all pairs of kinds, in sweeps of three: more would take too long."""
 
@@ -45,12 +44,6 @@ class Killing:
     seconds: float = 0.0
     left: list[str] = field(default_factory=list)
     """Processes that outlived the sweep."""
-
-
-def progress_of(sweep: Path) -> int:
-    """Percents of all trials together; -1 before there is one."""
-    records = records_of(sweep)
-    return sum(record["progress"] for record in records.values()) if records else -1
 
 
 def sweep_under_fire(output: Path, victims: list[tuple[str, ...]]) -> Killing:
@@ -80,13 +73,6 @@ def sweep_under_fire(output: Path, victims: list[tuple[str, ...]]) -> Killing:
     said = [line for line in printed.splitlines() if re.search("died|lost|monitor", line)]
     print(f"{ends}, {commands} command(s), {time.monotonic() - begin:.0f} s; said: {said}", flush=True)
     return Killing(Outcome.of(sweep), ends, commands, time.monotonic() - begin, [str(each) for each in left])
-
-
-def wait_for_kinds(process: subprocess.Popen[bytes], kinds: tuple[str, ...]) -> None:
-    """After an earlier kill they may be about to start."""
-    deadline = time.monotonic() + SECONDS_TO_BE_THERE
-    while time.monotonic() < deadline and not all(kinds_under(process).keys() & kind.split("|") for kind in kinds):
-        time.sleep(0.05)
 
 
 @dataclass

@@ -15,8 +15,9 @@ import pytest
 from kobert_core.checkpoint import load_state, newest_checkpoint
 from tests.drills.conftest import Drill
 from tests.fixtures.commands import environment
+from tests.fixtures.helpers import kill_one_of_each, wait_for_kinds
 from tests.fixtures.outcomes import Outcome, count_differences
-from tests.fixtures.sweeps import ONE_AT_A_TIME, children_of, ending_all, records_of, start_sweep, wait_for
+from tests.fixtures.sweeps import ONE_AT_A_TIME, children_of, ending_all, progress_of, records_of, start_sweep, wait_for
 
 SHORT = (*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=2")
 LONGER = (*ONE_AT_A_TIME, "--trials", "6", "--set", "train.epochs=4")
@@ -92,11 +93,25 @@ def kill_often(output: Path, *arguments: str, kills: int, lines: int, seconds: f
         kill_driver(process)
 
 
-def test_a_driver_killed_three_times(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
-    """2. The driver killed at 3 random moments, and resumed."""
-    kill_often(tmp_path, *SHORT, kills=3, lines=50)
+def test_an_actor_a_daemon_and_the_driver_killed(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
+    """2, 12. In one sweep the process of an actor killed, then a daemon of Ray, then the command itself.
+
+    All kinds of processes, and pairs of them, are killed in `test_helpers_killed.py`, which takes half an hour.
+    """
+    sweep, chance = tmp_path / "one", random.Random(0)
+    process = start_sweep(tmp_path, "one", *SHORT)
+    with ending_all(process):
+        for percent, kind in ((20, "Exchange"), (60, "raylet/raylet")):
+            assert wait_for(process, lambda least=percent: progress_of(sweep) >= least)  # type: ignore[misc]
+            wait_for_kinds(process, (kind,))
+            assert kill_one_of_each(process, (kind,), chance) == [kind]
+        assert wait_for(process, lambda: progress_of(sweep) >= 150)
+        kill_driver(process)
+    printed = (tmp_path / "one.out").read_text()
+    assert "the process `Exchange` has died: going on" in printed and "Ray has died: going on" in printed
+    assert "Traceback" not in printed
     finish(tmp_path, *SHORT)
-    count_differences(drill, Outcome.of(tmp_path / "one"), undisturbed(*SHORT))
+    count_differences(drill, Outcome.of(sweep), undisturbed(*SHORT))
 
 
 @pytest.mark.slow

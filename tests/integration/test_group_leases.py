@@ -25,8 +25,9 @@ from tests.fixtures.commands import ROOT  # noqa: E402
 from tests.fixtures.nodes import Nodes, ray_nodes  # noqa: E402
 from tests.integration.test_worker_group import process  # noqa: E402
 from tuning.exchange import packed  # noqa: E402
+from tuning.optuna_study import open_optuna_study  # noqa: E402
 from tuning.schedulers import make_scheduler  # noqa: E402
-from tuning.search import OptunaSearcher, open_optuna_study  # noqa: E402
+from tuning.search import OptunaSearcher  # noqa: E402
 from tuning.study import ResourcesConfig, SchedulerConfig, SearchConfig, load_study  # noqa: E402
 from tuning.trial import make_tuner  # noqa: E402
 from tuning.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)

@@ -24,10 +24,11 @@ CASES = {
         ["describe", TEST_FILE, "--task", "nsmc", "--model", "MODEL"],
         {"examples", "classes", "set_aside", "set_aside_places", "tokens"},
     ),
+    "sweep": (["sweep", QUICKSTART, "--dry-run"], {"study", "sweep", "splits", "facts", "trials", "warnings"}),
     "evaluate": (["evaluate", "MODEL", TEST_FILE], {"accuracy", "loss", "examples", "set_aside", "earlier_readings"}),
 }
-ELSEWHERE = {"sweep", "status"}
-"""The first is below, the second needs a cluster: see `test_cluster_commands.py`."""
+ELSEWHERE = {"status"}
+"""It needs a cluster: see `test_cluster_commands.py`."""
 
 
 @pytest.mark.parametrize("case", CASES)

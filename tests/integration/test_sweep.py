@@ -26,7 +26,7 @@ from kobert_core.checkpoint import WEIGHTS
 from kobert_core.data.batching import Batch
 from kobert_core.pretrained import load_pretrained
 from tests.fixtures.browser import listed_runs, need_browser, page_html
-from tests.fixtures.commands import ROOT, TUNE, environment, tune
+from tests.fixtures.commands import ROOT, TUNE, environment, tune, tune_here
 from tests.fixtures.mlflow_server import wait_until_it_answers
 from tests.fixtures.nodes import free_port
 
@@ -166,19 +166,19 @@ def test_the_ui_serves_the_sweep_over_rest_and_in_a_browser(sweep: dict[str, Any
 
 def test_evaluate_agrees_with_the_sweep_and_is_recorded(sweep: dict[str, Any]) -> None:
     test_file = QUICKSTART.parent / "sample" / "test.tsv"
-    done = tune("evaluate", sweep["model"], test_file, "--json", cwd=sweep["folder"])
+    done = tune_here("evaluate", sweep["model"], test_file, "--json", cwd=sweep["folder"])
     result = json.loads(done.stdout)
     assert result["accuracy"] == sweep["test"]["winner"]["test/accuracy"]
     assert result["loss"] == pytest.approx(sweep["test"]["winner"]["test/loss"], abs=1e-6)
     assert (result["examples"], result["earlier_readings"]) == (160, 1)
-    again = json.loads(tune("evaluate", sweep["model"], test_file, "--json", cwd=sweep["folder"]).stdout)
+    again = json.loads(tune_here("evaluate", sweep["model"], test_file, "--json", cwd=sweep["folder"]).stdout)
     assert again["earlier_readings"] == 2
 
 
 def test_transformers_loads_the_export_and_gives_the_same_logits(sweep: dict[str, Any], tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    tune("export", sweep["folder"], "--output", tmp_path / "model", cwd=tmp_path)
+    tune_here("export", sweep["folder"], "--output", tmp_path / "model", cwd=tmp_path)
     texts = ["정말 재미있어요", "시간이 아까웠다..", "나쁘지 않은데?"]
     ours = load_pretrained(tmp_path / "model")
     batch = AutoTokenizer.from_pretrained(tmp_path / "model")(texts, padding=True, return_tensors="pt")
@@ -191,7 +191,7 @@ def test_transformers_loads_the_export_and_gives_the_same_logits(sweep: dict[str
         torch.testing.assert_close(theirs(**batch).logits, logits, rtol=0, atol=1e-5)
     card = (tmp_path / "model" / "README.md").read_text()
     assert "language: ko" in card and f"{sweep['winner']['metrics']['eval/accuracy']:.6g}" in card
-    refused = tune("export", sweep["folder"], "--output", tmp_path / "model", cwd=tmp_path, code=2)
+    refused = tune_here("export", sweep["folder"], "--output", tmp_path / "model", cwd=tmp_path, code=2)
     assert "the output is not empty" in refused.stderr
 
 
@@ -201,7 +201,7 @@ def test_predict_writes_a_label_and_probabilities_for_every_row(
 ) -> None:
     source = tmp_path / "new.csv"
     source.write_text('document\n"정말 재미있어요, 강추"\n시간이 아까웠다\n', encoding="utf-8")
-    tune("predict", sweep["model"], source, "--output", tmp_path / f"out{suffix}", cwd=tmp_path)
+    tune_here("predict", sweep["model"], source, "--output", tmp_path / f"out{suffix}", cwd=tmp_path)
     text = (tmp_path / f"out{suffix}").read_text(encoding="utf-8")
     if suffix == ".tsv":
         rows = [dict(zip(text.splitlines()[0].split("\t"), r.split("\t"), strict=True)) for r in text.splitlines()[1:]]
@@ -220,27 +220,27 @@ def test_what_cannot_be_used_of_a_file_is_told(sweep: dict[str, Any], tmp_path: 
     rows[70] = "70\t \t1"
     source = tmp_path / "new.tsv"
     source.write_text("\n".join(["id\tdocument\tlabel", *rows]) + "\n", encoding="utf-8")
-    done = tune("predict", sweep["model"], source, "--output", tmp_path / "out.tsv", cwd=tmp_path)
+    done = tune_here("predict", sweep["model"], source, "--output", tmp_path / "out.tsv", cwd=tmp_path)
     assert "149 predictions" in done.stdout
     assert "1 set aside:\nline 72: " in done.stderr
-    result = json.loads(tune("evaluate", sweep["model"], source, "--json", cwd=tmp_path).stdout)
+    result = json.loads(tune_here("evaluate", sweep["model"], source, "--json", cwd=tmp_path).stdout)
     assert (result["examples"], result["set_aside"]) == (149, 1)
 
 
 def test_list_and_logs_show_sweeps_and_trials(sweep: dict[str, Any]) -> None:
-    listed = tune("list", cwd=sweep["folder"].parents[1]).stdout
+    listed = tune_here("list", cwd=sweep["folder"].parents[1]).stdout
     assert "first" in listed and f"{sweep['states']['PRUNED']} pruned" in listed
-    log = tune("logs", sweep["folder"], 0, cwd=sweep["folder"]).stdout
+    log = tune_here("logs", sweep["folder"], 0, cwd=sweep["folder"]).stdout
     assert " 50% update" in log and "eval/accuracy" in log
-    missing = tune("logs", sweep["folder"], 99, cwd=sweep["folder"], code=2)
+    missing = tune_here("logs", sweep["folder"], 99, cwd=sweep["folder"], code=2)
     assert "there is no trial 99" in missing.stderr
 
 
 def test_a_used_name_is_refused_and_resume_extends(sweep: dict[str, Any]) -> None:
     work, study = sweep["folder"].parents[1], "search_spaces/quickstart.yaml"  # as the README names it
-    refused = tune("sweep", study, "--name", "first", cwd=work, code=2)
+    refused = tune_here("sweep", study, "--name", "first", cwd=work, code=2)
     assert "is in use" in refused.stderr and len(refused.stderr.strip().splitlines()) == 1
-    other = tune("sweep", study, "--name", "first", "--resume", "--set", "train.epochs=3", cwd=work, code=2)
+    other = tune_here("sweep", study, "--name", "first", "--resume", "--set", "train.epochs=3", cwd=work, code=2)
     assert "`train` is not what this sweep began with" in other.stderr
     before = records(sweep)
     done = tune("sweep", study, "--name", "first", "--resume", "--trials", 10, "--json", cwd=work)
@@ -255,7 +255,7 @@ def test_a_used_name_is_refused_and_resume_extends(sweep: dict[str, Any]) -> Non
 
 
 def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
-    command = [*TUNE, "sweep", str(QUICKSTART), "--name", "cut", "--trials", "3", "--set", "train.epochs=12"]
+    command = [*TUNE, "sweep", str(QUICKSTART), "--name", "cut", "--trials", "2", "--set", "train.epochs=12"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -275,7 +275,7 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
     assert TrialState.RUNNING not in states and TrialState.WAITING in states
     done = tune(*command[len(TUNE) :], "--resume", "--json", cwd=tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
-    assert sum(result["states"].values()) == 3 and set(result["states"]) <= {"COMPLETE", "PRUNED"}
+    assert sum(result["states"].values()) == 2 and set(result["states"]) <= {"COMPLETE", "PRUNED"}
     resumed = json.loads(ledger.read_text())
     assert [record["values"] for record in resumed][: len(cut)] == [record["values"] for record in cut]
 
@@ -320,7 +320,7 @@ def test_a_trial_that_fails_does_not_end_the_sweep(tmp_path: Path) -> None:
     assert result["winner"]["values"]["optim.backbone_lr"] == 1e-3
     failed = [record for record in json.loads((tmp_path / "sweeps/bad/trials.json").read_text()) if record["reason"]]
     assert all("NonFiniteError" in record["reason"] for record in failed)
-    log = tune("logs", tmp_path / "sweeps/bad", failed[0]["trial"], cwd=tmp_path).stdout
+    log = tune_here("logs", tmp_path / "sweeps/bad", failed[0]["trial"], cwd=tmp_path).stdout
     assert "NonFiniteError" in log
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "sweeps/bad/optuna_journal.log")))
     for trial in optuna.load_study(study_name="bad", storage=storage).trials:

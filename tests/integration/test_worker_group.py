@@ -103,6 +103,8 @@ def test_a_task_that_nobody_can_stop_any_more_is_stopped_by_its_owner(groups: Wo
     number = ray.get(exchange.submit.remote(packed(report_until_stopped), 7))
     assert ray.get(exchange.take.remote(number)) == ("report", {"number": 0})
     waiting = exchange.submit.remote(packed(process), 8)
+    while not ray.get(exchange.is_awaited.remote()):
+        time.sleep(0.01)  # calls of an actor may overtake each other
     ray.get([exchange.stop_owned_by.remote(8), exchange.stop_owned_by.remote(7)])
     with pytest.raises(ray.exceptions.RayTaskError, match="stopped before it began"):
         ray.get(waiting)

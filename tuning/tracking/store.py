@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuning.databases import try_database
+
 from .accepted import (
     LONGEST_NAME,
     LONGEST_PARAM,
@@ -20,7 +22,7 @@ from .accepted import (
     accepted_model_name,
     accepted_text,
 )
-from .uris import is_server, sqlite_path
+from .uris import artifact_root, is_server, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,23 +59,23 @@ def open_client(uri: str) -> MlflowClient:
     for name in ("mlflow", "alembic", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if not is_server(uri) and sqlite_path(uri) is None:
-        _try_database(uri)
+        try_database(uri)
     with _alone_with(sqlite_path(uri)):
+        if not is_server(uri):
+            _make_default_experiment(uri)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
 
 
-def _try_database(uri: str) -> None:
-    """Raise what keeps a database from being reached: MLflow would try for hours before it does."""
-    from sqlalchemy import create_engine
+def _make_default_experiment(uri: str) -> None:
+    """Have MLflow make its tables and the experiment that it wants to be there, with an escaped address: its own would
+    have the current folder, whose name it puts into its SQL as it is, quotes and colons too."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    seconds = {"connect_timeout": 5} if uri.startswith(("postgresql", "mysql")) else {}
-    engine = create_engine(uri, connect_args=seconds)
-    try:
-        engine.connect().close()
-    finally:
-        engine.dispose()
+    root = artifact_root(uri, Path.cwd())
+    assert root is not None
+    SqlAlchemyStore(uri, root.as_uri())
 
 
 @contextlib.contextmanager

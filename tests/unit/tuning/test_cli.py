@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kobert_core.errors import InputError
-from tests.fixtures.commands import ROOT, tune
+from tests.fixtures.commands import ROOT, tune, tune_here
 from tuning.cli import app, sweep_name
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
@@ -65,7 +65,7 @@ def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_study_is_one_line(tmp_path: Path, override: str, message: str) -> None:
-    done = tune("sweep", QUICKSTART, "--dry-run", "--set", override, cwd=tmp_path, code=2)
+    done = tune_here("sweep", QUICKSTART, "--dry-run", "--set", override, cwd=tmp_path, code=2)
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
@@ -84,10 +84,19 @@ def test_a_wrong_study_is_one_line(tmp_path: Path, override: str, message: str) 
     ids=str,
 )
 def test_what_is_not_there_is_one_line(tmp_path: Path, arguments: list[object], message: str) -> None:
-    done = tune(*arguments, cwd=tmp_path, code=2)
+    done = tune_here(*arguments, cwd=tmp_path, code=2)
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["sweep", QUICKSTART, "--dry-run", "--set", "train.eval_percent=30"], ["evaluate", "nowhere", "x.tsv"]],
+)
+def test_a_process_prints_no_more_than_the_line(tmp_path: Path, arguments: list[object]) -> None:
+    done = tune(*arguments, cwd=tmp_path, code=2)
+    assert (done.stdout, len(done.stderr.splitlines())) == ("", 1)
 
 
 @pytest.mark.parametrize("name", ["../up", "/abs", ".hidden", "a/b", "", "-flag", "line\nbreak"])
@@ -108,7 +117,7 @@ def test_bad_rows_are_listed_with_their_lines(tmp_path: Path) -> None:
     rows[7] += "\textra"
     rows[20] = rows[20][:-1] + "5"
     (tmp_path / "train.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    done = tune("sweep", QUICKSTART, "--dry-run", "--set", f"data.train={tmp_path / 'train.tsv'}", cwd=tmp_path)
+    done = tune_here("sweep", QUICKSTART, "--dry-run", "--set", f"data.train={tmp_path / 'train.tsv'}", cwd=tmp_path)
     assert "line 8: 4 fields instead of 3" in done.stdout and "line 21: label '5'" in done.stdout
 
 
@@ -126,11 +135,11 @@ def test_train_repeats_itself_bit_for_bit(tmp_path: Path) -> None:
 def test_train_exports_a_model_that_evaluates_alike(tmp_path: Path) -> None:
     tune("train", QUICKSTART, "--set", "train.epochs=1", "--output", "model", cwd=tmp_path)
     (tmp_path / "model" / "model.safetensors").stat()
-    scored = tune("evaluate", "model", QUICKSTART.parent / "sample" / "test.tsv", cwd=tmp_path)
+    scored = tune_here("evaluate", "model", QUICKSTART.parent / "sample" / "test.tsv", cwd=tmp_path)
     assert "accuracy" in scored.stdout and "examples" in scored.stdout
     weights = tmp_path / "model" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
     weights.write_bytes(content)
-    corrupt = tune("evaluate", "model", QUICKSTART.parent / "sample" / "test.tsv", cwd=tmp_path, code=2)
+    corrupt = tune_here("evaluate", "model", QUICKSTART.parent / "sample" / "test.tsv", cwd=tmp_path, code=2)
     assert "its SHA-256 is not the one written" in corrupt.stderr

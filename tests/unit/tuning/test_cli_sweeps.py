@@ -115,6 +115,42 @@ def test_a_log_is_followed_until_its_trial_ends(sweep: Path, log: Path, monkeypa
     assert done.stderr == "trial 4, pruned at 50%\n"
 
 
+def test_a_trial_that_has_not_begun_is_waited_for(sweep: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    later = sweep / "trials" / "0005" / "log.txt"
+
+    def begins_and_ends(_: float) -> None:
+        if 5 not in table_of(sweep):
+            table_of(sweep).put(TrialRecord(5, "RUNNING", {}))
+            later.parent.mkdir(parents=True)
+            later.write_text("began\n")
+        else:
+            table_of(sweep).put(TrialRecord(5, "COMPLETE", {}, progress=100))
+
+    monkeypatch.setattr(time, "sleep", begins_and_ends)
+    with sweep_lock(sweep):
+        done = CliRunner().invoke(app, ["logs", str(sweep), "5", "--follow"])
+        assert (done.exit_code, done.stdout, done.stderr) == (0, "began\n", "trial 5, complete\n")
+        with pytest.raises(InputError, match="there is no trial 999"):  # it has no so many to begin
+            raise CliRunner().invoke(app, ["logs", str(sweep), "999", "--follow"]).exception  # type: ignore[misc]
+    with pytest.raises(InputError, match="there is no trial 6"):  # nobody begins it
+        raise CliRunner().invoke(app, ["logs", str(sweep), "6", "--follow"]).exception  # type: ignore[misc]
+
+
+def test_a_log_goes_on_after_a_loss(sweep: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that is interrupted while its sweep runs goes on in the next round."""
+    states = iter(["INTERRUPTED", "RUNNING", "COMPLETE"])
+
+    def goes_on(_: float) -> None:
+        with open(log, "ab") as file:
+            file.write(b"more\n")
+        table_of(sweep).put(TrialRecord(4, next(states), {}, progress=100))
+
+    monkeypatch.setattr(time, "sleep", goes_on)
+    with sweep_lock(sweep):
+        done = CliRunner().invoke(app, ["logs", str(sweep), "4", "--follow"])
+    assert (done.exit_code, done.stdout) == (0, "first\nmore\nmore\nmore\n")
+
+
 def test_a_log_of_a_sweep_that_was_killed_is_not_followed_for_ever(sweep: Path, log: Path) -> None:
     done = CliRunner().invoke(app, ["logs", str(sweep), "4", "--follow"])
     assert (done.exit_code, done.stdout, done.stderr) == (0, "first\n", "trial 4, running at 0%\n")

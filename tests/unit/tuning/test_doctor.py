@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.fixtures.commands import ROOT, tune
+from tests.fixtures.commands import ROOT, tune_here
 from tuning.cli import app
 from tuning.jobs import job_environment
 
@@ -44,7 +44,7 @@ def test_missing_files_and_missing_room_are_wrong(tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://127.0.0.1:notaport", "head:8265"])
 @pytest.mark.parametrize("command", [["submit", QUICKSTART], ["status"], ["stop", "job"]], ids=lambda it: it[0])
 def test_an_address_where_nothing_answers_is_one_line(command: list[str], address: str, tmp_path: Path) -> None:
-    done = tune(*command, "--address", address, cwd=tmp_path, code=2)
+    done = tune_here(*command, "--address", address, cwd=tmp_path, code=2)
     assert len(done.stderr.splitlines()) == 1 and address in done.stderr
 
 

@@ -14,8 +14,9 @@ from kobert_core.errors import InputError
 from tests.fixtures.sweeps import QUICKSTART
 from tuning import ground
 from tuning.ground import GROUND, files_under, write_ground
+from tuning.optuna_study import open_optuna_study
 from tuning.results import LEDGER, TrialRecord, TrialTable
-from tuning.search import OptunaSearcher, open_optuna_study
+from tuning.search import OptunaSearcher
 from tuning.study import StudyConfig, load_study, load_sweep_study
 from tuning.sweep_folder import JOURNAL, sweep_folder
 

@@ -19,10 +19,11 @@ from search_spaces.distributions import Space
 from tests.fixtures.sweeps import QUICKSTART
 from tuning.budget import Budget
 from tuning.failures import TrialFailed, TrialRefused, in_one_line, is_infrastructure, was_infrastructure
+from tuning.optuna_study import open_optuna_study
 from tuning.recording import Recorder
 from tuning.results import LEDGER, TrialRecord, TrialTable
 from tuning.rounds import Rounds
-from tuning.search import OptunaSearcher, Teller, open_optuna_study
+from tuning.search import OptunaSearcher, Teller
 from tuning.sitting import MAX_LOSSES, Sitting
 from tuning.study import SearchConfig, load_study
 from tuning.sweep import take_up_lost

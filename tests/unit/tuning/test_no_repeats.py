@@ -11,9 +11,10 @@ from ray.tune.search import Searcher
 from kobert_core.config import Objective
 from search_spaces.distributions import Space
 from tests.fixtures.commands import ROOT
+from tuning.optuna_study import open_optuna_study
 from tuning.population import start_population
 from tuning.results import TrialTable
-from tuning.search import OptunaSearcher, open_optuna_study
+from tuning.search import OptunaSearcher
 from tuning.study import SearchConfig, load_study
 from tuning.sweep_folder import JOURNAL
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,23 @@ def test_a_dry_run_tells_what_is_in_the_data(study: object, tmp_path: Path, monk
     assert "0.00% at 32, 0.00% at 64 tokens (data.max_length)" in shown
     assert "trial(s) at once" in shown
     assert "warning" not in shown
+
+
+def test_a_dry_run_is_one_object(study: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    rows = (SAMPLE / "train.tsv").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "train.tsv").write_text("\n".join([*rows, "9999\t\t1"]) + "\n", encoding="utf-8")
+    options = ["--json", "--set", "data.train=train.tsv"]
+    result = CliRunner().invoke(app, ["sweep", "study.yaml", "--dry-run", *options], catch_exceptions=False)
+    (line,) = result.stdout.splitlines()
+    found = json.loads(line)
+    assert found["splits"] == {"train": {"examples": 360, "items": 360}, "dev": {"examples": 120, "items": 120}}
+    assert (found["updates"], found["examples_per_update"], found["trials"]) == (6, 64, 2)
+    assert found["facts"]["classes in train"] == "180 negative, 180 positive"
+    assert found["set_aside"] == [f"{tmp_path / 'train.tsv'}: line {len(rows) + 1}: empty text"]
+    assert found["study"]["name"] == "small" and found["warnings"] == []
+    assert "trial(s) at once" in result.stderr
 
 
 def test_a_dry_run_warns_in_a_line_each(study: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

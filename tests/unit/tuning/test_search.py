@@ -13,8 +13,9 @@ from optuna.trial import TrialState
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from search_spaces.distributions import Space
+from tuning.optuna_study import open_optuna_study
 from tuning.results import State, TrialRecord
-from tuning.search import OptunaSearcher, open_optuna_study
+from tuning.search import OptunaSearcher
 from tuning.study import SearchConfig
 from tuning.sweep_folder import JOURNAL
 

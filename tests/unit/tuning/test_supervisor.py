@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.fixtures.commands import environment
+from tuning.budget import SECONDS_OF_ONE_SIGNAL
 from tuning.supervisor import supervised
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a sweep has one process")
@@ -90,6 +91,32 @@ def test_a_signal_is_heard_once_and_ends_the_sweep() -> None:
     time.sleep(0.2)  # its handler is there
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     assert lines_of(process) == ["heard"] and process.returncode == 130
+
+
+def test_a_signal_to_all_processes_of_a_command_is_one_and_the_next_one_kills() -> None:
+    """As Ray's job server ends a job, and systemd a service."""
+    body = """
+    from types import SimpleNamespace
+    from tuning.budget import stopping_cleanly
+    with stopping_cleanly(SimpleNamespace(interrupted=False)) as budget:
+        print("works", flush=True)
+        while not budget.interrupted: time.sleep(0.05)
+        print("interrupted", flush=True)
+        time.sleep(1)
+        print("has written", flush=True)
+        time.sleep(60)
+    """
+    process = start(body)
+    assert process.stdout is not None
+    assert [process.stdout.readline().split()[0] for _ in range(2)] == ["begins", "works"]
+    for each in (parent := psutil.Process(process.pid), *parent.children(recursive=True)):
+        each.terminate()
+    assert [process.stdout.readline() for _ in range(2)] == ["interrupted\n", "has written\n"]
+    time.sleep(SECONDS_OF_ONE_SIGNAL)
+    begin = time.monotonic()
+    process.terminate()
+    assert lines_of(process) == [] and process.returncode == 130
+    assert time.monotonic() - begin < 30
 
 
 def test_nothing_outlives_the_sweep(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import string
 import unicodedata
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,22 @@ def test_a_store_is_in_its_own_folder(name: str, tmp_path: Path, empty_store: Pa
     assert {path.name for path in output.iterdir()} == {"mlflow.db", ".mlflow.db.lock", "mlartifacts", "sweep"}
     uri = default_tracking_uri(output)
     assert shown_uri(resolve_tracking_uri(uri, tmp_path)) == uri
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_a_store_is_made_from_a_folder_of_any_name(
+    name: str, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    store = tmp_path / "mlflow.db"
+    shutil.copy(empty_store, store)
+    with closing(sqlite3.connect(store)) as database, database:
+        database.execute("DELETE FROM experiments WHERE experiment_id = 0")  # the last thing that MLflow makes
+    tracker = open_tracker(tmp_path)
+    tracker.start_sweep(params={}, tags={})
+    assert tracker.close(20) == 0 and "first" in runs_of(tmp_path)
+    assert list((tmp_path / name).iterdir()) == []
 
 
 @pytest.mark.parametrize("character", [chr(code) for code in range(32, 127) if chr(code) != "/"])
