@@ -16,7 +16,6 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -222,22 +221,3 @@ class TrainConfig(FrozenConfig):
     """Length, seed, evaluations."""
     objective: Objective | None = None
     """Decides which checkpoint is the best; the task's own objective when not given."""
-
-    @field_validator("task")
-    @classmethod
-    def _is_known(cls, value: str) -> str:
-        from kobert_core.tasks import TASKS
-
-        if value not in TASKS:
-            raise ValueError(f"`task` must be one of {', '.join(TASKS)}, but got {value!r}")
-        return value
-
-    @field_validator("data", "model", mode="before")
-    @classmethod
-    def _belongs_to_the_task(cls, value: Any, info: ValidationInfo) -> Any:
-        from kobert_core.tasks import TASKS
-
-        if "task" not in info.data or isinstance(value, FrozenConfig):
-            return value
-        task = TASKS[info.data["task"]]
-        return (task.Data if info.field_name == "data" else task.Model).model_validate(value)

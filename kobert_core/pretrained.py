@@ -17,7 +17,7 @@ from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_folder, atomic_write_json, check_sums, write_sums
 from kobert_core.progress import Progress, unseen
-from kobert_core.tasks import TASKS
+from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.tasks.base import Task
 from kobert_core.tokenization import KoBertTokenizer
 
@@ -93,7 +93,7 @@ def load_pretrained(folder: Path, *, progress: Progress = unseen) -> Pretrained:
     from safetensors.torch import load_file
 
     config = read_train_config(folder)
-    files = [name for name in (WEIGHTS, *TASKS[config.task].weight_files) if (folder / name).is_file()]
+    files = [name for name in (WEIGHTS, *task_class(config.task).weight_files) if (folder / name).is_file()]
     if WEIGHTS not in files:
         raise InputError("the weights are missing", where=folder / WEIGHTS, fix="export the model again")
     task, model = empty_model(folder, progress=progress)
@@ -115,7 +115,7 @@ def empty_model(folder: Path, *, cache: Path | None = None, progress: Progress =
     here = {"backbone": str(folder), "tokenizer": str(folder), "init": "random", "config": {}}
     apart = {"tokenizer_vocab_size": None, "revision": None, "class_weights": None}
     known = {name: value for name, value in (here | apart).items() if name in type(config.model).model_fields}
-    task = TASKS[config.task](
+    task = task_class(config.task)(
         config.model_copy(update={"model": config.model.model_copy(update=known)}),
         cache=cache,
         progress=progress,
@@ -129,7 +129,7 @@ def read_train_config(folder: Path) -> TrainConfig:
     path = folder / TRAIN_CONFIG
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return TrainConfig.model_validate(values)
+        return parse_train_config(values)
     except (OSError, ValueError, ValidationError) as error:
         raise InputError(
             "this is no folder of an exported model", where=path, fix="make one with `kobert-tune export`"

@@ -9,7 +9,7 @@ from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
 from kobert_core.pretrained import TRAIN_CONFIG, read_train_config
 from kobert_core.progress import Progress
-from kobert_core.tasks import TASKS
+from kobert_core.tasks import SPECS, parse_train_config, task_class
 from kobert_core.tasks.base import Task
 from kobert_core.tokenization import KoBertTokenizer
 from tuning.study import load_study
@@ -35,7 +35,7 @@ def describing_task(
         whose = study if study is not None else model
         raise InputError(f"`{whose}` is of the task `{config.task}`, not `{task}`", where="--task", fix="leave it out")
     tokenizer = KoBertTokenizer.from_pretrained(model) if model is not None else None
-    return TASKS[config.task](config, tokenizer=tokenizer, progress=progress)
+    return task_class(config.task)(config, tokenizer=tokenizer, progress=progress)
 
 
 def _config_of(file: Path, study: Path | None, model: str | None, task: str | None) -> TrainConfig:
@@ -46,9 +46,7 @@ def _config_of(file: Path, study: Path | None, model: str | None, task: str | No
         return read_train_config(Path(model))
     if model is None:
         raise InputError("nothing says how to read the file", where=file, fix="give --study, or an exported --model")
-    if task not in TASKS:
+    if task not in SPECS:
         what = "the task is not known" if task is None else f"there is no task `{task}`"
-        raise InputError(what, where="--task", fix=f"use {' or '.join(TASKS)}, or give --study")
-    return TrainConfig.model_validate(
-        {"task": task, "data": {"train": file}, "model": {"init": "random", "tokenizer": model}}
-    )
+        raise InputError(what, where="--task", fix=f"use {' or '.join(SPECS)}, or give --study")
+    return parse_train_config({"task": task, "data": {"train": file}, "model": {"init": "random", "tokenizer": model}})

@@ -22,7 +22,7 @@ from kobert_core.files import (
     write_sums,
 )
 from kobert_core.pretrained import TRAIN_CONFIG, empty_model, keep_chosen, save_weights
-from kobert_core.tasks import TASKS
+from kobert_core.tasks import task_class
 from kobert_core.texts import printable
 from tuning.comparison import Comparison, test_name
 from tuning.readings import READINGS, tuned_on_test
@@ -62,9 +62,9 @@ def export_model(
     with atomic_folder(output) as folder:
         shutil.copytree(files, folder, dirs_exist_ok=True)
         take_values(folder, record, where=sweep)
-        keep_chosen(folder, TASKS[study.task], record.metrics)
+        keep_chosen(folder, task_class(study.task), record.metrics)
         without_local_paths(folder / TRAIN_CONFIG)
-        save_weights(folder, TASKS[study.task], load_weights(checkpoint))
+        save_weights(folder, task_class(study.task), load_weights(checkpoint))
         if (sweep / READINGS).is_file():
             shutil.copyfile(sweep / READINGS, folder / READINGS)
         card = model_card(sweep, study, record, test or {}, comparison or Comparison())

@@ -13,7 +13,7 @@ from kobert_core.pretrained import save_model_files
 from kobert_core.profiling import ProfilingRuntime
 from kobert_core.progress import Progress, unseen
 from kobert_core.runtime import LocalRuntime, Report
-from kobert_core.tasks import TASKS
+from kobert_core.tasks import task_class
 from kobert_core.training import train
 from tuning.export import check_model_output, export_model, unused
 from tuning.preflight import too_much_cut_off
@@ -59,7 +59,7 @@ def train_once(
     torch.set_num_threads(max(1, int(study.resources.cpus_per_worker)))
     values = study.example_values()
     config = study.train_config(values)
-    task = TASKS[config.task](config, cache=cache, progress=progress)
+    task = task_class(config.task)(config, cache=cache, progress=progress)
     task.check_model()
     for warning in [*task.survey(None).warnings, *too_much_cut_off(task.cut_off())]:
         warn(warning)

@@ -11,7 +11,7 @@ from typing import Any
 from kobert_core.data.survey import CutOff, Survey
 from kobert_core.errors import InputError
 from kobert_core.progress import Progress, unseen
-from kobert_core.tasks import TASKS
+from kobert_core.tasks import task_class
 from kobert_core.tasks.base import Task
 from search_spaces.validation import show
 from tuning.databases import problem_of
@@ -38,7 +38,7 @@ def check_study(study: StudyConfig, cache: Path | None, *, progress: Progress = 
     """
     study.check()
     study.check_files()
-    task = TASKS[study.task](study.train_config(study.example_values()), cache=cache, progress=progress)
+    task = task_class(study.task)(study.train_config(study.example_values()), cache=cache, progress=progress)
     for number, (values, shaped) in enumerate(shapes(study, task, cache)):
         try:
             shaped.check_model(weights=not number)  # which are the same for all

@@ -208,7 +208,7 @@ def train_trial(
     """
     from kobert_core.checkpoint import adopt_checkpoint
     from kobert_core.pretrained import save_model_files
-    from kobert_core.tasks import TASKS
+    from kobert_core.tasks import task_class
     from kobert_core.training import train
 
     config = study_of(Path(study), file_digest(Path(study))).train_config(values)
@@ -217,7 +217,7 @@ def train_trial(
     here = trial_folder(Path(folder), trial)
     with printing_to(here / LOG, rank=runtime.rank):
         print(f"trial {trial} on {runtime.device}, {runtime.workers} worker(s): {json.dumps(values)}")
-        task = TASKS[config.task](config, cache=Path(cache))
+        task = task_class(config.task)(config, cache=Path(cache))
         runtime.checkpoints, runtime.resume = here / CHECKPOINTS, True
         if runtime.rank == 0:
             for leftover in (here / CHECKPOINTS).glob(".*"):  # of a worker that was killed as it wrote

@@ -16,7 +16,7 @@ from setting import NSMC_LENGTH, device, gigabytes, wait
 from kobert_core.config import TrainConfig
 from kobert_core.evaluation import evaluate
 from kobert_core.runtime import LocalRuntime, Report
-from kobert_core.tasks import TASKS
+from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.training import train
 
 ENCODER = SHARED / "models/e5-kobert"
@@ -34,7 +34,7 @@ def e5(results: Results, tiny: bool) -> None:
         return
     with results.check("e5-kobert on NSMC"):
         began = time.perf_counter()
-        task = TASKS["nsmc"](config_of_run(tiny), cache=WORK / "cache")
+        task = task_class("nsmc")(config_of_run(tiny), cache=WORK / "cache")
         test = task.read(reviews_file(64, skip=1000) if tiny else TEST)
         sizes = len(task.train), len(task.dev), len(test)
         note = "{:,} reviews to train on, {:,} of dev, {:,} of the test file".format(*sizes)
@@ -55,7 +55,7 @@ def config_of_run(tiny: bool) -> TrainConfig:
     data: dict[str, Any] = {"train": NSMC, "max_length": NSMC_LENGTH}
     if tiny:
         data = {"train": reviews_file(256), "dev": reviews_file(64, skip=256), "max_length": NSMC_LENGTH}
-    return TrainConfig.model_validate(
+    return parse_train_config(
         {
             "task": "nsmc",
             "data": data,

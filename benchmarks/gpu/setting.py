@@ -28,7 +28,7 @@ from common import (
 
 from kobert_core.config import TrainConfig
 from kobert_core.runtime import LocalRuntime, default_device
-from kobert_core.tasks import TASKS
+from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.training import train
 
 NSMC_LENGTH = 64
@@ -92,13 +92,13 @@ def config_of(
         "optim": rates | (optim or {}),
         "train": {"epochs": 100, "seed": SEED, "eval_percent": 100} | (train or {}),
     }
-    return TrainConfig.model_validate(values)
+    return parse_train_config(values)
 
 
 def task_of(config: TrainConfig, like: Any = None) -> Any:
     """A task whose model is built once and copied for each run; `like` has one built of the same shape."""
 
-    class Prepared(TASKS[config.task]):  # type: ignore[misc]
+    class Prepared(task_class(config.task)):  # type: ignore[misc]
         built: Any = getattr(like, "built", None)
 
         def build_model(self) -> Any:

@@ -173,8 +173,14 @@ def questions_file(windows: int) -> Path:
 
 def korquad_windows(file: Path) -> Any:
     """The windows of all questions of a file, by the product: as transformers' SQuAD processor cuts them."""
-    from kobert_core.data.squad import read_squad
-    from kobert_core.data.windows import Lengths, WindowExamples, piece_arrays, text_arrays, window_arrays
+    from kobert_core.tasks.question_answering.squad import read_squad
+    from kobert_core.tasks.question_answering.windows import (
+        Lengths,
+        WindowExamples,
+        piece_arrays,
+        text_arrays,
+        window_arrays,
+    )
     from kobert_core.tokenization import KoBertTokenizer
 
     tokenizer, lengths = KoBertTokenizer.from_pretrained(TOKENIZER), Lengths(KORQUAD_LENGTH, DOC_STRIDE, QUERY_LENGTH)

@@ -23,17 +23,16 @@ _MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s*(.*)$")
 
 def make_task(cache: Path) -> Any:
     """The task on all reviews."""
-    from kobert_core.config import TrainConfig
-    from kobert_core.tasks import TASKS
+    from kobert_core.tasks import parse_train_config, task_class
 
-    config = TrainConfig.model_validate(
+    config = parse_train_config(
         {
             "task": "nsmc",
             "data": {"train": NSMC, "dev": reviews_file(8), "max_length": NSMC_LENGTH},
             "model": {"backbone": str(model_folder("nsmc", "tiny"))},
         }
     )
-    return TASKS["nsmc"](config, cache=cache)
+    return task_class("nsmc")(config, cache=cache)
 
 
 def work(cache: Path, pipe: Connection) -> None:

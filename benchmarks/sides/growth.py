@@ -51,13 +51,14 @@ def main() -> None:
         result = json.loads(output.read().splitlines()[-1])
     trials = json.loads(Path(result["sweep"], "trials.json").read_text(encoding="utf-8"))
 
-    from kobert_core.tasks import TASKS
+    from kobert_core.tasks import task_class
     from tuning.study import load_study
 
     loaded = load_study(study)
     config = loaded.train_config(loaded.example_values())
-    TASKS["nsmc"](config.model_copy(update={"data": config.data.model_copy(update={"train": reviews_file(320)})})).train  # noqa: B018  warm-up
-    task = TASKS["nsmc"](config)
+    few = config.data.model_copy(update={"train": reviews_file(320)})
+    task_class("nsmc")(config.model_copy(update={"data": few})).train  # noqa: B018  warm-up
+    task = task_class("nsmc")(config)
     began = time.perf_counter()
     task.train  # noqa: B018  builds them
     give(

@@ -60,14 +60,13 @@ def train_once(task: str, shape: str, examples: int, batch: int) -> dict[str, An
     import torch
     from safetensors.torch import load_file
 
-    from kobert_core.config import TrainConfig
     from kobert_core.runtime import LocalRuntime, Report
-    from kobert_core.tasks import TASKS
+    from kobert_core.tasks import parse_train_config, task_class
     from kobert_core.training import train
 
     folder = model_folder(task, shape)
 
-    class Timed(TASKS[task]):  # type: ignore[misc]
+    class Timed(task_class(task)):  # type: ignore[misc]
         """The task, with the starting weights of all sides; notes when the training begins and ends."""
 
         def build_model(self) -> Any:
@@ -81,8 +80,8 @@ def train_once(task: str, shape: str, examples: int, batch: int) -> dict[str, An
             self.ended = time.perf_counter()
             return self.few
 
-    config = TrainConfig.model_validate(run_config(task, folder, training_file(task, examples), batch))
-    few = TASKS[task](config).dev
+    config = parse_train_config(run_config(task, folder, training_file(task, examples), batch))
+    few = task_class(task)(config).dev
     timed = Timed(config)
     timed.few = few
     count = len(timed.train)  # reads and tokenizes

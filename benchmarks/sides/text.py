@@ -35,8 +35,8 @@ def main() -> None:
     import sentencepiece
     from tokenizers import Tokenizer
 
-    from kobert_core.data.squad import read_squad
-    from kobert_core.decoding import decode, texts
+    from kobert_core.tasks.question_answering.decoding import decode, texts
+    from kobert_core.tasks.question_answering.squad import read_squad
     from kobert_core.tokenization import KoBertTokenizer
 
     alone = sentencepiece.SentencePieceProcessor(model_file=str(TOKENIZER / "spiece.model"))

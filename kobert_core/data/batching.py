@@ -33,7 +33,7 @@ class Batch:
     """Examples that go through the model together. Their tokens lie end to end: there is no padding."""
 
     inputs: dict[str, Any]
-    """What `kobert_core.encoder.encode` takes: `input_ids`, `token_type_ids` and `position_ids`, int64, of shape
+    """What `packed_encoder.encode` takes: `input_ids`, `token_type_ids` and `position_ids`, int64, of shape
     (tokens,); `starts`, int32, of shape (examples + 1,); `lengths`, a list of numbers; and after `fill` also
     `longest`."""
     targets: dict[str, torch.Tensor]

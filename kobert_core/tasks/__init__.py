@@ -1,11 +1,44 @@
-"""Tasks: one a file, each a subclass of `Task` in base.py."""
+"""All tasks there are. A task is a folder beside this file; nothing else names it."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from kobert_core.tasks.base import Task
-from kobert_core.tasks.korquad import Korquad
-from kobert_core.tasks.nsmc import Nsmc
+from kobert_core.config import FrozenConfig, TrainConfig
+from kobert_core.tasks.question_answering.config import SPEC as QUESTION_ANSWERING
+from kobert_core.tasks.spec import TaskSpec
+from kobert_core.tasks.text_classification.config import SPEC as TEXT_CLASSIFICATION
 
-TASKS: dict[str, type[Task[Any]]] = {Nsmc.name: Nsmc, Korquad.name: Korquad}
+if TYPE_CHECKING:
+    from kobert_core.tasks.base import Task
+
+SPECS: dict[str, TaskSpec] = {spec.name: spec for spec in (TEXT_CLASSIFICATION, QUESTION_ANSWERING)}
+"""By the name that a study gives."""
+
+
+def task_class(name: str) -> type[Task[Any]]:
+    """The implementation of a task, which imports PyTorch."""
+    module, _, attribute = SPECS[name].implementation.partition(":")
+    task: type[Task[Any]] = getattr(import_module(module), attribute)
+    return task
+
+
+def parse_train_config(values: Mapping[str, Any]) -> TrainConfig:
+    """A config from plain values, such as those of a JSON file; `data` and `model` become those of its task.
+
+    Raises:
+        pydantic.ValidationError, ValueError: a value is wrong, or no task has this name.
+    """
+    name = values.get("task")
+    if name not in SPECS:
+        raise ValueError(f"`task` must be one of {', '.join(SPECS)}, but got {name!r}")
+    spec = SPECS[name]
+    sections = {"data": spec.Data, "model": spec.Model}
+    parsed = {
+        key: kind.model_validate(values[key]) if not isinstance(values[key], FrozenConfig) else values[key]
+        for key, kind in sections.items()
+        if key in values
+    }
+    return TrainConfig.model_validate({**values, **parsed})

@@ -18,12 +18,11 @@ from torch import nn
 from kobert_core.config import DataConfig, ModelConfig, Objective, TrainConfig
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
-from kobert_core.data.readers import BadRow
-from kobert_core.data.squad import BadQuestion
 from kobert_core.data.survey import CutOff, Survey
 from kobert_core.errors import InputError
-from kobert_core.models import check_bert, load_bert
+from kobert_core.models.backbone import check_bert, load_bert
 from kobert_core.progress import Progress, unseen
+from kobert_core.tasks.spec import TaskSpec
 from kobert_core.tokenization import KoBertTokenizer, tokenizer_from
 
 if TYPE_CHECKING:
@@ -76,6 +75,13 @@ PLACES_SHOWN = 20
 """So many places of what was set aside are named."""
 
 
+class SetAside(Protocol):
+    """Something in a file that cannot be used; as a string, where it is and why."""
+
+    @property
+    def reason(self) -> str: ...
+
+
 class Inputs(NamedTuple, Generic[E]):
     """A file to predict."""
 
@@ -83,18 +89,15 @@ class Inputs(NamedTuple, Generic[E]):
     texts: dict[str, list[str]]
     """What the file says, by the name that it has in predictions: `text`, or `question`; in the order of `ids`."""
     examples: E
-    bad: Sequence[BadRow | BadQuestion]
+    bad: Sequence[SetAside]
     """What was set aside."""
 
 
 class Task(ABC, Generic[E]):
     """One task on the data of one config. Made once a run; its features come from the cache."""
 
-    name: ClassVar[str]
-    Data: ClassVar[type[DataConfig]]
-    Model: ClassVar[type[ModelConfig]]
-    metrics: ClassVar[tuple[str, ...]]
-    objective: ClassVar[Objective]
+    spec: ClassVar[TaskSpec]
+    """What a study knows of it."""
     weight_files: ClassVar[Mapping[str, str]] = {}
     """Files beside `model.safetensors`, each with the prefix of the weights in it; what transformers does not know."""
     chosen_on_dev: ClassVar[Mapping[str, str]] = {}
@@ -123,19 +126,21 @@ class Task(ABC, Generic[E]):
             tokenizer: Takes the place of the one that the config names.
             progress: Hears how far long work has come: reading here, and what else is done with the task.
         """
-        assert isinstance(config.data, self.Data) and isinstance(config.model, self.Model)
+        assert isinstance(config.data, self.spec.Data) and isinstance(config.model, self.spec.Model)
         self.config, self.data, self.model, self._cache = config, config.data, config.model, cache
         self.progress = progress
         if tokenizer is not None:
             self.tokenizer = tokenizer
 
-    @classmethod
-    def complete(cls, data: dict[str, Any]) -> None:
-        """Put what follows from the data's files into the `data` section of a study, whose paths are absolute.
+    @property
+    def name(self) -> str:
+        """The name that a study gives it."""
+        return self.spec.name
 
-        Raises:
-            InputError: it does not follow from them.
-        """
+    @property
+    def objective(self) -> Objective:
+        """What makes one set of weights better than another, when a study does not say."""
+        return self.spec.objective
 
     @cached_property
     def tokenizer(self) -> KoBertTokenizer:
@@ -249,7 +254,7 @@ class Task(ABC, Generic[E]):
         """
 
     @abstractmethod
-    def bad_rows(self, path: Path, purpose: Purpose = "scoring") -> Sequence[BadRow | BadQuestion]:
+    def bad_rows(self, path: Path, purpose: Purpose = "scoring") -> Sequence[SetAside]:
         """What of a labelled file cannot be used, with its place."""
 
     def set_aside(self, path: Path) -> int:

@@ -27,13 +27,13 @@ from hypothesis import strategies as st
 from kobert_core.checkpoint import STATE, SUMS, WEIGHTS, load_state, load_weights, newest_checkpoint, save_checkpoint
 from kobert_core.config import ModelConfig, Objective
 from kobert_core.data.cache import cached_arrays
-from kobert_core.data.readers import Columns, Rows, read_rows
-from kobert_core.data.squad import Squad, read_squad
 from kobert_core.errors import InputError
 from kobert_core.files import sha256_file
-from kobert_core.models import load_bert
+from kobert_core.models.backbone import load_bert
 from kobert_core.pretrained import load_pretrained, save_model_files, save_weights
-from kobert_core.tasks.nsmc import Nsmc
+from kobert_core.tasks.question_answering.squad import Squad, read_squad
+from kobert_core.tasks.text_classification.rows import Columns, Rows, read_rows
+from kobert_core.tasks.text_classification.task import TextClassification
 from kobert_core.tokenization import KoBertTokenizer
 from tests.drills.conftest import Drill
 from tests.fixtures.commands import ROOT
@@ -223,9 +223,9 @@ def test_fuzzed_study_files(drill: Drill, tmp_path: Path, examples: int) -> None
 
 def test_fuzzed_models(drill: Drill, tmp_path: Path) -> None:
     """9c. Fuzzed files of a model that somebody gave away, without its checksums: a model, or one line"""
-    task = Nsmc(tiny_config())
+    task = TextClassification(tiny_config())
     save_model_files(tmp_path / "model", task)
-    save_weights(tmp_path / "model", Nsmc, task.build_model().state_dict())
+    save_weights(tmp_path / "model", TextClassification, task.build_model().state_dict())
     (tmp_path / "model" / SUMS).unlink()
     files = [file for file in sorted((tmp_path / "model").iterdir()) if not file.name.startswith(("token", "special"))]
     valid = {file: file.read_bytes() for file in files}

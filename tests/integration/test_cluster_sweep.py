@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kobert_core.runtime import LocalRuntime, Report
-from kobert_core.tasks import TASKS
+from kobert_core.tasks import task_class
 from kobert_core.training import train
 from tests.fixtures.commands import ROOT, TUNE, environment
 from tests.fixtures.nodes import Nodes, ray_nodes
@@ -101,7 +101,7 @@ def test_each_curve_is_that_of_the_same_values_undisturbed(sweep: dict[str, Any]
     for record in json.loads((sweep["folder"] / "trials.json").read_text()):
         config = study.train_config(record["values"])
         runtime = Until(record["progress"])
-        train(config, TASKS[config.task](config, cache=cache), runtime)
+        train(config, task_class(config.task)(config, cache=cache), runtime)
         histories = curves(sweep["folder"], record["trial"])
         assert {"eval/accuracy", "eval/loss", "train/loss"} < set(histories)
         for name, curve in histories.items():

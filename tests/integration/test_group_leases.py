@@ -18,7 +18,7 @@ from tuning.cluster import ray_cluster, set_environment
 set_environment()
 
 from kobert_core.config import Objective  # noqa: E402
-from kobert_core.tasks import TASKS  # noqa: E402
+from kobert_core.tasks import task_class  # noqa: E402
 from kobert_core.training import train  # noqa: E402
 from search_spaces.distributions import Space  # noqa: E402
 from tests.fixtures.commands import ROOT  # noqa: E402
@@ -69,7 +69,7 @@ def train_for_long(runtime: Any) -> list[int]:
                 runtime.report("in mid-epoch")
             return bool(runtime.should_stop())
 
-    train(config, TASKS[config.task](config, cache=None), Counting())
+    train(config, task_class(config.task)(config, cache=None), Counting())
     return list(runtime.gather(updates))
 
 

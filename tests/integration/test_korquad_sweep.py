@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from kobert_core.data.batching import Batch
-from kobert_core.metrics.korquad import score
 from kobert_core.pretrained import load_pretrained
+from kobert_core.tasks.question_answering.official_metrics import score
 from tests.fixtures.commands import ROOT, tune
 
 STUDY = ROOT / "search_spaces" / "korquad-small.yaml"

@@ -16,7 +16,7 @@ from tuning.cluster import ray_cluster, set_environment
 
 set_environment()
 
-from kobert_core.tasks import TASKS  # noqa: E402
+from kobert_core.tasks import task_class  # noqa: E402
 from kobert_core.training import train  # noqa: E402
 from tests.fixtures.nodes import ray_nodes  # noqa: E402
 from tests.integration.test_worker_group import process, report_until_stopped  # noqa: E402
@@ -57,7 +57,7 @@ def train_in_float64(runtime: Any, *, batch_size: int, most: dict[int, int] | No
     config = config.model_copy(
         update={name: getattr(config, name).model_copy(update=values) for name, values in changes.items()}
     )
-    task = TASKS[config.task](config, cache=None)
+    task = task_class(config.task)(config, cache=None)
     build = task.build_model
     task.build_model = lambda: build().double()  # type: ignore[method-assign]
     loss_of, room = task.loss, (most or {}).get(runtime.rank, batch_size)
@@ -107,7 +107,7 @@ def train_with_dropout(runtime: Any, *, folder: str, stop_after: int | None = No
             self.updates += 1
             return self.updates == stop_after
 
-    weights = train(config, TASKS[config.task](config, cache=None), Stopping()).state_dict()
+    weights = train(config, task_class(config.task)(config, cache=None), Stopping()).state_dict()
     return {"weights": weights, "reports": reports}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kobert_core.metrics.korquad import score, score_each
+from kobert_core.tasks.question_answering.official_metrics import score, score_each
 
 
 @pytest.fixture(scope="module")

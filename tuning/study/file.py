@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
@@ -17,15 +17,14 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from kobert_core.config import DataConfig, FrozenConfig, ModelConfig, Objective, OptimConfig, RunConfig
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_write_text
+from kobert_core.tasks import SPECS
+from kobert_core.tasks.spec import TaskSpec
 from search_spaces.distributions import Space
 from search_spaces.loader import RawStudy, load_study_file
 from search_spaces.validation import Problems, show, suggest_known, validate
 from tuning.study.config import StudyConfig, StudyHead
 from tuning.study.sections import BudgetConfig, ResourcesConfig, SchedulerConfig, SearchConfig, TrackingConfig
 from tuning.tracking.uris import escaped_path
-
-if TYPE_CHECKING:
-    from kobert_core.tasks.base import Task
 
 STUDY = "study.yaml"
 """In the folder of a sweep."""
@@ -150,7 +149,7 @@ def load_sweep_study(folder: Path) -> StudyConfig:
     return study
 
 
-def searchable(task: type[Task]) -> list[str]:
+def searchable(task: TaskSpec) -> list[str]:
     """The dotted keys that a study of this task may search: numbers, switches and choices."""
     own = (("data", task.Data, DataConfig), ("model", task.Model, ModelConfig))
     return [
@@ -165,19 +164,17 @@ def searchable(task: type[Task]) -> list[str]:
     ]
 
 
-def _task_of(raw: RawStudy) -> type[Task]:
-    from kobert_core.tasks import TASKS  # imports torch
-
+def _task_of(raw: RawStudy) -> TaskSpec:
     name = raw.values.get("task")
     if name is None:
-        raise InputError("`task` must be given", where=raw.where("task"), fix=f"known: {', '.join(TASKS)}")
-    if not isinstance(name, str) or name not in TASKS:
+        raise InputError("`task` must be given", where=raw.where("task"), fix=f"known: {', '.join(SPECS)}")
+    if not isinstance(name, str) or name not in SPECS:
         what = f"`task` cannot be {show(name)}"
-        raise InputError(what, where=raw.where("task"), fix=suggest_known(str(name), TASKS))
-    return TASKS[name]
+        raise InputError(what, where=raw.where("task"), fix=suggest_known(str(name), SPECS))
+    return SPECS[name]
 
 
-def _complete(raw: RawStudy, task: type[Task], sections: Iterable[str], problems: Problems) -> dict[str, Any]:
+def _complete(raw: RawStudy, task: TaskSpec, sections: Iterable[str], problems: Problems) -> dict[str, Any]:
     """The values of the file with what follows from others: objective, absolute paths, what the data's files say."""
     given = {name: value for name, value in raw.values.items() if value is not None}
     values = {name: {} for name in sections} | {
@@ -197,7 +194,7 @@ def _complete(raw: RawStudy, task: type[Task], sections: Iterable[str], problems
     return values
 
 
-def _make_absolute(raw: RawStudy, task: type[Task], values: dict[str, Any]) -> None:
+def _make_absolute(raw: RawStudy, task: TaskSpec, values: dict[str, Any]) -> None:
     """Files of the data, the storage, SQLite's of an address; and of the model what looks like a folder or is one, not
     a name on the hub."""
     for section, model in (("data", task.Data), ("model", task.Model)):
@@ -227,7 +224,7 @@ def with_absolute_path(address: str, folder: Path) -> str:
     return f"{match[1]}{os.path.abspath(Path(escaped_path(folder)) / match[2])}{match[3] or ''}"
 
 
-def _check_names(space: Space, task: type[Task], objective: Objective | None, problems: Problems) -> None:
+def _check_names(space: Space, task: TaskSpec, objective: Objective | None, problems: Problems) -> None:
     """Parameters and the objective's metric must be there to be searched and reported."""
     known = searchable(task)
     for name in space:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kobert_core.bf16_weights import Bf16Weights
-from kobert_core.tasks.nsmc import Nsmc
+from kobert_core.tasks.text_classification.task import TextClassification
 from tests.fixtures.tiny import tiny_config
 
 
@@ -18,7 +18,7 @@ def gradients_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def test_loss_and_gradients_are_those_of_autocast(cache: Path) -> None:
-    task = Nsmc(tiny_config(), cache=cache)
+    task = TextClassification(tiny_config(), cache=cache)
     torch.manual_seed(0)
     model = task.build_model().eval()
     batches = [task.train.batch(np.arange(8)), task.train.batch(np.arange(8, 16))]

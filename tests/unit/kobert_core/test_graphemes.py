@@ -8,7 +8,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kobert_core.graphemes import grapheme_starts, trim_end, trim_start, trims_needed
+from kobert_core.tasks.question_answering.graphemes import grapheme_starts, trim_end, trim_start, trims_needed
 
 FAMILY = "👨\u200d👩\u200d👧"
 PARTS = [*"가나a \t\n\r.", "e\u0301", "\u1112\u1161\u11ab", "각\u0301", FAMILY, "👍🏽", "🇰🇷", "\u200b"]

@@ -8,7 +8,7 @@ import pytest
 
 from kobert_core.config import NUMBERS
 from kobert_core.runtime import LocalRuntime, Report
-from kobert_core.tasks import TASKS
+from kobert_core.tasks import task_class
 from kobert_core.training import train
 from tests.fixtures.tiny import tiny_config
 
@@ -20,6 +20,6 @@ def test_other_numbers_have_another_name(cache: Path) -> None:
     """When this fails since trainings come to other numbers on purpose: raise `NUMBERS`, and add its losses here."""
     config = tiny_config()
     reports: list[Report] = []
-    train(config, TASKS[config.task](config, cache=cache), LocalRuntime(on_report=reports.append))
+    train(config, task_class(config.task)(config, cache=cache), LocalRuntime(on_report=reports.append))
     losses = [(report.metrics["train/loss"], report.metrics["eval/loss"]) for report in reports]
     assert losses == [pytest.approx(pair, rel=2e-5) for pair in COMES_TO[NUMBERS]]

@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 from kobert_core.data.batching import IGNORED, Batch, Shape, filled_shape
 from kobert_core.runtime import LocalRuntime
 from kobert_core.tasks.base import Task
-from kobert_core.tasks.korquad import Korquad
-from kobert_core.tasks.nsmc import Nsmc
+from kobert_core.tasks.question_answering.task import QuestionAnswering
+from kobert_core.tasks.text_classification.task import TextClassification
 from kobert_core.training import train
 from tests.fixtures import questions
 from tests.fixtures.tiny import tiny_config
 
 
 def nsmc(tmp_path: Path, **train: Any) -> Task[Any]:
-    return Nsmc(tiny_config(model={"class_weights": [0.3, 0.7], "label_smoothing": 0.1}, train=train))
+    return TextClassification(tiny_config(model={"class_weights": [0.3, 0.7], "label_smoothing": 0.1}, train=train))
 
 
 def korquad(tmp_path: Path, **train: Any) -> Task[Any]:
     file = questions.write(tmp_path / "train.json", questions.articles(0, 12, every=5))
-    return Korquad(questions.config_of(file, train=train))
+    return QuestionAnswering(questions.config_of(file, train=train))
 
 
 @pytest.mark.parametrize("task_of", [nsmc, korquad])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kobert_core.errors import InputError
-from kobert_core.tasks import TASKS
+from kobert_core.tasks import SPECS
 from search_spaces.aliases import ALIASES, UNNEEDED, meant_by
 from search_spaces.distributions.kinds import DISTRIBUTIONS
 from search_spaces.validation import suggest_known
@@ -103,16 +103,16 @@ def test_every_alias_leads_to_something_that_is_there() -> None:
     from tuning.study.config import StudyConfig, StudyHead
     from tuning.study.file import LOOP_METRICS
 
-    names = {*StudyHead.model_fields, *DISTRIBUTIONS, *TASKS, *LOOP_METRICS, "parameters"}
+    names = {*StudyHead.model_fields, *DISTRIBUTIONS, *SPECS, *LOOP_METRICS, "parameters"}
     for field in ("min", "max", "q", "values", "when"):
         assert any(field in model.model_fields for model in DISTRIBUTIONS.values())
         names.add(field)
     sections = [*StudyConfig.model_fields.items()]
     for section, info in sections:
         models = [info.annotation] if hasattr(info.annotation, "model_fields") else []
-        models += [getattr(task, section.title()) for task in TASKS.values() if section in ("data", "model")]
+        models += [getattr(task, section.title()) for task in SPECS.values() if section in ("data", "model")]
         names |= {section, *(f"{section}.{name}" for model in models for name in model.model_fields)}
-    names |= {metric for task in TASKS.values() for metric in task.metrics}
+    names |= {metric for task in SPECS.values() for metric in task.metrics}
     values = {"tpe", "random", "grid", "cmaes", "asha", "hyperband", "median", "pbt", "none", "max", "min"}
     values |= {"constant", "fp32", "bf16"}
     for alias, meanings in ALIASES.items():

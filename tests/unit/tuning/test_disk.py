@@ -14,7 +14,7 @@ from optuna.storages import JournalStorage
 from kobert_core.checkpoint import checkpoint_folder, save_checkpoint
 from kobert_core.errors import InputError
 from kobert_core.optim import make_optimizer
-from kobert_core.tasks import TASKS
+from kobert_core.tasks import task_class
 from tests.fixtures.disks import Mount, fill
 from tuning.budget import Budget
 from tuning.disk import DiskNeeds, bytes_in, checkpoint_bytes
@@ -38,7 +38,7 @@ def needs(**values: Any) -> DiskNeeds:
 def test_the_size_of_a_checkpoint_is_known_before_there_is_one(cache: Path, tmp_path: Path) -> None:
     study = load_study(QUICKSTART)
     config = study.train_config(study.example_values())
-    task = TASKS[config.task](config, cache=cache)
+    task = task_class(config.task)(config, cache=cache)
     model = task.build_model()
     optimizer = make_optimizer(model, config.optim)
     sum(parameter.sum() for parameter in model.parameters()).backward()

@@ -12,7 +12,7 @@ from kobert_core.checkpoint import save_checkpoint
 from kobert_core.errors import InputError
 from kobert_core.files import check_sums
 from kobert_core.pretrained import load_pretrained, save_model_files
-from kobert_core.tasks import TASKS
+from kobert_core.tasks import task_class
 from tests.fixtures.commands import ROOT
 from tests.fixtures.tiny import SIZES
 from tuning.export import export_model
@@ -40,7 +40,7 @@ def study() -> StudyConfig:
 def sweep(study: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what a trial that began with `FIRST` leaves."""
     sweep = tmp_path_factory.mktemp("sweep")
-    task = TASKS[study.task](study.train_config(FIRST))
+    task = task_class(study.task)(study.train_config(FIRST))
     here = trial_folder(sweep, 0)
     save_model_files(here / MODEL_FILES, task)
     save_checkpoint(here / CHECKPOINTS / "update-00000001", task.build_model(), {})

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from kobert_core.config import DataConfig, FrozenConfig, ModelConfig, TrainConfig
+from kobert_core.config import DataConfig, FrozenConfig, ModelConfig
 from kobert_core.errors import InputError
-from kobert_core.tasks import TASKS
-from kobert_core.tasks.nsmc import NsmcData
+from kobert_core.tasks import SPECS, parse_train_config
+from kobert_core.tasks.text_classification.task import TextClassificationData
 from search_spaces.distributions import Space
 from tuning.study import SearchConfig, StudyConfig, dump_study, load_study, searchable
 
@@ -74,7 +74,7 @@ def test_who_shares_a_gpu_may_fill_its_own_part_of_the_memory(load: Any) -> None
 
 def test_a_study_makes_the_config_of_a_run(load: Any, tmp_path: Path) -> None:
     study = load(STUDY)
-    assert isinstance(study.data, NsmcData) and study.data.train == tmp_path / "data" / "train.txt"
+    assert isinstance(study.data, TextClassificationData) and study.data.train == tmp_path / "data" / "train.txt"
     assert (study.objective.metric, study.objective.mode, study.budget.trials) == ("eval/accuracy", "max", 20)
     values = {"optim.backbone_lr": 3e-5, "optim.accumulation": 4, "model.label_smoothing": 0.1}
     config = study.train_config(values)
@@ -82,7 +82,7 @@ def test_a_study_makes_the_config_of_a_run(load: Any, tmp_path: Path) -> None:
     assert (config.model.label_smoothing, config.optim.classifier_lr) == (0.1, 5e-5)
     assert (config.optim.batch_size, config.train.epochs, config.data.max_length) == (16, 2, 64)
     assert config.objective == study.objective
-    assert TrainConfig.model_validate(config.model_dump()) == config
+    assert parse_train_config(config.model_dump()) == config
     for name, wrong in (("optim.backbone_lr", 1.0), ("optim.eps", 1e-8), ("optim.accumulation", 3), ("nothing", 2.0)):
         with pytest.raises(InputError, match=name):
             study.train_config({name: wrong})
@@ -246,7 +246,7 @@ def test_check_tries_points_and_corners(load: Any) -> None:
 
 
 def test_what_can_be_searched() -> None:
-    names = searchable(TASKS["nsmc"])
+    names = searchable(SPECS["nsmc"])
     required = (
         "optim.backbone_lr optim.classifier_lr optim.warmup_ratio optim.warmup_steps optim.accumulation "
         "optim.effective_batch_size optim.batch_size optim.weight_decay optim.layer_decay train.epochs train.seed "

@@ -12,10 +12,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from kobert_core.data.labels import MANY_VALUES, MAX_INFERRED, Classes
-from kobert_core.data.readers import Columns, Rows, infer_labels, read_rows
 from kobert_core.errors import InputError
-from kobert_core.tasks.nsmc import NsmcData
+from kobert_core.tasks.text_classification.labels import MANY_VALUES, MAX_INFERRED, Classes
+from kobert_core.tasks.text_classification.rows import Columns, Rows, infer_labels, read_rows
+from kobert_core.tasks.text_classification.task import TextClassificationData
 
 FORMATS = ["tsv", "csv", "jsonl", "parquet"]
 
@@ -39,7 +39,7 @@ def write(path: Path, labels: list[Any], *, text: str = "document", label: str =
 
 
 def read(path: Path, labels: dict[str, str] | list[str], **columns: str) -> Rows:
-    named = NsmcData.model_validate({"train": path, "labels": labels}).labels
+    named = TextClassificationData.model_validate({"train": path, "labels": labels}).labels
     return read_rows(path, columns=Columns(id=None, **columns), labels=named, max_bad_fraction=1.0)
 
 
@@ -184,4 +184,4 @@ def test_a_value_is_looked_at_once() -> None:
 )
 def test_labels_that_are_refused(labels: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        NsmcData.model_validate({"train": "a.csv", "labels": labels})
+        TextClassificationData.model_validate({"train": "a.csv", "labels": labels})

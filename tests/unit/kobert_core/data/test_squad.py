@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kobert_core.data.squad import read_squad
 from kobert_core.errors import InputError
+from kobert_core.tasks.question_answering.squad import read_squad
 
 CONTEXT = "세종은 1443년에 훈민정음을 만들었다."
 

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from kobert_core.metrics.classes import accuracy, class_report, macro_f1
+from kobert_core.tasks.text_classification.metrics import accuracy, class_report, macro_f1
 
 NAMES = ["부정", "중립", "긍정", "없음"]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kobert_core.metrics.korquad import (
+from kobert_core.tasks.question_answering.official_metrics import (
     best_threshold,
     normalize,
     score,

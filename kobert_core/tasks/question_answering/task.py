@@ -7,104 +7,50 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import nn
 
-from kobert_core.config import DataConfig, ModelConfig, Objective, PositiveInt
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.splits import grouped_split
-from kobert_core.data.squad import BadQuestion, read_squad
 from kobert_core.data.survey import CutOff, Survey, same_files, share_of, text_digests, warn_of_same_files
-from kobert_core.data.windows import (
+from kobert_core.errors import InputError
+from kobert_core.files import file_digest
+from kobert_core.models.backbone import make_bert_config
+from kobert_core.tasks.base import PLACES_SHOWN, Chance, Inputs, Purpose, Task
+from kobert_core.tasks.question_answering.config import SPEC, QuestionAnsweringData, QuestionAnsweringModel
+from kobert_core.tasks.question_answering.decoding import Answers, Outputs, decode, perfect_outputs, texts
+from kobert_core.tasks.question_answering.metrics import chosen_threshold, gold_texts, score_answers, span_loss
+from kobert_core.tasks.question_answering.model import KoBertForQuestionAnswering
+from kobert_core.tasks.question_answering.squad import BadQuestion, read_squad
+from kobert_core.tasks.question_answering.windows import (
     CODE_VERSION,
     Arrays,
-    Lengths,
     WindowExamples,
     piece_arrays,
     strings,
     text_arrays,
     window_arrays,
 )
-from kobert_core.decoding import Answers, Outputs, decode, perfect_outputs, texts
-from kobert_core.errors import InputError
-from kobert_core.files import file_digest
-from kobert_core.metrics.spans import chosen_threshold, gold_texts, score_answers, span_loss
-from kobert_core.models import KoBertForQuestionAnswering, make_bert_config
-from kobert_core.tasks.base import PLACES_SHOWN, Chance, Inputs, Purpose, Task
 
 if TYPE_CHECKING:
     from transformers import BertModel, PretrainedConfig
 
 
-class KorquadData(DataConfig):
-    """Questions on contexts in JSON files in the format of SQuAD; a dev split is carved by article.
-
-    `max_train_examples` and `max_dev_examples` count questions.
-    """
-
-    max_seq_length: Annotated[int, Field(ge=8)] = 384
-    """Longest window in tokens: `[CLS] question [SEP] context [SEP]`."""
-    doc_stride: PositiveInt = 128
-    """From the start of a window's part of the context to that of the next one, in tokens."""
-    max_query_length: PositiveInt = 64
-    """Longest question in tokens; the rest of it is cut off."""
-
-    @model_validator(mode="after")
-    def _windows_leave_nothing_out(self) -> KorquadData:
-        room = self.max_seq_length - self.max_query_length - 3
-        if self.doc_stride > room:
-            raise ValueError(
-                "`doc_stride <= max_seq_length - max_query_length - 3` must hold, or tokens between windows are lost, "
-                f"but got {self.doc_stride} > {room}"
-            )
-        return self
-
-    @property
-    def lengths(self) -> Lengths:
-        """The sizes of the windows."""
-        return Lengths(self.max_seq_length, self.doc_stride, self.max_query_length)
-
-
-class KorquadModel(ModelConfig):
-    """A linear layer over the tokens, the boundary head on top, and how answers are read from both."""
-
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout before the heads; BERT has none there."""
-    boundary_head: bool = True
-    """Predict too how many characters of the first and last piece are no part of the answer."""
-    boundary_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the boundary head's loss."""
-    n_best: PositiveInt = 20
-    """So many starts and so many ends of a window are combined."""
-    max_answer_length: PositiveInt = 30
-    """Longest answer in pieces."""
-    trim: bool = True
-    """Cut off the characters that the boundary head says."""
-    null_threshold: float | None = None
-    """No answer is given where its score is above the best answer's by more than this. When not given: chosen for
-    F1 on the dev split if that has questions without answers; otherwise every question is answered."""
-
-
-class Korquad(Task[WindowExamples]):
+class QuestionAnswering(Task[WindowExamples]):
     """Question answering on the data of one config. An example is a window; a question has one or more."""
 
-    name = "korquad"
-    Data: ClassVar[type[DataConfig]] = KorquadData
-    Model: ClassVar[type[ModelConfig]] = KorquadModel
-    metrics = ("eval/f1", "eval/exact_match", "eval/loss")
-    objective = Objective(metric="eval/f1", mode="max")
+    spec = SPEC
     weight_files: ClassVar[Mapping[str, str]] = {"boundary_head.safetensors": "boundary."}
     chosen_on_dev: ClassVar[Mapping[str, str]] = {"eval/null_threshold": "null_threshold"}
     segments: ClassVar[int] = 2
     pooler: ClassVar[bool] = False
 
-    data: KorquadData
-    model: KorquadModel
+    data: QuestionAnsweringData
+    model: QuestionAnsweringModel
 
     @property
     def longest(self) -> int:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from kobert_core.code_points import code_points
 from kobert_core.data.batching import IGNORED, Batch, places_in
-from kobert_core.data.squad import Question, Squad
-from kobert_core.graphemes import grapheme_starts, trims_needed
+from kobert_core.tasks.question_answering.config import Lengths
+from kobert_core.tasks.question_answering.graphemes import grapheme_starts, trims_needed
+from kobert_core.tasks.question_answering.squad import Question, Squad
 from kobert_core.tokenization import KoBertTokenizer
 
 Arrays = dict[str, np.ndarray]
@@ -28,17 +29,6 @@ CODE_VERSION = 2
 
 MAX_TRIM_START, MAX_TRIM_END = 1, 3
 """Graphemes that an answer may be shorter than its pieces: all that is seen in KorQuAD but for 1 of 5,774."""
-
-
-class Lengths(NamedTuple):
-    """The sizes of windows, in pieces."""
-
-    max_seq_length: int = 384
-    """Longest window, `[CLS] question [SEP] context [SEP]`."""
-    doc_stride: int = 128
-    """From the start of a window's part of the context to that of the next one."""
-    max_query_length: int = 64
-    """Longest question; the rest of it is cut off."""
 
 
 def text_arrays(squad: Squad) -> Arrays:

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
 from torch import nn
 
-from kobert_core.config import DataConfig, ModelConfig, Objective
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays, joined
-from kobert_core.data.features import CODE_VERSION, TextExamples, tokenize_parts
-from kobert_core.data.readers import BadRow, Columns, Rows, infer_labels, read_rows, row_chunks
 from kobert_core.data.splits import stratified_sample, stratified_split
 from kobert_core.data.survey import CutOff, Digests, Survey, same_files, share_of, text_digests, warn_of_same_files
 from kobert_core.errors import InputError
 from kobert_core.files import file_digest
-from kobert_core.metrics.classes import accuracy, class_report, cross_entropy, macro_f1, probabilities
-from kobert_core.models import KoBertClassifier, make_bert_config
+from kobert_core.models.backbone import make_bert_config
 from kobert_core.tasks.base import PLACES_SHOWN, Chance, Inputs, Purpose, Task
-from kobert_core.texts import distinct, folded
+from kobert_core.tasks.text_classification.config import SPEC, TextClassificationData, TextClassificationModel
+from kobert_core.tasks.text_classification.examples import CODE_VERSION, TextExamples, tokenize_parts
+from kobert_core.tasks.text_classification.metrics import accuracy, class_report, cross_entropy, macro_f1, probabilities
+from kobert_core.tasks.text_classification.model import KoBertClassifier
+from kobert_core.tasks.text_classification.rows import BadRow, Rows, read_rows, row_chunks
 
 if TYPE_CHECKING:
     from transformers import BertModel, PretrainedConfig
@@ -34,89 +32,17 @@ if TYPE_CHECKING:
 FACTS_VERSION = 2
 """Part of the cache's key: raised when other facts are kept of a file."""
 
-INFER = "infer"
-"""Instead of labels: those that the training file has."""
 Facts = tuple[np.ndarray, Digests, list[BadRow]]
 """Of a part of a file: the labels and the digests of the texts of its usable rows, and what was set aside."""
 
 
-class NsmcData(DataConfig):
-    """Labelled texts in a TSV, CSV, JSON Lines or Parquet file."""
-
-    text_column: str = "document"
-    """Column of the text."""
-    label_column: str = "label"
-    """Column of the label."""
-    id_column: str | None = "id"
-    """Column of the id, which must be unique; may be missing from the file."""
-    labels: dict[str, str] = Field(default={"0": "negative", "1": "positive"}, min_length=2)
-    """Name of the class for each label as it stands in the file; their order is the class index. In a study file also
-    a list of labels, which are their own names, or `infer`: all labels of the training file, in order."""
-    max_length: Annotated[int, Field(ge=3)] = 128
-    """Longest example in tokens, `[CLS]` and `[SEP]` counted; the rest of a text is cut off."""
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _as_text(cls, value: object) -> object:
-        if isinstance(value, list):
-            labels = [_text(label) for label in value]
-            if twice := next((label for label, count in Counter(labels).items() if count > 1), None):
-                raise ValueError(f"the label {twice!r} is given twice")
-            value = dict(zip(labels, labels, strict=True))
-        if value == INFER:
-            raise ValueError("labels can be inferred where a study file names `train` and its columns")
-        if not isinstance(value, dict):
-            raise ValueError(f"give a mapping of labels to names, a list of labels, or `{INFER}`, not {value!r:.40}")
-        return {_text(label): _text(name) for label, name in value.items()}
-
-    @field_validator("labels")
-    @classmethod
-    def _names_differ(cls, value: dict[str, str]) -> dict[str, str]:
-        names: dict[str, str] = {}
-        for label, name in value.items():
-            if not label.strip() or not name.strip():
-                raise ValueError("a label, or the name of one, is empty")
-            if (looks := folded(name)) in names:
-                alike = f"{distinct(names[looks])} and {distinct(name)}"
-                raise ValueError(f"each label needs a name of its own, but {alike} look the same")
-            names[looks] = name
-        return value
-
-    @property
-    def columns(self) -> Columns:
-        """The names of the columns, as the reader takes them."""
-        return Columns(text=self.text_column, label=self.label_column, id=self.id_column)
-
-
-class NsmcModel(ModelConfig):
-    """A linear layer over the pooled output."""
-
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Part of each target's mass that is spread over all classes."""
-    class_weights: Literal["balanced"] | tuple[Annotated[float, Field(gt=0)], ...] | None = None
-    """Weight of each class in the loss; `balanced` is inverse to its frequency in the training examples."""
-
-
-class Nsmc(Task[TextExamples]):
+class TextClassification(Task[TextExamples]):
     """Text classification on the data of one config."""
 
-    name = "nsmc"
-    Data: ClassVar[type[DataConfig]] = NsmcData
-    Model: ClassVar[type[ModelConfig]] = NsmcModel
-    metrics = ("eval/accuracy", "eval/f1", "eval/loss")
-    objective = Objective(metric="eval/accuracy", mode="max")
+    spec = SPEC
 
-    data: NsmcData
-    model: NsmcModel
-
-    @classmethod
-    def complete(cls, data: dict[str, Any]) -> None:
-        """Put the labels of the training file in the place of `labels: infer`."""
-        if data.get("labels") == INFER and isinstance(data.get("train"), str):
-            given = {name: data[name] for name in ("text_column", "label_column", "id_column") if name in data}
-            if all(isinstance(value, str | None) for value in given.values()):
-                columns = NsmcData(train=data["train"], **given).columns
-                data["labels"] = infer_labels(data["train"], columns)
+    data: TextClassificationData
+    model: TextClassificationModel
 
     @property
     def longest(self) -> int:
@@ -375,13 +301,6 @@ class Nsmc(Task[TextExamples]):
         if len(weights) != classes:
             raise InputError(f"{len(weights)} weights for {classes} classes", where="model.class_weights")
         return np.array(weights, dtype=np.float32)
-
-
-def _text(value: object) -> str:
-    """A label or name as it is written in YAML."""
-    if not isinstance(value, str | int | float):
-        raise ValueError(f"a label, or the name of one, must be a text, but got {value!r:.40}")
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _facts_of(rows: Rows) -> Facts:

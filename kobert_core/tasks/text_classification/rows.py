@@ -13,26 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from kobert_core.data.formats import BLOCK, BOM, Record, character_problem, read_table
-from kobert_core.data.labels import MAX_INFERRED, Classes, LabelCounts
 from kobert_core.errors import InputError
+from kobert_core.tasks.text_classification.config import Columns
+from kobert_core.tasks.text_classification.labels import MAX_INFERRED, Classes, LabelCounts
 from kobert_core.texts import composed, distinct
 
 PLACES_SHOWN = 5
 NAMES_SHOWN = 20
 ROWS_AT_ONCE = 10_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Names of the columns that hold text, label and id.
-
-    A file's column that has not the very name may have one that looks the same: composed or not, blanks around it.
-    """
-
-    text: str = "document"
-    label: str = "label"
-    id: str | None = "id"
-    """None: rows are named by their number. The default may be missing from a file, any other may not."""
 
 
 @dataclass(frozen=True)

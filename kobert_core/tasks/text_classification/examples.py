@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from kobert_core.data.batching import Batch, places_in
-from kobert_core.data.readers import Rows
+from kobert_core.tasks.text_classification.rows import Rows
 from kobert_core.tokenization import KoBertTokenizer
 
 CODE_VERSION = 2

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from kobert_core.data.windows import WindowExamples, strings
-from kobert_core.decoding import Answers, Outputs, texts
-from kobert_core.metrics.korquad import best_threshold, best_totals, score_answer, squad2_totals, total
+from kobert_core.tasks.question_answering.decoding import Answers, Outputs, texts
+from kobert_core.tasks.question_answering.official_metrics import (
+    best_threshold,
+    best_totals,
+    score_answer,
+    squad2_totals,
+    total,
+)
+from kobert_core.tasks.question_answering.windows import WindowExamples, strings
 
 
 def score_answers(examples: WindowExamples, answers: Answers, null_threshold: float | None) -> dict[str, float]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kobert_core.data.windows import WindowExamples
-from kobert_core.graphemes import trim_end, trim_start
+from kobert_core.tasks.question_answering.graphemes import trim_end, trim_start
+from kobert_core.tasks.question_answering.windows import WindowExamples
 
 Outputs = dict[str, np.ndarray]
 """`start_logits` and `end_logits`, float, shape (windows, width), -inf on padding; with a boundary head also

@@ -1,0 +1,1 @@
+"""Encoders: where they come from, and how they run without padding. A task adds its head."""

@@ -1,0 +1,1 @@
+"""Extractive question answering: all that is known of this task."""

@@ -1,0 +1,131 @@
+"""A linear layer over an encoder's tokens, and the boundary head on top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from kobert_core.data.batching import IGNORED
+from kobert_core.models.packed_encoder import encode, use_packed_attention
+from kobert_core.tasks.question_answering.windows import MAX_TRIM_END, MAX_TRIM_START
+
+if TYPE_CHECKING:
+    from transformers import BertModel
+
+
+class AnswerOutput(NamedTuple):
+    """`loss` is a scalar, or None without positions; the rest has one row a token.
+
+    `start_logits` and `end_logits` have shape (sequences, width) and are -inf beyond the end of a sequence;
+    `trim_start_logits` and `trim_end_logits` have shape (sequences, width, classes), None without a boundary head: how
+    many characters to trim if the answer begins, or ends, with this token.
+    """
+
+    loss: torch.Tensor | None
+    start_logits: torch.Tensor
+    end_logits: torch.Tensor
+    trim_start_logits: torch.Tensor | None
+    trim_end_logits: torch.Tensor | None
+
+
+class BoundaryHead(nn.Module):
+    """How many characters to trim where an answer begins and ends, from the hidden states of these tokens."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.start = nn.Linear(hidden_size, MAX_TRIM_START + 1)
+        self.end = nn.Linear(hidden_size, MAX_TRIM_END + 1)
+
+    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of both, shape (tokens, classes), from hidden states of shape (tokens, size)."""
+        return self.start(hidden), self.end(hidden)
+
+
+class KoBertForQuestionAnswering(nn.Module):
+    """Extractive question answering: a linear layer over the tokens' hidden states, as in BERT.
+
+    The weights have the names of `transformers.BertForQuestionAnswering`, and `boundary.…` those of the boundary
+    head.
+    """
+
+    def __init__(
+        self, bert: BertModel, *, dropout: float = 0.0, boundary_head: bool = True, boundary_weight: float = 1.0
+    ) -> None:
+        """New heads on an encoder without pooler; `boundary_weight` is that of the boundary head in the loss."""
+        super().__init__()
+        use_packed_attention(bert)
+        self.bert = bert
+        self.dropout = nn.Dropout(dropout)
+        self.qa_outputs = nn.Linear(bert.config.hidden_size, 2)
+        self.boundary = BoundaryHead(bert.config.hidden_size) if boundary_head else None
+        self.boundary_weight = boundary_weight
+        heads = [self.qa_outputs]
+        if self.boundary is not None:
+            heads += [self.boundary.start, self.boundary.end]
+        for layer in heads:
+            layer.weight.data.normal_(std=bert.config.initializer_range)
+            layer.bias.data.zero_()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        token_type_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        starts: torch.Tensor,
+        lengths: Sequence[int],
+        longest: int | None = None,
+        start_positions: torch.Tensor | None = None,
+        end_positions: torch.Tensor | None = None,
+        trim_start: torch.Tensor | None = None,
+        trim_end: torch.Tensor | None = None,
+        reduction: str = "mean",
+    ) -> AnswerOutput:
+        """Logits, and with positions the loss too: as BERT's, the mean of the cross-entropies of start and end.
+
+        The boundary head's loss is the mean of its two cross-entropies at the true tokens, times its weight.
+
+        Args:
+            input_ids, token_type_ids, position_ids, starts, lengths, longest: as `encoder.encode` takes them.
+            start_positions, end_positions: tokens, counted in their sequence, shape (sequences,); those that are
+                `IGNORED` are not counted.
+            trim_start, trim_end: classes, shape (sequences,); negative ones are not counted.
+            reduction: `mean` or `sum` over the sequences.
+        """
+        hidden = self.dropout(encode(self.bert, input_ids, token_type_ids, position_ids, starts, lengths, longest))
+        place = (_rows(starts, tokens=len(position_ids)), position_ids)
+        shape = (len(lengths), longest or max(lengths))
+        start_logits, end_logits = _in_rows(self.qa_outputs(hidden), place, shape, fill=-torch.inf).unbind(-1)
+        trims: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+        if self.boundary is not None:
+            trim_start_logits, trim_end_logits = self.boundary(hidden)
+            trims = _in_rows(trim_start_logits, place, shape), _in_rows(trim_end_logits, place, shape)
+        if start_positions is None or end_positions is None:
+            return AnswerOutput(None, start_logits, end_logits, *trims)
+        loss = F.cross_entropy(start_logits, start_positions, ignore_index=IGNORED, reduction="none")
+        loss = loss + F.cross_entropy(end_logits, end_positions, ignore_index=IGNORED, reduction="none")
+        boundaries = (trims[0], start_positions, trim_start), (trims[1], end_positions, trim_end)
+        for logits, positions, target in boundaries:
+            if logits is not None and target is not None:
+                at = logits[torch.arange(len(positions), device=positions.device), positions.clamp(min=0)]
+                losses = F.cross_entropy(at, target, ignore_index=IGNORED, reduction="none")
+                loss = loss + self.boundary_weight * losses
+        loss = loss / 2
+        return AnswerOutput(loss.sum() if reduction == "sum" else loss.mean(), start_logits, end_logits, *trims)
+
+
+def _rows(starts: torch.Tensor, *, tokens: int) -> torch.Tensor:
+    """The number of each token's sequence, shape (tokens,)."""
+    numbers = torch.arange(len(starts) - 1, device=starts.device)
+    return torch.repeat_interleave(numbers, starts.diff(), output_size=tokens)
+
+
+def _in_rows(
+    values: torch.Tensor, place: tuple[torch.Tensor, torch.Tensor], shape: tuple[int, int], fill: float = 0.0
+) -> torch.Tensor:
+    """Values of shape (tokens, n) as float32 or better in rows of shape (sequences, width, n)."""
+    values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+    return values.new_full((*shape, values.shape[-1]), fill).index_put(place, values)

@@ -1,0 +1,31 @@
+"""What a study file can be read by: all of a task that needs no PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kobert_core.config import DataConfig, ModelConfig, Objective
+
+
+def nothing_follows(data: dict[str, Any]) -> None:
+    """What is said of the data is complete."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """A task, as a study names it."""
+
+    name: str
+    Data: type[DataConfig]
+    Model: type[ModelConfig]
+    metrics: tuple[str, ...]
+    """All that it reports at an evaluation."""
+    objective: Objective
+    """What makes one set of weights better than another, when a study does not say."""
+    implementation: str
+    """Its subclass of `kobert_core.tasks.base.Task`, as `module:class`."""
+    complete: Callable[[dict[str, Any]], None] = nothing_follows
+    """Puts what follows from the data's files into the `data` section of a study, whose paths are absolute; raises
+    InputError when it does not follow from them."""

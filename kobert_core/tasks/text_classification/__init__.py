@@ -1,0 +1,1 @@
+"""Classification of texts: all that is known of this task."""
