@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from command import Command, tell_ray_logs
 from common import ROOT, SEED, TOKENIZER, reviews_file
 from gauge import Gauge
 from results import Bar, Results
@@ -28,10 +26,10 @@ from setting import NSMC_LENGTH, shape
 
 TRIALS, UPDATES, BATCH, DEV = 20, 100, 32, 512
 AT_ONCE = 4
-WALL_TIME = 40
+WALL_TIME = 60
 """Seconds after which a sweep begins nothing more: its whole trials count."""
 PATIENCE = 20
-"""So many seconds more may a sweep take: Ray's start, the export of the winner, what MLflow still lacks."""
+"""So many seconds more are given to a last trial, and then to the export of the winner and MLflow."""
 ADDED, IDLE = Bar(at_most=0.3), Bar(at_most=0.05)
 
 
@@ -130,50 +128,59 @@ def sweep(results: Results, tiny: bool) -> None:
 
 
 def one_sweep(results: Results, plan: Plan, folder: Path) -> tuple[float, float]:
-    """Run it and tell what it took; its examples a second, from the first trial's begin, and from the first `train()`
-    on."""
-    with Gauge() as gauge:
-        seconds = run_sweep(results, plan, folder)
-    spells, states = spells_of(folder / plan.name, plan)
+    """Run it and tell what it took, as soon as its trials are over; its examples a second, from the first trial's
+    begin, and from the first `train()` on.
+
+    Raises:
+        RuntimeError: no trial is whole.
+    """
+    study, own = folder / f"{plan.name}.yaml", folder / plan.name
+    study.write_text(json.dumps(plan.study(), indent=1), encoding="utf-8")  # JSON is YAML
+    arguments = [sys.executable, "-m", "tuning", "sweep", str(study), "--name", plan.name, "--output", str(folder)]
+    with Gauge() as gauge, Command(arguments, folder=ROOT, environment=environment()) as command:
+        if command.wait_for(lambda: bool(records_of(own)), seconds=plan.wall_time):
+            waited = records_of(own)[0]["started"] - command.began
+            results.tell(f"{plan.title}, from the command to its first trial", waited, unit="s")
+        else:
+            tell_ray_logs(command.began)
+            code, words = command.code, command.last_words
+            raise RuntimeError(f"no trial after {command.seconds:.0f} s (exit code {code}): {words}")
+        command.wait_for(lambda: are_over(own, plan), seconds=plan.wall_time + PATIENCE - command.seconds)
+        rates = tell_sweep(results, plan, own, gauge)
+        command.wait_for(lambda: False, seconds=PATIENCE)
+        note = "" if command.code == 0 else f"not to its end: exit code {command.code}, {command.last_words}"
+        results.tell(f"{plan.title}, the command with export and MLflow", command.seconds, unit="s", note=note)
+    return rates
+
+
+def records_of(own: Path) -> list[dict[str, Any]]:
+    """The trials of a sweep's folder, by their numbers; none where there is no ledger yet."""
+    try:
+        records: list[dict[str, Any]] = json.loads((own / "trials.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return records
+
+
+def are_over(own: Path, plan: Plan) -> bool:
+    """Whether no trial is to come."""
+    records = records_of(own)
+    return len(records) >= plan.trials and all(record["state"] != "RUNNING" for record in records)
+
+
+def tell_sweep(results: Results, plan: Plan, own: Path, gauge: Gauge) -> tuple[float, float]:
+    """All that its trials say; see `one_sweep`."""
+    spells, states = spells_of(own, plan)
     begin, end = min(spell.began for spell in spells), max(spell.ended for spell in spells)
     span, count = end - begin, len(spells)
     rate, warm = (count * plan.examples / (end - first) for first in (begin, min(spell.entered for spell in spells)))
-    note = f"{count} trials of {plan.examples} reviews in {span:.1f} s; from the first train() on {warm:,.0f};"
-    note += f" the command took {seconds:.1f} s; {states}"
+    note = f"{count} trials of {plan.examples} reviews in {span:.1f} s; from the first train() on {warm:,.0f}; {states}"
     results.tell(f"{plan.title}, examples/s of the sweep", rate, unit="examples/s", note=note)
     if plan.at_once == 1:
         tell_added(results, plan, spells, span)
     tell_where(results, plan, spells)
     tell_idle(results, plan, gauge, begin, end)
     return rate, warm
-
-
-def run_sweep(results: Results, plan: Plan, folder: Path) -> float:
-    """`kobert-tune sweep` on a study file; the seconds it took.
-
-    Raises:
-        RuntimeError: it ended with an error, or not in time.
-    """
-    study = folder / f"{plan.name}.yaml"
-    study.write_text(json.dumps(plan.study(), indent=1), encoding="utf-8")  # JSON is YAML
-    command = [sys.executable, "-m", "tuning", "sweep", str(study), "--name", plan.name, "--output", str(folder)]
-    log = results.folder / f"sweep-{plan.name}.log"
-    began = time.monotonic()
-    with open(log, "w", encoding="utf-8") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=output, stderr=subprocess.STDOUT)
-        try:
-            code: int | None = process.wait(plan.wall_time + PATIENCE)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            end_gently(process)
-    seconds = time.monotonic() - began
-    said = log.read_text(encoding="utf-8", errors="replace")
-    if code:
-        raise RuntimeError(f"the sweep ended with exit code {code}: {' '.join(said.split())[-200:]}")
-    if code is None and not (folder / plan.name / "trials.json").is_file():
-        raise RuntimeError(f"no trial after {seconds:.0f} s: {' '.join(said.split())[-200:]}")
-    return seconds
 
 
 def environment() -> dict[str, str]:
@@ -183,24 +190,13 @@ def environment() -> dict[str, str]:
     return given | {"PYTHONPATH": os.pathsep.join(paths), "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
 
-def end_gently(process: subprocess.Popen[bytes]) -> None:
-    """As Ctrl-C does, and for good if that does not help."""
-    for number in (signal.SIGINT, signal.SIGKILL):
-        if process.poll() is None:
-            process.send_signal(number)
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                continue
-
-
 def spells_of(sweep_folder: Path, plan: Plan) -> tuple[list[Spell], str]:
     """Those of the whole trials in the order of their ends, and how many trials came to which end.
 
     Raises:
         RuntimeError: no trial is whole.
     """
-    records = json.loads((sweep_folder / "trials.json").read_text(encoding="utf-8"))
+    records = records_of(sweep_folder)
     whole = [record for record in records if record["state"] == "COMPLETE"]
     reasons = [str(record["reason"]).strip().splitlines()[-1] for record in records if record.get("reason")]
     if not whole:
