@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from kobert_core.errors import InputError
 from tuning.cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
-from tuning.databases import check_database
 from tuning.head import starts_here
 from tuning.preflight import check_study, this_machine, tracking_problem
 from tuning.shared_storage import storage_problems
 from tuning.study import StudyConfig
 from tuning.sweep import CACHE, files_of
 from tuning.tracking import redact_uri
+from tuning.tracking.databases import check_database
 
 PACKAGES = ("kobert-tuning", "ray", "torch", "transformers", "optuna", "mlflow")
 LITTLE_DISK = 10 * 2**30

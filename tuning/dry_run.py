@@ -9,13 +9,13 @@ from typing import Any
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks.base import PLACES_SHOWN, Examples, Task
 from tuning.cluster import groups_that_fit, ray_cluster, set_environment
-from tuning.databases import check_database
 from tuning.head import starts_here
 from tuning.preflight import survey, this_machine
 from tuning.shared_storage import check_shared
 from tuning.study import STUDY, StudyConfig
 from tuning.sweep import CACHE, files_of, prepare, unheard
 from tuning.tracking import resolve_tracking_uri
+from tuning.tracking.databases import check_database
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from kobert_core.files import (
     write_sums,
 )
 from kobert_core.pretrained import TRAIN_CONFIG, empty_model, keep_chosen, save_weights
-from kobert_core.tasks import task_class
+from kobert_core.tasks import SPECS, task_class
 from kobert_core.texts import printable
 from tuning.comparison import Comparison, test_name
 from tuning.readings import READINGS, tuned_on_test
@@ -142,7 +142,7 @@ def model_card(
             "---",
             "language: ko",
             "library_name: transformers",
-            f"pipeline_tag: {'text-classification' if study.task == 'nsmc' else 'question-answering'}",
+            f"pipeline_tag: {SPECS[study.task].pipeline_tag}",
             "---",
             "",
             f"# {code(sweep.name)}, trial {record.trial}",

@@ -14,11 +14,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
-from tuning.databases import check_database
 from tuning.journal import SweepJournal
 from tuning.results import LEDGER, UNFINISHED, TrialRecord
 from tuning.study import SearchConfig
 from tuning.sweep_folder import JOURNAL
+from tuning.tracking.databases import check_database
 from tuning.tracking.uris import sqlite_path
 
 OTHER_TRIALS = "take a copy of it from a backup, name the storage that the sweep had, or begin a new one by `--name`"

@@ -69,7 +69,7 @@ def evaluate_file(
     if predictions is not None:
         check_output(predictions)
     pretrained, runtime = load_pretrained(model_dir, progress=progress), LocalRuntime()
-    if predictions is not None and pretrained.task.name != "korquad":
+    if predictions is not None and not pretrained.task.spec.predictions_by_id:
         raise InputError("this model answers no questions", where=model_dir, fix="leave out --predictions")
     digest = file_digest(source)
     earlier = times_read(model_dir, digest)

@@ -14,9 +14,9 @@ from kobert_core.progress import Progress, unseen
 from kobert_core.tasks import task_class
 from kobert_core.tasks.base import Task
 from search_spaces.validation import show
-from tuning.databases import problem_of
 from tuning.study import StudyConfig
 from tuning.study.file import CHANGEABLE
+from tuning.tracking.databases import problem_of
 from tuning.tracking.uris import is_server, redact_uri, sqlite_path
 from tuning.web import problem_at
 

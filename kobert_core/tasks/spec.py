@@ -24,8 +24,12 @@ class TaskSpec:
     """All that it reports at an evaluation."""
     objective: Objective
     """What makes one set of weights better than another, when a study does not say."""
+    pipeline_tag: str
+    """What the hub calls it, on a model's card."""
     implementation: str
     """Its subclass of `kobert_core.tasks.base.Task`, as `module:class`."""
+    predictions_by_id: bool = False
+    """Whether official scripts take a file of its predictions, `{id: text}`."""
     complete: Callable[[dict[str, Any]], None] = nothing_follows
     """Puts what follows from the data's files into the `data` section of a study, whose paths are absolute; raises
     InputError when it does not follow from them."""

@@ -32,7 +32,8 @@ from kobert_core.files import sha256_file
 from kobert_core.models.backbone import load_bert
 from kobert_core.pretrained import load_pretrained, save_model_files, save_weights
 from kobert_core.tasks.question_answering.squad import Squad, read_squad
-from kobert_core.tasks.text_classification.rows import Columns, Rows, read_rows
+from kobert_core.tasks.text_classification.columns import Columns
+from kobert_core.tasks.text_classification.rows import Rows, read_rows
 from kobert_core.tasks.text_classification.task import TextClassification
 from kobert_core.tokenization import KoBertTokenizer
 from tests.drills.conftest import Drill

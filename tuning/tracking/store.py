@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuning.databases import try_database
+from tuning.tracking.databases import try_database
 
 from .accepted import (
     LONGEST_NAME,

@@ -76,5 +76,7 @@ SPEC = TaskSpec(
     Model=QuestionAnsweringModel,
     metrics=("eval/f1", "eval/exact_match", "eval/loss"),
     objective=Objective(metric="eval/f1", mode="max"),
+    pipeline_tag="question-answering",
+    predictions_by_id=True,
     implementation="kobert_core.tasks.question_answering.task:QuestionAnswering",
 )

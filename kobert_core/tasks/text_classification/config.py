@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from kobert_core.config import DataConfig, ModelConfig, Objective
 from kobert_core.tasks.spec import TaskSpec
+from kobert_core.tasks.text_classification.columns import Columns
 from kobert_core.texts import distinct, folded
 
 INFER = "infer"
 """Instead of labels: those that the training file has."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Names of the columns that hold text, label and id.
-
-    A file's column that has not the very name may have one that looks the same: composed or not, blanks around it.
-    """
-
-    text: str = "document"
-    label: str = "label"
-    id: str | None = "id"
-    """None: rows are named by their number. The default may be missing from a file, any other may not."""
 
 
 class TextClassificationData(DataConfig):
@@ -110,6 +97,7 @@ SPEC = TaskSpec(
     Model=TextClassificationModel,
     metrics=("eval/accuracy", "eval/f1", "eval/loss"),
     objective=Objective(metric="eval/accuracy", mode="max"),
+    pipeline_tag="text-classification",
     implementation="kobert_core.tasks.text_classification.task:TextClassification",
     complete=infer_labels_of,
 )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from kobert_core.data.formats import BLOCK, BOM, Record, character_problem, read_table
 from kobert_core.errors import InputError
-from kobert_core.tasks.text_classification.config import Columns
+from kobert_core.tasks.text_classification.columns import Columns
 from kobert_core.tasks.text_classification.labels import MAX_INFERRED, Classes, LabelCounts
 from kobert_core.texts import composed, distinct
 

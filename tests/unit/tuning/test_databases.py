@@ -16,7 +16,6 @@ from tests.fixtures.nodes import free_port
 from tests.fixtures.sweeps import QUICKSTART
 from tuning import databases, sweep
 from tuning.cli import app
-from tuning.databases import check_database, problem_of
 from tuning.display import Display
 from tuning.doctor import examine
 from tuning.dry_run import look
@@ -27,6 +26,7 @@ from tuning.study import SearchConfig, StudyConfig, load_study
 from tuning.sweep_folder import sweep_folder
 from tuning.sync import SPOOL
 from tuning.tracking import default_tracking_uri
+from tuning.tracking.databases import check_database, problem_of
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import copy
 import itertools
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -395,3 +397,14 @@ def test_any_override(tmp_path: Path, keys: list[str], value: str) -> None:
         load_study(file, [f"{'.'.join(keys)}={value}"])
     except InputError as error:
         assert "\n" not in str(error)
+
+
+def test_a_mistyped_key_costs_no_import_of_pytorch(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace("model:", "modle:"), encoding="utf-8")
+    command = [sys.executable, "-X", "importtime", "-m", "tuning", "sweep", str(file), "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "unknown key `modle`; did you mean `model`?" in done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+    assert "pydantic" in imported
+    assert not imported & {"torch", "transformers", "ray", "mlflow", "optuna", "pandas", "sklearn"}

@@ -13,8 +13,9 @@ import pyarrow.parquet
 import pytest
 
 from kobert_core.errors import InputError
+from kobert_core.tasks.text_classification.columns import Columns
 from kobert_core.tasks.text_classification.labels import MANY_VALUES, MAX_INFERRED, Classes
-from kobert_core.tasks.text_classification.rows import Columns, Rows, infer_labels, read_rows
+from kobert_core.tasks.text_classification.rows import Rows, infer_labels, read_rows
 from kobert_core.tasks.text_classification.task import TextClassificationData
 
 FORMATS = ["tsv", "csv", "jsonl", "parquet"]

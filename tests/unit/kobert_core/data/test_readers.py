@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from kobert_core.data.formats import BLOCK
 from kobert_core.errors import InputError
-from kobert_core.tasks.text_classification.rows import ROWS_AT_ONCE, Columns, Rows, read_rows, row_chunks
+from kobert_core.tasks.text_classification.columns import Columns
+from kobert_core.tasks.text_classification.rows import ROWS_AT_ONCE, Rows, read_rows, row_chunks
 
 LABELS = {"0": "negative", "1": "positive"}
 HEADER = "id\tdocument\tlabel\n"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kobert_core.tasks.text_classification.rows import Columns, Rows, read_rows
+from kobert_core.tasks.text_classification.columns import Columns
+from kobert_core.tasks.text_classification.rows import Rows, read_rows
 
 SAMPLE = Path(__file__).resolve().parents[4] / "search_spaces" / "sample"
 SIZES = {"train": 480, "test": 160}

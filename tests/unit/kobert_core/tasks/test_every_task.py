@@ -1,0 +1,120 @@
+"""What the loop, a sweep and an export ask of a task, asked of each one that there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kobert_core.config import Objective
+from kobert_core.data.batching import filled_shape
+from kobert_core.evaluation import evaluate_on_dev, predict
+from kobert_core.runtime import LocalRuntime, Report
+from kobert_core.tasks import SPECS, parse_train_config, task_class
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.text_classification.config import SPEC as TEXT_CLASSIFICATION
+from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.training import train
+from tests.fixtures import questions
+from tests.fixtures.tiny import tiny_config
+
+MINIMUM = "eval/least"
+
+
+class LeastCertain(TextClassification):
+    """A third task, known from nowhere else: it is compared by its least certain answer."""
+
+    spec = replace(
+        TEXT_CLASSIFICATION,
+        name="least-certain",
+        metrics=(*TEXT_CLASSIFICATION.metrics, MINIMUM),
+        objective=Objective(metric=MINIMUM),
+        implementation=f"{__name__}:LeastCertain",
+    )
+
+    def score(self, examples: Any, outputs: dict[str, np.ndarray]) -> dict[str, float]:
+        return super().score(examples, outputs) | {MINIMUM: float(np.ptp(outputs["logits"], axis=1).min())}
+
+
+def least_certain(folder: Path) -> dict[str, Any]:
+    return tiny_config().model_dump(mode="json") | {"task": LeastCertain.spec.name}
+
+
+def nsmc(folder: Path) -> dict[str, Any]:
+    return tiny_config().model_dump(mode="json")
+
+
+def korquad(folder: Path) -> dict[str, Any]:
+    file = questions.write(folder / "train.json", questions.articles(0, 12, every=5))
+    return questions.config_of(file).model_dump(mode="json")
+
+
+@pytest.fixture(params=[nsmc, korquad, least_certain])
+def task(request: pytest.FixtureRequest, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Task[Any]:
+    monkeypatch.setitem(SPECS, LeastCertain.spec.name, LeastCertain.spec)
+    monkeypatch.setattr("kobert_core.tasks.import_module", importing_this_file_too())
+    make: Callable[[Path], dict[str, Any]] = request.param
+    config = parse_train_config(make(tmp_path))
+    return task_class(config.task)(config, cache=cache)
+
+
+def importing_this_file_too() -> Callable[[str], Any]:
+    """Tests are imported by path: their modules have no name that `import_module` finds."""
+    import importlib
+    import sys
+
+    return lambda name: sys.modules[name] if name in sys.modules else importlib.import_module(name)
+
+
+def test_its_examples_are_those_of_its_batches(task: Task[Any]) -> None:
+    examples = task.train
+    assert len(examples) == len(examples.lengths) >= examples.items > 0
+    chosen = np.array([2, 0, 1])
+    batch = examples.batch(chosen)
+    assert batch.inputs["lengths"] == examples.lengths[chosen].tolist()
+    assert batch.shape.tokens == sum(batch.inputs["lengths"]) and max(examples.lengths) <= task.longest
+    assert all(len(target) == len(chosen) for target in batch.targets.values())
+    few = examples.take(np.arange(2))
+    assert few.items == 2 and len(few) >= 2
+
+
+def test_the_losses_of_a_batch_add_up_over_its_examples(task: Task[Any]) -> None:
+    torch.manual_seed(0)
+    model = task.build_model().double().eval()
+    all_at_once = task.loss(model, task.train.batch(np.arange(6)))
+    one_by_one = sum(task.loss(model, task.train.batch(np.array([n]))) for n in range(6))
+    torch.testing.assert_close(all_at_once, one_by_one)
+    assert all_at_once.shape == () and task.weights(task.train, np.arange(6)) > 0
+    full = task.train.batch(np.arange(6)).fill(task.longest)
+    assert full.shape == filled_shape(task.train.batch(np.arange(6)).shape, task.longest)
+    torch.testing.assert_close(task.loss(model, full), all_at_once)
+
+
+def test_it_reports_what_it_says_it_reports(task: Task[Any]) -> None:
+    runtime = LocalRuntime(device=torch.device("cpu"))
+    model = task.build_model()
+    outputs = predict(model, task, task.dev, runtime)
+    assert all(len(rows) == len(task.dev) for rows in outputs.values())
+    metrics = evaluate_on_dev(model, task, runtime)
+    assert set(task.spec.metrics) <= metrics.keys() and task.objective.metric in task.spec.metrics
+    assert all(isinstance(value, int | float) and np.isfinite(value) for value in metrics.values())
+    for name, value in task.chosen_values(metrics).items():
+        assert name in type(task.model).model_fields and getattr(task.with_chosen(metrics).model, name) == value
+
+
+def test_the_loop_trains_it(task: Task[Any]) -> None:
+    reports: list[Report] = []
+    train(task.config, task, LocalRuntime(device=torch.device("cpu"), on_report=reports.append))
+    assert [report.progress for report in reports] == [50, 100]
+    assert all(task.objective.metric in report.metrics for report in reports)
+
+
+def test_its_config_comes_back_from_json(task: Task[Any]) -> None:
+    again = parse_train_config(task.config.model_dump(mode="json"))
+    assert again == task.config and type(again.data) is task.spec.Data and type(again.model) is task.spec.Model
+    assert task_class(task.name) is type(task)
