@@ -23,6 +23,7 @@ class Bf16Weights(nn.Module):
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear)
             for part, weight in module.named_parameters(recurse=False)
+            if weight.requires_grad
         }
         self._copies = {
             name: weight.detach().to(torch.bfloat16).requires_grad_() for name, weight in self._weights.items()
@@ -34,8 +35,11 @@ class Bf16Weights(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Copy the weights as they are now."""
+        """Copy the weights as they are now. The copies have no gradients then, also after a backward pass that came to
+        no end."""
         torch._foreach_copy_(list(self._copies.values()), list(self._weights.values()))
+        for copy in self._copies.values():
+            copy.grad = None
 
     @torch.no_grad()
     def hand_over_gradients(self, *, add: bool) -> None:

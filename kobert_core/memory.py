@@ -111,7 +111,7 @@ def largest_that_fits(attempt: Callable[[int], None], *, most: int, least: int) 
     tokens = too_many = max(most, least)
     while not fits(tokens):
         too_many, tokens = tokens, max(least, tokens // 2)
-    while too_many - tokens > tokens // 8:
+    while too_many - tokens > max(1, tokens // 8):
         between = (tokens + too_many) // 2
         if fits(between):
             tokens = between

@@ -24,6 +24,8 @@ GRAPH_TOKENS = 32_768
 """A GPU is busy longer with more tokens than Python is with launching their kernels: a graph gains nothing."""
 MOST_GRAPHS = 64
 """Each takes some megabytes, and time to capture: the shapes that come first are those that come often."""
+ROOM_FOR_GRAPHS = 0.4
+"""A run that takes more of its memory than this part goes without graphs: they keep as much again."""
 
 
 class Passes:
@@ -81,8 +83,8 @@ class CudaPasses(Passes):
 
     A pass of BERT is more than a thousand kernels. A CUDA graph launches them at once, on tensors that always lie at
     the same places, so that it serves batches of one shape: all are filled up to one of few. The first batch of a
-    shape runs as on the CPU, the second is captured, from then on the graph is replayed. Each way gives the same
-    numbers, bit for bit, and takes as many random ones.
+    shape runs as on the CPU, the second is captured, from then on the graph is replayed. Each way runs the same kernels
+    and takes as many random numbers.
     """
 
     def __init__(
@@ -94,7 +96,9 @@ class CudaPasses(Passes):
         self._seen: set[Key] = set()
         self._graphs: dict[Key, Graph] = {}
         self._memory = torch.cuda.graph_pool_handle()
-        self._captures = True
+        # Recomputation looks at the random generators, which no capture allows before PyTorch 2.10.
+        self._captures = not task.config.train.gradient_checkpointing
+        torch.cuda.reset_peak_memory_stats(runtime.device)
         self._bf16 = Bf16Weights(model) if uses_bf16(task.config, runtime.device) else None
 
     def __call__(self, batch: Batch, weight: float, *, is_first: bool) -> torch.Tensor:
@@ -130,9 +134,11 @@ class CudaPasses(Passes):
             self._bf16.hand_over_gradients(add=not is_first)
 
     def _is_worth_a_graph(self, key: Key) -> bool:
-        """From the second time on."""
-        shape, _ = key
-        if not self._captures or shape.tokens > GRAPH_TOKENS or len(self._graphs) == MOST_GRAPHS:
+        """From the second time on, where there is room for what a graph keeps beside that of all else."""
+        (tokens, _), device = key[0], self._runtime.device
+        if not self._captures or tokens > GRAPH_TOKENS or len(self._graphs) == MOST_GRAPHS:
+            return False
+        if torch.cuda.max_memory_allocated(device) > ROOM_FOR_GRAPHS * allowed_memory(device):
             return False
         seen_before = key in self._seen
         self._seen.add(key)
@@ -153,9 +159,9 @@ class CudaPasses(Passes):
 
     def take_less_memory(self) -> bool:
         """Give up the graphs, which keep memory of their own beside that of all else."""
-        captured, self._captures = self._captures, False
+        had_graphs, self._captures = bool(self._graphs), False
         self._graphs.clear()
-        return captured
+        return had_graphs
 
 
 def make_passes(model: nn.Module, task: Task[Any], runtime: Runtime, autocast: AbstractContextManager[Any]) -> Passes:

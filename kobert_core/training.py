@@ -136,9 +136,9 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
         with runtime.phase("optimizer"):
             gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
             if not attempt.add_up(gradients, runtime):
-                without_graphs = passes.take_less_memory()
+                takes_less = any(runtime.gather(passes.take_less_memory()))
                 attempt.give_up(model)
-                if not without_graphs:
+                if not takes_less:
                     use_less_memory(progress, batch_size, math.ceil(len(examples) / runtime.workers))
                 continue
             for parameter, gradient in zip(parameters, gradients, strict=True):

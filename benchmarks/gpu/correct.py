@@ -297,7 +297,7 @@ def out_of_memory(results: Results, tiny: bool) -> None:
             file=file,
             model=NO_DROPOUT,
             optim=EVEN | {"batch_size": batch_size, "effective_batch_size": examples},
-            train={"precision": "fp32", "epochs": 1, "eval_percent": 50},
+            train={"precision": "bf16", "epochs": 1, "eval_percent": 50},
         )
         reports: list[Report] = []
         own = task_of(config, like=like)

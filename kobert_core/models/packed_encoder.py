@@ -56,8 +56,9 @@ def encode(
             needs no other, and most of the last layer's work is saved.
     """
     longest = longest or max(lengths)
-    within: dict[str, Any] = {"cu_seq_lens_k": starts, "max_length_k": longest, "key_lengths": lengths}
-    whole = within | {"cu_seq_lens_q": starts, "max_length_q": longest, "query_lengths": lengths}
+    by_length = None if starts.is_cuda else lengths  # a compiled layer would be compiled for each number of them
+    within: dict[str, Any] = {"cu_seq_lens_k": starts, "max_length_k": longest, "key_lengths": by_length}
+    whole = within | {"cu_seq_lens_q": starts, "max_length_q": longest, "query_lengths": by_length}
     hidden = bert.embeddings(input_ids[None], token_type_ids[None], position_ids[None])
     *lower, top = bert.encoder.layer
     for layer in lower:
@@ -65,7 +66,7 @@ def encode(
     if not first_tokens_only:
         return top(hidden, **whole).squeeze(0)
     ones = torch.arange(len(starts), dtype=starts.dtype, device=starts.device)
-    single = within | {"cu_seq_lens_q": ones, "max_length_q": 1, "query_lengths": [1] * len(lengths)}
+    single = within | {"cu_seq_lens_q": ones, "max_length_q": 1, "query_lengths": by_length and [1] * len(lengths)}
     return _for_queries(top, hidden.index_select(1, starts[:-1]), hidden, **single).squeeze(0)
 
 
@@ -104,8 +105,8 @@ def packed_attention(
     cu_seq_lens_k: torch.Tensor,
     max_length_q: int,
     max_length_k: int,
-    query_lengths: Sequence[int],
-    key_lengths: Sequence[int],
+    query_lengths: Sequence[int] | None,
+    key_lengths: Sequence[int] | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **_: Any,
@@ -120,7 +121,8 @@ def packed_attention(
         cu_seq_lens_q: Where each sequence starts in `query`, and at last its end: int32, shape (sequences + 1,).
         cu_seq_lens_k: The same of `key` and `value`.
         max_length_q, max_length_k: Bounds of the lengths.
-        query_lengths: Tokens of each sequence in `query`: all of one length where those in `key` are.
+        query_lengths: Tokens of each sequence in `query`: all of one length where those in `key` are. Not asked for on
+            CUDA.
         key_lengths: Tokens of each sequence in `key` and `value`.
         dropout: Probability, on the attention weights.
         scaling: Of the dot products.
@@ -130,6 +132,7 @@ def packed_attention(
     """
     how: dict[str, Any] = {"dropout": dropout, "scaling": scaling}
     if not query.is_cuda:
+        assert query_lengths is not None and key_lengths is not None
         return _by_length(query, key, value, query_lengths, key_lengths, **how).unsqueeze(0), None
     by_starts = _by_flash if _has_flash(query) else _by_jagged
     starts = cu_seq_lens_q, cu_seq_lens_k
@@ -206,9 +209,11 @@ def _by_jagged(
 def _jagged(part: torch.Tensor, starts: torch.Tensor, longest: int) -> torch.Tensor:
     """Shape (1, heads, tokens, size) as a nested tensor of shape (sequences, heads, length, size), without a copy.
 
-    Its kernels are told the least and the most that a length may be, or they would wait for the device to say so.
+    Its kernels are told the least and the most that a length may be, or they would wait for the device to say so; and
+    they refuse a bound above the number of tokens.
     """
     rows = part.squeeze(0).transpose(0, 1)
+    longest = min(longest, len(rows))
     return torch.nested.nested_tensor_from_jagged(rows, starts, min_seqlen=1, max_seqlen=longest).transpose(1, 2)
 
 

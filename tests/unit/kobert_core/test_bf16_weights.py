@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -41,6 +42,35 @@ def test_loss_and_gradients_are_those_of_autocast(cache: Path) -> None:
         own = gradients_of(model)
         assert own.keys() == sums.keys()
         assert all(torch.equal(own[name], gradient) for name, gradient in sums.items())
+
+
+def test_a_pass_that_came_to_no_end_leaves_nothing_behind(cache: Path) -> None:
+    task = TextClassification(tiny_config(), cache=cache)
+    torch.manual_seed(0)
+    model = task.build_model().eval()
+    batch, copies = task.train.batch(np.arange(8)), Bf16Weights(model)
+
+    def run() -> None:
+        model.zero_grad()
+        copies.refresh()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = task.loss(copies, batch)
+        loss.backward()
+        copies.hand_over_gradients(add=False)
+
+    run()
+    expected = gradients_of(model)
+
+    def run_out(gradient: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("in the middle of the backward pass")
+
+    handle = model.bert.embeddings.word_embeddings.weight.register_hook(run_out)  # the last thing that it comes to
+    with pytest.raises(torch.OutOfMemoryError):
+        run()
+    handle.remove()
+    run()
+    own = gradients_of(model)
+    assert all(torch.equal(own[name], gradient) for name, gradient in expected.items())
 
 
 def test_a_copy_follows_its_weight() -> None:

@@ -37,6 +37,10 @@ def test_half_as_many_tokens_until_they_fit_and_then_what_lies_between() -> None
     assert attempts(200, most=1000, least=180) == ([1000, 500, 250, 180, 215, 197], 197)
 
 
+def test_few_tokens_are_found_too() -> None:
+    assert attempts(5, most=11, least=5)[1] == 5
+
+
 @pytest.mark.parametrize("limit", range(130, 4000, 97))
 def test_most_of_the_memory_is_used(limit: int) -> None:
     _, tokens = attempts(limit, most=10_000, least=128)

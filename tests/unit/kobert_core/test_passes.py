@@ -23,7 +23,9 @@ from tests.fixtures.tiny import tiny_config
 
 
 def nsmc(tmp_path: Path, **train: Any) -> Task[Any]:
-    return TextClassification(tiny_config(model={"class_weights": [0.3, 0.7], "label_smoothing": 0.1}, train=train))
+    optim = {"batch_size": 8, "effective_batch_size": 32}  # several pieces an update
+    model = {"class_weights": [0.3, 0.7], "label_smoothing": 0.1}
+    return TextClassification(tiny_config(model=model, optim=optim, train=train))
 
 
 def korquad(tmp_path: Path, **train: Any) -> Task[Any]:
@@ -86,6 +88,6 @@ def test_graphs_change_no_bit(
     trained = []
     for most in (64, 0):
         monkeypatch.setattr("kobert_core.passes.MOST_GRAPHS", most)
-        task = task_of(tmp_path, epochs=6, eval_percent=50, precision=precision)
+        task = task_of(tmp_path, epochs=6, eval_percent=50, precision=precision, deterministic=True)
         trained.append(train(task.config, task, LocalRuntime()).state_dict())
     assert all(torch.equal(trained[0][name], tensor) for name, tensor in trained[1].items())
