@@ -180,8 +180,8 @@ class RunConfig(FrozenConfig):
     at the start of a run."""
 
     deterministic: bool = False
-    """On CUDA, take only kernels that give the same bits each time. Those that are taken otherwise do so for texts of up
-    to 128 tokens in bf16; those of a CPU always do."""
+    """On CUDA, take only kernels that give the same bits each time. Otherwise that is so for texts of up to 128 tokens
+    in bf16; on a CPU always."""
 
     @field_validator("eval_percent")
     @classmethod
