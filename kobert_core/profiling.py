@@ -55,10 +55,12 @@ class ProfilingRuntime(LocalRuntime):
         return super().should_stop()
 
     def end(self) -> list[tuple[str, float]]:
-        """End the measurement: seconds by phase, the most first, and at the end those that were in none."""
+        """End the measurement: seconds by phase that there was, the most first, and at the end those in none."""
         total = time.perf_counter() - self._begin
         self._write_trace()
-        spent = sorted(self.seconds.items(), key=lambda item: -item[1])
+        spent = sorted(
+            ((name, seconds) for name, seconds in self.seconds.items() if seconds), key=lambda item: -item[1]
+        )
         return [*spent, ("other", total - sum(self.seconds.values()))]
 
     def _write_trace(self) -> None:

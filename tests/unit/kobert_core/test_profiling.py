@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from kobert_core.profiling import TRACED_UPDATES, ProfilingRuntime
-from kobert_core.runtime import LocalRuntime
+from kobert_core.runtime import LocalRuntime, Phase
 from kobert_core.tasks.text_classification.task import TextClassification
 from kobert_core.training import train
 from tests.fixtures.tiny import tiny_config
@@ -28,7 +29,7 @@ def test_every_phase_of_a_run_has_its_time_and_its_place_in_the_trace(
     phases = dict(runtime.end())
     total = time.perf_counter() - begin
     assert runtime.updates == max(1, round(epochs * 12))
-    assert set(phases) == {*ProfilingRuntime.__dataclass_fields__["seconds"].default_factory(), "other"}
+    assert set(phases) == {*get_args(Phase), "other"} - {"graph"}, "a CPU has no graphs"
     assert all(seconds > 0 for seconds in phases.values())
     assert sum(phases.values()) < total
 
