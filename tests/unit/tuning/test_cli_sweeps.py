@@ -158,6 +158,10 @@ def test_a_log_of_a_sweep_that_was_killed_is_not_followed_for_ever(sweep: Path, 
 
 def test_ctrl_c_ends_following(sweep: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))
-    with sweep_lock(sweep):
-        done = CliRunner().invoke(app, ["logs", str(sweep), "4", "--follow"])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` lets a process ignore it
+    try:
+        with sweep_lock(sweep):
+            done = CliRunner().invoke(app, ["logs", str(sweep), "4", "--follow"])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (done.exit_code, done.stdout, done.stderr) == (130, "first\n", "")
