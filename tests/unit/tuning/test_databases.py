@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from kobert_core.errors import InputError
 from tests.fixtures.nodes import free_port
 from tests.fixtures.sweeps import QUICKSTART
-from tuning import databases, sweep
+from tuning import sweep
 from tuning.cli import app
 from tuning.display import Display
 from tuning.doctor import examine
@@ -25,7 +25,7 @@ from tuning.results import TrialRecord, TrialTable
 from tuning.study import SearchConfig, StudyConfig, load_study
 from tuning.sweep_folder import sweep_folder
 from tuning.sync import SPOOL
-from tuning.tracking import default_tracking_uri
+from tuning.tracking import databases, default_tracking_uri
 from tuning.tracking.databases import check_database, problem_of
 
 
