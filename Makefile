@@ -5,14 +5,20 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ORIGINAL := .venv-original
 
-.PHONY: sweep test test-slow cases drills lint bench gpu original install clean
+.PHONY: sweep test test-parts test-whole test-slow cases drills lint bench gpu original install clean
 
 sweep: $(INSTALLED)  ## A sweep over the sample that the package carries
 	$(BIN)/kobert-tune sweep search_spaces/quickstart.yaml --name quickstart-$$(date +%Y%m%d-%H%M%S)
 	@echo 'for the commands of the README: . $(BIN)/activate'
 
-test: $(INSTALLED)  ## The tests, without the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+test: $(INSTALLED)  ## The tests, without the slow ones: those of parts and those of the whole side by side
+	$(MAKE) --jobs 2 --output-sync=target test-parts test-whole
+
+test-parts: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow" tests/unit tests/parity
+
+test-whole: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow" tests/integration tests/drills
 
 test-slow: $(INSTALLED)  ## The slow tests: kills, hangs, clusters of several nodes, pictures
 	$(BIN)/python -m pytest -m slow

@@ -93,6 +93,7 @@ def kill_often(output: Path, *arguments: str, kills: int, lines: int, seconds: f
         kill_driver(process)
 
 
+@pytest.mark.slow
 def test_an_actor_a_daemon_and_the_driver_killed(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
     """2, 12. In one sweep the process of an actor killed, then a daemon of Ray, then the command itself.
 

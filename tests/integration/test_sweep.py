@@ -280,6 +280,7 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
     assert [record["values"] for record in resumed][: len(cut)] == [record["values"] for record in cut]
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_groups_start_leaves_nothing_behind(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*TUNE, "sweep", str(QUICKSTART), "--name", "early"],

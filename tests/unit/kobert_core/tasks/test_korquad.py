@@ -120,6 +120,7 @@ def test_the_reported_loss_is_the_one_of_the_pieces(small: Path, skt: dict[str, 
     assert reported == pytest.approx(task.loss(model, task.dev.batch(np.arange(6))).item() / 6, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_64_questions_are_memorised(korquad: Path, skt: dict[str, str], cache: Path, tmp_path: Path) -> None:
     """A small model from random weights reaches 100 EM on what it saw; its export gives the same scores and logits."""
     data = {"max_train_examples": 64, "max_dev_examples": 8}
