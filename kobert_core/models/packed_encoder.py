@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -134,9 +134,18 @@ def packed_attention(
     if not query.is_cuda:
         assert query_lengths is not None and key_lengths is not None
         return _by_length(query, key, value, query_lengths, key_lengths, **how).unsqueeze(0), None
-    by_starts = _by_flash if _has_flash(query) else _by_jagged
-    starts = cu_seq_lens_q, cu_seq_lens_k
-    return by_starts(query, key, value, *starts, max_length_q, max_length_k, **how).unsqueeze(0), None
+    by_bounds = _by_flash if _has_flash(query) else _by_jagged
+    bounds = Bounds(cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k)
+    return by_bounds(query, key, value, bounds, **how).unsqueeze(0), None
+
+
+class Bounds(NamedTuple):
+    """Where each sequence starts, as `packed_attention` takes it, and how long one may be."""
+
+    query_starts: torch.Tensor
+    key_starts: torch.Tensor
+    longest_query: int
+    longest_key: int
 
 
 def _has_flash(query: torch.Tensor) -> bool:
@@ -159,10 +168,7 @@ def _by_flash(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    query_starts: torch.Tensor,
-    key_starts: torch.Tensor,
-    longest_query: int,
-    longest_key: int,
+    bounds: Bounds,
     *,
     dropout: float,
     scaling: float | None,
@@ -174,11 +180,10 @@ def _by_flash(
         Shape (tokens, heads, size), as of `query`.
     """
     rows = [part.squeeze(0).transpose(0, 1) for part in (query, key, value)]
-    where = query_starts, key_starts, longest_query, longest_key
     is_causal = return_debug_mask = False
     attend = torch.ops.aten._flash_attention_forward
     attended: torch.Tensor
-    attended, *_ = attend(*rows, *where, dropout, is_causal, return_debug_mask, scale=scaling)
+    attended, *_ = attend(*rows, *bounds, dropout, is_causal, return_debug_mask, scale=scaling)
     return attended
 
 
@@ -186,10 +191,7 @@ def _by_jagged(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    query_starts: torch.Tensor,
-    key_starts: torch.Tensor,
-    longest_query: int,
-    longest_key: int,
+    bounds: Bounds,
     *,
     dropout: float,
     scaling: float | None,
@@ -199,8 +201,8 @@ def _by_jagged(
     Returns:
         Shape (tokens, heads, size), as of `query`.
     """
-    queries = _jagged(query, query_starts, longest_query)
-    keys, values = (_jagged(part, key_starts, longest_key) for part in (key, value))
+    queries = _jagged(query, bounds.query_starts, bounds.longest_query)
+    keys, values = (_jagged(part, bounds.key_starts, bounds.longest_key) for part in (key, value))
     attended = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, scale=scaling)
     rows: torch.Tensor = attended.transpose(1, 2).values()
     return rows

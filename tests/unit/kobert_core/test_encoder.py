@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from kobert_core.data.batching import Batch
-from kobert_core.models.packed_encoder import _by_jagged, _by_length, encode, use_packed_attention
+from kobert_core.models.packed_encoder import Bounds, _by_jagged, _by_length, encode, use_packed_attention
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 40, "vocab_size": 60}
 LENGTHS = [[5], [7, 7, 7], [3, 9, 9, 4, 9, 12], [1, 1, 2], [30, 2]]
@@ -67,7 +67,7 @@ def test_the_attention_of_cuda_is_that_of_the_cpu(lengths: list[int], one_query_
 
     query, key, value = projected(sum(query_lengths)), projected(sum(lengths)), projected(sum(lengths))
     expected = _by_length(query, key, value, query_lengths, lengths, dropout=0.0, scaling=None)
-    got = _by_jagged(query, key, value, query_starts, starts, 40, 40, dropout=0.0, scaling=None)
+    got = _by_jagged(query, key, value, Bounds(query_starts, starts, 40, 40), dropout=0.0, scaling=None)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
     towards = torch.randn_like(expected)
     for own, other in zip(
