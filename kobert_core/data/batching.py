@@ -50,12 +50,13 @@ class Batch:
 
         Args:
             lengths: The tokens of each example, shape (examples,).
-            tokens: `input_ids` and `token_type_ids`, of shape (tokens,).
+            tokens: `input_ids`, `token_type_ids` and `position_ids`, of shape (tokens,).
             targets: Arrays of shape (examples,).
         """
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        inputs: dict[str, Any] = {name: torch.from_numpy(array.astype(np.int64)) for name, array in tokens.items()}
-        inputs["position_ids"] = torch.from_numpy(places_in(lengths))
+        inputs: dict[str, Any] = {
+            name: torch.from_numpy(array.astype(np.int64, copy=False)) for name, array in tokens.items()
+        }
         inputs["starts"] = torch.from_numpy(starts.astype(np.int32))
         inputs["lengths"] = lengths.tolist()
         return cls(inputs, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in targets.items()})

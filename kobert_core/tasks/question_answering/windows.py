@@ -280,7 +280,8 @@ class WindowExamples:
             "trim_end": trims[:, 1],
         }
         after_query = tokens.places > self.query[indices][tokens.rows] + 1
-        return Batch.of(self.lengths[indices], {"input_ids": tokens.ids, "token_type_ids": after_query}, targets)
+        arrays = {"input_ids": tokens.ids, "token_type_ids": after_query, "position_ids": tokens.places}
+        return Batch.of(self.lengths[indices], arrays, targets)
 
     def features(self, indices: np.ndarray) -> Arrays:
         """What `squad_convert_examples_to_features` gave for each window, padded to the longest of them.

@@ -103,7 +103,7 @@ class TextExamples(Dataset[dict[str, torch.Tensor]]):
         at = np.repeat(self._starts[self.rows[indices]] - 1, lengths) + places
         ids[is_piece] = self._ids[at[is_piece]]
         ids[ends - lengths], ids[ends - 1] = self._tokenizer.cls_id, self._tokenizer.sep_id
-        tokens = {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}
+        tokens = {"input_ids": ids, "token_type_ids": np.zeros_like(ids), "position_ids": places}
         return Batch.of(lengths, tokens, {"labels": self.labels[indices]})
 
     def take(self, indices: np.ndarray) -> TextExamples:
