@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from kobert_core.errors import InputError
 
-from .letters import count_letters, letters_path
+from .dead_letters import count_dead_letters, dead_letters_path
+from .sender import Syncer, reason_of
 from .spool import Spool
 from .store import Store, prepare_environment
-from .syncer import Syncer, reason_of
 from .uris import artifact_root
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
@@ -195,8 +195,10 @@ def sync(spool: Path, *, uri: str, ends: Ends | None = None, attempts: int = 3) 
                 failures = failures + 1 if syncer.left == left else 1
                 if failures < attempts:
                     time.sleep(float(failures))
-        refused = count_letters(spool)
-        return SyncResult(before - syncer.left, syncer.left, reason, refused, letters_path(spool) if refused else None)
+        refused = count_dead_letters(spool)
+        return SyncResult(
+            before - syncer.left, syncer.left, reason, refused, dead_letters_path(spool) if refused else None
+        )
     finally:
         opened.close()
 

@@ -10,12 +10,12 @@ from rich.console import Console
 
 from tests.fixtures.sweeps import QUICKSTART
 from tests.fixtures.tracking import dump, history, open_tracker, runs_of, spool_of
-from tuning.display import Display
-from tuning.recording import Recorder
-from tuning.results import TrialRecord
+from tuning.cli.display import Display
 from tuning.study import load_study
-from tuning.sweep import Sweep
-from tuning.sync import end_of
+from tuning.sweep.recording import Recorder
+from tuning.sweep.sweep import Sweep
+from tuning.sweep.sync import end_of
+from tuning.sweep_dir.trial_table import TrialRecord
 from tuning.tracking import default_tracking_uri, sync
 
 STUDY = load_study(QUICKSTART)

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 from kobert_core.errors import InputError
 from tests.fixtures.sweeps import QUICKSTART
 from tests.fixtures.tracking import client_of, closed_port, history, open_tracker, runs_of, spool_of
-from tuning.cli import app
-from tuning.results import TrialRecord, TrialTable
+from tuning.cli.app import app
 from tuning.study import dump_study, load_study
-from tuning.sweep_lock import sweep_lock
-from tuning.sync import ends_of, sync_sweep
+from tuning.sweep.sync import ends_of, sync_sweep
+from tuning.sweep_dir.lock import sweep_lock
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 
 @pytest.fixture
