@@ -26,11 +26,13 @@ from kobert_core.pretrained import load_pretrained
 from tests.drills.conftest import Drill
 from tests.fixtures.sweeps import start_sweep
 from tuning.search.optuna_study import open_optuna_study
-from tuning.study import load_study, load_sweep_study
+from tuning.study import load_study
 from tuning.sweep.export import export_model
+from tuning.sweep_dir.layout import TABLE
 from tuning.sweep_dir.provenance import refuse_other_provenance
+from tuning.sweep_dir.saved_study import load_sweep_study
 from tuning.sweep_dir.test_set_log import readings
-from tuning.sweep_dir.trial_table import TABLE, TrialTable, read_winner
+from tuning.sweep_dir.trial_table import TrialTable, read_winner
 from tuning.tracking.spool import Spool, record_of
 from tuning.tracking.tracker import _make_syncer
 

@@ -23,7 +23,7 @@ from tests.fixtures.sweeps import (
     wait_for,
 )
 from tuning.search.journal import SweepJournal
-from tuning.sweep_dir.opening import JOURNAL
+from tuning.sweep_dir.layout import JOURNAL
 
 STUDY = [
     part

@@ -42,7 +42,8 @@ from tests.fixtures.tiny import tiny_config
 from tuning.cli.app import main
 from tuning.cli.options import sweep_name
 from tuning.study import dump_study, load_study
-from tuning.sweep_dir.trial_table import LEDGER, WINNER, TrialRecord, TrialTable, read_winner
+from tuning.sweep_dir.layout import LEDGER, WINNER
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, read_winner
 
 STUDIES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 TEXTS = [f"{text} {number}" for number, text in enumerate(["좋다", "별로, 다", 'a "최고" b', "그저 그렇다"] * 5)]

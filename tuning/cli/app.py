@@ -40,6 +40,7 @@ from tuning.cli.options import (
 from tuning.cli.sweeps import commands as sweep_commands
 from tuning.cli.terminal import PrintableFormatter, echo, span
 from tuning.cli.tracking import commands as tracking_commands
+from tuning.sweep_dir.layout import CACHE, PROFILES
 
 if TYPE_CHECKING:
     from tuning.study import StudyConfig
@@ -129,7 +130,7 @@ def train(
     from tuning.sweep.train_local import train_once
 
     study = load_study(study_file, overrides or ())
-    trace = SWEEPS / "profiles" / f"{study.name}-{time.strftime('%Y%m%d-%H%M%S')}.json" if profile else None
+    trace = SWEEPS / PROFILES / f"{study.name}-{time.strftime('%Y%m%d-%H%M%S')}.json" if profile else None
 
     with watching() as progress:
         say, complain = beside(progress), beside(progress, err=True)
@@ -137,7 +138,7 @@ def train(
         def warn(text: str) -> None:
             complain(f"warning: {text}")
 
-        cache = SWEEPS / "cache"
+        cache = SWEEPS / CACHE
         train_once(study, say=say, warn=warn, cache=cache, output=output, trace=trace, progress=progress)
 
 
@@ -214,7 +215,8 @@ def export(
     from tuning.cli.progress import watching
     from tuning.sweep.comparison import Comparison, baselines_of
     from tuning.sweep.export import export_model
-    from tuning.sweep_dir.trial_table import WINNER, TrialTable, read_winner
+    from tuning.sweep_dir.layout import WINNER
+    from tuning.sweep_dir.trial_table import TrialTable, read_winner
 
     study = _study_of(sweep_dir)
     table = TrialTable(sweep_dir.resolve(), study.objective)
@@ -318,7 +320,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the store in use, until Ctrl-C."""
-    from tuning.sweep.sync import SPOOL
+    from tuning.sweep_dir.layout import SPOOL
     from tuning.tracking import resolve_tracking_uri, show_ui
 
     study = _study_of(sweep_dir) if sweep_dir else None
@@ -330,7 +332,7 @@ def ui(
 
 
 def _study_of(sweep_dir: Path) -> StudyConfig:
-    from tuning.study import load_sweep_study
+    from tuning.sweep_dir.saved_study import load_sweep_study
 
     return load_sweep_study(sweep_dir)
 

@@ -61,7 +61,7 @@ def submit(
     from tuning.cluster.jobs import Jobs
     from tuning.study import load_study
     from tuning.sweep.preflight import check_study, is_here
-    from tuning.sweep.sweep import CACHE
+    from tuning.sweep_dir.layout import CACHE
 
     study = load_study(study_file, with_trials(overrides, trials))
     folder = ((output or study.storage or SWEEPS) / sweep_name(name or study.name)).resolve()

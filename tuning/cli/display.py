@@ -17,18 +17,19 @@ from kobert_core.texts import printable
 from tuning.cli.progress import Bars, Lines, watching
 from tuning.cli.terminal import span
 from tuning.cli.time_left import TimeLeft
-from tuning.sweep_dir.trial_table import UNFINISHED, TrialRecord, TrialTable, last_line
+from tuning.sweep_dir.trial_status import TrialState, last_line
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 if TYPE_CHECKING:
     from tuning.study import StudyConfig
     from tuning.sweep.budget import Budget
 
 STYLES = {
-    "RUNNING": "cyan",
-    "COMPLETE": "green",
-    "PRUNED": "yellow",
-    "FAILED": "red",
-    "INTERRUPTED": "magenta",
+    TrialState.RUNNING: "cyan",
+    TrialState.COMPLETE: "green",
+    TrialState.PRUNED: "yellow",
+    TrialState.FAILED: "red",
+    TrialState.INTERRUPTED: "magenta",
 }
 
 WIDE = 100
@@ -78,7 +79,7 @@ class Progress:
         self._left.hear(record)
 
     def __str__(self) -> str:
-        ended = sum(record.state not in UNFINISHED for record in self._table)
+        ended = sum(record.has_ended for record in self._table)
         line = f"{ended} of {self._trials} trials, {span(time.monotonic() - self._begin)}"
         line += time_left_as_text(self._left.seconds(), self._budget.seconds_left)
         return line + (" — stopping" if self._budget.interrupted or self._budget.gave_up else "")
@@ -108,7 +109,7 @@ def parted(
 ) -> tuple[list[TrialRecord], list[TrialRecord]]:
     """The trials that are shown where there is room for so many, and the others: the best one is shown first of all,
     then those that run, then the latest. Always in their order."""
-    ranked = sorted(records, key=lambda record: (record is best, record.state == "RUNNING", record.trial))
+    ranked = sorted(records, key=lambda record: (record is best, record.state == TrialState.RUNNING, record.trial))
     hidden = {record.trial for record in ranked[:-rows]}
     return [r for r in records if r.trial not in hidden], [r for r in records if r.trial in hidden]
 
@@ -140,7 +141,7 @@ class LinesOfTrials:
         value = f" best {record.value:.4f}" if record.value is not None else ""
         values = f" {values_as_text(record)}" if record.progress == 0 else ""
         reason = f" {last_line(record.reason)}" if record.reason else ""
-        sweep = f" ({self._progress})" if record.state not in UNFINISHED else ""
+        sweep = f" ({self._progress})" if record.has_ended else ""
         self._display.say(f"trial {record.trial} {record.state} {record.progress}%{value}{values}{reason}{sweep}")
 
 
@@ -184,6 +185,6 @@ def values_as_text(record: TrialRecord) -> str:
 
 def time_left(record: TrialRecord) -> str:
     """Until a running trial would end, at the pace it has had."""
-    if record.state != "RUNNING" or not record.progress:
+    if record.state != TrialState.RUNNING or not record.progress:
         return ""
     return span(record.seconds * (100 - record.progress) / record.progress)

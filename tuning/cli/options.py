@@ -10,10 +10,9 @@ import typer
 
 from kobert_core.errors import InputError
 from tuning.cli.terminal import echo
+from tuning.sweep_dir.layout import CACHE, PROFILES
 
 SWEEPS = Path("sweeps")
-BESIDE_SWEEPS = ("cache", "profiles", "mlartifacts", "mlflow.db")
-"""What lies in the folder of all sweeps, and is none."""
 MAX_NAME_BYTES = 200
 """A file system takes 255; names of temporary files are made of it."""
 EXIT_NOTHING_WON = EXIT_UNSENT = 1
@@ -43,8 +42,11 @@ def sweep_name(name: str) -> str:
     Raises:
         InputError: it could lead out of the output folder.
     """
+    from tuning.tracking.uris import ARTIFACTS, STORE_FILE
+
+    names_in_use = (CACHE, PROFILES, ARTIFACTS, STORE_FILE)  # in the folder of all sweeps
     plain = name == Path(name).name and not name.startswith((".", "-")) and name.isprintable()
-    if not name or not plain or len(name.encode()) > MAX_NAME_BYTES or name in BESIDE_SWEEPS:
+    if not name or not plain or len(name.encode()) > MAX_NAME_BYTES or name in names_in_use:
         raise InputError(
             f"`{name}` cannot be the name of a sweep", where="--name", fix="use a plain name such as nsmc-2"
         )

@@ -14,7 +14,8 @@ from kobert_core.files import atomic_write_json, atomic_write_text, check_output
 from kobert_core.pretrained import load_pretrained
 from kobert_core.progress import Progress, unseen
 from kobert_core.runtime import LocalRuntime
-from tuning.sweep_dir.test_set_log import READINGS, record_reading, times_read
+from tuning.sweep_dir.layout import TEST_SET_LOG
+from tuning.sweep_dir.test_set_log import record_reading, times_read
 
 FORMATS = (".tsv", ".jsonl")
 
@@ -85,7 +86,7 @@ def evaluate_file(
     try:
         record_reading(model_dir, file=source, sha256=digest, by="evaluate", metrics=result)
     except OSError as error:
-        say(f"note: this reading could not be recorded ({model_dir / READINGS}: {error.strerror})")
+        say(f"note: this reading could not be recorded ({model_dir / TEST_SET_LOG}: {error.strerror})")
     return result | {"earlier_readings": earlier} | pretrained.task.score_in_detail(examples, outputs)
 
 

@@ -37,7 +37,8 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """Sweeps with their trials by state; or the trials of one sweep."""
-    from tuning.sweep_dir.trial_table import LEDGER, as_row
+    from tuning.sweep_dir.layout import LEDGER
+    from tuning.sweep_dir.trial_table import as_row
 
     if sweep_dir is not None:
         table = _table_of(sweep_dir)
@@ -60,7 +61,7 @@ def list_(
 
 
 def _table_of(sweep_dir: Path) -> TrialTable:
-    from tuning.study import load_sweep_study
+    from tuning.sweep_dir.saved_study import load_sweep_study
     from tuning.sweep_dir.trial_table import TrialTable
 
     return TrialTable(sweep_dir, load_sweep_study(sweep_dir).objective)
@@ -92,7 +93,7 @@ def _line(table: TrialTable) -> str:
 
 def _show(table: TrialTable, records: list[TrialRecord]) -> None:
     from tuning.cli.display import trial_table
-    from tuning.sweep.sync import SPOOL
+    from tuning.sweep_dir.layout import SPOOL
     from tuning.tracking import count_dead_letters, dead_letters_path
 
     Console().print(trial_table(table, records))
@@ -138,8 +139,9 @@ def _comparable(cell: Any) -> tuple[int, Any]:
 def _is_cut_off(table: TrialTable) -> bool:
     """Whether the process that ran a sweep is gone, and had no time to say so."""
     from tuning.sweep_dir.lock import is_running
+    from tuning.sweep_dir.trial_status import TrialState
 
-    return "RUNNING" in table.states() and not is_running(table.folder)
+    return TrialState.RUNNING in table.states() and not is_running(table.folder)
 
 
 @commands.command()
@@ -153,13 +155,13 @@ def logs(
     """What a trial printed."""
     from tuning.sweep_dir.layout import LOG, trial_folder
     from tuning.sweep_dir.lock import is_running
-    from tuning.sweep_dir.trial_table import UNFINISHED, standing
+    from tuning.sweep_dir.trial_table import standing
 
     record, read = _begun(sweep_dir, trial) if follow else _table_of(sweep_dir)[trial], 0
     log = trial_folder(sweep_dir, trial) / LOG
     while True:
         # Whether it goes on is asked before the log is read: what it printed was there before its end.
-        goes_on = follow and record.state in UNFINISHED and is_running(sweep_dir)
+        goes_on = follow and not record.has_ended and is_running(sweep_dir)
         if log.is_file():
             with open(log, "rb") as file:
                 file.seek(read)
@@ -180,8 +182,8 @@ def logs(
 
 def _begun(sweep_dir: Path, trial: int) -> TrialRecord:
     """Wait for a trial that a running sweep has still to begin."""
-    from tuning.study import load_sweep_study
     from tuning.sweep_dir.lock import is_running
+    from tuning.sweep_dir.saved_study import load_sweep_study
 
     trials = load_sweep_study(sweep_dir).budget.trials
     while True:

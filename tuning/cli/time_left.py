@@ -6,7 +6,8 @@ import heapq
 import time
 from statistics import fmean
 
-from tuning.sweep_dir.trial_table import UNFINISHED, TrialRecord, TrialTable
+from tuning.sweep_dir.trial_status import TrialState
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 
 class TimeLeft:
@@ -28,13 +29,13 @@ class TimeLeft:
         ended, however they ended. A group that is free takes the next one.
         """
         records = list(self._table)
-        ended = [record.seconds for record in records if record.state not in UNFINISHED]
-        begun = [record for record in records if record.state in UNFINISHED]
+        ended = [record.seconds for record in records if record.has_ended]
+        begun = [record for record in records if not record.has_ended]
         wholes = {record.trial: 100 * record.seconds / record.progress for record in begun if record.progress}
         if not ended and not wholes:
             return 0.0 if self._trials <= 0 else None
         mean = fmean(ended or wholes.values())
-        begun.sort(key=lambda record: record.state != "RUNNING")
+        begun.sort(key=lambda record: record.state != TrialState.RUNNING)
         jobs = [max(0.0, wholes.get(record.trial, mean) - self._spent(record)) for record in begun]
         jobs += [mean] * (self._trials - len(ended) - len(begun))
         free_at = [0.0] * self._groups
@@ -43,6 +44,6 @@ class TimeLeft:
         return max(free_at)
 
     def _spent(self, record: TrialRecord) -> float:
-        if record.state != "RUNNING" or record.trial not in self._heard:
+        if record.state != TrialState.RUNNING or record.trial not in self._heard:
             return record.seconds
         return record.seconds + time.monotonic() - self._heard[record.trial]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kobert_core.errors import InputError
 from tuning.cluster.web import problem_at
 from tuning.study import StudyConfig, dump_study
+from tuning.sweep_dir.layout import STUDY
 from tuning.sweep_dir.opening import name_in_use, refuse_used
 from tuning.tracking import address_problem, redact_uri
 
@@ -112,11 +113,11 @@ class Jobs:
             unseen = not folder.parent.is_dir()  # the storage is the cluster's alone
             if unseen and any(job.state in ("SUCCEEDED", "STOPPED") for job in earlier):
                 raise name_in_use(folder)
-        command = ["python", "-m", "tuning", "sweep", "study.yaml", "--address", "auto"]
+        command = ["python", "-m", "tuning", "sweep", STUDY, "--address", "auto"]
         command += ["--name", folder.name, "--output", str(folder.parent), *options]
         with tempfile.TemporaryDirectory(prefix="kobert-tune-") as name:
             package_into(Path(name))
-            dump_study(study, Path(name) / "study.yaml")
+            dump_study(study, Path(name) / STUDY)
             job: str = self._client.submit_job(
                 entrypoint=shlex.join(command),
                 submission_id=job_id(folder.name),

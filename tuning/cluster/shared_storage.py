@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kobert_core.errors import InputError
 from tuning.cluster.ray_cluster import on_every_node
+from tuning.sweep_dir.layout import SHARED
 
 
 def check_shared(folder: Path, files: Sequence[Path]) -> None:
@@ -32,7 +33,7 @@ def check_shared(folder: Path, files: Sequence[Path]) -> None:
 
 def storage_problems(folder: Path, files: Sequence[Path]) -> list[str]:
     """One line for each machine and each thing that it does not see as this one does; empty when all is shared."""
-    token = folder / f".shared-{uuid.uuid4().hex}"
+    token = folder / f"{SHARED}{uuid.uuid4().hex}"
     sizes = {str(path): path.stat().st_size for path in files if path.is_file()}
     try:
         token.write_text(token.name, encoding="utf-8")

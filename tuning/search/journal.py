@@ -14,6 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_write_json, sealed, unsealed
 from tuning.sweep_dir.disk_full import ending_when_full
+from tuning.sweep_dir.layout import SUM
 
 
 class SweepJournal(JournalFileBackend):
@@ -26,7 +27,7 @@ class SweepJournal(JournalFileBackend):
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._sum_path = path, path.with_name(f"{path.name}.sha256")
+        self._path, self._sum_path = path, path.with_name(f"{path.name}{SUM}")
         self._hash, self._size = hashlib.sha256(), 0
         if self._sum_path.exists():
             self._check()

@@ -10,14 +10,16 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
 
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from tuning.search.journal import SweepJournal
 from tuning.study import SearchConfig
-from tuning.sweep_dir.opening import JOURNAL
-from tuning.sweep_dir.trial_table import LEDGER, UNFINISHED, TrialRecord
+from tuning.sweep_dir.layout import JOURNAL, LEDGER
+from tuning.sweep_dir.trial_status import OPTUNA_STATES, TrialState
+from tuning.sweep_dir.trial_table import TrialRecord
 from tuning.tracking.databases import check_database
 from tuning.tracking.uris import sqlite_path
 
@@ -51,13 +53,13 @@ def open_optuna_study(
             direction="maximize" if objective.mode == "max" else "minimize",
             load_if_exists=resume,
         )
-    trials = {trial.number: trial for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])}
+    trials = {trial.number: trial for trial in study.get_trials(deepcopy=False, states=[OptunaState.RUNNING])}
     for record in records or ():
-        if record.trial in trials and record.state not in UNFINISHED:
+        if record.trial in trials and record.has_ended:
             trial = trials.pop(record.trial)
             for progress in record.curve.keys() - trial.intermediate_values.keys():
                 study._storage.set_trial_intermediate_value(trial._trial_id, progress, record.curve[progress])
-            tell(study, trial.number, record.curve, objective, failed=record.state == "FAILED")
+            tell(study, trial.number, record.state, record.curve, objective)
     for trial in trials.values():
         put_back(study, trial._trial_id)
     return study
@@ -152,17 +154,16 @@ def _equal(value: Any, other: Any) -> bool:
     return bool(value == other)
 
 
-def tell(study: optuna.Study, trial: int, curve: Mapping[int, float], objective: Objective, *, failed: bool) -> None:
-    """Tell Optuna how a trial ended: COMPLETE with the value of its best checkpoint, PRUNED, or FAIL."""
-    if failed or not curve:
-        study.tell(trial, state=TrialState.FAIL)
-    elif max(curve) < 100:
-        study.tell(trial, state=TrialState.PRUNED)
-    else:
+def tell(study: optuna.Study, trial: int, state: TrialState, curve: Mapping[int, float], objective: Objective) -> None:
+    """Tell Optuna how a trial ended: a complete one has the value of its best checkpoint; one without a report is a
+    failure to Optuna."""
+    if state == TrialState.COMPLETE:
         best = max if objective.mode == "max" else min
         study.tell(trial, best(value for value in curve.values() if math.isfinite(value)))
+    else:
+        study.tell(trial, state=OptunaState[OPTUNA_STATES[state if curve else TrialState.FAILED]])
 
 
 def put_back(study: optuna.Study, trial_id: int) -> None:
     """A trial that runs waits again."""
-    study._storage.set_trial_state_values(trial_id, state=TrialState.WAITING)
+    study._storage.set_trial_state_values(trial_id, state=OptunaState[OPTUNA_STATES[TrialState.INTERRUPTED]])

@@ -17,7 +17,7 @@ from ray.tune.schedulers import PopulationBasedTraining
 
 from search_spaces.distributions import Space
 from tuning.study import SearchConfig
-from tuning.sweep_dir.trial_table import UNFINISHED, TrialTable
+from tuning.sweep_dir.trial_table import TrialTable
 
 FACTORS = (0.8, 1.2)
 RESAMPLE = 0.25
@@ -120,7 +120,7 @@ class Population(PopulationBasedTraining):
 
 def start_population(table: TrialTable, space: Space, search: SearchConfig, *, trials: int) -> list[dict[str, Any]]:
     """Configs of so many trials: those that a sweep before had not ended, as they were, then new ones."""
-    unfinished = [record for record in table if record.state in UNFINISHED][:trials]
+    unfinished = [record for record in table if not record.has_ended][:trials]
     population = [{"trial": it.trial, "values": it.newest_values, "lineage": it.lineage} for it in unfinished]
     new = ((number, values) for number, values in enumerate(start_values(space, search)) if number not in table)
     for number, values in itertools.islice(new, trials - len(unfinished)):

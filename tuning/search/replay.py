@@ -13,7 +13,8 @@ import numpy as np
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
 
-from tuning.sweep_dir.trial_table import UNFINISHED, TrialRecord
+from tuning.sweep_dir.trial_status import TrialState
+from tuning.sweep_dir.trial_table import TrialRecord
 
 CLOCK = "progress"
 """What Ray Tune is told as the time of a result: percent of a trial's own updates."""
@@ -30,7 +31,7 @@ class Replaying(TrialScheduler):
         self._baselines = baselines
         self._unfinished: dict[int, Points] = {}
         for record in earlier:
-            if record.state in UNFINISHED:
+            if not record.has_ended:
                 self._unfinished[record.trial] = list(record.curve.items())
             else:
                 self._hear(Ended(record.trial), said_of(record))
@@ -108,4 +109,4 @@ class Ended:
 def said_of(record: TrialRecord) -> Points:
     """The points of an ended trial; Ray Tune says the last one of a trial that it stopped twice."""
     points = list(record.curve.items())
-    return points + points[-1:] if record.state == "PRUNED" else points
+    return points + points[-1:] if record.state == TrialState.PRUNED else points

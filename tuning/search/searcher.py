@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import TrialState as OptunaState
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
@@ -22,7 +22,8 @@ from tuning.search.draws import Draws, make_sampler, tried_in, write_down
 from tuning.search.driver_only import DriverOnly
 from tuning.search.optuna_study import put_back, tell
 from tuning.study import SearchConfig
-from tuning.sweep_dir.trial_table import UNFINISHED, TrialRecord
+from tuning.sweep_dir.trial_status import state_at_end
+from tuning.sweep_dir.trial_table import TrialRecord
 from tuning.workers.failures import failure_of
 
 
@@ -48,7 +49,7 @@ class OptunaSearcher(DriverOnly, Searcher):
         self._reported: dict[str, dict[int, float]] = {}
         self._failed: set[str] = set()
         ended = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
-        self._taken_up = [record for record in ledger if record.state in UNFINISHED and record.trial in ended]
+        self._taken_up = [record for record in ledger if not record.has_ended and record.trial in ended]
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Metric and mode are the study's own."""
@@ -61,7 +62,7 @@ class OptunaSearcher(DriverOnly, Searcher):
             return {"trial": record.trial, "values": record.values}
         study, space = self._study, self._space
         trials = study.get_trials(deepcopy=False)
-        waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+        waiting = [trial.number for trial in trials if trial.state == OptunaState.WAITING]
         if not waiting and self._points is not None and len(tried_in(study, space)) >= self._points:
             return Searcher.FINISHED  # type: ignore[return-value]  # a text, which Ray's annotation does not say
         number = waiting[0] if waiting else len(trials)
@@ -92,7 +93,8 @@ class OptunaSearcher(DriverOnly, Searcher):
         """Tell Optuna how a trial ended."""
         if trial_id in self._running:
             trial, curve = self._running.pop(trial_id), self._reported.pop(trial_id)
-            tell(self._study, trial.number, curve, self._objective, failed=trial_id in self._failed)
+            state = state_at_end(max(curve, default=0), failed=trial_id in self._failed)
+            tell(self._study, trial.number, state, curve, self._objective)
 
     def put_back(self) -> None:
         """The sweep ends before its trials: those that run go back to WAITING, for a resume."""

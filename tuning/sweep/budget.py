@@ -19,7 +19,7 @@ from ray.tune import Stopper
 from tuning.search.driver_only import DriverOnly
 from tuning.study import StudyConfig
 from tuning.sweep.session import Session
-from tuning.sweep_dir.trial_table import last_line
+from tuning.sweep_dir.trial_status import last_line
 
 SECONDS_OF_ONE_SIGNAL = 2.0
 

@@ -13,7 +13,7 @@ from pydantic import ByteSize
 from kobert_core.errors import InputError
 from kobert_core.tasks.base import Task
 from tuning.study import StudyConfig
-from tuning.sweep_dir.layout import MAX_DONATIONS
+from tuning.sweep_dir.layout import MAX_PBT_CHECKPOINTS, TRIALS
 
 EACH_RUNNING = 4
 """Checkpoints of a trial that runs: the newest, the one before, the best, and one that is being written."""
@@ -43,7 +43,7 @@ class DiskNeeds:
         return cls(
             checkpoint=checkpoint_bytes(task),
             trials=study.budget.trials if in_population else min(running, study.budget.trials),
-            each=EACH_RUNNING + (MAX_DONATIONS if in_population else 0),
+            each=EACH_RUNNING + (MAX_PBT_CHECKPOINTS if in_population else 0),
             kept=min(study.keep_checkpoints + len(study.search.baselines), study.budget.trials),
             budget=study.budget.disk,
         )
@@ -78,7 +78,7 @@ class DiskNeeds:
         most = (running + self.kept + 1) * self.checkpoint
         needed = (most if self.budget is None else min(most, self.budget)) + LEAST_FREE
         there = next(each for each in (folder, *folder.parents) if each.is_dir())
-        free = shutil.disk_usage(there).free + bytes_in(folder / "trials")
+        free = shutil.disk_usage(there).free + bytes_in(folder / TRIALS)
         if free < needed:
             raise InputError(
                 f"the sweep takes up to {ByteSize(needed).human_readable()} for checkpoints of {size}, but "

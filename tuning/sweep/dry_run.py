@@ -11,9 +11,10 @@ from kobert_core.tasks.base import PLACES_SHOWN, Examples, Task
 from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
-from tuning.study import STUDY, StudyConfig
+from tuning.study import StudyConfig
 from tuning.sweep.preflight import survey, this_machine
-from tuning.sweep.sweep import CACHE, files_of, prepare, unheard
+from tuning.sweep.sweep import files_of, prepare, unheard
+from tuning.sweep_dir.layout import CACHE, STUDY
 from tuning.tracking import resolve_tracking_uri
 from tuning.tracking.databases import check_database
 

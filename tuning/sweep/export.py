@@ -26,9 +26,9 @@ from kobert_core.tasks import SPECS, task_class
 from kobert_core.texts import printable
 from tuning.study import StudyConfig
 from tuning.sweep.comparison import Comparison, test_name
-from tuning.sweep_dir.layout import MODEL_FILES, checkpoint_of, trial_folder
-from tuning.sweep_dir.test_set_log import READINGS, tuned_on_test
-from tuning.sweep_dir.trial_table import LEDGER, TrialRecord, standing
+from tuning.sweep_dir.layout import LEDGER, MODEL_FILES, TEST_SET_LOG, checkpoint_of, trial_folder
+from tuning.sweep_dir.test_set_log import tuned_on_test
+from tuning.sweep_dir.trial_table import TrialRecord, standing
 
 
 def export_model(
@@ -65,8 +65,8 @@ def export_model(
         keep_chosen(folder, task_class(study.task), record.metrics)
         without_local_paths(folder / TRAIN_CONFIG)
         save_weights(folder, task_class(study.task), load_weights(checkpoint))
-        if (sweep / READINGS).is_file():
-            shutil.copyfile(sweep / READINGS, folder / READINGS)
+        if (sweep / TEST_SET_LOG).is_file():
+            shutil.copyfile(sweep / TEST_SET_LOG, folder / TEST_SET_LOG)
         card = model_card(sweep, study, record, test or {}, comparison or Comparison())
         atomic_write_text(folder / "README.md", card)
 
@@ -165,7 +165,7 @@ def model_card(
             f"Trained on {code(study.data.train.name)}, "
             f"{'dev split carved from it' if study.data.dev is None else f'dev file {code(study.data.dev.name)}'}"
             f"{f', tested on {code(study.data.test.name)}' if study.data.test else ''}. "
-            "All values are in `train_config.json`; who read the test file, and when, in `test_readings.jsonl`.",
+            f"All values are in `train_config.json`; who read the test file, and when, in `{TEST_SET_LOG}`.",
             "",
         ]
     )

@@ -17,9 +17,9 @@ from tuning.study import StudyConfig
 from tuning.sweep.budget import Budget
 from tuning.sweep.disk import DiskNeeds, bytes_in
 from tuning.sweep.rounds import Rounds
-from tuning.sweep.sync import end_of
 from tuning.sweep_dir.layout import CHECKPOINTS, trial_folder
-from tuning.sweep_dir.trial_table import UNFINISHED, State, TrialRecord, TrialTable
+from tuning.sweep_dir.trial_status import TrialState, run_end, state_at_end
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import Tracker
 from tuning.workers.failures import TrialRefused, error_of, failure_of
 
@@ -37,8 +37,8 @@ class Recorder(DriverOnly, Callback):
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """A trial begins, or goes on after an interruption or a pause."""
         number, values = trial.config["trial"], trial.config["values"]
-        record = self._table[number] if number in self._table else TrialRecord(number, "RUNNING", values)
-        record.state, record.started = "RUNNING", record.started or time.time()
+        record = self._table.get(number) or TrialRecord(number, TrialState.RUNNING, values)
+        record.state, record.started = TrialState.RUNNING, record.started or time.time()
         self._session[number] = (time.monotonic(), record.seconds)
         self._table.put(record)
         self._start_run(record)
@@ -86,35 +86,35 @@ class Recorder(DriverOnly, Callback):
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """The end of a trial that did not fail: its own, or the scheduler's."""
         record = self._table[trial.config["trial"]]
-        self._end(record, "COMPLETE" if record.progress == 100 else "PRUNED")
+        self._end(record, state_at_end(record.progress))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """The end of a trial that failed, or whose process was lost: that is no failure, and it goes on."""
         number, failure = trial.config["trial"], failure_of(trial)
-        record = self._table[number] if number in self._table else TrialRecord(number, "FAILED", trial.config["values"])
+        record = self._table.get(number) or TrialRecord(number, TrialState.RUNNING, trial.config["values"])
         if failure is None:
             self._rounds.lost(error_of(trial))
-            self._end(record, "INTERRUPTED")
+            self._end(record, state_at_end(record.progress, lost=True))
             return
         record.reason = str(failure)
         if isinstance(failure, TrialRefused) and not any(each.curve for each in self._table):
             self._rounds.refused(record.reason)
-        self._end(record, "FAILED")
+        self._end(record, state_at_end(record.progress, failed=True))
         self._budget.count_failure(record.reason)
 
     def interrupt(self) -> None:
         """The sweep ends before its trials."""
         for record in self._table:
-            if record.state == "RUNNING":
-                self._end(record, "INTERRUPTED")
+            if record.state == TrialState.RUNNING:
+                self._end(record, state_at_end(record.progress, lost=True))
 
     def keep_best_checkpoints(self) -> None:
         """Of the trials that ended, the best few and the baselines keep their best checkpoint, as the disk budget
         allows; interrupted ones keep all."""
         best = [record.trial for record in self._table.best(len(self._table))]
         wanted = list(dict.fromkeys([*best[: self._study.keep_checkpoints], *self._study.search.baselines]))
-        room = self._disk.for_ended(live=sum(record.state in UNFINISHED for record in self._table))
-        ended = [record for record in self._table if record.state not in UNFINISHED]
+        room = self._disk.for_ended(live=sum(not record.has_ended for record in self._table))
+        ended = [record for record in self._table if record.has_ended]
         for record in sorted(ended, key=lambda each: wanted.index(each.trial) if each.trial in wanted else len(wanted)):
             folder = trial_folder(self._table.folder, record.trial) / CHECKPOINTS
             if record.trial in wanted and record.checkpoint:
@@ -128,10 +128,10 @@ class Recorder(DriverOnly, Callback):
                 record.checkpoint = None
         self._table.write()
 
-    def _end(self, record: TrialRecord, state: State) -> None:
+    def _end(self, record: TrialRecord, state: TrialState) -> None:
         self._note_time(record)
         record.state = state
-        status, tags = end_of(record)
+        status, tags = run_end(record)
         self._tracker.end_trial(str(record.trial), status=status, tags=tags)
         # After MLflow's spool and before Optuna: a trial that the ledger has ended is not looked at again.
         self._session.pop(record.trial, None)

@@ -25,20 +25,35 @@ from kobert_core.tasks.base import Task
 from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
-from tuning.study import STUDY, StudyConfig
+from tuning.study import StudyConfig
 from tuning.sweep.comparison import Comparison, baselines_of, compare, compared, trial_as_json
 from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.display import SweepDisplay
 from tuning.sweep.export import export_model
 from tuning.sweep.preflight import check_study, survey, this_machine, tracking_problem
 from tuning.sweep.session import Session
-from tuning.sweep.sync import SPOOL, ends_of
 from tuning.sweep_dir.disk_full import DiskFull
-from tuning.sweep_dir.layout import DONATIONS, MODEL_FILES, TRIALS, checkpoint_of, trial_folder
-from tuning.sweep_dir.opening import SCRATCH, sweep_folder
+from tuning.sweep_dir.layout import (
+    CACHE,
+    ENVIRONMENT,
+    LEDGER,
+    MODEL,
+    MODEL_FILES,
+    PBT_CHECKPOINTS,
+    SCRATCH,
+    SPOOL,
+    STUDY,
+    TABLE,
+    TRIALS,
+    WINNER,
+    checkpoint_of,
+    trial_folder,
+)
+from tuning.sweep_dir.opening import sweep_folder
 from tuning.sweep_dir.provenance import write_provenance
 from tuning.sweep_dir.test_set_log import read_before, record_reading
-from tuning.sweep_dir.trial_table import LEDGER, TABLE, UNFINISHED, WINNER, TrialRecord, TrialTable
+from tuning.sweep_dir.trial_status import TrialState, run_ends
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import Status, Tracker, dead_letters_path, resolve_tracking_uri, shown_uri
 from tuning.workers.failures import was_infrastructure
 
@@ -49,7 +64,6 @@ if TYPE_CHECKING:
     from tuning.sweep.rounds import Rounds
     from tuning.workers.worker_pool import WorkerPool
 
-MODEL, ENVIRONMENT, CACHE = "model", "environment.txt", "cache"
 T = TypeVar("T")
 
 
@@ -175,7 +189,7 @@ class Sweep:
             write_provenance(folder, study)
             experiment = study.tracking.experiment or study.name
             self.tracker = Tracker(spool=folder / SPOOL, uri=self.uri, experiment=experiment, sweep=folder.name)
-            self.tracker.end_left_open(ends_of(self.table))
+            self.tracker.end_left_open(run_ends(self.table))
             self.tracker.start_sweep(params=sweep_params(study), tags={"task": study.task})
             log_datasets(study, task, self.tracker)
             status: Status = "FAILED"
@@ -221,10 +235,10 @@ class Sweep:
     @property
     def _remaining(self) -> int:
         """Trials that are still to be run."""
-        return self.study.trials_left([record.values for record in self.table if record.state not in UNFINISHED])
+        return self.study.trials_left([record.values for record in self.table if record.has_ended])
 
     def _say_if_all_is_tried(self) -> None:
-        ended = sum(record.state not in UNFINISHED for record in self.table)
+        ended = sum(record.has_ended for record in self.table)
         if self._remaining <= 0 and ended < self.study.budget.trials:
             self.display.say(f"all points of the space are tried: {ended} trials, and not {self.study.budget.trials}")
 
@@ -397,7 +411,7 @@ class Sweep:
         self._remove_donations()
 
     def _remove_donations(self) -> None:
-        for folder in (self.folder / TRIALS).glob(f"*/{DONATIONS}"):
+        for folder in (self.folder / TRIALS).glob(f"*/{PBT_CHECKPOINTS}"):
             shutil.rmtree(folder)
 
     def _read_test(self, groups: WorkerPool, winner: TrialRecord) -> dict[str, dict[str, float]]:
@@ -461,8 +475,8 @@ class Sweep:
 def take_up_lost(table: TrialTable) -> None:
     """Trials that an older version called failed, and that had only lost processes around them, go on."""
     for record in table:
-        if record.state == "FAILED" and was_infrastructure(record.reason or ""):
-            record.state, record.reason = "INTERRUPTED", None
+        if record.state == TrialState.FAILED and was_infrastructure(record.reason or ""):
+            record.state, record.reason = TrialState.INTERRUPTED, None
             table.put(record)
 
 

@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
 from kobert_core.errors import InputError
-from tuning.study import STUDY, load_sweep_study
+from tuning.sweep_dir.layout import SPOOL, STUDY
 from tuning.sweep_dir.lock import sweep_lock
-from tuning.sweep_dir.trial_table import UNFINISHED, TrialRecord, TrialTable, last_line
-from tuning.tracking import INTERRUPTED, End, Ends, SyncResult, resolve_tracking_uri, sync
-
-SPOOL = "tracking.jsonl"
-
-
-def end_of(record: TrialRecord) -> End:
-    """How a trial ended, in MLflow's words: the status of its run, and tags; among these its best checkpoint's values
-    where they are not the run's parameters, which MLflow does not let change."""
-    values = {"values": json.dumps(record.values)} if record.lineage else {}
-    if record.state == "COMPLETE":
-        return "FINISHED", values
-    if record.state == "PRUNED":
-        return "KILLED", {"pruned": "true"} | values
-    if record.state == "FAILED":
-        return "FAILED", {"reason": last_line(record.reason or "unknown")[:500]}
-    return INTERRUPTED
-
-
-def ends_of(records: Iterable[TrialRecord]) -> Ends:
-    """`end_of` those trials that ended, by number."""
-    return {str(record.trial): end_of(record) for record in records if record.state not in UNFINISHED}
+from tuning.sweep_dir.saved_study import load_sweep_study
+from tuning.sweep_dir.trial_status import run_ends
+from tuning.sweep_dir.trial_table import TrialTable
+from tuning.tracking import Ends, SyncResult, resolve_tracking_uri, sync
 
 
 def sync_sweep(folder: Path, *, uri: str | None = None) -> SyncResult:
@@ -52,5 +32,5 @@ def sync_sweep(folder: Path, *, uri: str | None = None) -> SyncResult:
             study = load_sweep_study(folder)
             uri = uri or study.tracking.uri
             with contextlib.suppress(InputError):  # without its ledger, what is open counts as interrupted
-                ends = ends_of(TrialTable(folder, study.objective))
+                ends = run_ends(TrialTable(folder, study.objective))
         return sync(folder / SPOOL, uri=resolve_tracking_uri(uri, folder.resolve().parent), ends=ends)

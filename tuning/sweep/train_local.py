@@ -19,6 +19,7 @@ from tuning.study import StudyConfig
 from tuning.sweep.export import check_model_output, export_model, unused
 from tuning.sweep.preflight import too_much_cut_off
 from tuning.sweep_dir.layout import CHECKPOINTS, MODEL_FILES, trial_folder
+from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord
 
 
@@ -63,7 +64,7 @@ def train_once(
     task.check_model()
     for warning in [*task.survey(None).warnings, *too_much_cut_off(task.cut_off())]:
         warn(warning)
-    record = TrialRecord(0, "RUNNING", values)
+    record = TrialRecord(0, TrialState.RUNNING, values)
 
     def on_report(report: Report) -> None:
         shown = " ".join(f"{name}={value:.4g}" for name, value in report.metrics.items())
@@ -87,7 +88,7 @@ def train_once(
             if isinstance(runtime, ProfilingRuntime):
                 say_where_time_went(runtime, say)
         if output is not None:
-            record.state = "COMPLETE"
+            record.state = TrialState.COMPLETE
             output = unused(output)
             export_model(Path(folder), study, record, output)
             say(f"exported to {output}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from kobert_core.errors import InputError
+from tuning.sweep_dir.layout import LOCK
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def sweep_lock(folder: Path) -> Iterator[TextIO]:
         InputError: another process holds it, or it cannot be written.
     """
     try:
-        lock = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (closed below)
+        lock = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115  (closed below)
     except OSError as error:
         raise InputError(f"the folder cannot be written ({error.strerror})", where=folder) from error
     with lock:
@@ -35,7 +36,7 @@ def sweep_lock(folder: Path) -> Iterator[TextIO]:
 def goes_on(folder: Path) -> bool:
     """Whether the sweep of a folder runs, or was cut off and would go on there by itself."""
     try:
-        return is_running(folder) or bool((folder / ".lock").read_text(encoding="utf-8"))
+        return is_running(folder) or bool((folder / LOCK).read_text(encoding="utf-8"))
     except OSError:
         return False
 
@@ -43,7 +44,7 @@ def goes_on(folder: Path) -> bool:
 def is_running(folder: Path) -> bool:
     """Whether a process holds the folder of a sweep now."""
     try:
-        with open(folder / ".lock", encoding="utf-8") as lock:
+        with open(folder / LOCK, encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from kobert_core.errors import InputError
-from tuning.study import STUDY, StudyConfig, dump_study, load_sweep_study
-from tuning.sweep_dir.layout import TRIALS
+from tuning.study import StudyConfig, dump_study
+from tuning.sweep_dir.layout import JOURNAL, LEDGER, PROVENANCE, SCRATCH, STUDY, SUM, TRIALS
 from tuning.sweep_dir.lock import goes_on, sweep_lock
-from tuning.sweep_dir.provenance import PROVENANCE, refuse_other_provenance
+from tuning.sweep_dir.provenance import refuse_other_provenance
+from tuning.sweep_dir.saved_study import load_sweep_study
 from tuning.sweep_dir.test_set_log import readings
-from tuning.sweep_dir.trial_table import LEDGER, TrialTable
-
-JOURNAL, SCRATCH = "optuna_journal.log", ".ray"
+from tuning.sweep_dir.trial_table import TrialTable
 
 
 @contextmanager
@@ -87,7 +86,7 @@ def name_in_use(folder: Path) -> InputError:
 
 def forget_beginnings(folder: Path) -> None:
     """Remove what a sweep left that came to no trial: another study may follow under its name."""
-    for name in (STUDY, PROVENANCE, JOURNAL, f"{JOURNAL}.sha256"):
+    for name in (STUDY, PROVENANCE, JOURNAL, f"{JOURNAL}{SUM}"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / TRIALS, ignore_errors=True)
 

@@ -14,8 +14,8 @@ from kobert_core.errors import InputError
 from kobert_core.files import atomic_write_json, file_digest, sealed, unsealed
 from search_spaces.validation import show
 from tuning.study import StudyConfig
+from tuning.sweep_dir.layout import PROVENANCE
 
-PROVENANCE = "ground.json"
 LIBRARIES = ("kobert-tuning", "torch", "transformers", "sentencepiece", "numpy", "optuna", "ray")
 READ_OF_A_MODEL = (".json", ".safetensors", ".bin", ".model", ".txt")
 """Suffixes of what is read of an encoder's or tokenizer's folder. The rest, such as a model card, may change."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from kobert_core.errors import InputError
 from kobert_core.files import sealed_line, unsealed_line
+from tuning.sweep_dir.layout import TEST_SET_LOG
 
-READINGS = "test_readings.jsonl"
 _END = rb'"crc32":"[0-9a-f]{8}".|}$'
 """What a line that was torn has not."""
 
@@ -31,7 +31,7 @@ def record_reading(folder: Path, *, file: Path, sha256: str, by: str, metrics: A
         "metrics": metrics,
         **more,
     }
-    path = folder / READINGS
+    path = folder / TEST_SET_LOG
     torn = path.is_file() and not path.read_bytes().endswith(b"\n")
     with open(path, "ab") as log:
         log.write((b"\n" if torn else b"") + sealed_line(reading))
@@ -64,7 +64,7 @@ def readings(folder: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: a line is not what was written.
     """
-    path = folder / READINGS
+    path = folder / TEST_SET_LOG
     found = []
     for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else [], start=1):
         if not re.search(_END, line):

@@ -10,20 +10,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_write_json, atomic_write_text, sealed, unsealed
-from kobert_core.texts import printable
 from search_spaces.validation import show
 from tuning.sweep_dir.disk_full import ending_when_full
-
-LEDGER, TABLE, WINNER = "trials.json", "trials.csv", "winner.json"
-State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAILED", "INTERRUPTED"]
-UNFINISHED = ("RUNNING", "INTERRUPTED")
+from tuning.sweep_dir.layout import LEDGER, TABLE, WINNER
+from tuning.sweep_dir.trial_status import UNFINISHED, TrialState, last_line
 
 
 @dataclass
@@ -33,7 +30,7 @@ class TrialRecord:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     trial: Annotated[int, Field(ge=0)]
-    state: State
+    state: TrialState
     values: dict[str, Any]
     """Searched values, by parameter; with `pbt` those that its best checkpoint was trained with at last."""
     progress: int = 0
@@ -61,6 +58,11 @@ class TrialRecord:
     """Examples that go through the model at once, where memory ran out with as many as the study says."""
     step: int = 0
     """Of its latest metrics in MLflow: the updates done, unless the trial went back for another's weights."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it does not go on, whatever happens to the sweep."""
+        return self.state not in UNFINISHED
 
     @property
     def newest_values(self) -> dict[str, Any]:
@@ -107,6 +109,10 @@ class TrialTable:
             there = f"trials 0 to {len(self) - 1} are there" if len(self) else "it has no trials"
             raise InputError(f"there is no trial {trial} in this sweep; {there}", where=self.folder) from None
 
+    def get(self, trial: int) -> TrialRecord | None:
+        """A trial by its number; None when it has not begun."""
+        return self._records.get(trial)
+
     def put(self, record: TrialRecord) -> None:
         """Add or replace a trial, and write the table."""
         with self.lock:
@@ -140,9 +146,9 @@ class TrialTable:
 
     def best(self, count: int) -> list[TrialRecord]:
         """The trials to keep, best first: whole ones before pruned ones, so that equal efforts are compared."""
-        ranked = [r for r in self if r.value is not None and r.state != "FAILED"]
+        ranked = [r for r in self if r.value is not None and r.state != TrialState.FAILED]
         sign = -1 if self.objective.mode == "max" else 1
-        ranked.sort(key=lambda r: (r.state != "COMPLETE", sign * (r.value or 0.0), r.trial))
+        ranked.sort(key=lambda r: (r.state != TrialState.COMPLETE, sign * (r.value or 0.0), r.trial))
         return ranked[:count]
 
     def winner(self) -> TrialRecord | None:
@@ -151,19 +157,16 @@ class TrialTable:
 
     def ties(self, winner: TrialRecord) -> list[TrialRecord]:
         """The trials that are as good as the winner and came as far, it included: only the first of them wins."""
-        equal = (winner.value, winner.state == "COMPLETE")
-        return [record for record in self.best(len(self)) if (record.value, record.state == "COMPLETE") == equal]
+        equal = (winner.value, winner.state == TrialState.COMPLETE)
+        return [
+            record for record in self.best(len(self)) if (record.value, record.state == TrialState.COMPLETE) == equal
+        ]
 
 
 def standing(record: TrialRecord) -> str:
     """Whose value it is that stands beside this, and how far that trial came: `trial 3, pruned at 50%`."""
-    how_far = "" if record.state == "COMPLETE" else f" at {record.progress}%"
+    how_far = "" if record.state == TrialState.COMPLETE else f" at {record.progress}%"
     return f"trial {record.trial}, {record.state.lower()}{how_far}"
-
-
-def last_line(reason: str) -> str:
-    """What a reason comes to, in a form for all who show it: a traceback ends with its error."""
-    return printable((reason.strip().splitlines() or [""])[-1])
 
 
 def as_row(record: TrialRecord) -> dict[str, Any]:

@@ -22,7 +22,8 @@ End = tuple[Status, Mapping[str, str]]
 """How a trial ended: the status of its run, and tags."""
 Ends = Mapping[str, End]
 """By the trials' numbers."""
-INTERRUPTED: End = ("KILLED", {"interrupted": "true"})
+INTERRUPTED_TAGS = {"interrupted": "true"}
+_INTERRUPTED: End = ("KILLED", INTERRUPTED_TAGS)
 
 
 class Tracker:
@@ -215,7 +216,7 @@ def open_runs(spool: Spool) -> list[str | None]:
 
 
 def _end_run(spool: Spool, trial: str | None, ends: Ends) -> None:
-    status, tags = ends.get(trial, INTERRUPTED) if trial is not None else INTERRUPTED
+    status, tags = ends.get(trial, _INTERRUPTED) if trial is not None else _INTERRUPTED
     spool.append("end", trial=trial, status=status, tags=_texts(tags), at=spool.latest)
 
 

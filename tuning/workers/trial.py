@@ -15,7 +15,7 @@ from pyarrow.fs import LocalFileSystem
 from ray import tune
 
 from kobert_core.files import file_digest
-from tuning.sweep_dir.layout import CHECKPOINTS, DONATIONS, LOG, MAX_DONATIONS, MODEL_FILES, trial_folder
+from tuning.sweep_dir.layout import CHECKPOINTS, LOG, MAX_PBT_CHECKPOINTS, MODEL_FILES, PBT_CHECKPOINTS, trial_folder
 from tuning.workers.broker import packed
 from tuning.workers.failures import TrialFailed, TrialRefused, in_one_line
 
@@ -103,12 +103,12 @@ class Trial(tune.Trainable):
             from kobert_core.checkpoint import link_checkpoint
 
             checkpoint = Path(self._report["checkpoint"])
-            donations = checkpoint.parents[1] / DONATIONS
+            donations = checkpoint.parents[1] / PBT_CHECKPOINTS
             before = sorted(int(folder.name) for folder in donations.glob("*"))
             # By number, not by update: a trial that went back to another's weights comes to the same update again.
             held = donations / str(before[-1] + 1 if before else 0) / checkpoint.name
             link_checkpoint(checkpoint, held)
-            for number in before[: 1 - MAX_DONATIONS]:
+            for number in before[: 1 - MAX_PBT_CHECKPOINTS]:
                 shutil.rmtree(donations / str(number))
         return {"trial": self.config["trial"], "heard": self._heard, "checkpoint": str(held) if held else None}
 

@@ -22,7 +22,7 @@ from tuning.sweep.doctor import examine
 from tuning.sweep.dry_run import look
 from tuning.sweep.preflight import tracking_problem
 from tuning.sweep.sweep import Sweep
-from tuning.sweep.sync import SPOOL
+from tuning.sweep_dir.layout import SPOOL
 from tuning.sweep_dir.opening import sweep_folder
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import databases, default_tracking_uri

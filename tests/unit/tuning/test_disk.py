@@ -23,8 +23,7 @@ from tuning.sweep.disk import DiskNeeds, bytes_in, checkpoint_bytes
 from tuning.sweep.recording import Recorder
 from tuning.sweep.session import Session
 from tuning.sweep_dir.disk_full import DiskFull
-from tuning.sweep_dir.layout import CHECKPOINTS, trial_folder
-from tuning.sweep_dir.opening import JOURNAL
+from tuning.sweep_dir.layout import CHECKPOINTS, JOURNAL, trial_folder
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "search_spaces" / "quickstart.yaml"

@@ -25,7 +25,8 @@ from tuning.sweep.recording import Recorder
 from tuning.sweep.rounds import Rounds
 from tuning.sweep.session import Session
 from tuning.sweep.sweep import take_up_lost
-from tuning.sweep_dir.trial_table import LEDGER, TrialRecord, TrialTable
+from tuning.sweep_dir.layout import LEDGER
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.workers.failures import (
     MAX_LOSSES,
     TrialFailed,

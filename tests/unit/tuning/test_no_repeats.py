@@ -15,7 +15,7 @@ from tuning.search.optuna_study import open_optuna_study
 from tuning.search.population import start_population
 from tuning.search.searcher import OptunaSearcher
 from tuning.study import SearchConfig, load_study
-from tuning.sweep_dir.opening import JOURNAL
+from tuning.sweep_dir.layout import JOURNAL
 from tuning.sweep_dir.trial_table import TrialTable
 
 OBJECTIVE = Objective(metric="eval/accuracy", mode="max")

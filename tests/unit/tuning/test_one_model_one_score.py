@@ -24,7 +24,8 @@ from tuning.cli.predict import evaluate_file, predict_file
 from tuning.study import load_study
 from tuning.sweep.comparison import Comparison
 from tuning.sweep.export import model_card
-from tuning.sweep_dir.test_set_log import READINGS, read_before, record_reading
+from tuning.sweep_dir.layout import TEST_SET_LOG
+from tuning.sweep_dir.test_set_log import read_before, record_reading
 from tuning.sweep_dir.trial_table import TrialRecord
 from tuning.workers.trial import evaluate_checkpoint
 
@@ -115,7 +116,7 @@ def test_a_score_is_told_where_the_reading_cannot_be_recorded(tmp_path: Path, mo
     again = evaluate_file(disk / "model", task.data.train, say=said.append)
     assert again == first | {"earlier_readings": 1}
     assert said == [
-        f"note: this reading could not be recorded ({disk / 'model' / READINGS}: Read-only file system)",
+        f"note: this reading could not be recorded ({disk / 'model' / TEST_SET_LOG}: Read-only file system)",
     ]
 
 

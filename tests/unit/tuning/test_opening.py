@@ -12,8 +12,8 @@ from kobert_core.errors import InputError
 from tests.fixtures.commands import environment
 from tests.fixtures.sweeps import QUICKSTART
 from tuning.study import load_study
-from tuning.sweep_dir.opening import SCRATCH, STUDY, sweep_folder
-from tuning.sweep_dir.trial_table import LEDGER
+from tuning.sweep_dir.layout import LEDGER, SCRATCH
+from tuning.sweep_dir.opening import STUDY, sweep_folder
 
 STUDY_FILE = load_study(QUICKSTART)
 DIES = """

@@ -14,11 +14,13 @@ from kobert_core.errors import InputError
 from tests.fixtures.sweeps import QUICKSTART
 from tuning.search.optuna_study import open_optuna_study
 from tuning.search.searcher import OptunaSearcher
-from tuning.study import StudyConfig, load_study, load_sweep_study
+from tuning.study import StudyConfig, load_study
 from tuning.sweep_dir import provenance
-from tuning.sweep_dir.opening import JOURNAL, sweep_folder
-from tuning.sweep_dir.provenance import PROVENANCE, files_under, write_provenance
-from tuning.sweep_dir.trial_table import LEDGER, TrialRecord, TrialTable
+from tuning.sweep_dir.layout import JOURNAL, LEDGER, PROVENANCE
+from tuning.sweep_dir.opening import sweep_folder
+from tuning.sweep_dir.provenance import files_under, write_provenance
+from tuning.sweep_dir.saved_study import load_sweep_study
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 RATE = {"optim.backbone_lr": 1e-3, "optim.classifier_lr": 1e-3}
 

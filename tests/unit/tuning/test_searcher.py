@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState as OptunaState
 
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
@@ -16,8 +16,9 @@ from search_spaces.distributions import Space
 from tuning.search.optuna_study import open_optuna_study
 from tuning.search.searcher import OptunaSearcher
 from tuning.study import SearchConfig
-from tuning.sweep_dir.opening import JOURNAL
-from tuning.sweep_dir.trial_table import State, TrialRecord
+from tuning.sweep_dir.layout import JOURNAL
+from tuning.sweep_dir.trial_status import TrialState
+from tuning.sweep_dir.trial_table import TrialRecord
 
 SPACE = Space.from_dict(
     {
@@ -66,10 +67,10 @@ def test_states_and_curves_are_the_truth(tmp_path: Path) -> None:
     end(bridge, "c", error=True)
     end(bridge, "d", error=True)
     complete, pruned, crashed, never = trials(tmp_path)
-    assert (complete.state, complete.value) == (TrialState.COMPLETE, 0.9), "its value is that of its best checkpoint"
+    assert (complete.state, complete.value) == (OptunaState.COMPLETE, 0.9), "its value is that of its best checkpoint"
     assert complete.intermediate_values[100] == 0.6 and len(complete.intermediate_values) == 10
-    assert pruned.state == TrialState.PRUNED and pruned.intermediate_values == {10: 0.4, 20: 0.3}
-    assert crashed.state == never.state == TrialState.FAIL
+    assert pruned.state == OptunaState.PRUNED and pruned.intermediate_values == {10: 0.4, 20: 0.3}
+    assert crashed.state == never.state == OptunaState.FAIL
 
 
 def test_interrupted_trials_come_back_with_their_numbers_values_and_curves(tmp_path: Path) -> None:
@@ -78,13 +79,13 @@ def test_interrupted_trials_come_back_with_their_numbers_values_and_curves(tmp_p
     finish(bridge, "a", *([0.5] * 10))
     bridge.on_trial_result("b", result(10, 0.4))
     bridge.put_back()
-    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE, TrialState.WAITING]
+    assert [trial.state for trial in trials(tmp_path)] == [OptunaState.COMPLETE, OptunaState.WAITING]
     again = searcher(tmp_path)
     assert again.suggest("x") == second != first
     again.on_trial_result("x", result(10, 0.4))  # a resumed run repeats the report of its checkpoint
     end(again, "x", result(20, 0.3))
     resumed = trials(tmp_path)[1]
-    assert resumed.state == TrialState.PRUNED and resumed.intermediate_values == {10: 0.4, 20: 0.3}
+    assert resumed.state == OptunaState.PRUNED and resumed.intermediate_values == {10: 0.4, 20: 0.3}
 
 
 def test_a_killed_driver_leaves_no_trial_running(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_a_killed_driver_leaves_no_trial_running(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", ["COMPLETE", "PRUNED", "FAILED"])
-def test_an_end_that_only_the_ledger_knows_is_told(tmp_path: Path, state: State) -> None:
+def test_an_end_that_only_the_ledger_knows_is_told(tmp_path: Path, state: TrialState) -> None:
     """The driver was killed after it wrote the ledger, and before it told Optuna."""
     (tmp_path / "whole").mkdir()
     curve = {10 * i: 0.1 * i for i in range(1, 11 if state == "COMPLETE" else 3)}
@@ -241,4 +242,4 @@ def test_a_waiting_trial_that_tune_removes_is_pruned_if_it_had_begun(tmp_path: P
     bridge.on_trial_result("a", result(10, 0.5))
     end(bridge, "a")  # Ray Tune gives no result for a trial that does not run at the moment
     end(bridge, "b")
-    assert [trial.state for trial in trials(tmp_path)] == [TrialState.PRUNED, TrialState.FAIL]
+    assert [trial.state for trial in trials(tmp_path)] == [OptunaState.PRUNED, OptunaState.FAIL]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kobert_core.errors import InputError
-from tuning.sweep_dir.test_set_log import READINGS, readings, record_reading, times_read
+from tuning.sweep_dir.layout import TEST_SET_LOG
+from tuning.sweep_dir.test_set_log import readings, record_reading, times_read
 
 
 def read(folder: Path, by: str) -> int:
@@ -24,8 +25,8 @@ def test_readings_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [1, 2, 12, 60])
 def test_a_torn_line_is_passed_over_and_stays_alone(tmp_path: Path, cut: int) -> None:
     read(tmp_path, "a"), read(tmp_path, "b")
-    content = (tmp_path / READINGS).read_bytes()
-    (tmp_path / READINGS).write_bytes(content[:-cut])
+    content = (tmp_path / TEST_SET_LOG).read_bytes()
+    (tmp_path / TEST_SET_LOG).write_bytes(content[:-cut])
     whole = ["a", "b"] if cut == 1 else ["a"]
     assert [reading["by"] for reading in readings(tmp_path)] == whole
     assert read(tmp_path, "c") == len(whole)
@@ -34,7 +35,7 @@ def test_a_torn_line_is_passed_over_and_stays_alone(tmp_path: Path, cut: int) ->
 
 def test_a_damaged_line_is_not_passed_over(tmp_path: Path) -> None:
     read(tmp_path, "a"), read(tmp_path, "b")
-    content = (tmp_path / READINGS).read_text()
-    (tmp_path / READINGS).write_text(content.replace("abab", "abac", 1))
+    content = (tmp_path / TEST_SET_LOG).read_text()
+    (tmp_path / TEST_SET_LOG).write_text(content.replace("abab", "abac", 1))
     with pytest.raises(InputError, match=r"test_readings\.jsonl:1: the record of a reading is damaged"):
         read(tmp_path, "c")

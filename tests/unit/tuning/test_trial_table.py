@@ -9,7 +9,8 @@ import pytest
 
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
-from tuning.sweep_dir.trial_table import TABLE, TrialRecord, TrialTable, read_winner
+from tuning.sweep_dir.layout import TABLE
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, read_winner
 
 MORE, LESS = Objective(metric="eval/accuracy", mode="max"), Objective(metric="eval/loss", mode="min")
 

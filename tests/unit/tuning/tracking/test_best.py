@@ -14,7 +14,7 @@ from tuning.cli.display import Display
 from tuning.study import load_study
 from tuning.sweep.recording import Recorder
 from tuning.sweep.sweep import Sweep
-from tuning.sweep.sync import end_of
+from tuning.sweep_dir.trial_status import run_end
 from tuning.sweep_dir.trial_table import TrialRecord
 from tuning.tracking import default_tracking_uri, sync
 
@@ -57,7 +57,7 @@ def judge(output: Path, *records: TrialRecord, winner: int, test: dict[str, floa
     for record in records:
         sweep.table.put(record)
         sweep.tracker.start_trial(str(record.trial), params={}, tags={})
-        status, tags = end_of(record)
+        status, tags = run_end(record)
         sweep.tracker.end_trial(str(record.trial), status=status, tags=tags)
     assert sweep.table.winner() == sweep.table[winner]
     sweep._log_results(sweep.table[winner], {"winner": test, "trial_0": {"test/accuracy": 0.5}})
