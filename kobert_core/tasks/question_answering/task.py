@@ -18,7 +18,7 @@ from kobert_core.data.cache import cached_arrays
 from kobert_core.data.splits import grouped_split
 from kobert_core.data.survey import CutOff, Survey, same_files, share_of, text_digests, warn_of_same_files
 from kobert_core.errors import InputError
-from kobert_core.files import file_digest
+from kobert_core.io.checksums import file_digest
 from kobert_core.models.backbone import make_bert_config
 from kobert_core.tasks.base import PLACES_SHOWN, Chance, Inputs, Purpose, Task
 from kobert_core.tasks.question_answering.config import SPEC, QuestionAnsweringData, QuestionAnsweringModel
