@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kobert_core.files import is_disk_full
+from kobert_core.io.atomic import is_disk_full
 
 
 class DriverOnly:

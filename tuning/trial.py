@@ -14,7 +14,7 @@ import ray
 from pyarrow.fs import LocalFileSystem
 from ray import tune
 
-from kobert_core.files import file_digest
+from kobert_core.io.checksums import file_digest
 from tuning.exchange import packed
 from tuning.failures import TrialFailed, TrialRefused, in_one_line
 from tuning.trial_files import CHECKPOINTS, DONATIONS, LOG, MAX_DONATIONS, MODEL_FILES, trial_folder
