@@ -12,7 +12,6 @@ import logging
 import os
 import pickle
 import random
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,8 @@ import torch
 from torch import nn
 
 from kobert_core.errors import InputError
-from kobert_core.files import SUMS, atomic_folder, is_disk_full, permit, sha256_file, write_sums
+from kobert_core.io.atomic import atomic_folder, is_disk_full, permit
+from kobert_core.io.checksums import read_sums, sha256_file, write_sums
 
 _log = logging.getLogger(__name__)
 
@@ -99,14 +99,13 @@ def verify_checkpoint(folder: Path, *, only: str | None = None) -> None:
     """
     fix = "take another trial's or an earlier checkpoint"
     try:
-        sums = (folder / SUMS).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        sums = read_sums(folder)
+    except (OSError, ValueError) as error:
         raise InputError("no whole checkpoint is here", where=folder, fix=fix) from error
-    expected = {name: digest for digest, name in re.findall(r"^([0-9a-f]{64})  (\S+)$", sums, re.MULTILINE)}
     for name in (only,) if only else (WEIGHTS, STATE):
         if not (folder / name).is_file():
             raise InputError("the file is missing from its checkpoint", where=folder / name, fix=fix)
-        if sha256_file(folder / name) != expected.get(name):
+        if sha256_file(folder / name) != sums.get(name):
             raise InputError(
                 "the checkpoint is corrupt: its SHA-256 is not the one written", where=folder / name, fix=fix
             )

@@ -15,7 +15,8 @@ from torch import nn
 from kobert_core.checkpoint import WEIGHTS, save_tensors
 from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_folder, atomic_write_json, check_sums, write_sums
+from kobert_core.io.atomic import atomic_folder, atomic_write_json
+from kobert_core.io.checksums import check_sums, write_sums
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.tasks.base import Task

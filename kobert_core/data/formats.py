@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kobert_core.errors import InputError
-from kobert_core.texts import composed
+from kobert_core.texts import character_problem, composed
 
 BOM = b"\xef\xbb\xbf"
 BLOCK = 1 << 20
@@ -42,17 +42,6 @@ def read_table(path: Path, wanted: Collection[str]) -> Table:
         known = ", ".join(_FORMATS)
         raise InputError(f"unknown kind of file {path.suffix!r}", where=path, fix=f"use one of {known}")
     return format_of(path, wanted)
-
-
-def character_problem(value: str) -> str | None:
-    """What keeps a string from being ordinary text, if anything."""
-    if "\0" in value:
-        return "NUL character"
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # from surrogateescape, or a lone surrogate spelt out in JSON
-        return "broken UTF-8"
-    return None
 
 
 def _lines(path: Path) -> Iterator[str]:

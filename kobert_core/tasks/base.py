@@ -6,7 +6,7 @@ import hashlib
 import logging
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
@@ -18,6 +18,8 @@ from torch import nn
 from kobert_core.config import DataConfig, ModelConfig, Objective, TrainConfig
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
+from kobert_core.data.set_aside import SetAside
+from kobert_core.data.splits import Indices
 from kobert_core.data.survey import CutOff, Survey
 from kobert_core.errors import InputError
 from kobert_core.models.backbone import check_bert, load_bert
@@ -70,16 +72,6 @@ E = TypeVar("E", bound=Examples)
 log = logging.getLogger(__name__)
 Purpose = Literal["training", "scoring"]
 """What a labelled file is read for: scores may count what nothing can be learned from."""
-
-PLACES_SHOWN = 20
-"""So many places of what was set aside are named."""
-
-
-class SetAside(Protocol):
-    """Something in a file that cannot be used; as a string, where it is and why."""
-
-    @property
-    def reason(self) -> str: ...
 
 
 class Inputs(NamedTuple, Generic[E]):
@@ -187,6 +179,28 @@ class Task(ABC, Generic[E]):
 
         Those of `train` can be trained on; those of `dev` are all that scores count.
         """
+
+    def _carve(
+        self,
+        split: Callable[..., tuple[Indices, Indices]],
+        train: Sequence[Any] | np.ndarray,
+        dev: Sequence[Any] | np.ndarray | None,
+    ) -> tuple[Indices, Indices]:
+        """All items of the training file and of the dev file, or the two parts of the training file.
+
+        Args:
+            split: Makes these parts: `stratified_split` or `grouped_split`.
+            train, dev: Class or group of each item of either file; `dev` is None where there is no dev file.
+        """
+        if dev is not None:
+            return np.arange(len(train)), np.arange(len(dev))
+        data = self.data
+        try:
+            return split(train, dev_fraction=data.dev_fraction, seed=data.split_seed)
+        except ValueError as error:
+            raise InputError(
+                f"no dev split can be carved ({error})", where=data.train, fix="give `data.dev`"
+            ) from error
 
     @abstractmethod
     def _texts_at(self, items: np.ndarray) -> Sequence[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import sentencepiece
 
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_write_bytes
+from kobert_core.io.atomic import atomic_write_bytes
 from kobert_core.tokenization.loading import SKT_MODEL, SPECIAL_TOKENS
 from kobert_core.tokenization.preprocessing import preprocess
 

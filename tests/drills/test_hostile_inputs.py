@@ -24,11 +24,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kobert_core.checkpoint import STATE, SUMS, WEIGHTS, load_state, load_weights, newest_checkpoint, save_checkpoint
+from kobert_core.checkpoint import STATE, WEIGHTS, load_state, load_weights, newest_checkpoint, save_checkpoint
 from kobert_core.config import ModelConfig, Objective
 from kobert_core.data.cache import cached_arrays
 from kobert_core.errors import InputError
-from kobert_core.files import sha256_file
+from kobert_core.io.checksums import SUMS, sha256_file
 from kobert_core.models.backbone import load_bert
 from kobert_core.pretrained import load_pretrained, save_model_files, save_weights
 from kobert_core.tasks.question_answering.squad import Squad, read_squad

@@ -13,14 +13,8 @@ from typing import Any
 
 from kobert_core.checkpoint import load_weights
 from kobert_core.errors import InputError
-from kobert_core.files import (
-    atomic_folder,
-    atomic_write_json,
-    atomic_write_text,
-    check_sums,
-    check_writable,
-    write_sums,
-)
+from kobert_core.io.atomic import atomic_folder, atomic_write_json, atomic_write_text, check_writable
+from kobert_core.io.checksums import check_sums, write_sums
 from kobert_core.pretrained import TRAIN_CONFIG, empty_model, keep_chosen, save_weights
 from kobert_core.tasks import SPECS, task_class
 from kobert_core.texts import printable

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_write_json, atomic_write_text, file_digest, is_disk_full, sealed
+from kobert_core.io.atomic import atomic_write_json, atomic_write_text, is_disk_full
+from kobert_core.io.checksums import file_digest, sealed
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks.base import Task
 from tuning.cluster.head import starts_here

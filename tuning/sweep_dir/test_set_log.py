@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kobert_core.errors import InputError
-from kobert_core.files import sealed_line, unsealed_line
+from kobert_core.io.checksums import sealed_line, unsealed_line
 from tuning.sweep_dir.layout import TEST_SET_LOG
 
 _END = rb'"crc32":"[0-9a-f]{8}".|}$'

@@ -24,7 +24,7 @@ from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kobert_core.errors import InputError
-from kobert_core.files import is_disk_full
+from kobert_core.io.atomic import is_disk_full
 from kobert_core.runtime import Phase
 from tuning.study import ResourcesConfig
 from tuning.workers.broker import Broker, Function, packed

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kobert_core.data.formats import BLOCK, BOM, Record, character_problem, read_table
+from kobert_core.data.formats import BLOCK, BOM, Record, read_table
+from kobert_core.data.set_aside import check_usable
 from kobert_core.errors import InputError
 from kobert_core.tasks.text_classification.columns import Columns
 from kobert_core.tasks.text_classification.labels import MAX_INFERRED, Classes, LabelCounts
-from kobert_core.texts import composed, distinct
+from kobert_core.texts import character_problem, composed, distinct
 
-PLACES_SHOWN = 5
 NAMES_SHOWN = 20
 ROWS_AT_ONCE = 10_000
 
@@ -121,8 +121,11 @@ def row_chunks(
         usable += len(rows)
         bad.extend(rows.bad)
         yield rows
-    advice = classes.advice(usable, len(bad), columns.label) if classes else None
-    _check_bad(path, usable, bad, max_bad_fraction, advice)
+    if 2 * sum(row.reason == "broken UTF-8" for row in bad) > len(bad):
+        fix: str | None = "write the file as UTF-8"
+    else:
+        fix = classes.advice(usable, len(bad), columns.label) if classes else None
+    check_usable(path, bad, unit="rows", usable=usable, unusable=len(bad), max_bad_fraction=max_bad_fraction, fix=fix)
 
 
 def infer_labels(path: str | Path, columns: Columns) -> list[str]:
@@ -293,22 +296,3 @@ def _id_problem(row_id: str, line_of_id: Mapping[str, int]) -> str | None:
     if row_id in line_of_id:
         return f"id {row_id!r} is already on line {line_of_id[row_id]}"
     return character_problem(row_id) if row_id.strip() else "missing id"
-
-
-def _check_bad(path: Path, usable: int, bad: Sequence[BadRow], max_bad_fraction: float, advice: str | None) -> None:
-    total = usable + len(bad)
-    if total == 0:
-        raise InputError("has no rows", where=path)
-    if usable and len(bad) / total <= max_bad_fraction:
-        return
-    places = "; ".join(map(str, bad[:PLACES_SHOWN])) + ("; …" if len(bad) > PLACES_SHOWN else "")
-    other_encoding = 2 * sum(row.reason == "broken UTF-8" for row in bad) > len(bad)
-    shares = f"{len(bad) / total:.2%}, at most {max_bad_fraction:.2%} may be"
-    count = (
-        f"{len(bad):,} of {total:,} rows are bad ({shares})" if usable else f"none of its {total:,} rows can be used"
-    )
-    raise InputError(
-        f"{count}: {places}",
-        where=path,
-        fix="write the file as UTF-8" if other_encoding else advice,
-    )

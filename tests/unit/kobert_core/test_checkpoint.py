@@ -13,7 +13,6 @@ from torch import nn
 
 from kobert_core.checkpoint import (
     STATE,
-    SUMS,
     WEIGHTS,
     checkpoint_folder,
     get_rng_state,
@@ -24,6 +23,7 @@ from kobert_core.checkpoint import (
     set_rng_state,
 )
 from kobert_core.errors import InputError
+from kobert_core.io.checksums import SUMS
 from tests.fixtures.disks import Mount, fill
 
 

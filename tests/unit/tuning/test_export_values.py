@@ -10,7 +10,7 @@ import pytest
 
 from kobert_core.checkpoint import save_checkpoint
 from kobert_core.errors import InputError
-from kobert_core.files import check_sums
+from kobert_core.io.checksums import check_sums
 from kobert_core.pretrained import load_pretrained, save_model_files
 from kobert_core.tasks import task_class
 from tests.fixtures.commands import ROOT
