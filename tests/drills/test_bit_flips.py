@@ -137,6 +137,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "one/tracking.jsonl.state.json": reports_of,
     "one/test_readings.jsonl": readings_of,
     "one/trials/0000/checkpoints/*/model.safetensors": checkpoint_of,
+    "one/trials/0000/checkpoints/*/optimizer.pt": checkpoint_of,
     "one/trials/0000/checkpoints/*/state.pt": checkpoint_of,
     "one/trials/0000/checkpoints/*/SHA256SUMS": checkpoint_of,
     "one/trials/0000/model/*": export_of,

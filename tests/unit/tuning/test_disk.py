@@ -11,10 +11,11 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 
-from kobert_core.checkpoint import checkpoint_folder, save_checkpoint
+from kobert_core.checkpoint import checkpoint_folder
 from kobert_core.errors import InputError
 from kobert_core.optim import make_optimizer
 from kobert_core.tasks import task_class
+from tests.fixtures.checkpoints import save_checkpoint
 from tests.fixtures.disks import Mount, fill
 from tuning.search.journal import SweepJournal
 from tuning.study import load_study
@@ -43,7 +44,7 @@ def test_the_size_of_a_checkpoint_is_known_before_there_is_one(cache: Path, tmp_
     sum(parameter.sum() for parameter in model.parameters()).backward()
     optimizer.step()
     folder = checkpoint_folder(tmp_path, 1)
-    save_checkpoint(folder, model, {"optimizer": optimizer.state_dict()})
+    save_checkpoint(folder, model, {}, optimizer)
     assert checkpoint_bytes(task) == pytest.approx(bytes_in(folder), rel=0.02)
 
 
