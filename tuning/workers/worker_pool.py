@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from ray.exceptions import RayError
 
 from tuning.study import ResourcesConfig
-from tuning.workers.broker import Function
 from tuning.workers.failures import MAX_LOSSES, in_one_line, is_infrastructure
-from tuning.workers.worker_group import GroupLost, WorkerGroups
+from tuning.workers.worker_groups import GroupLost, WorkerGroups
+
+if TYPE_CHECKING:
+    from tuning.workers.broker import BrokerActor
+
+T = TypeVar("T")
 
 
 class WorkerPool:
@@ -30,7 +34,7 @@ class WorkerPool:
         return WorkerGroups(self.count, self._resources, storage=storage, say=self._say)
 
     @property
-    def broker(self) -> Any:
+    def broker(self) -> BrokerActor:
         """Of the groups that are there now."""
         return self._groups.broker
 
@@ -43,7 +47,7 @@ class WorkerPool:
         """
         self._groups.wait_until_ready(give_up)
 
-    def run(self, function: Function, **arguments: Any) -> Any:
+    def run(self, function: Callable[..., T], **arguments: object) -> T:
         """Run a task on a free group and return its value; that processes die meanwhile costs another try.
 
         Raises:
