@@ -155,7 +155,7 @@ class Sweep:
     def _worker_groups(self, address: str | None, reading: Future[Task[Any]]) -> Iterator[WorkerPool]:
         """Ray with worker groups that begin to start: what takes longest is under way while the data is read."""
         from tuning.cluster.ray_watch import ending_with_ray
-        from tuning.workers.worker_pool import WorkerPool
+        from tuning.workers.worker_pool import WorkerPool, modules_for
 
         if reading.done():
             reading.result()  # bad data is told before Ray starts
@@ -165,7 +165,13 @@ class Sweep:
             if len(cluster) > 1:
                 check_shared(self.folder, files_of(self.study))
             count = min(groups_that_fit(cluster, self.study.resources), max(1, self.table.trials_left(self.study)))
-            groups = WorkerPool(count, self.study.resources, storage=self.folder / SCRATCH, say=self.display.say)
+            groups = WorkerPool(
+                count,
+                self.study.resources,
+                storage=self.folder / SCRATCH,
+                modules=modules_for(self.study.task),
+                say=self.display.say,
+            )
             try:
                 yield groups
             finally:
@@ -191,7 +197,7 @@ class Sweep:
             left, ended = table.trials_left(study), sum(record.has_ended for record in table)
             if left <= 0 and ended < study.budget.trials:
                 say(f"all points of the space are tried: {ended} trials, and not {study.budget.trials}")
-            recorder.keep_best_checkpoints()
+            recorder.close()
             winner = None if budget.interrupted or budget.gave_up else table.winner()
             return Outcome(
                 winner=winner,

@@ -93,7 +93,7 @@ def test_a_pickle_that_would_run_code_is_refused(folder: Path, tmp_path: Path) -
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("kib", [0, 4, 20, 40, 60, 90, 108, 112])
+@pytest.mark.parametrize("kib", [0, 4, 20, 40, 60, 90, 104])
 def test_a_full_disk_leaves_the_checkpoints_that_are_there(mount_small_disk: Mount, tmp_path: Path, kib: int) -> None:
     """Weights and moments take 36 and 72 KiB, state and sums 4 each: there is too little for one of them."""
     checkpoints = mount_small_disk(tmp_path / "disk", 1024)
@@ -139,5 +139,5 @@ def test_where_the_block_fails_there_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_an_error_that_is_no_lack_of_space_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(AttributeError, match="state_dict"):
-        save_checkpoint(checkpoint_folder(tmp_path, 7), None, {})  # type: ignore[arg-type]
+        save_checkpoint(checkpoint_folder(tmp_path, 7), nn.Linear(4, 3), {}, "no optimizer")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

@@ -84,7 +84,7 @@ def test_the_worst_of_the_trials_that_ended_give_their_checkpoints_up(
         table.put(TrialRecord(number, state, {}, value=value, checkpoint=folder.name))
     disk = needs(budget=budget and int(budget * SIZE))
     recorder = Recorder(study, table, SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), disk)  # type: ignore[arg-type]
-    recorder.keep_best_checkpoints()
+    recorder.close()
     there = {int(path.parts[-3]) for path in tmp_path.glob("trials/*/checkpoints/update-*")}
     assert there == kept == {record.trial for record in TrialTable(tmp_path, study.objective) if record.checkpoint}
 
