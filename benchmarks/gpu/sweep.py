@@ -1,8 +1,9 @@
 """A real sweep on a card: Ray, Optuna and MLflow through the command line, trial after trial and four at once.
 
-Trials of KoBERT's shape from random weights. Short ones show best what a sweep adds to each; longer ones, which evaluate
-and write a checkpoint each tenth of their way, show how long the card idles. When a trial was in `train()` is read off its folder: just before it the files of its model were written, and the last line of its log
-is the report at its end.
+Trials of KoBERT's shape from random weights. Short ones show best what a sweep adds to each; longer ones, which
+evaluate and write a checkpoint each tenth of their way, show how long the card idles. When a trial was in `train()` is
+read off its folder: just before it the files of its model were written, and the last line of its log is the report at
+its end.
 """
 
 from __future__ import annotations
