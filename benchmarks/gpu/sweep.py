@@ -237,7 +237,7 @@ def tell_added(results: Results, plan: Plan, spells: list[Spell], span: float) -
         f"{plan.title}, time added a trial",
         added,
         unit="s",
-        bar=None if plan.tiny else ADDED,
+        bar=None if plan.tiny or plan.long else ADDED,
         note=note,
         between=[round(seconds, 4) for seconds in between],
     )
