@@ -5,13 +5,19 @@ another trial has is not taken: it is drawn again, with a seed that follows from
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalChoiceType,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
@@ -54,7 +60,7 @@ def make_sampler(
 class _Grid(optuna.samplers.GridSampler):
     """Optuna's grid, in a loop that is not Optuna's: `OptunaSearcher` ends it."""
 
-    def after_trial(self, *_: Any, **__: Any) -> None:
+    def after_trial(self, *_: object, **__: object) -> None:
         """Nothing: Optuna would end its own loop after the last point."""
 
 
@@ -73,7 +79,7 @@ class Draws:
     search: SearchConfig
     trial: int
 
-    def new_values(self) -> dict[str, Any]:
+    def new_values(self) -> dict[str, object]:
         """Values that no other trial of the study has.
 
         They depend on the seed, the trial's number and the other trials, and not on whether a driver was killed as it
@@ -90,16 +96,16 @@ class Draws:
     def _frozen(self) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[self.trial]
 
-    def _first_new(self, given: Mapping[str, Any], must: Mapping[str, Any]) -> dict[str, Any]:
+    def _first_new(self, given: Mapping[str, object], must: Mapping[str, object]) -> dict[str, object]:
         """The first candidate that is no repeat; the last one if all are."""
         tried = tried_in(self.study, self.space, but=self.trial)
-        values: dict[str, Any] = {}
+        values: dict[str, object] = {}
         for values in self._candidates(given, must):
             if self.space.identity(values) not in tried:
                 break
         return values
 
-    def _candidates(self, given: Mapping[str, Any], must: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def _candidates(self, given: Mapping[str, object], must: Mapping[str, object]) -> Iterator[dict[str, object]]:
         """What the search draws to go with what is given; then anything that goes with it, or with what must be."""
         for attempt in range(TRIES):
             yield self._drawn(given, self.search, attempt)
@@ -111,7 +117,7 @@ class Draws:
         for attempt in range(TRIES, TRIES + MORE_TRIES):
             yield self._drawn(must, at_random, attempt)
 
-    def _drawn(self, given: Mapping[str, Any], search: SearchConfig, attempt: int) -> dict[str, Any]:
+    def _drawn(self, given: Mapping[str, object], search: SearchConfig, attempt: int) -> dict[str, object]:
         def sampler_of(parameter: str) -> BaseSampler:
             return make_sampler(search, self.space, trial=self.trial, parameter=parameter, attempt=attempt)
 
@@ -129,7 +135,7 @@ class Draft:
         self,
         study: optuna.Study,
         trial: FrozenTrial,
-        given: Mapping[str, Any],
+        given: Mapping[str, object],
         sampler_of: Callable[[str], BaseSampler],
     ) -> None:
         """`sampler_of` gives the sampler of a parameter, and for no name that of what is drawn together."""
@@ -146,7 +152,7 @@ class Draft:
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         return int(self._value(name, IntDistribution(low, high, log=log, step=step)))
 
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
+    def suggest_categorical(self, name: str, choices: Sequence[CategoricalChoiceType]) -> object:
         return self._value(name, CategoricalDistribution(choices))
 
     def _value(self, name: str, distribution: BaseDistribution) -> Any:
@@ -156,7 +162,7 @@ class Draft:
         return self._known[name]
 
 
-def write_down(trial: optuna.Trial, space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
+def write_down(trial: optuna.Trial, space: Space, values: Mapping[str, object]) -> dict[str, object]:
     """Put values into the storage as those of a trial; what is there already stays. All that the trial then has."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

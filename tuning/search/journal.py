@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from optuna.storages.journal import JournalFileBackend
 
@@ -34,7 +33,7 @@ class SweepJournal(JournalFileBackend):
         self._mend()
         super().__init__(str(path))
 
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+    def append_logs(self, logs: list[dict[str, object]]) -> None:
         """Append records, all or none, and count them in.
 
         Raises:

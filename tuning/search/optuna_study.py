@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
@@ -147,7 +146,7 @@ def _refuse_other_trials(trials: Sequence[FrozenTrial], ledger: Sequence[TrialRe
         raise InputError(f"this search is not that of the sweep's {LEDGER}: {problem}", where=where, fix=OTHER_TRIALS)
 
 
-def _equal(value: Any, other: Any) -> bool:
+def _equal(value: object, other: object) -> bool:
     """As equal as a database gives back what it was given."""
     if isinstance(value, float) and isinstance(other, int | float):
         return math.isclose(value, other, rel_tol=1e-12)

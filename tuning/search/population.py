@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import cast
 
 import numpy as np
 from ray.tune.experiment import Trial as TuneTrial
@@ -17,7 +17,8 @@ from ray.tune.schedulers import PopulationBasedTraining
 
 from search_spaces.distributions import Space
 from tuning.study import SearchConfig
-from tuning.sweep_dir.trial_table import TrialTable
+from tuning.sweep_dir.trial_table import Copied, TrialTable
+from tuning.workers.results import TrialConfig, TrialResult
 
 FACTORS = (0.8, 1.2)
 RESAMPLE = 0.25
@@ -29,14 +30,14 @@ TRIES = 100
 class Drawn:
     """Takes the place of an Optuna trial for `Space.suggest`: values given, or drawn from their distribution."""
 
-    def __init__(self, generator: np.random.Generator, given: Mapping[str, Any]) -> None:
+    def __init__(self, generator: np.random.Generator, given: Mapping[str, object]) -> None:
         self._generator, self._given = generator, given
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         if name in self._given:
-            return float(self._given[name])
+            return float(cast(float, self._given[name]))
         if log:
             return float(np.clip(np.exp(self._generator.uniform(np.log(low), np.log(high))), low, high))
         value = float(self._generator.uniform(low, high))
@@ -45,7 +46,7 @@ class Drawn:
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         return round(self.suggest_float(name, low, high, step=None if log else step, log=log))
 
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+    def suggest_categorical(self, name: str, choices: Sequence[object]) -> object:
         return self._given[name] if name in self._given else choices[int(self._generator.integers(len(choices)))]
 
 
@@ -58,10 +59,10 @@ class Explored(Drawn):
         if name not in self._given or self._generator.random() < RESAMPLE:
             return Drawn(self._generator, {}).suggest_float(name, low, high, step=step, log=log)
         factor = FACTORS[self._generator.integers(len(FACTORS))]
-        value = float(np.clip(self._given[name] * factor, low, high))
+        value = float(np.clip(cast(float, self._given[name]) * factor, low, high))
         return value if step is None else on_grid(value, low, high, step)
 
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+    def suggest_categorical(self, name: str, choices: Sequence[object]) -> object:
         if name not in self._given or self._generator.random() < RESAMPLE:
             return Drawn(self._generator, {}).suggest_categorical(name, choices)
         place = choices.index(self._given[name]) + (-1, 1)[self._generator.integers(2)]
@@ -105,30 +106,34 @@ class Population(PopulationBasedTraining):
         }
         return sorted(scores, key=scores.__getitem__)[: len(worst)], best
 
-    def _get_new_config(self, trial: TuneTrial, trial_to_clone: TuneTrial) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _get_new_config(
+        self, trial: TuneTrial, trial_to_clone: TuneTrial
+    ) -> tuple[dict[str, object], dict[str, object]]:
         """The same trial, with values near those of the other one."""
         self._copies += 1
         generator = np.random.default_rng([self._search.seed, 1, self._copies])
         donor = trial_to_clone.config
         values = self._space.suggest(Explored(generator, donor["values"]))
-        saved = self._trial_state[trial_to_clone].last_result or {}
-        step = {"from": donor["trial"], "progress": saved[self._time_attr], "values": values}
+        saved = cast(TrialResult, self._trial_state[trial_to_clone].last_result or {})
+        step: Copied = {"from": donor["trial"], "progress": saved["progress"], "values": values}
         step["weights_of"] = donor["values"]
         lineage = [*trial.config.get("lineage", ()), step]
         return {"trial": trial.config["trial"], "values": values, "lineage": lineage}, {}
 
 
-def start_population(table: TrialTable, space: Space, search: SearchConfig, *, trials: int) -> list[dict[str, Any]]:
+def start_population(table: TrialTable, space: Space, search: SearchConfig, *, trials: int) -> list[TrialConfig]:
     """Configs of so many trials: those that a sweep before had not ended, as they were, then new ones."""
     unfinished = [record for record in table if not record.has_ended][:trials]
-    population = [{"trial": it.trial, "values": it.newest_values, "lineage": it.lineage} for it in unfinished]
+    population: list[TrialConfig] = [
+        {"trial": it.trial, "values": it.newest_values, "lineage": it.lineage} for it in unfinished
+    ]
     new = ((number, values) for number, values in enumerate(start_values(space, search)) if number not in table)
     for number, values in itertools.islice(new, trials - len(unfinished)):
         population.append({"trial": number, "values": values, "lineage": []})
     return population
 
 
-def start_values(space: Space, search: SearchConfig) -> Iterator[dict[str, Any]]:
+def start_values(space: Space, search: SearchConfig) -> Iterator[dict[str, object]]:
     """What trials 0, 1, … begin with: the points given in advance while there are any, and then values drawn from the
     space; the same values twice only where nothing else is found, since two such trials are one until the first copy.
     """

@@ -7,7 +7,7 @@ was said then, so that one trial at a time is judged as if there had been no int
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from ray.tune.experiment import Trial as TuneTrial
@@ -15,6 +15,10 @@ from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialSchedule
 
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+    from ray.tune.schedulers.async_hyperband import _Bracket as Bracket
 
 CLOCK = "progress"
 """What Ray Tune is told as the time of a result: percent of a trial's own updates."""
@@ -34,9 +38,9 @@ class Replaying(TrialScheduler):
             if not record.has_ended:
                 self._unfinished[record.trial] = list(record.curve.items())
             else:
-                self._hear(Ended(record.trial), said_of(record))
+                self._hear(cast(TuneTrial, EndedTrial(record.trial)), said_of(record))
 
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Judge a trial at its report."""
         self._catch_up(trial, result)
         if trial.config["trial"] in self._baselines:
@@ -46,7 +50,7 @@ class Replaying(TrialScheduler):
         decision: str = super().on_trial_result(tune_controller, trial, result)
         return decision
 
-    def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
+    def on_trial_complete(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> None:
         """A trial ends."""
         self._catch_up(trial, result)
         super().on_trial_complete(tune_controller, trial, result)
@@ -55,7 +59,7 @@ class Replaying(TrialScheduler):
         known = self._unfinished.pop(trial.config["trial"], [])
         self._hear(trial, [point for point in known if point[0] < result[CLOCK]])
 
-    def _hear(self, trial: Any, points: Points) -> None:
+    def _hear(self, trial: TuneTrial, points: Points) -> None:
         """Take down points of a trial without judging it by them."""
         raise NotImplementedError
 
@@ -70,17 +74,17 @@ class Asha(Replaying, ASHAScheduler):
         self._seed = seed
         self._take_up(earlier, baselines)
 
-    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
+    def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         """A trial begins or goes on."""
         super().on_trial_add(tune_controller, trial)
         self._trial_info[trial.trial_id] = self._bracket_of(trial)
 
-    def _hear(self, trial: Any, points: Points) -> None:
+    def _hear(self, trial: TuneTrial, points: Points) -> None:
         assert self._metric_op is not None
         for progress, value in points:
             self._bracket_of(trial).on_result(trial, progress, self._metric_op * value)
 
-    def _bracket_of(self, trial: Any) -> Any:
+    def _bracket_of(self, trial: TuneTrial) -> Bracket:
         sizes = np.array([len(bracket._rungs) for bracket in self._brackets])
         weights = np.exp(sizes - sizes.max())
         generator = np.random.default_rng([self._seed, trial.config["trial"]])
@@ -94,12 +98,12 @@ class Median(Replaying, MedianStoppingRule):
         super().__init__(**options)
         self._take_up(earlier, baselines)
 
-    def _hear(self, trial: Any, points: Points) -> None:
+    def _hear(self, trial: TuneTrial, points: Points) -> None:
         if points:  # a trial without results would count as one
             self._results[trial] += [{CLOCK: progress, self._metric: value} for progress, value in points]
 
 
-class Ended:
+class EndedTrial:
     """Takes the place of a trial of Ray Tune that ended in an earlier session."""
 
     def __init__(self, trial: int) -> None:

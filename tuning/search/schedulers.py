@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search_spaces.distributions import Space
 from tuning.study import SchedulerConfig, SearchConfig
@@ -32,7 +32,7 @@ def make_scheduler(
 
     from tuning.search.replay import CLOCK, Asha, Median
 
-    common: dict[str, Any] = {"time_attr": CLOCK, "metric": metric, "mode": mode}
+    common = {"time_attr": CLOCK, "metric": metric, "mode": mode}
     if config.name in ("asha", "hyperband"):
         return Asha(
             earlier,

@@ -8,7 +8,7 @@ to WAITING: `ask` hands it out again, with the same number and values, when the 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.trial import TrialState as OptunaState
@@ -25,6 +25,7 @@ from tuning.study import SearchConfig
 from tuning.sweep_dir.trial_status import state_at_end
 from tuning.sweep_dir.trial_table import TrialRecord
 from tuning.workers.failures import failure_of
+from tuning.workers.results import TrialResult
 
 
 class OptunaSearcher(DriverOnly, Searcher):
@@ -51,11 +52,13 @@ class OptunaSearcher(DriverOnly, Searcher):
         ended = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
         self._taken_up = [record for record in ledger if not record.has_ended and record.trial in ended]
 
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, object], **spec: Any
+    ) -> bool:
         """Metric and mode are the study's own."""
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
+    def suggest(self, trial_id: str) -> dict[str, object]:
         """Values for a new trial, or for one that was interrupted; the end when no point is left."""
         if self._taken_up:
             record = self._taken_up.pop(0)
@@ -75,14 +78,15 @@ class OptunaSearcher(DriverOnly, Searcher):
         self._reported[trial_id] = dict(frozen.intermediate_values)
         return {"trial": number, "values": write_down(trial, space, values)}
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+    def on_trial_result(self, trial_id: str, result: dict[str, object]) -> None:
         """One point of a trial's curve, at its percentage of the run."""
-        value, progress = result["objective"], result["progress"]
+        said = cast(TrialResult, result)
+        value, progress = said["objective"], said["progress"]
         if trial_id in self._running and progress not in self._reported[trial_id]:
             self._running[trial_id].report(value, step=progress)
             self._reported[trial_id][progress] = value
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, object] | None = None, error: bool = False) -> None:
         """The end of a trial: it is told when the sweep's ledger has it, see `Teller`."""
         if trial_id in self._running:
             if result is not None and not error:
@@ -115,11 +119,11 @@ class Teller(DriverOnly, Callback):
     def __init__(self, searcher: OptunaSearcher) -> None:
         self._searcher = searcher
 
-    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """Its own end, or the scheduler's."""
         self._searcher.tell(trial.trial_id)
 
-    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """It failed; if it was cut off, it goes back with all that run."""
         if failure_of(trial) is not None:
             self._searcher.tell(trial.trial_id)

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 from pydantic import ByteSize
 from ray.tune import Stopper
@@ -90,7 +90,7 @@ class Budget(DriverOnly, Stopper):
             f"`budget.failed_trials: {self._failed_trials}` allows; {count} of them so: {example}"
         )
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+    def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
         """Never stops a single trial."""
         return False
 
@@ -122,7 +122,7 @@ def stopping_cleanly(budget: Budget) -> Iterator[Budget]:
     before = {number: signal.getsignal(number) for number in signals}
     heard = list[float]()
 
-    def interrupt(number: int, frame: Any) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         budget.interrupted = True
         heard.append(time.monotonic())
         if heard[-1] - heard[0] > SECONDS_OF_ONE_SIGNAL:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from kobert_core.tasks.base import Chance
 from tuning.study import StudyConfig
@@ -25,7 +24,7 @@ class Comparison:
     notes: tuple[str, ...] = ()
     """What a reader must know beside the winner's value, a sentence each."""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Plain values, for `--json` and `winner.json`."""
         return {
             "baselines": [trial_as_json(record) for record in self.baselines],
@@ -64,6 +63,6 @@ def test_name(baseline: TrialRecord) -> str:
     return f"trial_{baseline.trial}"
 
 
-def trial_as_json(record: TrialRecord) -> dict[str, Any]:
+def trial_as_json(record: TrialRecord) -> dict[str, object]:
     """A trial as the command line and `winner.json` show it."""
     return {name: value for name, value in asdict(record).items() if name in SHOWN}

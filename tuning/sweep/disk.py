@@ -6,12 +6,11 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ByteSize
 
 from kobert_core.errors import InputError
-from kobert_core.tasks.base import Task
+from kobert_core.tasks.base import Examples, Task
 from tuning.study import StudyConfig
 from tuning.sweep_dir.layout import MAX_PBT_CHECKPOINTS, TRIALS
 
@@ -37,7 +36,7 @@ class DiskNeeds:
     """What the study allows."""
 
     @classmethod
-    def of(cls, study: StudyConfig, task: Task[Any], *, running: int) -> DiskNeeds:
+    def of(cls, study: StudyConfig, task: Task[Examples], *, running: int) -> DiskNeeds:
         """The needs of a study with so many trials at once."""
         in_population = study.scheduler.name == "pbt"  # all of it can go on, and hold checkpoints for each other
         return cls(
@@ -88,7 +87,7 @@ class DiskNeeds:
             )
 
 
-def checkpoint_bytes(task: Task[Any]) -> int:
+def checkpoint_bytes(task: Task[Examples]) -> int:
     """The size of a checkpoint: float32 weights, and the two moments that AdamW keeps of each.
 
     Counted from the shape of BERT, whose heads are small: the driver needs no model, and its code takes long to import.
@@ -100,7 +99,7 @@ def checkpoint_bytes(task: Task[Any]) -> int:
     attention = 4 * (hidden + 1) * hidden + norm
     feed_forward = (hidden + 1) * inner + (inner + 1) * hidden + norm
     pooler = (hidden + 1) * hidden
-    return 3 * 4 * (embeddings + shape.num_hidden_layers * (attention + feed_forward) + pooler)
+    return 3 * 4 * int(embeddings + shape.num_hidden_layers * (attention + feed_forward) + pooler)
 
 
 def bytes_in(folder: Path) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks.base import PLACES_SHOWN, Examples, Task
@@ -73,7 +72,7 @@ class DryRun:
             *((f"  {name}", distribution) for name, distribution in study.space.items()),
         ]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Plain values, for `--json`."""
         return {
             "study": self.study.resolved(),
@@ -131,7 +130,7 @@ def trials_at_once(study: StudyConfig, folder: Path, address: str | None) -> int
         return groups_that_fit(cluster, study.resources)
 
 
-def set_aside(study: StudyConfig, task: Task[Any]) -> list[tuple[Path, str]]:
+def set_aside(study: StudyConfig, task: Task[Examples]) -> list[tuple[Path, str]]:
     """A few of the rows or questions of each file that cannot be used."""
     data = study.data
     bad = [(data.train, task.bad_rows(data.train, "training"))]

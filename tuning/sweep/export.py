@@ -9,7 +9,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from kobert_core.checkpoint import load_weights
 from kobert_core.errors import InputError
@@ -198,6 +197,6 @@ def code(name: str) -> str:
     return f"{fence} {name} {fence}" if "`" in name else f"{fence}{name}{fence}"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as the card shows it."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -6,13 +6,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from kobert_core.data.survey import CutOff, Survey
 from kobert_core.errors import InputError
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks import task_class
-from kobert_core.tasks.base import Task
+from kobert_core.tasks.base import Examples, Task
 from search_spaces.validation import show
 from tuning.cluster.web import problem_at
 from tuning.study import StudyConfig
@@ -30,7 +29,7 @@ CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 """Where Linux says how much of its CPUs a container may use: a quota and its period, or `max`."""
 
 
-def check_study(study: StudyConfig, cache: Path | None, *, progress: Progress = unseen) -> Task[Any]:
+def check_study(study: StudyConfig, cache: Path | None, *, progress: Progress = unseen) -> Task[Examples]:
     """Build a model of each shape that the space has. Data is read where the tokenizer or the loss is made from it.
 
     Returns:
@@ -59,7 +58,9 @@ def is_here(study: StudyConfig) -> bool:
     return all(path.is_file() for path in files) and all(path.is_dir() for path in models)
 
 
-def shapes(study: StudyConfig, task: Task[Any], cache: Path | None) -> Iterator[tuple[dict[str, Any], Task[Any]]]:
+def shapes(
+    study: StudyConfig, task: Task[Examples], cache: Path | None
+) -> Iterator[tuple[dict[str, object], Task[Examples]]]:
     """The ends of what shapes the examples or the model in a study's space, each with a task of its own."""
     seen: set[str] = set()
     for values in study.space.corners(CORNERS):
@@ -74,7 +75,7 @@ def shapes(study: StudyConfig, task: Task[Any], cache: Path | None) -> Iterator[
             yield shaping, type(task)(study.train_config(values), cache=cache, tokenizer=task.tokenizer)
 
 
-def survey(study: StudyConfig, task: Task[Any], cache: Path | None) -> Survey:
+def survey(study: StudyConfig, task: Task[Examples], cache: Path | None) -> Survey:
     """What the task says of its data, and how much of it is cut off with the values that are searched."""
     facts, warnings = task.survey(study.data.test)
     cut: dict[str, dict[int, CutOff]] = {}
@@ -127,7 +128,7 @@ def tracking_problem(uri: str) -> str | None:
     return reason and f"no {what} at {redact_uri(uri)} ({reason})"
 
 
-def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) -> Task[Any]:
+def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) -> Task[Examples]:
     """Look at the models, read and tokenize the data, look at the disk of the sweep's folder, so that what cannot work
     fails before anything starts."""
     resolve_tracking_uri(study.tracking.uri, folder.parent)

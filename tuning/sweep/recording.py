@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
@@ -22,6 +22,7 @@ from tuning.sweep_dir.trial_status import TrialState, run_end, state_at_end
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import Tracker
 from tuning.workers.failures import TrialRefused, error_of, failure_of
+from tuning.workers.results import TrialResult
 
 
 class Recorder(DriverOnly, Callback):
@@ -34,7 +35,7 @@ class Recorder(DriverOnly, Callback):
         self._budget, self._disk = budget, disk
         self._session: dict[int, tuple[float, float]] = {}
 
-    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial begins, or goes on after an interruption or a pause."""
         number, values = trial.config["trial"], trial.config["values"]
         record = self._table.get(number) or TrialRecord(number, TrialState.RUNNING, values)
@@ -53,11 +54,12 @@ class Recorder(DriverOnly, Callback):
         self._tracker.start_trial(str(number), params=flat(config), tags=tags)
 
     def on_trial_result(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, object], **info: object
     ) -> None:
         """An evaluation."""
-        record, report = self._table[trial.config["trial"]], result["report"]
-        self._rounds.trial_of[result.get("pid", 0)] = record.trial
+        record, said = self._table[trial.config["trial"]], cast(TrialResult, result)
+        report = said["report"]
+        self._rounds.trial_of[cast(int, result.get("pid", 0))] = record.trial
         if len(lineage := trial.config.get("lineage", [])) > len(record.lineage):  # now the copy is made
             record.lineage, record.update = lineage, -1
             self._start_run(record)
@@ -71,11 +73,12 @@ class Recorder(DriverOnly, Callback):
         record.progress, record.update = report["progress"], report["update"]
         if report["progress"] not in record.curve:
             self._rounds.come_further()
-        record.curve[report["progress"]] = result["objective"]
+        record.curve[report["progress"]] = said["objective"]
         if report["is_best"]:
+            assert report["checkpoint"] is not None
             record.metrics, record.best_progress = dict(report["metrics"]), report["progress"]
             record.values = record.values_at(report["progress"])
-            record.value, record.checkpoint = result["objective"], Path(report["checkpoint"]).name
+            record.value, record.checkpoint = said["objective"], Path(report["checkpoint"]).name
         self._note_time(record)
         self._table.put(record)
         metrics = report["metrics"] | {"progress": float(report["progress"])}
@@ -83,12 +86,12 @@ class Recorder(DriverOnly, Callback):
             metrics |= {f"best/{name}": value for name, value in metrics.items()}
         self._tracker.log_metrics(str(record.trial), metrics, step=record.step)
 
-    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """The end of a trial that did not fail: its own, or the scheduler's."""
         record = self._table[trial.config["trial"]]
         self._end(record, state_at_end(record.progress))
 
-    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """The end of a trial that failed, or whose process was lost: that is no failure, and it goes on."""
         number, failure = trial.config["trial"], failure_of(trial)
         record = self._table.get(number) or TrialRecord(number, TrialState.RUNNING, trial.config["values"])
@@ -145,10 +148,10 @@ class Recorder(DriverOnly, Callback):
             record.seconds = before + time.monotonic() - begin
 
 
-def flat(values: dict[str, Any]) -> dict[str, Any]:
+def flat(values: dict[str, object]) -> dict[str, object]:
     """Sections to dotted keys, as a study's parameters are called. What is nested deeper becomes JSON: the keys there,
     such as labels, are texts of users, and not names."""
-    result: dict[str, Any] = {}
+    result: dict[str, object] = {}
     for section, content in values.items():
         fields = content if isinstance(content, dict) else {"": content}
         for name, value in fields.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tuning.sweep.comparison import Comparison, trial_as_json
 from tuning.sweep_dir.trial_table import TrialRecord
@@ -29,7 +28,7 @@ class SweepResult:
     gave_up: str | None
     """Why it ended before its time, when neither its budget was spent nor somebody stopped it; it can go on."""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Plain values, for `--json` and `winner.json`."""
         return {
             "sweep": str(self.folder),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from ray.tune import Stopper
 
@@ -95,6 +94,6 @@ class Rounds(DriverOnly, Stopper):
             self._groups.stop_all()
         return self._budget.stop_all() or self._over
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+    def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
         """Never stops a single trial."""
         return False

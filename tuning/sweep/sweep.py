@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kobert_core.errors import InputError
 from kobert_core.files import atomic_write_json, atomic_write_text, is_disk_full, sealed
-from kobert_core.tasks.base import Task
+from kobert_core.tasks.base import Examples, Task
 from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
@@ -138,7 +138,7 @@ class Sweep:
                 end_tracking(tracker, folder, status=status, say=say)
         return result
 
-    def _read(self) -> Task[Any]:
+    def _read(self) -> Task[Examples]:
         with self.display.watching() as progress:
             task = prepare(self.study, self.folder, progress=progress)
         self._warn(survey(self.study, task, self.folder.parent / CACHE).warnings)
@@ -151,7 +151,7 @@ class Sweep:
             self.display.say(f"warning: {warning}")
 
     @contextmanager
-    def _worker_groups(self, address: str | None, reading: Future[Task[Any]]) -> Iterator[WorkerPool]:
+    def _worker_groups(self, address: str | None, reading: Future[Task[Examples]]) -> Iterator[WorkerPool]:
         """Ray with worker groups that begin to start: what takes longest is under way while the data is read."""
         from tuning.cluster.ray_watch import ending_with_ray
         from tuning.workers.worker_pool import WorkerPool

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 from kobert_core.files import atomic_write_json, sealed
 
@@ -18,6 +18,7 @@ from .spool import Record, Spool, record_of
 from .store import MetricPoint, Store, is_refusal
 from .uris import redact_uri
 
+T = TypeVar("T")
 _POLL_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _BATCH = 1000  # metrics a request, MLflow's limit
@@ -224,7 +225,7 @@ class Syncer:
         gone = [key for key, value in record["tags"].items() if value is None]
         self._send_or_bury(lambda some: store.remove_tags(trial, some, time=at), gone, record)
 
-    def _send_or_bury(self, send: Callable[[list[Any]], None], items: list[Any], record: Record) -> None:
+    def _send_or_bury(self, send: Callable[[list[T]], None], items: list[T], record: Record) -> None:
         """Send items together; of those that are refused, find the bad ones by halving and set them aside."""
         if not items:
             return
@@ -240,7 +241,7 @@ class Syncer:
                 self._send_or_bury(send, items[:half], record)
                 self._send_or_bury(send, items[half:], record)
 
-    def _bury(self, record: Any, reason: str) -> None:
+    def _bury(self, record: object, reason: str) -> None:
         reason = redact_uri(" ".join(reason.split()))[:1000]
         if not self._letters.add(record, reason):
             return
@@ -275,7 +276,7 @@ class Syncer:
                 atomic_write_json(self._state_path, self._state(self._offset))
                 self._saved = self._offset
 
-    def _state(self, offset: int) -> dict[str, Any]:
+    def _state(self, offset: int) -> dict[str, object]:
         return sealed({"uri": self._uri, "sweep_id": self._spool.header["sweep_id"], "offset": offset})
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kobert_core.errors import InputError
 
@@ -148,10 +148,10 @@ class Tracker:
     def _start(self, trial: str | None, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
         self._append("start", trial=trial, params=_texts(params), tags=_texts(tags))
 
-    def _append(self, kind: str, **fields: Any) -> None:
+    def _append(self, kind: str, **fields: object) -> None:
         if self._closed:
             raise ValueError("the tracker is closed")
-        self._spool.append(kind, **fields)
+        self._spool.append(kind, at=None, **fields)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import contextlib
 import functools
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 from pyarrow.fs import LocalFileSystem
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
     from ray.tune.search import Searcher
 
-    from kobert_core.runtime import Report
+    from kobert_core.runtime import Report, Runtime
     from tuning.study import StudyConfig
-    from tuning.workers.broker import Function
+    from tuning.workers.broker import Function, ReportContent
+    from tuning.workers.group_runtime import GroupRuntime
+    from tuning.workers.results import TrialConfig, TrialResult
     from tuning.workers.worker_groups import WorkerGroups
     from tuning.workers.worker_pool import WorkerPool
 
@@ -35,14 +38,14 @@ class Trial(tune.Trainable):
     Tune's actor holds no resources and no model, so that it can be reused, killed or started anew at no cost.
     """
 
-    def setup(self, config: dict[str, Any], **shared: Any) -> None:
+    def setup(self, config: dict[str, object], **shared: Any) -> None:
         """`shared`: the `broker`, the `metric` to compare by, the `function` of a trial, its `fixed` arguments, and
         `max_failures`: how often in a row, without a report between, it goes on after its workers were lost, or found
         too little memory or disk space."""
         self._shared, self._lease = shared, None
         self._begin()
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
+    def reset_config(self, new_config: dict[str, object]) -> bool:
         """The same actor, the next trial."""
         self._end()
         self._begin()
@@ -50,10 +53,10 @@ class Trial(tune.Trainable):
 
     def _begin(self) -> None:
         self._failures, self._heard = 0, -1
-        self._report: dict[str, Any] | None = None
+        self._report: ReportContent | None = None
         self._adopt: str | None = None
 
-    def step(self) -> dict[str, Any]:
+    def step(self) -> dict[str, object]:
         """The next report of the trial, as a result of Ray Tune."""
         if self._shared["take_turns"] and ray.get(self._shared["broker"].is_awaited.remote()):
             self._end()
@@ -61,14 +64,15 @@ class Trial(tune.Trainable):
         while content["progress"] <= self._heard:  # a run that goes on repeats its last report
             content = self._next_report()
         self._heard, self._report, self._adopt, self._failures = content["progress"], content, None, 0
-        return {
+        result: TrialResult = {
             "objective": content["metrics"][self._shared["metric"]],
             "progress": content["progress"],
             "report": content,
             "done": content["progress"] == 100,
         }
+        return dict(result)
 
-    def _next_report(self) -> dict[str, Any]:
+    def _next_report(self) -> ReportContent:
         broker = self._shared["broker"]
         while True:
             if self._lease is None:  # not in `reset_config`: Tune resets an actor before it restores it
@@ -78,8 +82,7 @@ class Trial(tune.Trainable):
                 self._lease = ray.get(broker.submit.remote(task, self.config["trial"]))
             kind, content = ray.get(broker.take.remote(self._lease))
             if kind == "report":
-                report: dict[str, Any] = content
-                return report
+                return cast("ReportContent", content)
             if kind == "input":
                 raise TrialRefused(content)
             if kind == "error":
@@ -95,12 +98,13 @@ class Trial(tune.Trainable):
         """The trial is over, however it ended."""
         self._end()
 
-    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, object]:
         """Hold the checkpoint of the last report for others: the worker wrote it, and will remove it in time."""
         held = None
         if self._shared["take_turns"] and self._report is not None:
             from kobert_core.checkpoint import link_checkpoint
 
+            assert self._report["checkpoint"] is not None
             checkpoint = Path(self._report["checkpoint"])
             donations = checkpoint.parents[1] / PBT_CHECKPOINTS
             before = sorted(int(folder.name) for folder in donations.glob("*"))
@@ -111,8 +115,9 @@ class Trial(tune.Trainable):
                 shutil.rmtree(donations / str(number))
         return {"trial": self.config["trial"], "heard": self._heard, "checkpoint": str(held) if held else None}
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """A trial goes on from its newest whole checkpoint by itself; another's it adopts."""
+        assert checkpoint is not None, "as `save_checkpoint` gave it"
         if checkpoint["trial"] == self.config["trial"]:
             self._heard = checkpoint["heard"]
         else:
@@ -127,10 +132,10 @@ class Trial(tune.Trainable):
 def make_tuner(
     groups: WorkerGroups | WorkerPool,
     function: Function,
-    fixed: dict[str, Any],
+    fixed: dict[str, object],
     *,
     metric: str,
-    configs: Searcher | list[dict[str, Any]],
+    configs: Searcher | list[TrialConfig],
     scheduler: TrialScheduler,
     trials: int,
     storage: Path,
@@ -170,12 +175,19 @@ def make_tuner(
     # Tune wants resources, but the CPUs and GPUs are the groups': a request of one byte, on the driver's machine.
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     beside_us = tune.PlacementGroupFactory([{"CPU": 0, "memory": 1}], bundle_label_selector=[here])
-    common: dict[str, Any] = {"reuse_actors": True, "scheduler": scheduler}
     if isinstance(configs, list):
-        space, how = tune.grid_search(configs), tune.TuneConfig(**common)
+        space, how = tune.grid_search(configs), tune.TuneConfig(reuse_actors=True, scheduler=scheduler)
     else:
-        space = None
-        how = tune.TuneConfig(num_samples=trials, max_concurrent_trials=groups.count, search_alg=configs, **common)
+        space, how = (
+            None,
+            tune.TuneConfig(
+                reuse_actors=True,
+                scheduler=scheduler,
+                num_samples=trials,
+                max_concurrent_trials=groups.count,
+                search_alg=configs,
+            ),
+        )
     return tune.Tuner(
         tune.with_resources(trainable, beside_us),
         param_space=space,
@@ -192,7 +204,14 @@ def make_tuner(
 
 
 def train_trial(
-    runtime: Any, *, trial: int, values: dict[str, Any], study: str, folder: str, cache: str, adopt: str | None = None
+    runtime: GroupRuntime,
+    *,
+    trial: int,
+    values: dict[str, object],
+    study: str,
+    folder: str,
+    cache: str,
+    adopt: str | None = None,
 ) -> None:
     """On the workers of a group: train with these values, from the trial's newest checkpoint if it has one.
 
@@ -245,7 +264,7 @@ def print_report(report: Report) -> None:
 
 
 def evaluate_checkpoint(
-    runtime: Any, *, model: str, cache: str, checkpoint: str, metrics: dict[str, float], file: str
+    runtime: Runtime, *, model: str, cache: str, checkpoint: str, metrics: dict[str, float], file: str
 ) -> dict[str, float]:
     """On the workers of a group: the metrics of a checkpoint on another labelled file, the same as its export's.
 
@@ -269,7 +288,7 @@ def evaluate_checkpoint(
 
 
 @contextlib.contextmanager
-def printing_to(log: Path, *, rank: int) -> Any:
+def printing_to(log: Path, *, rank: int) -> Iterator[None]:
     """What Python code prints and logs goes to the trial's log; each rank but 0 has a file of its own."""
     import logging
     import traceback
