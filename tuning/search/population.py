@@ -27,7 +27,7 @@ TRIES = 100
 """So often values to begin with are drawn that no other trial has."""
 
 
-class Drawn:
+class RandomTrial:
     """Takes the place of an Optuna trial for `Space.suggest`: values given, or drawn from their distribution."""
 
     def __init__(self, generator: np.random.Generator, given: Mapping[str, object]) -> None:
@@ -50,21 +50,21 @@ class Drawn:
         return self._given[name] if name in self._given else choices[int(self._generator.integers(len(choices)))]
 
 
-class Explored(Drawn):
+class PerturbedTrial(RandomTrial):
     """Values near those of another trial."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         if name not in self._given or self._generator.random() < RESAMPLE:
-            return Drawn(self._generator, {}).suggest_float(name, low, high, step=step, log=log)
+            return RandomTrial(self._generator, {}).suggest_float(name, low, high, step=step, log=log)
         factor = FACTORS[self._generator.integers(len(FACTORS))]
         value = float(np.clip(cast(float, self._given[name]) * factor, low, high))
         return value if step is None else on_grid(value, low, high, step)
 
     def suggest_categorical(self, name: str, choices: Sequence[object]) -> object:
         if name not in self._given or self._generator.random() < RESAMPLE:
-            return Drawn(self._generator, {}).suggest_categorical(name, choices)
+            return RandomTrial(self._generator, {}).suggest_categorical(name, choices)
         place = choices.index(self._given[name]) + (-1, 1)[self._generator.integers(2)]
         return choices[min(max(place, 0), len(choices) - 1)]
 
@@ -113,7 +113,7 @@ class Population(PopulationBasedTraining):
         self._copies += 1
         generator = np.random.default_rng([self._search.seed, 1, self._copies])
         donor = trial_to_clone.config
-        values = self._space.suggest(Explored(generator, donor["values"]))
+        values = self._space.suggest(PerturbedTrial(generator, donor["values"]))
         saved = cast(TrialResult, self._trial_state[trial_to_clone].last_result or {})
         step: Copied = {"from": donor["trial"], "progress": saved["progress"], "values": values}
         step["weights_of"] = donor["values"]
@@ -143,7 +143,7 @@ def start_values(space: Space, search: SearchConfig) -> Iterator[dict[str, objec
         for attempt in range(TRIES):
             again = [attempt] if attempt else []
             generator = np.random.default_rng([search.seed, 0, number, *again])
-            values = space.suggest(Drawn(generator, given if attempt < TRIES // 2 else {}))
+            values = space.suggest(RandomTrial(generator, given if attempt < TRIES // 2 else {}))
             if space.identity(values) not in taken:
                 break
         taken.add(space.identity(values))

@@ -26,26 +26,26 @@ Points = list[tuple[int, float]]
 """Progress and objective."""
 
 
-class Replaying(TrialScheduler):
+class ReplayingScheduler(TrialScheduler):
     """What both have in common: a trial that goes on repeats its last report, and is judged by that again. Baselines
     are never stopped, or a comparison with them would not be one; the others are judged by their reports all the same.
     """
 
-    def _take_up(self, earlier: Iterable[TrialRecord], baselines: Collection[int]) -> None:
+    def _replay(self, earlier: Iterable[TrialRecord], baselines: Collection[int]) -> None:
         self._baselines = baselines
         self._unfinished: dict[int, Points] = {}
         for record in earlier:
             if not record.has_ended:
                 self._unfinished[record.trial] = list(record.curve.items())
             else:
-                self._hear(cast(TuneTrial, EndedTrial(record.trial)), said_of(record))
+                self._take_down(cast(TuneTrial, EndedTrial(record.trial)), points_of(record))
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Judge a trial at its report."""
         self._catch_up(trial, result)
         if trial.config["trial"] in self._baselines:
             assert self._metric is not None
-            self._hear(trial, [(result[CLOCK], result[self._metric])])
+            self._take_down(trial, [(result[CLOCK], result[self._metric])])
             return TrialScheduler.CONTINUE
         decision: str = super().on_trial_result(tune_controller, trial, result)
         return decision
@@ -57,14 +57,14 @@ class Replaying(TrialScheduler):
 
     def _catch_up(self, trial: TuneTrial, result: dict[str, Any]) -> None:
         known = self._unfinished.pop(trial.config["trial"], [])
-        self._hear(trial, [point for point in known if point[0] < result[CLOCK]])
+        self._take_down(trial, [point for point in known if point[0] < result[CLOCK]])
 
-    def _hear(self, trial: TuneTrial, points: Points) -> None:
+    def _take_down(self, trial: TuneTrial, points: Points) -> None:
         """Take down points of a trial without judging it by them."""
         raise NotImplementedError
 
 
-class Asha(Replaying, ASHAScheduler):
+class Asha(ReplayingScheduler, ASHAScheduler):
     """Ray's, with the rungs of earlier sessions. A trial's bracket follows from the seed and the trial's number."""
 
     def __init__(
@@ -72,14 +72,14 @@ class Asha(Replaying, ASHAScheduler):
     ) -> None:
         super().__init__(**options)
         self._seed = seed
-        self._take_up(earlier, baselines)
+        self._replay(earlier, baselines)
 
     def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         """A trial begins or goes on."""
         super().on_trial_add(tune_controller, trial)
         self._trial_info[trial.trial_id] = self._bracket_of(trial)
 
-    def _hear(self, trial: TuneTrial, points: Points) -> None:
+    def _take_down(self, trial: TuneTrial, points: Points) -> None:
         assert self._metric_op is not None
         for progress, value in points:
             self._bracket_of(trial).on_result(trial, progress, self._metric_op * value)
@@ -91,14 +91,14 @@ class Asha(Replaying, ASHAScheduler):
         return self._brackets[generator.choice(len(self._brackets), p=weights / weights.sum())]
 
 
-class Median(Replaying, MedianStoppingRule):
+class Median(ReplayingScheduler, MedianStoppingRule):
     """Ray's, with the curves of earlier sessions."""
 
     def __init__(self, earlier: Iterable[TrialRecord], *, baselines: Collection[int], **options: Any) -> None:
         super().__init__(**options)
-        self._take_up(earlier, baselines)
+        self._replay(earlier, baselines)
 
-    def _hear(self, trial: TuneTrial, points: Points) -> None:
+    def _take_down(self, trial: TuneTrial, points: Points) -> None:
         if points:  # a trial without results would count as one
             self._results[trial] += [{CLOCK: progress, self._metric: value} for progress, value in points]
 
@@ -110,7 +110,7 @@ class EndedTrial:
         self.trial_id, self.config = f"ended {trial}", {"trial": trial}
 
 
-def said_of(record: TrialRecord) -> Points:
+def points_of(record: TrialRecord) -> Points:
     """The points of an ended trial; Ray Tune says the last one of a trial that it stopped twice."""
     points = list(record.curve.items())
     return points + points[-1:] if record.state == TrialState.PRUNED else points

@@ -18,9 +18,9 @@ from ray.tune.search import Searcher
 
 from kobert_core.config import Objective
 from search_spaces.distributions import Space
-from tuning.search.draws import Draws, make_sampler, tried_in, write_down
 from tuning.search.driver_only import DriverOnly
 from tuning.search.optuna_study import put_back, tell
+from tuning.search.sampling import PointSampler, make_sampler, tried_in, write_down
 from tuning.study import SearchConfig
 from tuning.sweep_dir.trial_status import state_at_end
 from tuning.sweep_dir.trial_table import TrialRecord
@@ -40,7 +40,7 @@ class OptunaSearcher(DriverOnly, Searcher):
         *,
         ledger: Iterable[TrialRecord] = (),
     ) -> None:
-        """`ledger`: which of its trials go on though Optuna was told that they failed: see `take_up_lost`. Optuna
+        """`ledger`: which of its trials go on though Optuna was told that they failed: see `resume_lost_trials`. Optuna
         cannot take that back, and hears nothing more of them."""
         super().__init__(metric="objective", mode=objective.mode)
         self._study, self._space, self._search, self._objective = study, space, search, objective
@@ -73,7 +73,7 @@ class OptunaSearcher(DriverOnly, Searcher):
         trial = study.ask()
         frozen = study.get_trials(deepcopy=False)[number]
         is_whole = space.identity(frozen.params) is not None
-        values = frozen.params if is_whole else Draws(study, space, self._search, number).new_values()
+        values = frozen.params if is_whole else PointSampler(study, space, self._search, number).new_values()
         self._running[trial_id] = trial
         self._reported[trial_id] = dict(frozen.intermediate_values)
         return {"trial": number, "values": write_down(trial, space, values)}

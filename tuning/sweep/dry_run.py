@@ -11,7 +11,7 @@ from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
 from tuning.study import StudyConfig
-from tuning.sweep.preflight import files_of, prepare, survey, this_machine, unheard
+from tuning.sweep.preflight import files_of, prepare, survey, this_machine, tracking_warnings
 from tuning.sweep_dir.layout import CACHE, STUDY
 from tuning.tracking import resolve_tracking_uri
 from tuning.tracking.databases import check_database
@@ -96,7 +96,7 @@ def look(study: StudyConfig, folder: Path, address: str | None, *, progress: Pro
     Raises:
         InputError: the sweep could not run.
     """
-    at_once = trials_at_once(study, folder, address)
+    at_once = count_trials_at_once(study, folder, address)
     if study.search.storage:
         check_database(study.search.storage, where="search.storage")
     task = prepare(study, folder, progress=progress)
@@ -110,12 +110,12 @@ def look(study: StudyConfig, folder: Path, address: str | None, *, progress: Pro
         | ({"test": task.read(study.data.test)} if study.data.test else {}),
         facts=facts,
         set_aside=set_aside(study, task),
-        warnings=warnings + unheard(resolve_tracking_uri(study.tracking.uri, folder.parent)),
+        warnings=warnings + tracking_warnings(resolve_tracking_uri(study.tracking.uri, folder.parent)),
         at_once=at_once,
     )
 
 
-def trials_at_once(study: StudyConfig, folder: Path, address: str | None) -> int:
+def count_trials_at_once(study: StudyConfig, folder: Path, address: str | None) -> int:
     """How many trials run at the same time here, or on the cluster at an address, which is asked.
 
     Raises:

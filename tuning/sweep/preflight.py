@@ -142,7 +142,7 @@ def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) ->
     return task
 
 
-def unheard(tracking_uri: str) -> list[str]:
+def tracking_warnings(tracking_uri: str) -> list[str]:
     """A line when no MLflow server or database answers at an address."""
     problem = tracking_problem(tracking_uri)
     return [f"{problem}: what it should get is kept in the sweep's folder until one does"] if problem else []

@@ -51,7 +51,7 @@ class Recorder(DriverOnly, Callback):
             del config["optim"]["accumulation"]  # it follows
         tags = {"trial": str(number)} | ({"lineage": json.dumps(record.lineage)} if record.lineage else {})
         tags |= {"micro_batch": str(record.micro_batch)} if record.micro_batch else {}
-        self._tracker.start_trial(str(number), params=flat(config), tags=tags)
+        self._tracker.start_trial(str(number), params=flatten(config), tags=tags)
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, object], **info: object
@@ -148,7 +148,7 @@ class Recorder(DriverOnly, Callback):
             record.seconds = before + time.monotonic() - begin
 
 
-def flat(values: dict[str, object]) -> dict[str, object]:
+def flatten(values: dict[str, object]) -> dict[str, object]:
     """Sections to dotted keys, as a study's parameters are called. What is nested deeper becomes JSON: the keys there,
     such as labels, are texts of users, and not names."""
     result: dict[str, object] = {}

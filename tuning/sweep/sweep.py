@@ -26,13 +26,13 @@ from tuning.sweep.comparison import Comparison, compare
 from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.display import SweepDisplay
 from tuning.sweep.export import export_model
-from tuning.sweep.preflight import files_of, prepare, survey, this_machine, unheard
+from tuning.sweep.preflight import files_of, prepare, survey, this_machine, tracking_warnings
 from tuning.sweep.result import SweepResult
 from tuning.sweep.session import Session
 from tuning.sweep.tracking import end_tracking, log_results, log_winner, start_tracking
 from tuning.sweep_dir.disk_full import DiskFull
 from tuning.sweep_dir.layout import CACHE, ENVIRONMENT, MODEL, SCRATCH, WINNER
-from tuning.sweep_dir.opening import sweep_folder
+from tuning.sweep_dir.opening import open_sweep_dir
 from tuning.sweep_dir.provenance import write_provenance
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -69,7 +69,7 @@ def run_sweep(
     session = session or Session()
     if starts_here(address):
         groups_that_fit([this_machine()], study.resources)
-    with sweep_folder(study, folder, resume=resume, say=display.say) as used:
+    with open_sweep_dir(study, folder, resume=resume, say=display.say) as used:
         if used and not resume and not session.losses:
             display.say("the sweep was cut off: going on where it was")
         try:
@@ -107,7 +107,7 @@ class Sweep:
         self.study, self.folder, self.display, self.resume = study, folder, display, resume
         self.session = session or Session()
         self.table = TrialTable(folder, study.objective)
-        take_up_lost(self.table)
+        resume_lost_trials(self.table)
         self.uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
 
     def run(self, address: str | None) -> SweepResult:
@@ -118,7 +118,9 @@ class Sweep:
             refuse_other_search(folder, name=folder.name, search=study.search, resume=self.resume, ledger=ledger)
         say("reading the data, starting Ray and its worker groups …")
         reading = in_background(self._read)
-        in_background(lambda: self._warn(unheard(self.uri)))  # a server may take its time: nothing waits for it
+        in_background(
+            lambda: self._warn(tracking_warnings(self.uri))
+        )  # a server may take its time: nothing waits for it
         with ExitStack() as ray_is_up:
             groups = ray_is_up.enter_context(self._worker_groups(address, reading))
             task = reading.result()
@@ -230,7 +232,7 @@ class Sweep:
         return model
 
 
-def take_up_lost(table: TrialTable) -> None:
+def resume_lost_trials(table: TrialTable) -> None:
     """Trials that an older version called failed, and that had only lost processes around them, go on."""
     for record in table:
         if record.state == TrialState.FAILED and was_infrastructure(record.reason or ""):

@@ -11,7 +11,7 @@ from tuning.sweep_dir.lock import sweep_lock
 from tuning.sweep_dir.saved_study import load_sweep_study
 from tuning.sweep_dir.trial_status import run_ends
 from tuning.sweep_dir.trial_table import TrialTable
-from tuning.tracking import Ends, SyncResult, resolve_tracking_uri, sync
+from tuning.tracking import Ends, SyncResult, resolve_tracking_uri, send_spool
 
 
 def sync_sweep(folder: Path, *, uri: str | None = None) -> SyncResult:
@@ -33,4 +33,4 @@ def sync_sweep(folder: Path, *, uri: str | None = None) -> SyncResult:
             uri = uri or study.tracking.uri
             with contextlib.suppress(InputError):  # without its ledger, what is open counts as interrupted
                 ends = run_ends(TrialTable(folder, study.objective))
-        return sync(folder / SPOOL, uri=resolve_tracking_uri(uri, folder.resolve().parent), ends=ends)
+        return send_spool(folder / SPOOL, uri=resolve_tracking_uri(uri, folder.resolve().parent), ends=ends)

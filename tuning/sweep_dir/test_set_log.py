@@ -43,12 +43,12 @@ def record_reading(
 
 def times_read(folder: Path, sha256: str) -> int:
     """How often a file was read, as a folder knows."""
-    return sum(reading["sha256"] == sha256 for reading in readings(folder))
+    return sum(reading["sha256"] == sha256 for reading in read_log(folder))
 
 
 def read_before(folder: Path, *, sha256: str, weights: dict[str, str]) -> dict[str, dict[str, float]] | None:
     """What a sweep's folder knows of the metrics of these weights on a file; None when it was not read for them."""
-    for reading in readings(folder):
+    for reading in read_log(folder):
         is_it = reading["sha256"] == sha256 and reading.get("weights") == weights
         if is_it and not any(map(tuned_on_test, reading["metrics"].values())):
             return dict(reading["metrics"])
@@ -68,7 +68,7 @@ class Reading(TypedDict):
     weights: NotRequired[dict[str, str]]
 
 
-def readings(folder: Path) -> list[Reading]:
+def read_log(folder: Path) -> list[Reading]:
     """All readings that a folder knows of, oldest first; what was torn by a crash is passed over.
 
     Raises:

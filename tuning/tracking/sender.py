@@ -59,7 +59,7 @@ class Seen:
             self._params.setdefault(record["trial"], set()).update(record["params"])
 
 
-class Syncer:
+class Sender:
     """Carries one spool to one store; `start` does so in a thread that never raises.
 
     Beside the spool lie `<spool>.state.json` (how far the store has accepted it) and `<spool>.dead.jsonl`
@@ -70,7 +70,7 @@ class Syncer:
         self.refused = 0
         self._spool, self._store, self._uri = spool, store, redact_uri(uri)
         self._state_path = spool.path.with_name(spool.path.name + ".state.json")
-        self._letters = DeadLetters(spool.path)
+        self._dead_letters = DeadLetters(spool.path)
         self._offset = self._saved_offset()
         self._saved = self._offset
         self._to_send = spool.count(self._offset) - spool.appended
@@ -79,7 +79,7 @@ class Syncer:
         self._failures = 0
         self._wake, self._stop = threading.Event(), threading.Event()
         self._progress = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="mlflow-syncer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="mlflow-sender", daemon=True)
 
     @property
     def left(self) -> int:
@@ -243,11 +243,11 @@ class Syncer:
 
     def _bury(self, record: object, reason: str) -> None:
         reason = redact_uri(" ".join(reason.split()))[:1000]
-        if not self._letters.add(record, reason):
+        if not self._dead_letters.add(record, reason):
             return
         self.refused += 1
         if self.refused == 1:
-            _log.warning("MLflow refuses a record for good: %s (kept in %s)", reason[:300], self._letters.path)
+            _log.warning("MLflow refuses a record for good: %s (kept in %s)", reason[:300], self._dead_letters.path)
 
     def _accept(self, offset: int) -> None:
         with self._progress:

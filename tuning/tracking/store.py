@@ -32,7 +32,7 @@ SWEEP_TAG = "kobert_tune.sweep_id"
 TRIAL_TAG = "kobert_tune.trial"
 _END_TAGS = frozenset({"interrupted", "pruned", "reason"})
 
-# One try a request, and a short one: the syncer repeats it, and later.
+# One try a request, and a short one: the sender repeats it, and later.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",

@@ -244,8 +244,8 @@ class Broker:
         lease.alive = dict.fromkeys(lease.alive, time.monotonic())
         return not lease.stop.is_set()
 
-    async def live(self, number: int, rank: int) -> None:
-        """For a worker: a sign of life."""
+    async def heartbeat(self, number: int, rank: int) -> None:
+        """For a worker: it is alive."""
         self._leases[number].alive[rank] = time.monotonic()
 
     async def end(self, number: int, rank: int, kind: Kind, content: object) -> None:
@@ -315,7 +315,7 @@ if TYPE_CHECKING:
         lost = _remote(Broker.lost)
         next = _remote(Broker.next)
         report = _remote(Broker.report)
-        live = _remote(Broker.live)
+        heartbeat = _remote(Broker.heartbeat)
         end = _remote(Broker.end)
         all_ended = _remote(Broker.all_ended)
         stopped = _remote(Broker.stopped)

@@ -20,12 +20,12 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
 
-class LeanTorchTrainer(TorchTrainer):
-    """Its controller runs in the thread that calls `fit`; `give_up` ends a start that nobody needs any more."""
+class InProcessTorchTrainer(TorchTrainer):
+    """Its controller runs in the thread that calls `fit`; `cancel_start` ends a start that nobody needs any more."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._start = Start()
+        self._start = StartingGroup()
 
     def _create_default_callbacks(self) -> list[Any]:
         """Ray's own without Ray Data, since the groups read memory-mapped features, and without what removes the
@@ -35,20 +35,20 @@ class LeanTorchTrainer(TorchTrainer):
         return [each for each in callbacks if type(each).__name__ not in unused]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Result:
-        parts["scaling_policy"] = WhatIsThere(self.scaling_config)  # type: ignore[arg-type]  # Ray's stubs have the one of Train V1
+        parts["scaling_policy"] = NoAutoscaling(self.scaling_config)  # type: ignore[arg-type]  # Ray's stubs have the one of Train V1
         controller = TrainController(**parts)
         controller.worker_group_cls = self._start.group()
-        with contextlib.suppress(GivenUp):
+        with contextlib.suppress(StartCancelled):
             asyncio.run(controller.run())
             return controller.get_result()
-        raise RuntimeError("the start was given up")
+        raise RuntimeError("the start was cancelled")
 
-    def give_up(self) -> None:
+    def cancel_start(self) -> None:
         """Called in another thread while `fit` waits for the workers to start: it then ends with an error."""
-        self._start.give_up()
+        self._start.cancel_start()
 
 
-class Alone(TorchConfig):
+class SingleWorkerConfig(TorchConfig):
     """Of a group of one worker, which has nobody to talk to: torch would listen on all interfaces, for anybody."""
 
     @property
@@ -57,37 +57,37 @@ class Alone(TorchConfig):
         return Backend
 
 
-class GivenUp(BaseException):
+class StartCancelled(BaseException):
     """No error that the controller might answer with another try."""
 
 
-class Start:
+class StartingGroup:
     """Of a worker group: its workers are killed with the placement group that holds their resources."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._placement_group: Any = None
-        self._given_up = False
+        self._cancelled = False
 
     def group(self) -> type[WorkerGroup]:
         """The class of a group that starts here."""
-        return type("Group", (LeanWorkerGroup,), {"start": self})
+        return type("Group", (InProcessWorkerGroup,), {"start": self})
 
     def hold(self, placement_group: Any) -> None:
         with self._lock:
             self._placement_group = placement_group
-            if self._given_up:
+            if self._cancelled:
                 placement_group.shutdown()
-                raise GivenUp
+                raise StartCancelled
 
-    def give_up(self) -> None:
+    def cancel_start(self) -> None:
         with self._lock:
-            self._given_up = True
+            self._cancelled = True
             if self._placement_group is not None:
                 self._placement_group.shutdown()
 
 
-class WhatIsThere(FixedScalingPolicy):
+class NoAutoscaling(FixedScalingPolicy):
     """Asks no autoscaler for machines: so many groups are started as the cluster has room for."""
 
     def _send_resource_request(self) -> None:
@@ -100,10 +100,10 @@ class WhatIsThere(FixedScalingPolicy):
         pass
 
 
-class LeanWorkerGroup(WorkerGroup):
+class InProcessWorkerGroup(WorkerGroup):
     """Its workers have the environment of Ray's other processes, so that one which is already up can be taken."""
 
-    start: Start
+    start: StartingGroup
 
     def _create_placement_group(self, *arguments: Any, **options: Any) -> Any:
         handle = super()._create_placement_group(*arguments, **options)

@@ -20,7 +20,7 @@ from kobert_core.errors import InputError
 from kobert_core.files import is_disk_full
 from kobert_core.memory import is_out_of_memory
 from tuning.workers.broker import Kind
-from tuning.workers.group_runtime import SECONDS_BETWEEN_SIGNS_OF_LIFE, GroupRuntime, WorkerLost
+from tuning.workers.group_runtime import SECONDS_BETWEEN_HEARTBEATS, GroupRuntime, WorkerLost
 
 if TYPE_CHECKING:
     from tuning.workers.broker import BrokerActor
@@ -55,7 +55,7 @@ def serve(config: WorkerConfig) -> None:
     while (task := ray.get(broker.next.remote(group, rank, actor, worn_out=wear.is_out()))) is not None:
         number, content = task
         runtime = GroupRuntime(broker, number, device=device, rank=rank, workers=workers, cpu_group=cpu_group)
-        runtime.seconds_between_signs = min(config["timeout"] / 4, SECONDS_BETWEEN_SIGNS_OF_LIFE)
+        runtime.seconds_between_heartbeats = min(config["timeout"] / 4, SECONDS_BETWEEN_HEARTBEATS)
         try:
             function, arguments = cloudpickle.loads(content)
             with clean_slate(config["threads"]):

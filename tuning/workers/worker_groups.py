@@ -21,12 +21,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tuning.study import ResourcesConfig
 from tuning.workers.broker import Broker, packed
 from tuning.workers.failures import in_one_line
-from tuning.workers.group_runtime import SECONDS_BETWEEN_SIGNS_OF_LIFE
+from tuning.workers.group_runtime import SECONDS_BETWEEN_HEARTBEATS
 from tuning.workers.worker import WorkerConfig, serve
 
 if TYPE_CHECKING:
     from tuning.workers.broker import BrokerActor
-    from tuning.workers.in_process_trainer import LeanTorchTrainer
+    from tuning.workers.in_process_trainer import InProcessTorchTrainer
 
 T = TypeVar("T")
 MAX_FAILED_STARTS = 3
@@ -65,7 +65,7 @@ class WorkerGroups:
         self.broker = cast("BrokerActor", actor.remote(count, resources.workers))
         self.count, self._resources, self._storage, self._max_tasks = count, resources, storage, max_tasks
         self._say, self._closing = say, threading.Event()
-        self._trainers: dict[str, LeanTorchTrainer] = {}
+        self._trainers: dict[str, InProcessTorchTrainer] = {}
         self._threads = [threading.Thread(target=self._keep_alive, args=(i,), daemon=True) for i in range(count)]
         self._threads.append(threading.Thread(target=self._end_hung_groups, daemon=True))
         for thread in self._threads:
@@ -122,11 +122,11 @@ class WorkerGroups:
             ray.get(self.broker.close.remote(), timeout=timeout)
             for group, trainer in list(self._trainers.items()):
                 if not ray.get(self.broker.was_ready.remote(group), timeout=timeout):
-                    trainer.give_up()  # to wait for its start, only to end it then, would take long
+                    trainer.cancel_start()  # to wait for its start, only to end it then, would take long
         for thread in self._threads:
             thread.join(timeout)
         for trainer in list(self._trainers.values()):
-            trainer.give_up()  # its workers hang, or nobody is left to tell them: they must not outlive their group
+            trainer.cancel_start()  # workers that hang, or that nobody can reach, must not outlive their group
 
     def _keep_alive(self, index: int) -> None:
         failures = 0
@@ -147,7 +147,7 @@ class WorkerGroups:
 
     def _end_hung_groups(self) -> None:
         timeout = self._resources.timeout
-        while not self._closing.wait(min(timeout / 4, SECONDS_BETWEEN_SIGNS_OF_LIFE)):
+        while not self._closing.wait(min(timeout / 4, SECONDS_BETWEEN_HEARTBEATS)):
             with contextlib.suppress(ray.exceptions.RayError):  # it may be gone: then workers end by themselves
                 for worker in ray.get(self.broker.silent.remote(timeout)):
                     ray.kill(cloudpickle.loads(worker))
@@ -157,7 +157,7 @@ class WorkerGroups:
         from pyarrow.fs import LocalFileSystem
         from ray.train import RunConfig, ScalingConfig
 
-        from tuning.workers.in_process_trainer import Alone, LeanTorchTrainer
+        from tuning.workers.in_process_trainer import InProcessTorchTrainer, SingleWorkerConfig
 
         cpus, gpus = self._resources.cpus_per_worker, self._resources.gpus_per_worker
         config: WorkerConfig = {
@@ -168,10 +168,10 @@ class WorkerGroups:
             "timeout": self._resources.timeout,
             "max_tasks": self._max_tasks,
         }
-        trainer = LeanTorchTrainer(
+        trainer = InProcessTorchTrainer(
             serve,
             train_loop_config=config,
-            torch_config=Alone() if self._resources.workers == 1 else None,
+            torch_config=SingleWorkerConfig() if self._resources.workers == 1 else None,
             scaling_config=ScalingConfig(
                 num_workers=self._resources.workers,
                 use_gpu=gpus > 0,

@@ -71,7 +71,7 @@ def tried_in(study: optuna.Study, space: Space, *, but: int | None = None) -> se
 
 
 @dataclass(frozen=True)
-class Draws:
+class PointSampler:
     """What is drawn for a trial that was just asked for."""
 
     study: optuna.Study
@@ -121,10 +121,10 @@ class Draws:
         def sampler_of(parameter: str) -> BaseSampler:
             return make_sampler(search, self.space, trial=self.trial, parameter=parameter, attempt=attempt)
 
-        return self.space.suggest(Draft(self.study, self._frozen, given, sampler_of))
+        return self.space.suggest(UnsavedTrial(self.study, self._frozen, given, sampler_of))
 
 
-class Draft:
+class UnsavedTrial:
     """Takes the place of an Optuna trial for `Space.suggest`: values given, or drawn; nothing is written down.
 
     What is not drawn together has a sampler for each parameter: when a driver is killed while the values are written,
