@@ -45,8 +45,13 @@ Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=
 class FrozenConfig(BaseModel):
     """A value that cannot be changed, and refuses keys that it does not know."""
 
-    model_config = ConfigDict(defer_build=True, 
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+    model_config = ConfigDict(
+        defer_build=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
     )
 
 

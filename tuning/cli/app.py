@@ -299,7 +299,7 @@ def describe(
     as_json: AsJson = False,
 ) -> None:
     """What is in a file: counts, what is set aside, lengths; for questions, the best score that a model can reach."""
-    from tuning.cli.description import describing_task
+    from tuning.cli.describe import describing_task
     from tuning.cli.progress import watching
     from tuning.cli.tables import print_table, table_of
 

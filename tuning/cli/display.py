@@ -53,21 +53,21 @@ class Display:
     @contextmanager
     def showing(self, table: TrialTable, study: StudyConfig, budget: Budget) -> Iterator[None]:
         """Show the trials for as long as the block runs."""
-        progress = Progress(table, budget, trials=study.trials_left())
+        progress = SweepProgress(table, budget, trials=study.trials_left())
         if not self.console.is_terminal:
-            table.on_change = LinesOfTrials(self, progress).changed
+            table.on_change = TrialLines(self, progress).changed
             yield
             table.on_change = None
             return
         table.on_change = progress.hear
-        picture = Picture(table, progress)
+        picture = LiveTable(table, progress)
         with Live(console=self.console, get_renderable=lambda: picture, refresh_per_second=4, transient=True):
             yield
         table.on_change = None
         self.console.print(trial_table(table, list(table)))
 
 
-class Progress:
+class SweepProgress:
     """How far a sweep has come, in a few words."""
 
     def __init__(self, table: TrialTable, budget: Budget, *, trials: int) -> None:
@@ -85,10 +85,10 @@ class Progress:
         return line + (" — stopping" if self._budget.interrupted or self._budget.gave_up else "")
 
 
-class Picture:
+class LiveTable:
     """The sweep as it stands, in the lines that the terminal has."""
 
-    def __init__(self, table: TrialTable, progress: Progress) -> None:
+    def __init__(self, table: TrialTable, progress: SweepProgress) -> None:
         self._table, self._progress = table, progress
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -125,10 +125,10 @@ def time_left_as_text(guess: float | None, limit: float | None) -> str:
     return f", about {span(min(guess, limit))} left ({span(limit)} by its budget)"
 
 
-class LinesOfTrials:
+class TrialLines:
     """One line for each thing that happens to a trial; when it has ended, also how far the sweep has come."""
 
-    def __init__(self, display: Display, progress: Progress) -> None:
+    def __init__(self, display: Display, progress: SweepProgress) -> None:
         self._display, self._progress, self._seen = display, progress, dict[int, tuple[str, int]]()
 
     def changed(self, record: TrialRecord) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -53,7 +53,7 @@ def sweep_name(name: str) -> str:
     return name
 
 
-def print_json(content: dict[str, Any]) -> None:
+def print_json(content: dict[str, object]) -> None:
     """What `--json` asks for: one object, alone on the last line of stdout."""
     echo(json.dumps(content, ensure_ascii=False))
 

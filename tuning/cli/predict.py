@@ -82,7 +82,7 @@ def evaluate_file(
         answers = pretrained.task.answers(examples.ids, examples, outputs)
         given = {answer["id"]: answer["prediction_text"] for answer in answers if answer["id"]}
         atomic_write_json(predictions, given)
-    result: dict[str, Any] = {name.removeprefix("eval/"): value for name, value in metrics.items()}
+    result: dict[str, object] = {name.removeprefix("eval/"): value for name, value in metrics.items()}
     result["set_aside"] = pretrained.task.set_aside(source)
     try:
         record_reading(model_dir, file=source, sha256=digest, by="evaluate", metrics=result)
@@ -91,7 +91,7 @@ def evaluate_file(
     return result | {"earlier_readings": earlier} | pretrained.task.score_in_detail(examples, outputs)
 
 
-def as_tsv(records: list[dict[str, Any]]) -> str:
+def as_tsv(records: list[dict[str, object]]) -> str:
     """Records with a header row, without quoting; what would break a row becomes a space."""
     rows = [columns(records[0]), *(record.values() for record in records)] if records else []
     return "".join("\t".join(map(in_one_line, row)) + "\n" for row in rows)
@@ -111,6 +111,6 @@ def in_one_line(cell: object) -> str:
     return " ".join(str(cell).split())
 
 
-def as_json_lines(records: list[dict[str, Any]]) -> str:
+def as_json_lines(records: list[dict[str, object]]) -> str:
     """One JSON object a line."""
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -67,7 +67,7 @@ def _table_of(sweep_dir: Path) -> TrialTable:
     return TrialTable(sweep_dir, load_sweep_study(sweep_dir).objective)
 
 
-def _summary(table: TrialTable) -> dict[str, Any]:
+def _summary(table: TrialTable) -> dict[str, object]:
     """A sweep as `--json` has it."""
     from tuning.sweep.comparison import trial_as_json
 
@@ -129,7 +129,7 @@ def _sorted(table: TrialTable, key: str) -> list[TrialRecord]:
     return [records[place] for place in places]
 
 
-def _comparable(cell: Any) -> tuple[int, Any]:
+def _comparable(cell: object) -> tuple[int, float | str]:
     """A cell that can be held against any other: numbers, then texts and what else a value may be, then nothing."""
     if isinstance(cell, int | float):
         return (0, cell)

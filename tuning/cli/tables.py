@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -24,7 +23,7 @@ def print_table(table: Table) -> None:
     console.print(table)
 
 
-def table_of(found: Mapping[str, Any]) -> Table:
+def table_of(found: Mapping[str, object]) -> Table:
     """Names and values; what lies below a name is indented."""
     grid = Table(box=None, pad_edge=False, show_header=False)
     grid.add_column(no_wrap=True)
@@ -34,7 +33,7 @@ def table_of(found: Mapping[str, Any]) -> Table:
     return grid
 
 
-def _rows(found: Mapping[str, Any], indent: str = "") -> Iterator[tuple[str, str]]:
+def _rows(found: Mapping[str, object], indent: str = "") -> Iterator[tuple[str, str]]:
     for name, value in found.items():
         if isinstance(value, Mapping):
             yield f"{indent}{name}", ""

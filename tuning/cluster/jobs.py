@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kobert_core.errors import InputError
 from tuning.cluster.web import problem_at
@@ -204,7 +204,7 @@ def job_environment() -> dict[str, str]:
 
 def as_job(details: JobDetails) -> Job:
     """A job as Ray tells of it; its times are in milliseconds there."""
-    metadata: dict[str, Any] = details.metadata or {}
+    metadata = details.metadata or {}
     started = details.start_time / 1000 if details.start_time else None
     ended = details.end_time / 1000 if details.end_time else time.time()
     return Job(

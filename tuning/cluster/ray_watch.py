@@ -38,6 +38,6 @@ def ending_with_ray() -> Iterator[None]:
 def is_alive(process: psutil.Process) -> bool:
     """Whether it runs, and does not only wait for its parent to hear of its end."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False

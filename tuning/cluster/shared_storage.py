@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from kobert_core.errors import InputError
 from tuning.cluster.ray_cluster import on_every_node
@@ -54,7 +55,15 @@ def storage_problems(folder: Path, files: Sequence[Path]) -> list[str]:
             path.unlink()
 
 
-def answer(token: str, sizes: dict[str, int]) -> dict[str, object]:
+class Answer(TypedDict):
+    """What a machine says."""
+
+    name: str
+    problem: str | None
+    missing: list[str]
+
+
+def answer(token: str, sizes: dict[str, int]) -> Answer:
     """On a machine: read the token, write an answer beside it, look for files of these sizes."""
     name, problem = uuid.uuid4().hex, None
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ByteSize, Field, model_validator
 
@@ -47,7 +47,7 @@ class SearchConfig(FrozenConfig):
     """Seed of the sampler."""
     startup_trials: PositiveInt = 10
     """Random trials before `tpe` or `cmaes` begins to learn from results."""
-    points: tuple[dict[str, Any], ...] = ()
+    points: tuple[dict[str, object], ...] = ()
     """Trials given in advance, which run first; values that one leaves out are chosen by the search."""
     baselines: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     """Numbers of the trials that the others are compared with: trial 0, and points given in advance. They are never

@@ -14,12 +14,12 @@ from tuning.sweep_dir.layout import JOURNAL, LEDGER, PROVENANCE, SCRATCH, STUDY,
 from tuning.sweep_dir.lock import goes_on, sweep_lock
 from tuning.sweep_dir.provenance import refuse_other_provenance
 from tuning.sweep_dir.saved_study import load_sweep_study
-from tuning.sweep_dir.test_set_log import readings
+from tuning.sweep_dir.test_set_log import read_log
 from tuning.sweep_dir.trial_table import TrialTable
 
 
 @contextmanager
-def sweep_folder(
+def open_sweep_dir(
     study: StudyConfig, folder: Path, *, resume: bool, say: Callable[[str], object] = print
 ) -> Iterator[bool]:
     """Hold the folder of a sweep for this process; make it, or take up the one that is there. Which of both it was.
@@ -51,7 +51,7 @@ def sweep_folder(
                     say(note)
             else:  # nothing stands on it yet
                 (folder / PROVENANCE).unlink(missing_ok=True)
-            readings(folder)  # what is damaged is told now, and not after the last trial
+            read_log(folder)  # what is damaged is told now, and not after the last trial
         print("running", file=lock, flush=True)
         remove_leftovers(folder)
         dump_study(study, folder / STUDY)
@@ -68,7 +68,7 @@ def sweep_folder(
 
 
 def refuse_used(folder: Path) -> None:
-    """Refuse what `sweep_folder` would refuse without `resume`, before anything starts.
+    """Refuse what `open_sweep_dir` would refuse without `resume`, before anything starts.
 
     Raises:
         InputError: a sweep has ended in the folder.

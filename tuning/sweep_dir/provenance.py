@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from kobert_core.config import NUMBERS
 from kobert_core.errors import InputError
@@ -23,6 +23,15 @@ READ_OF_A_MODEL = (".json", ".safetensors", ".bin", ".model", ".txt")
 
 Hashes = dict[str, str]
 """SHA-256 of files, by their names; of a model on the hub its commit, by the model's name."""
+
+
+class Provenance(TypedDict):
+    """As it is written."""
+
+    numbers: int
+    files: dict[str, Hashes]
+    test: Hashes
+    libraries: dict[str, str]
 
 
 def write_provenance(folder: Path, study: StudyConfig) -> None:
@@ -120,7 +129,7 @@ def _refuse_other_files(key: str, before: Hashes, now: Hashes, study: StudyConfi
         )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Provenance:
     broken = InputError("the file is damaged", where=path, fix="take a copy of it from a backup")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -131,4 +140,4 @@ def _read(path: Path) -> dict[str, Any]:
         ground["numbers"], dict(ground["files"]), dict(ground["test"]), dict(ground["libraries"])
     except (LookupError, TypeError, ValueError) as error:
         raise broken from error
-    return ground
+    return cast(Provenance, ground)

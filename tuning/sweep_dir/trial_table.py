@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NotRequired, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # of typing, Pydantic reads it from Python 3.12 on
 
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
@@ -27,6 +28,27 @@ if TYPE_CHECKING:
     from tuning.study import StudyConfig
 
 
+Copied = TypedDict(
+    "Copied",
+    {"from": int, "progress": int, "values": dict[str, object], "weights_of": NotRequired[dict[str, object]]},
+)
+"""A trial went on `from` another one's weights, which were trained with `weights_of`; from there on it has `values`."""
+
+
+class Winner(TypedDict):
+    """What is read of a winner among the trials."""
+
+    trial: int
+
+
+class WinnerFile(TypedDict):
+    """What is read of `winner.json`."""
+
+    winner: Winner
+    test: dict[str, dict[str, float]]
+    notes: NotRequired[list[str]]
+
+
 @dataclass
 class TrialRecord:
     """What a sweep knows of one trial."""
@@ -35,7 +57,7 @@ class TrialRecord:
 
     trial: Annotated[int, Field(ge=0)]
     state: TrialState
-    values: dict[str, Any]
+    values: dict[str, object]
     """Searched values, by parameter; with `pbt` those that its best checkpoint was trained with at last."""
     progress: int = 0
     """Percent of its own updates that are done."""
@@ -55,9 +77,8 @@ class TrialRecord:
     """Wall time of the trial over all its sessions."""
     reason: str | None = None
     """Why it failed."""
-    lineage: list[dict[str, Any]] = field(default_factory=list)
-    """With `pbt`, each time that it went on from another trial's weights: `{from, progress, values, weights_of}`, which
-    are its own values from there on, and those that the weights were trained with."""
+    lineage: list[Copied] = field(default_factory=list)
+    """With `pbt`, each time that it went on from another trial's weights."""
     micro_batch: int | None = None
     """Examples that go through the model at once, where memory ran out with as many as the study says."""
     step: int = 0
@@ -69,11 +90,11 @@ class TrialRecord:
         return self.state not in UNFINISHED
 
     @property
-    def newest_values(self) -> dict[str, Any]:
+    def newest_values(self) -> dict[str, object]:
         """What it trains with, or did at its end."""
         return dict(self.lineage[-1]["values"]) if self.lineage else self.values
 
-    def values_at(self, progress: int) -> dict[str, Any]:
+    def values_at(self, progress: int) -> dict[str, object]:
         """What the weights of a report were trained with: a copy's first one is that of the other trial."""
         if self.lineage and progress <= self.lineage[-1]["progress"]:
             return dict(self.lineage[-1].get("weights_of", self.values))
@@ -177,7 +198,7 @@ def standing(record: TrialRecord) -> str:
     return f"trial {record.trial}, {record.state.lower()}{how_far}"
 
 
-def as_row(record: TrialRecord) -> dict[str, Any]:
+def as_row(record: TrialRecord) -> dict[str, object]:
     """A trial as JSON has it."""
     return asdict(record) | {"curve": {str(progress): value for progress, value in record.curve.items()}}
 
@@ -191,7 +212,7 @@ def as_csv(records: list[TrialRecord]) -> str:
     plain = ["trial", "state", "progress", "value", "best_progress", "seconds"]
     writer.writerow([*plain, *parameters, *metrics, "checkpoint", "reason"])
     for record in records:
-        row: list[Any] = [getattr(record, name) for name in plain]
+        row: list[object] = [getattr(record, name) for name in plain]
         row[-1] = round(record.seconds, 3)
         row += [record.values.get(name) for name in parameters] + [record.metrics.get(name) for name in metrics]
         reason = last_line(record.reason) if record.reason else None
@@ -199,7 +220,7 @@ def as_csv(records: list[TrialRecord]) -> str:
     return buffer.getvalue()
 
 
-def read_winner(folder: Path) -> dict[str, Any]:
+def read_winner(folder: Path) -> WinnerFile:
     """`winner.json` of a sweep. Raises InputError when there is none."""
     path = folder / WINNER
     winner = unsealed(_read_json(path), where=path)
@@ -207,7 +228,7 @@ def read_winner(folder: Path) -> dict[str, Any]:
         int(winner["winner"]["trial"]), dict(winner["test"])
     except (LookupError, TypeError, ValueError) as error:
         raise InputError("this is no result of a sweep", where=path) from error
-    return winner
+    return cast(WinnerFile, winner)
 
 
 def _read_ledger(path: Path) -> list[TrialRecord]:
@@ -222,7 +243,7 @@ def _read_ledger(path: Path) -> list[TrialRecord]:
         raise InputError(f"a trial's `{name}` cannot be {show(first['input'])}", where=path) from error
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

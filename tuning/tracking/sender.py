@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 from kobert_core.io.atomic import atomic_write_json
 from kobert_core.io.checksums import sealed
@@ -19,6 +19,7 @@ from .spool import Record, Spool, record_of
 from .store import MetricPoint, Store, is_refusal
 from .uris import redact_uri
 
+T = TypeVar("T")
 _POLL_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _BATCH = 1000  # metrics a request, MLflow's limit
@@ -59,7 +60,7 @@ class Seen:
             self._params.setdefault(record["trial"], set()).update(record["params"])
 
 
-class Syncer:
+class Sender:
     """Carries one spool to one store; `start` does so in a thread that never raises.
 
     Beside the spool lie `<spool>.state.json` (how far the store has accepted it) and `<spool>.dead.jsonl`
@@ -70,7 +71,7 @@ class Syncer:
         self.refused = 0
         self._spool, self._store, self._uri = spool, store, redact_uri(uri)
         self._state_path = spool.path.with_name(spool.path.name + ".state.json")
-        self._letters = DeadLetters(spool.path)
+        self._dead_letters = DeadLetters(spool.path)
         self._offset = self._saved_offset()
         self._saved = self._offset
         self._to_send = spool.count(self._offset) - spool.appended
@@ -79,7 +80,7 @@ class Syncer:
         self._failures = 0
         self._wake, self._stop = threading.Event(), threading.Event()
         self._progress = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="mlflow-syncer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="mlflow-sender", daemon=True)
 
     @property
     def left(self) -> int:
@@ -225,7 +226,7 @@ class Syncer:
         gone = [key for key, value in record["tags"].items() if value is None]
         self._send_or_bury(lambda some: store.remove_tags(trial, some, time=at), gone, record)
 
-    def _send_or_bury(self, send: Callable[[list[Any]], None], items: list[Any], record: Record) -> None:
+    def _send_or_bury(self, send: Callable[[list[T]], None], items: list[T], record: Record) -> None:
         """Send items together; of those that are refused, find the bad ones by halving and set them aside."""
         if not items:
             return
@@ -241,13 +242,13 @@ class Syncer:
                 self._send_or_bury(send, items[:half], record)
                 self._send_or_bury(send, items[half:], record)
 
-    def _bury(self, record: Any, reason: str) -> None:
+    def _bury(self, record: object, reason: str) -> None:
         reason = redact_uri(" ".join(reason.split()))[:1000]
-        if not self._letters.add(record, reason):
+        if not self._dead_letters.add(record, reason):
             return
         self.refused += 1
         if self.refused == 1:
-            _log.warning("MLflow refuses a record for good: %s (kept in %s)", reason[:300], self._letters.path)
+            _log.warning("MLflow refuses a record for good: %s (kept in %s)", reason[:300], self._dead_letters.path)
 
     def _accept(self, offset: int) -> None:
         with self._progress:
@@ -276,7 +277,7 @@ class Syncer:
                 atomic_write_json(self._state_path, self._state(self._offset))
                 self._saved = self._offset
 
-    def _state(self, offset: int) -> dict[str, Any]:
+    def _state(self, offset: int) -> dict[str, object]:
         return sealed({"uri": self._uri, "sweep_id": self._spool.header["sweep_id"], "offset": offset})
 
 

@@ -17,6 +17,7 @@ from kobert_core.errors import InputError
 from kobert_core.io.checksums import sealed_line, unsealed_line
 
 Record = dict[str, Any]
+"""A line of JSON, checked by `record_of`."""
 
 _BLOCK = 1 << 20
 _GROUP_SECONDS = 0.05

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tuning.tracking.databases import try_database
 
@@ -26,13 +26,13 @@ from .uris import artifact_root, is_server, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
 
 SWEEP_TAG = "kobert_tune.sweep_id"
 TRIAL_TAG = "kobert_tune.trial"
 _END_TAGS = frozenset({"interrupted", "pruned", "reason"})
 
-# One try a request, and a short one: the syncer repeats it, and later.
+# One try a request, and a short one: the sender repeats it, and later.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -341,6 +341,6 @@ class Store:
             if str(model.status) == "PENDING" and (model.name, model.tags.get(TRIAL_TAG)) in ready:
                 self._client.delete_logged_model(model.model_id)
 
-    def _models(self) -> list[Any]:
+    def _models(self) -> list[LoggedModel]:
         query = f"tags.`{SWEEP_TAG}` = '{self._sweep_id}'"
         return list(self._client.search_logged_models([self._experiment_id], query))
