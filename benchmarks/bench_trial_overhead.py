@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuning.cluster import ray_cluster, set_environment
+from tuning.cluster.ray_cluster import ray_cluster, set_environment
 
 set_environment()
 logging.getLogger("ray").setLevel(logging.ERROR)
@@ -27,12 +27,12 @@ from ray import train, tune  # noqa: E402
 
 from kobert_core.config import Objective  # noqa: E402
 from search_spaces.distributions import Space  # noqa: E402
-from tuning.driver_only import DriverOnly  # noqa: E402
-from tuning.schedulers import make_scheduler  # noqa: E402
-from tuning.search import OptunaSearcher, open_optuna_study  # noqa: E402
+from tuning.search.driver_only import DriverOnly  # noqa: E402
+from tuning.search.schedulers import make_scheduler  # noqa: E402
+from tuning.search.searcher import OptunaSearcher, open_optuna_study  # noqa: E402
 from tuning.study import ResourcesConfig, SchedulerConfig, SearchConfig  # noqa: E402
-from tuning.trial import make_tuner  # noqa: E402
-from tuning.worker_group import WorkerGroups  # noqa: E402
+from tuning.workers.trial import make_tuner  # noqa: E402
+from tuning.workers.worker_group import WorkerGroups  # noqa: E402
 
 OBJECTIVE = Objective(metric="eval/accuracy", mode="max")
 SEARCH = SearchConfig()

@@ -13,7 +13,7 @@ from tests.drills.conftest import Drill
 from tests.fixtures.commands import tune
 from tests.fixtures.sweeps import records_of, reported_curves, sweep_to_its_end
 from tests.fixtures.tracking import client_of
-from tuning.results import TABLE
+from tuning.sweep_dir.layout import TABLE
 
 pytestmark = pytest.mark.slow
 FAULTS = {1: "nan", 2: "little memory", 3: "exception", 4: "hang~once", 5: "hang", 6: "no memory"}

@@ -25,12 +25,14 @@ from kobert_core.io.checksums import sha256_file
 from kobert_core.pretrained import load_pretrained
 from tests.drills.conftest import Drill
 from tests.fixtures.sweeps import start_sweep
-from tuning.export import export_model
-from tuning.ground import refuse_other_ground
-from tuning.optuna_study import open_optuna_study
-from tuning.readings import readings
-from tuning.results import TABLE, TrialTable, read_winner
-from tuning.study import load_study, load_sweep_study
+from tuning.search.optuna_study import open_optuna_study
+from tuning.study import load_study
+from tuning.sweep.export import export_model
+from tuning.sweep_dir.layout import TABLE
+from tuning.sweep_dir.provenance import refuse_other_provenance
+from tuning.sweep_dir.saved_study import load_sweep_study
+from tuning.sweep_dir.test_set_log import readings
+from tuning.sweep_dir.trial_table import TrialTable, read_winner
 from tuning.tracking.spool import Spool, record_of
 from tuning.tracking.tracker import _make_syncer
 
@@ -86,7 +88,7 @@ def reports_of(output: Path) -> Any:
 
 
 def ground_under(output: Path) -> Any:
-    return refuse_other_ground(output / "one", load_sweep_study(output / "one"))
+    return refuse_other_provenance(output / "one", load_sweep_study(output / "one"))
 
 
 def readings_of(output: Path) -> Any:

@@ -22,8 +22,8 @@ from tests.fixtures.sweeps import (
     sweep_to_its_end,
     wait_for,
 )
-from tuning.journal import SweepJournal
-from tuning.sweep_folder import JOURNAL
+from tuning.search.journal import SweepJournal
+from tuning.sweep_dir.layout import JOURNAL
 
 STUDY = [
     part

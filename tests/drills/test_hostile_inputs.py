@@ -39,10 +39,11 @@ from kobert_core.tokenization import KoBertTokenizer
 from tests.drills.conftest import Drill
 from tests.fixtures.commands import ROOT
 from tests.fixtures.tiny import tiny_config
-from tuning.cli import main
-from tuning.cli_options import sweep_name
-from tuning.results import LEDGER, WINNER, TrialRecord, TrialTable, read_winner
+from tuning.cli.app import main
+from tuning.cli.options import sweep_name
 from tuning.study import dump_study, load_study
+from tuning.sweep_dir.layout import LEDGER, WINNER
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, read_winner
 
 STUDIES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 TEXTS = [f"{text} {number}" for number, text in enumerate(["좋다", "별로, 다", 'a "최고" b', "그저 그렇다"] * 5)]
@@ -387,7 +388,7 @@ def test_names_cannot_leave_the_output_folder(drill: Drill, tmp_path: Path, monk
     assert newest_checkpoint(tmp_path) is None
     for output in ("x" * 300, "/dev/null/model", str(tmp_path)):
         monkeypatch.setattr(sys, "argv", ["kobert-tune", "sweep", str(STUDIES[0]), "--name", "a", "--output", output])
-        monkeypatch.setattr("tuning.sweep.Sweep.run", lambda *_: taken.append(("--output", "")))
+        monkeypatch.setattr("tuning.sweep.sweep.Sweep.run", lambda *_: taken.append(("--output", "")))
         (tmp_path / "a").write_text("a file")
         with pytest.raises(SystemExit) as end:
             main()

@@ -102,14 +102,14 @@ def test_an_actor_a_daemon_and_the_driver_killed(tmp_path: Path, undisturbed: Un
     sweep, chance = tmp_path / "one", random.Random(0)
     process = start_sweep(tmp_path, "one", *SHORT)
     with ending_all(process):
-        for percent, kind in ((20, "Exchange"), (60, "raylet/raylet")):
+        for percent, kind in ((20, "Broker"), (60, "raylet/raylet")):
             assert wait_for(process, lambda least=percent: progress_of(sweep) >= least)  # type: ignore[misc]
             wait_for_kinds(process, (kind,))
             assert kill_one_of_each(process, (kind,), chance) == [kind]
         assert wait_for(process, lambda: progress_of(sweep) >= 150)
         kill_driver(process)
     printed = (tmp_path / "one.out").read_text()
-    assert "the process `Exchange` has died: going on" in printed and "Ray has died: going on" in printed
+    assert "the process `Broker` has died: going on" in printed and "Ray has died: going on" in printed
     assert "Traceback" not in printed
     finish(tmp_path, *SHORT)
     count_differences(drill, Outcome.of(sweep), undisturbed(*SHORT))

@@ -15,8 +15,8 @@ from kobert_core.errors import InputError
 from tests.drills.conftest import Drill
 from tests.fixtures.commands import ROOT, TUNE, environment
 from tests.fixtures.mlflow_server import Server
-from tuning.cli import main
-from tuning.jobs import job_environment, package_into
+from tuning.cli.app import main
+from tuning.cluster.jobs import job_environment, package_into
 from tuning.tracking import redact_uri, serve_ui, ui_command
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
@@ -105,7 +105,7 @@ def test_a_stranger_is_not_let_into_a_ray_of_ours(drill: Drill, tmp_path: Path) 
     """A Ray that a sweep starts lets nobody in who has not its token"""
     ours = """
         import ray
-        from tuning.cluster import ray_cluster, set_environment
+        from tuning.cluster.ray_cluster import ray_cluster, set_environment
         set_environment()
         with ray_cluster(None):
             print(ray.get_runtime_context().gcs_address, flush=True)

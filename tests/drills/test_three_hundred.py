@@ -24,7 +24,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from tests.drills.conftest import Drill
 from tests.fixtures.commands import tune
-from tuning.cli import main
+from tuning.cli.app import main
 
 pytestmark = pytest.mark.slow
 STUDIES = 300

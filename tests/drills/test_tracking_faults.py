@@ -28,7 +28,7 @@ from tests.fixtures.reports import Place, Reporter, count_losses, first_times
 from tests.fixtures.sweeps import QUICKSTART, records_of, reported_curves, start_sweep, stored_curves
 from tests.fixtures.tracking import closed_port
 from tuning.study import dump_study, load_study
-from tuning.sweep_folder import sweep_folder
+from tuning.sweep_dir.opening import sweep_folder
 from tuning.tracking import Tracker, default_tracking_uri
 
 pytestmark = pytest.mark.usefixtures("short_requests")
@@ -257,17 +257,17 @@ def test_a_clock_that_is_set_back(
     """The clock is set back by an hour, in mid-sweep and before a resume: times never go back"""
     experiment, spool = request.node.name, tmp_path / "tracking.jsonl"
     begin, given = time.time_ns() // 1_000_000, set[Place]()
-    for sitting in range(2):
+    for session in range(2):
         tracker = Tracker(spool=spool, uri=server.url, experiment=experiment, sweep="sweep")
         reporter = Reporter(tracker)
         tracker.start_sweep(params={}, tags={})
         tracker.start_trial("0", params={}, tags={})
-        reporter.report(0, range(500 * (sitting + 1)), seconds=0.2)
-        clock, back = time.time_ns, (sitting + 1) * 3_600_000_000_000
+        reporter.report(0, range(500 * (session + 1)), seconds=0.2)
+        clock, back = time.time_ns, (session + 1) * 3_600_000_000_000
         monkeypatch.setattr("tuning.tracking.spool.time.time_ns", lambda clock=clock, back=back: clock() - back)
-        reporter.report(0, range(250, 750 * (sitting + 1)), seconds=0.2)
-        tracker.end_trial("0", status="FINISHED" if sitting else "KILLED", tags={})
-        tracker.end_sweep(status="FINISHED" if sitting else "KILLED")
+        reporter.report(0, range(250, 750 * (session + 1)), seconds=0.2)
+        tracker.end_trial("0", status="FINISHED" if session else "KILLED", tags={})
+        tracker.end_sweep(status="FINISHED" if session else "KILLED")
         assert tracker.close(60) == 0
         given |= reporter.given
     lines = spool.read_bytes().splitlines()

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.drills.conftest import Drill
 from tests.fixtures.commands import tune
 from tests.fixtures.sweeps import QUICKSTART, start_sweep
-from tuning.sweep_lock import is_running
+from tuning.sweep_dir.lock import is_running
 
 
 def test_the_second_driver_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path, drill: Drill) -> None:

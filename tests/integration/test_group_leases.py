@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tuning.cluster import ray_cluster, set_environment
+from tuning.cluster.ray_cluster import ray_cluster, set_environment
 
 set_environment()
 
@@ -24,13 +24,13 @@ from search_spaces.distributions import Space  # noqa: E402
 from tests.fixtures.commands import ROOT  # noqa: E402
 from tests.fixtures.nodes import Nodes, ray_nodes  # noqa: E402
 from tests.integration.test_worker_group import process  # noqa: E402
-from tuning.exchange import packed  # noqa: E402
-from tuning.optuna_study import open_optuna_study  # noqa: E402
-from tuning.schedulers import make_scheduler  # noqa: E402
-from tuning.search import OptunaSearcher  # noqa: E402
+from tuning.search.optuna_study import open_optuna_study  # noqa: E402
+from tuning.search.schedulers import make_scheduler  # noqa: E402
+from tuning.search.searcher import OptunaSearcher  # noqa: E402
 from tuning.study import ResourcesConfig, SchedulerConfig, SearchConfig, load_study  # noqa: E402
-from tuning.trial import make_tuner  # noqa: E402
-from tuning.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
+from tuning.workers.broker import packed  # noqa: E402
+from tuning.workers.trial import make_tuner  # noqa: E402
+from tuning.workers.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
 
 pytestmark = pytest.mark.slow
 OBJECTIVE, SEARCH = Objective(metric="eval/accuracy", mode="max"), SearchConfig()
@@ -82,7 +82,7 @@ def left_over(nodes: Nodes) -> list[Any]:
     def found() -> list[Any]:
         alive = [it for it in list_actors(nodes.jobs) if it.state != "DEAD" and it.class_name != of_the_cluster]
         placed = [group for group in list_placement_groups(nodes.jobs) if group.state != "REMOVED"]
-        named = [it.name() for it in psutil.process_iter() if "TrainWorker" in it.name() or "Exchange" in it.name()]
+        named = [it.name() for it in psutil.process_iter() if "TrainWorker" in it.name() or "Broker" in it.name()]
         return [*alive, *placed, *named]
 
     deadline = time.monotonic() + 10
@@ -136,13 +136,13 @@ def test_a_trial_that_is_stopped_in_mid_epoch_frees_its_group_at_once(nodes: Nod
     with ray_cluster(nodes.address):
         groups = WorkerGroups(1, PAIRS, storage=tmp_path)
         groups.wait_until_ready()
-        number = ray.get(groups.exchange.submit.remote(packed(train_for_long)))
-        kind, _ = ray.get(groups.exchange.take.remote(number))
+        number = ray.get(groups.broker.submit.remote(packed(train_for_long)))
+        kind, _ = ray.get(groups.broker.take.remote(number))
         assert kind == "report"
-        rest = groups.exchange.take.remote(number)  # go on
+        rest = groups.broker.take.remote(number)  # go on
         time.sleep(1)
         begin = time.monotonic()
-        ray.get(groups.exchange.stop.remote(number))
+        ray.get(groups.broker.stop.remote(number))
         kind, updates = ray.get(rest)
         assert groups.run(process) > 0
         assert time.monotonic() - begin < 2

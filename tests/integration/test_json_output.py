@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from tests.fixtures.commands import ROOT, tune
-from tuning.cli import app
+from tuning.cli.app import app
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 TEST_FILE = ROOT / "search_spaces" / "sample" / "test.tsv"

@@ -11,9 +11,9 @@ import torch
 from kobert_core.errors import InputError
 from kobert_core.pretrained import read_train_config
 from tests.fixtures.commands import ROOT, tune
-from tuning.local import train_once
-from tuning.predict import evaluate_file, predict_file
+from tuning.cli.predict import evaluate_file, predict_file
 from tuning.study import load_study
+from tuning.sweep.train_local import train_once
 
 FLOATS = {"부정": "0.0", "중립": "1.0", "긍정": "2.0"}
 """What stands in `kor3-float.csv` for what stands in `kor3.csv`."""

@@ -51,7 +51,7 @@ def test_every_trial_runs_to_its_end(sweep: Path) -> None:
     assert not list(sweep.glob("trials/*/donations"))
 
 
-def sittings(sweep: Path, trial: int) -> list[str]:
+def sessions(sweep: Path, trial: int) -> list[str]:
     """The log of a trial, from each of its copies of another trial on."""
     return (sweep / "trials" / f"{trial:04d}" / "log.txt").read_text().split("goes on from ")[1:]
 
@@ -60,8 +60,8 @@ def test_weak_trials_go_on_from_the_weights_of_strong_ones(sweep: Path) -> None:
     copied = [record for record in records(sweep) if record["lineage"]]
     assert copied, "no trial was replaced"
     for record in copied:
-        assert len(sittings(sweep, record["trial"])) == len(record["lineage"])
-        for step, log in zip(record["lineage"], sittings(sweep, record["trial"]), strict=True):
+        assert len(sessions(sweep, record["trial"])) == len(record["lineage"])
+        for step, log in zip(record["lineage"], sessions(sweep, record["trial"]), strict=True):
             donor = (sweep / "trials" / f"{step['from']:04d}" / "log.txt").read_text()
             (report,) = set(re.findall(rf"^ *{step['progress']}% update .*?(?= \(best\)|$)", donor, re.MULTILINE))
             assert log.splitlines()[1].startswith(report), "its first report is the donor's"
@@ -72,7 +72,7 @@ def test_weak_trials_go_on_from_the_weights_of_strong_ones(sweep: Path) -> None:
 
 def test_a_copy_explores_in_the_space_and_trains_at_its_own_rates(sweep: Path) -> None:
     for record in records(sweep):
-        for step, log in zip(record["lineage"], sittings(sweep, record["trial"]), strict=True):
+        for step, log in zip(record["lineage"], sessions(sweep, record["trial"]), strict=True):
             assert all(1e-7 <= step["values"][name] <= 5e-3 for name in RATES)
             after = [line for line in log.splitlines()[2:] if "% update" in line and not line.startswith("100%")]
             rates = [[float(re.search(rf"{name}=(\S+)", line)[1]) for name in RATES] for line in after]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from tests.fixtures.commands import ROOT
-from tuning.cli import app
+from tuning.cli.app import app
 from tuning.study import load_study
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tuning.cluster import ray_cluster, set_environment
+from tuning.cluster.ray_cluster import ray_cluster, set_environment
 
 set_environment()
 
@@ -21,9 +21,9 @@ from kobert_core.training import train  # noqa: E402
 from tests.fixtures.nodes import ray_nodes  # noqa: E402
 from tests.integration.test_worker_group import process, report_until_stopped  # noqa: E402
 from tests.integration.test_worker_pair import add_up  # noqa: E402
-from tuning.exchange import packed  # noqa: E402
 from tuning.study import ResourcesConfig, load_study  # noqa: E402
-from tuning.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
+from tuning.workers.broker import packed  # noqa: E402
+from tuning.workers.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
 
 pytestmark = pytest.mark.slow
 QUICKSTART = Path(__file__).parents[2] / "search_spaces" / "quickstart.yaml"
@@ -157,11 +157,11 @@ def test_what_befalls_a_worker_ends_its_task_and_not_the_group(cluster: None, tm
     pair = WorkerGroups(1, ResourcesConfig(workers=2, timeout=5), storage=tmp_path)
     try:
         pair.wait_until_ready()
-        number = ray.get(pair.exchange.submit.remote(packed(report_until_stopped)))
-        assert ray.get(pair.exchange.take.remote(number)) == ("report", {"number": 0})
+        number = ray.get(pair.broker.submit.remote(packed(report_until_stopped)))
+        assert ray.get(pair.broker.take.remote(number)) == ("report", {"number": 0})
         time.sleep(8)  # longer than the time-out: a worker that waits for a decision does not hang
-        ray.get(pair.exchange.stop.remote(number))
-        assert ray.get(pair.exchange.take.remote(number)) == ("value", 0)
+        ray.get(pair.broker.stop.remote(number))
+        assert ray.get(pair.broker.take.remote(number)) == ("value", 0)
         with pytest.raises(RuntimeError, match="lost"):
             pair.run(signal_rank_1, number=signal.SIGKILL)
         assert pair.run(add_up) == ([9.0, 4.0], [0, 1])

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from tuning.cluster import ray_cluster, set_environment
+from tuning.cluster.ray_cluster import ray_cluster, set_environment
 
 set_environment()
 
-from tuning.exchange import packed  # noqa: E402
 from tuning.study import ResourcesConfig  # noqa: E402
-from tuning.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
+from tuning.workers.broker import packed  # noqa: E402
+from tuning.workers.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
 
 
 def process(runtime: Any) -> int:
@@ -86,26 +86,26 @@ def test_a_task_leaves_no_traces(groups: WorkerGroups) -> None:
 def test_a_stopped_task_ends_at_the_report_that_stopped_it(groups: WorkerGroups) -> None:
     import ray
 
-    exchange = groups.exchange
-    number = ray.get(exchange.submit.remote(packed(report_until_stopped)))
+    broker = groups.broker
+    number = ray.get(broker.submit.remote(packed(report_until_stopped)))
     for expected in range(3):
-        assert ray.get(exchange.take.remote(number)) == ("report", {"number": expected})
+        assert ray.get(broker.take.remote(number)) == ("report", {"number": expected})
     time.sleep(0.3)  # nobody asks for more: the task waits for a decision
-    ray.get(exchange.stop.remote(number))
-    assert ray.get(exchange.take.remote(number)) == ("value", 2)
+    ray.get(broker.stop.remote(number))
+    assert ray.get(broker.take.remote(number)) == ("value", 2)
 
 
 def test_a_task_that_nobody_can_stop_any_more_is_stopped_by_its_owner(groups: WorkerGroups) -> None:
     """As when Ray Tune kills a trial's actor: the group is free again, and what waited for it is not begun."""
     import ray
 
-    exchange = groups.exchange
-    number = ray.get(exchange.submit.remote(packed(report_until_stopped), 7))
-    assert ray.get(exchange.take.remote(number)) == ("report", {"number": 0})
-    waiting = exchange.submit.remote(packed(process), 8)
-    while not ray.get(exchange.is_awaited.remote()):
+    broker = groups.broker
+    number = ray.get(broker.submit.remote(packed(report_until_stopped), 7))
+    assert ray.get(broker.take.remote(number)) == ("report", {"number": 0})
+    waiting = broker.submit.remote(packed(process), 8)
+    while not ray.get(broker.is_awaited.remote()):
         time.sleep(0.01)  # calls of an actor may overtake each other
-    ray.get([exchange.stop_owned_by.remote(8), exchange.stop_owned_by.remote(7)])
+    ray.get([broker.stop_owned_by.remote(8), broker.stop_owned_by.remote(7)])
     with pytest.raises(ray.exceptions.RayTaskError, match="stopped before it began"):
         ray.get(waiting)
     assert groups.run(process) > 0

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from tuning.cluster import ray_cluster, set_environment
+from tuning.cluster.ray_cluster import ray_cluster, set_environment
 
 set_environment()
 
 from tests.integration.test_worker_group import fail, process, report_until_stopped  # noqa: E402
-from tuning.exchange import packed  # noqa: E402
 from tuning.study import ResourcesConfig  # noqa: E402
-from tuning.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
+from tuning.workers.broker import packed  # noqa: E402
+from tuning.workers.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
 
 
 def fail_on_rank_1(runtime: Any) -> None:
@@ -40,10 +40,10 @@ def test_workers_of_a_group_add_up_agree_and_start_anew_when_one_is_lost(tmp_pat
         try:
             pair.wait_until_ready()
             assert pair.run(add_up) == ([9.0, 4.0], [0, 1])
-            number = ray.get(pair.exchange.submit.remote(packed(report_until_stopped)))
-            assert ray.get(pair.exchange.take.remote(number)) == ("report", {"number": 0})
-            ray.get(pair.exchange.stop.remote(number))
-            assert ray.get(pair.exchange.take.remote(number)) == ("value", 0)
+            number = ray.get(pair.broker.submit.remote(packed(report_until_stopped)))
+            assert ray.get(pair.broker.take.remote(number)) == ("report", {"number": 0})
+            ray.get(pair.broker.stop.remote(number))
+            assert ray.get(pair.broker.take.remote(number)) == ("value", 0)
             before = pair.run(process)
             with pytest.raises(RuntimeError, match="this task cannot work"):
                 pair.run(fail)

@@ -235,7 +235,7 @@ def test_a_job_has_the_cluster_of_the_cluster_manifest() -> None:
 def test_the_job_is_a_command_that_exists() -> None:
     from typer.testing import CliRunner
 
-    from tuning.cli import app
+    from tuning.cli.app import app
 
     spec = manifest(MANIFESTS[1])["spec"]
     program, *arguments = spec["entrypoint"].split()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from tuning.study.config import StudyConfig
-from tuning.study.file import STUDY, dump_study, load_study, load_sweep_study, searchable
+from tuning.study.file import dump_study, load_dumped_study, load_study, searchable
 from tuning.study.sections import BudgetConfig, ResourcesConfig, SchedulerConfig, SearchConfig, TrackingConfig
 
 __all__ = [
-    "STUDY",
     "BudgetConfig",
     "ResourcesConfig",
     "SchedulerConfig",
@@ -15,7 +14,7 @@ __all__ = [
     "StudyConfig",
     "TrackingConfig",
     "dump_study",
+    "load_dumped_study",
     "load_study",
-    "load_sweep_study",
     "searchable",
 ]

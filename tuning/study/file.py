@@ -26,8 +26,6 @@ from tuning.study.config import StudyConfig, StudyHead
 from tuning.study.sections import BudgetConfig, ResourcesConfig, SchedulerConfig, SearchConfig, TrackingConfig
 from tuning.tracking.uris import escaped_path
 
-STUDY = "study.yaml"
-"""In the folder of a sweep."""
 LOOP_METRICS = ("train/loss", "train/examples_per_second")
 """What the loop reports besides the metrics of the task."""
 SEARCHABLE = (
@@ -128,15 +126,12 @@ def _quoted(value: Any) -> Any:
     return DoubleQuotedScalarString(value) if isinstance(value, str) and not value.isprintable() else value
 
 
-def load_sweep_study(folder: Path) -> StudyConfig:
-    """The study of a sweep, as `dump_study` wrote it into the sweep's folder.
+def load_dumped_study(path: Path) -> StudyConfig:
+    """The study that `dump_study` wrote.
 
     Raises:
-        InputError: there is none, or it is not what was written.
+        InputError: it is not what was written.
     """
-    path = folder / STUDY
-    if not path.is_file():
-        raise InputError("this is no folder of a sweep", where=folder, fix="see `kobert-tune list`")
     study = load_study(path)
     first, _, rest = path.read_bytes().partition(b"\n")
     seal = re.fullmatch(rb"# sha256 (\w+)", first)

@@ -3,22 +3,22 @@ spool first, so that a slow, broken or missing server never stops, loses or doub
 
 from __future__ import annotations
 
-from .letters import count_letters, letters_path
-from .tracker import INTERRUPTED, End, Ends, Status, SyncResult, Tracker, sync
+from .dead_letters import count_dead_letters, dead_letters_path
+from .tracker import INTERRUPTED_TAGS, End, Ends, Status, SyncResult, Tracker, sync
 from .ui import reach, serve_ui, show_ui, ui_command, ui_environment
 from .uris import address_problem, default_tracking_uri, redact_uri, resolve_tracking_uri, shown_uri
 
 __all__ = [
-    "INTERRUPTED",
+    "INTERRUPTED_TAGS",
     "End",
     "Ends",
     "Status",
     "SyncResult",
     "Tracker",
     "address_problem",
-    "count_letters",
+    "count_dead_letters",
+    "dead_letters_path",
     "default_tracking_uri",
-    "letters_path",
     "reach",
     "redact_uri",
     "resolve_tracking_uri",

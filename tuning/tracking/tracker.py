@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from kobert_core.errors import InputError
 
-from .letters import count_letters, letters_path
+from .dead_letters import count_dead_letters, dead_letters_path
+from .sender import Syncer, reason_of
 from .spool import Spool
 from .store import Store, prepare_environment
-from .syncer import Syncer, reason_of
 from .uris import artifact_root
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
@@ -22,7 +22,8 @@ End = tuple[Status, Mapping[str, str]]
 """How a trial ended: the status of its run, and tags."""
 Ends = Mapping[str, End]
 """By the trials' numbers."""
-INTERRUPTED: End = ("KILLED", {"interrupted": "true"})
+INTERRUPTED_TAGS = {"interrupted": "true"}
+_INTERRUPTED: End = ("KILLED", INTERRUPTED_TAGS)
 
 
 class Tracker:
@@ -195,8 +196,10 @@ def sync(spool: Path, *, uri: str, ends: Ends | None = None, attempts: int = 3) 
                 failures = failures + 1 if syncer.left == left else 1
                 if failures < attempts:
                     time.sleep(float(failures))
-        refused = count_letters(spool)
-        return SyncResult(before - syncer.left, syncer.left, reason, refused, letters_path(spool) if refused else None)
+        refused = count_dead_letters(spool)
+        return SyncResult(
+            before - syncer.left, syncer.left, reason, refused, dead_letters_path(spool) if refused else None
+        )
     finally:
         opened.close()
 
@@ -213,7 +216,7 @@ def open_runs(spool: Spool) -> list[str | None]:
 
 
 def _end_run(spool: Spool, trial: str | None, ends: Ends) -> None:
-    status, tags = ends.get(trial, INTERRUPTED) if trial is not None else INTERRUPTED
+    status, tags = ends.get(trial, _INTERRUPTED) if trial is not None else _INTERRUPTED
     spool.append("end", trial=trial, status=status, tags=_texts(tags), at=spool.latest)
 
 

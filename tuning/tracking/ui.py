@@ -17,9 +17,9 @@ from urllib.parse import quote, urlencode
 
 from kobert_core.errors import InputError
 
+from .sender import reason_of
 from .spool import header_of
 from .store import SWEEP_TAG, TRIAL_TAG, open_client, prepare_environment
-from .syncer import reason_of
 from .uris import artifact_root, is_server, page_of, redact_uri, shown_uri, sqlite_path
 
 if TYPE_CHECKING:

@@ -10,6 +10,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from kobert_core.errors import InputError
 
+STORE_FILE, ARTIFACTS = "mlflow.db", "mlartifacts"
+"""In the folder of all sweeps, where no other store is named."""
 _SQLITE = "sqlite:///"
 _DRIVER = "sqlite+pysqlite:///"
 _DATABASES = ("postgresql", "mysql", "mssql")
@@ -22,7 +24,7 @@ def default_tracking_uri(output: Path) -> str:
     Raises:
         InputError: the folder's name is not in UTF-8.
     """
-    return sqlite_uri(output.resolve() / "mlflow.db")
+    return sqlite_uri(output.resolve() / STORE_FILE)
 
 
 def sqlite_uri(path: Path) -> str:
@@ -101,7 +103,7 @@ def artifact_root(uri: str, folder: Path) -> Path | None:
     if is_server(uri):
         return None
     path = sqlite_path(uri)
-    return (path.parent if path else folder.absolute()) / "mlartifacts"
+    return (path.parent if path else folder.absolute()) / ARTIFACTS
 
 
 def is_server(uri: str) -> bool:
@@ -132,7 +134,7 @@ def _problem_here(uri: str) -> tuple[str, str] | None:
     if path := sqlite_path(uri):
         above = next(folder for folder in path.parents if folder.exists())
         if path.is_dir() or not above.is_dir():
-            return "a sqlite store must be a file in a folder", f"use sqlite:///{above}/mlflow.db"
+            return "a sqlite store must be a file in a folder", f"use sqlite:///{above}/{STORE_FILE}"
         with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
             if file.read(16) not in (b"", b"SQLite format 3\0"):
                 return "the file is no sqlite database", "give the path of another, or of none"

@@ -12,8 +12,8 @@ from ray.tune.schedulers import TrialScheduler
 from kobert_core.errors import InputError
 from search_spaces.distributions import Space
 from tests.fixtures.commands import ROOT
-from tuning.population import Population
-from tuning.schedulers import make_scheduler
+from tuning.search.population import Population
+from tuning.search.schedulers import make_scheduler
 from tuning.study import SchedulerConfig, SearchConfig, load_study
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from kobert_core.errors import InputError
 from tests.fixtures.commands import ROOT, tune, tune_here
-from tuning.cli import app, sweep_name
+from tuning.cli.app import app, sweep_name
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 
@@ -42,7 +42,7 @@ def test_every_command_teaches_its_options(command: str, options: set[str]) -> N
 
 def test_help_imports_nothing_heavy() -> None:
     heavy = {"torch", "ray", "mlflow", "optuna", "transformers", "sklearn"}
-    code = f"import sys, tuning.cli; print({heavy} & set(sys.modules))"
+    code = f"import sys, tuning.cli.app; print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
 

@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 from kobert_core.errors import InputError
 from tests.fixtures.commands import ROOT
-from tuning.cli import app
-from tuning.results import TrialRecord, TrialTable
-from tuning.study import STUDY, dump_study, load_study
-from tuning.sweep_lock import sweep_lock
+from tuning.cli.app import app
+from tuning.study import dump_study, load_study
+from tuning.sweep_dir.layout import STUDY
+from tuning.sweep_dir.lock import sweep_lock
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 LR, SCHEDULE = "optim.backbone_lr", "optim.schedule"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kobert_core.errors import InputError
-from tuning.cluster import groups_that_fit, ray_cluster
+from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster
 from tuning.study import ResourcesConfig
 
 

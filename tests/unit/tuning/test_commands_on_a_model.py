@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 from kobert_core.errors import InputError
 from tests.fixtures.tiny import SIZES
-from tuning.cli import app
-from tuning.local import train_once
+from tuning.cli.app import app
 from tuning.study import load_study
+from tuning.sweep.train_local import train_once
 
 CLASSES = {"1": "부정", "2": "중립", "3": "긍정 [강]"}
 WORDS = {"1": "시간이 아까웠다", "2": "그저 그랬다", "3": "정말 재미있어요"}

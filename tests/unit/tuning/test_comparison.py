@@ -16,10 +16,10 @@ from kobert_core.tasks.base import Chance
 from kobert_core.tasks.question_answering.task import QuestionAnswering
 from kobert_core.tasks.text_classification.task import TextClassification
 from tests.fixtures.commands import ROOT
-from tuning.comparison import compare
-from tuning.export import model_card
-from tuning.results import TrialRecord, TrialTable, standing
 from tuning.study import StudyConfig, load_study
+from tuning.sweep.comparison import compare
+from tuning.sweep.export import model_card
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, standing
 
 HALF = Chance(0.5, "always the largest class")
 

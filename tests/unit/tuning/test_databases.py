@@ -14,17 +14,17 @@ from typer.testing import CliRunner
 from kobert_core.errors import InputError
 from tests.fixtures.nodes import free_port
 from tests.fixtures.sweeps import QUICKSTART
-from tuning import sweep
-from tuning.cli import app
-from tuning.display import Display
-from tuning.doctor import examine
-from tuning.dry_run import look
-from tuning.optuna_study import open_optuna_study, refuse_other_search
-from tuning.preflight import tracking_problem
-from tuning.results import TrialRecord, TrialTable
+from tuning.cli.app import app
+from tuning.cli.display import Display
+from tuning.search.optuna_study import open_optuna_study, refuse_other_search
 from tuning.study import SearchConfig, StudyConfig, load_study
-from tuning.sweep_folder import sweep_folder
-from tuning.sync import SPOOL
+from tuning.sweep.doctor import examine
+from tuning.sweep.dry_run import look
+from tuning.sweep.preflight import tracking_problem
+from tuning.sweep.sweep import Sweep
+from tuning.sweep_dir.layout import SPOOL
+from tuning.sweep_dir.opening import sweep_folder
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import databases, default_tracking_uri
 from tuning.tracking.databases import check_database, problem_of
 
@@ -45,7 +45,7 @@ def closed() -> str:
 def run(study: StudyConfig, folder: Path, *, resume: bool = False) -> None:
     """Run a sweep in this process."""
     with sweep_folder(study, folder, resume=resume):
-        sweep.Sweep(study, folder, Display(Console()), resume=resume).run(None)
+        Sweep(study, folder, Display(Console()), resume=resume).run(None)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def starts(address: str | None) -> None:
         pytest.fail("Ray would start")
 
-    monkeypatch.setattr(sweep, "ray_cluster", starts)
+    monkeypatch.setattr("tuning.sweep.sweep.ray_cluster", starts)
 
 
 def test_a_database_that_does_not_answer_is_a_line(silent: str, closed: str, monkeypatch: pytest.MonkeyPatch) -> None:

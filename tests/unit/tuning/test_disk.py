@@ -16,16 +16,15 @@ from kobert_core.errors import InputError
 from kobert_core.optim import make_optimizer
 from kobert_core.tasks import task_class
 from tests.fixtures.disks import Mount, fill
-from tuning.budget import Budget
-from tuning.disk import DiskNeeds, bytes_in, checkpoint_bytes
-from tuning.driver_only import DiskFull
-from tuning.journal import SweepJournal
-from tuning.recording import Recorder
-from tuning.results import TrialRecord, TrialTable
-from tuning.sitting import Sitting
+from tuning.search.journal import SweepJournal
 from tuning.study import load_study
-from tuning.sweep_folder import JOURNAL
-from tuning.trial_files import CHECKPOINTS, trial_folder
+from tuning.sweep.budget import Budget
+from tuning.sweep.disk import DiskNeeds, bytes_in, checkpoint_bytes
+from tuning.sweep.recording import Recorder
+from tuning.sweep.session import Session
+from tuning.sweep_dir.disk_full import DiskFull
+from tuning.sweep_dir.layout import CHECKPOINTS, JOURNAL, trial_folder
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "search_spaces" / "quickstart.yaml"
 SIZE = 2**20
@@ -92,7 +91,7 @@ def test_the_worst_of_the_trials_that_ended_give_their_checkpoints_up(
 def test_a_sweep_gives_up_when_too_many_trials_fail_and_names_the_commonest_reason(tmp_path: Path) -> None:
     told: list[bool] = []
     study = load_study(QUICKSTART, ["budget.failed_trials=2"])
-    budget = Budget(study, 1, lambda: told.append(True), folder=tmp_path, least_free=0, sitting=Sitting())
+    budget = Budget(study, 1, lambda: told.append(True), folder=tmp_path, least_free=0, session=Session())
     for reason in ("NonFiniteError: after update 3 train/loss is nan", "Traceback\nValueError: no"):
         budget.count_failure(reason)
         assert not budget.stop_all() and budget.gave_up is None
@@ -106,7 +105,7 @@ def test_a_sweep_gives_up_when_too_many_trials_fail_and_names_the_commonest_reas
 
 def test_a_sweep_gives_up_before_its_disk_is_full(mount_small_disk: Mount, tmp_path: Path) -> None:
     disk = mount_small_disk(tmp_path / "disk", 1024)
-    budget = Budget(load_study(QUICKSTART), 1, lambda: None, folder=disk, least_free=200_000, sitting=Sitting())
+    budget = Budget(load_study(QUICKSTART), 1, lambda: None, folder=disk, least_free=200_000, session=Session())
     assert not budget.stop_all()
     fill(disk, but=100_000)
     assert budget.stop_all()

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from kobert_core.config import Objective
 from tests.fixtures.commands import ROOT
-from tuning.display import Display, Picture, Progress, time_left_as_text
-from tuning.results import TrialRecord, TrialTable
+from tuning.cli.display import Display, Picture, Progress, time_left_as_text
+from tuning.cli.time_left import TimeLeft
 from tuning.study import load_study
-from tuning.time_left import TimeLeft
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 OBJECTIVE = Objective(metric="eval/accuracy", mode="max")
 RUNNING, BEST = (1, 9, 28), 3

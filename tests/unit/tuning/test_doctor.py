@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.fixtures.commands import ROOT, tune_here
-from tuning.cli import app
-from tuning.jobs import job_environment
+from tuning.cli.app import app
+from tuning.cluster.jobs import job_environment
 
 QUICKSTART = str(ROOT / "search_spaces" / "quickstart.yaml")
 

@@ -15,11 +15,11 @@ from kobert_core.pretrained import load_pretrained, save_model_files
 from kobert_core.tasks import task_class
 from tests.fixtures.commands import ROOT
 from tests.fixtures.tiny import SIZES
-from tuning.export import export_model
-from tuning.population import start_population
-from tuning.results import TrialRecord, TrialTable
+from tuning.search.population import start_population
 from tuning.study import StudyConfig, load_study
-from tuning.trial_files import CHECKPOINTS, MODEL_FILES, trial_folder
+from tuning.sweep.export import export_model
+from tuning.sweep_dir.layout import CHECKPOINTS, MODEL_FILES, trial_folder
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 FIRST = {"optim.backbone_lr": 1e-4, "model.dropout": 0.1, "model.hidden_dropout": 0.1}
 DONOR = {"optim.backbone_lr": 2e-3, "model.dropout": 0.2, "model.hidden_dropout": 0.3}

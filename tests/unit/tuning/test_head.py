@@ -14,9 +14,9 @@ import pytest
 from kobert_core.errors import InputError
 from tests.fixtures.commands import ROOT, tune
 from tests.fixtures.nodes import free_port
-from tuning.cluster import ray_cluster
-from tuning.head import named_address
-from tuning.jobs import Jobs
+from tuning.cluster.head import named_address
+from tuning.cluster.jobs import Jobs
+from tuning.cluster.ray_cluster import ray_cluster
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 SECONDS = 10

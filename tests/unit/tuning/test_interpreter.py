@@ -9,7 +9,7 @@ from tests.fixtures.commands import ROOT, TUNE, environment
 
 SHOW = """
 import os, warnings
-from tuning.interpreter import settle_interpreter
+from tuning.cli.interpreter import settle_interpreter
 settle_interpreter()
 warnings.warn("a library's", DeprecationWarning)
 warnings.warn("a user's")

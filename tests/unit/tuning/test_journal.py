@@ -10,7 +10,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from kobert_core.errors import InputError
-from tuning.journal import SweepJournal
+from tuning.search.journal import SweepJournal
 
 
 def study_in(path: Path) -> optuna.Study:

@@ -17,20 +17,28 @@ from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from search_spaces.distributions import Space
 from tests.fixtures.sweeps import QUICKSTART
-from tuning.budget import Budget
-from tuning.failures import TrialFailed, TrialRefused, in_one_line, is_infrastructure, was_infrastructure
-from tuning.optuna_study import open_optuna_study
-from tuning.recording import Recorder
-from tuning.results import LEDGER, TrialRecord, TrialTable
-from tuning.rounds import Rounds
-from tuning.search import OptunaSearcher, Teller
-from tuning.sitting import MAX_LOSSES, Sitting
+from tuning.search.optuna_study import open_optuna_study
+from tuning.search.searcher import OptunaSearcher, Teller
 from tuning.study import SearchConfig, load_study
-from tuning.sweep import take_up_lost
+from tuning.sweep.budget import Budget
+from tuning.sweep.recording import Recorder
+from tuning.sweep.rounds import Rounds
+from tuning.sweep.session import Session
+from tuning.sweep.sweep import take_up_lost
+from tuning.sweep_dir.layout import LEDGER
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
+from tuning.workers.failures import (
+    MAX_LOSSES,
+    TrialFailed,
+    TrialRefused,
+    in_one_line,
+    is_infrastructure,
+    was_infrastructure,
+)
 
 STUDY = load_study(QUICKSTART)
 DIED = """The actor died unexpectedly before finishing this task.
-\tclass_name: Exchange
+\tclass_name: Broker
 \tactor_id: da58556a1411a22f617ff7da01000000
 \tpid: 8601
 The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker \
@@ -80,9 +88,9 @@ class Bench:
             stop_owned_by=self.stopped.append,
             settle=lambda: self.stopped.append("settled"),
         )
-        self.sitting = Sitting()
-        self.budget = Budget(STUDY, 1, lambda: None, folder=folder, least_free=0, sitting=self.sitting)
-        self.rounds = Rounds(self.table, groups, self.budget, self.sitting, say=self.said.append)
+        self.session = Session()
+        self.budget = Budget(STUDY, 1, lambda: None, folder=folder, least_free=0, session=self.session)
+        self.rounds = Rounds(self.table, groups, self.budget, self.session, say=self.said.append)
         self.ends = dict[str, str]()
         tracker: Any = SimpleNamespace(end_trial=lambda trial, status, tags: self.ends.update({trial: status}))
         disk: Any = SimpleNamespace(for_ended=lambda live: 0)
@@ -126,7 +134,7 @@ def test_a_trial_that_lost_processes_is_interrupted_and_another_round_follows(tm
     bench.end(0, error)
     bench.end(1, error)
     assert bench.table.states() == {"INTERRUPTED": 2} and bench.table[0].curve == {10: 0.5}
-    assert bench.ends == {"0": "KILLED", "1": "KILLED"} and bench.sitting.failures == []
+    assert bench.ends == {"0": "KILLED", "1": "KILLED"} and bench.session.failures == []
     assert bench.rounds.stop_all() and bench.rounds.stop_all() and bench.stopped == [0, 1, "all"]
     assert bench.rounds.another()
     assert len(bench.said) == 1 and bench.said[0].endswith(": going on from the checkpoints")
@@ -143,7 +151,7 @@ def test_what_the_training_function_raised_fails_the_trial(tmp_path: Path) -> No
         "Traceback\nKeyError: 'a row'",
         "model.backbone: these weights do not fit",
     ]
-    assert len(bench.sitting.failures) == 2 and not bench.rounds.stop_all() and not bench.rounds.another()
+    assert len(bench.session.failures) == 2 and not bench.rounds.stop_all() and not bench.rounds.another()
 
 
 def test_an_input_error_before_any_report_ends_the_sweep_and_frees_its_name(tmp_path: Path) -> None:
@@ -158,7 +166,7 @@ def test_an_input_error_before_any_report_ends_the_sweep_and_frees_its_name(tmp_
 def test_a_sweep_that_loses_processes_again_and_again_gives_up_unless_trials_come_further(tmp_path: Path) -> None:
     bench = Bench(tmp_path, running(0))
     for _ in range(2 * MAX_LOSSES):
-        bench.sitting.count_report()
+        bench.session.count_report()
         bench.end(0, ActorDiedError())
         assert bench.rounds.another()
     for _ in range(MAX_LOSSES - 1):
@@ -170,13 +178,13 @@ def test_a_sweep_that_loses_processes_again_and_again_gives_up_unless_trials_com
 
 
 def test_a_process_that_takes_this_ones_place_is_in_the_same_sitting(tmp_path: Path) -> None:
-    with open(tmp_path / "sitting", "w+b", buffering=0) as file:
-        before = Sitting(begin=time.monotonic() - 100, descriptor=file.fileno())
+    with open(tmp_path / "session", "w+b", buffering=0) as file:
+        before = Session(begin=time.monotonic() - 100, descriptor=file.fileno())
         before.count_failure("KeyError: 'a row'")
         for _ in range(12):
             before.count_report()
         before.count_loss()
-        after = Sitting(descriptor=file.fileno())
+        after = Session(descriptor=file.fileno())
         after.read()
         assert after == before and (after.losses, after.reports, after.failures) == (1, 12, ["KeyError: 'a row'"])
         assert not after.ended
@@ -202,7 +210,7 @@ def test_an_error_of_the_driver_itself_is_no_loss(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     with pytest.raises(KeyError), bench.rounds.noting_losses():
         raise KeyError("a bug")
-    assert is_infrastructure(ActorDiedError()) and in_one_line(DIED) == "the process `Exchange` has died"
+    assert is_infrastructure(ActorDiedError()) and in_one_line(DIED) == "the process `Broker` has died"
 
 
 @pytest.mark.parametrize(

@@ -22,14 +22,14 @@ from kobert_core.tasks.text_classification.task import TextClassificationData
 from kobert_core.texts import folded, printable
 from search_spaces.distributions import Space
 from tests.fixtures.commands import ROOT
-from tuning.cli import app
-from tuning.display import Display
-from tuning.export import code
-from tuning.jobs import job_id
-from tuning.predict import as_tsv
-from tuning.results import TrialRecord, TrialTable, as_csv
+from tuning.cli.app import app
+from tuning.cli.display import Display
+from tuning.cli.predict import as_tsv
+from tuning.cli.terminal import PrintableFormatter, echo
+from tuning.cluster.jobs import job_id
 from tuning.study import StudyConfig, dump_study, load_study
-from tuning.terminal import PrintableFormatter, echo
+from tuning.sweep.export import code
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, as_csv
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20).filter(
     str.strip

@@ -11,12 +11,12 @@ from ray.tune.search import Searcher
 from kobert_core.config import Objective
 from search_spaces.distributions import Space
 from tests.fixtures.commands import ROOT
-from tuning.optuna_study import open_optuna_study
-from tuning.population import start_population
-from tuning.results import TrialTable
-from tuning.search import OptunaSearcher
+from tuning.search.optuna_study import open_optuna_study
+from tuning.search.population import start_population
+from tuning.search.searcher import OptunaSearcher
 from tuning.study import SearchConfig, load_study
-from tuning.sweep_folder import JOURNAL
+from tuning.sweep_dir.layout import JOURNAL
+from tuning.sweep_dir.trial_table import TrialTable
 
 OBJECTIVE = Objective(metric="eval/accuracy", mode="max")
 RATES = Space.from_dict({"optim.backbone_lr": {"values": [1e-3, 2e-3, 4e-3]}})

@@ -20,13 +20,14 @@ from kobert_core.training import train
 from tests.fixtures.disks import Mount, make_read_only
 from tests.fixtures.questions import articles, config_of, official, write
 from tests.fixtures.tiny import tiny_config
-from tuning.comparison import Comparison
-from tuning.export import model_card
-from tuning.predict import evaluate_file, predict_file
-from tuning.readings import READINGS, read_before, record_reading
-from tuning.results import TrialRecord
+from tuning.cli.predict import evaluate_file, predict_file
 from tuning.study import load_study
-from tuning.trial import evaluate_checkpoint
+from tuning.sweep.comparison import Comparison
+from tuning.sweep.export import model_card
+from tuning.sweep_dir.layout import TEST_SET_LOG
+from tuning.sweep_dir.test_set_log import read_before, record_reading
+from tuning.sweep_dir.trial_table import TrialRecord
+from tuning.workers.trial import evaluate_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -115,7 +116,7 @@ def test_a_score_is_told_where_the_reading_cannot_be_recorded(tmp_path: Path, mo
     again = evaluate_file(disk / "model", task.data.train, say=said.append)
     assert again == first | {"earlier_readings": 1}
     assert said == [
-        f"note: this reading could not be recorded ({disk / 'model' / READINGS}: Read-only file system)",
+        f"note: this reading could not be recorded ({disk / 'model' / TEST_SET_LOG}: Read-only file system)",
     ]
 
 

@@ -11,9 +11,9 @@ from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from search_spaces.distributions import Space
 from tests.fixtures.commands import ROOT
-from tuning.population import Drawn, Explored, start_population
-from tuning.results import TrialRecord, TrialTable
+from tuning.search.population import Drawn, Explored, start_population
 from tuning.study import SearchConfig, dump_study, load_study
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 SPACE = Space.from_dict(
     {

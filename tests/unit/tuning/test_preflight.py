@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from kobert_core.errors import InputError
 from tests.fixtures.commands import ROOT
-from tuning.cli import app
-from tuning.local import train_once
-from tuning.preflight import check_study, cpus_here, survey, this_machine
+from tuning.cli.app import app
 from tuning.study import StudyConfig, load_study
-from tuning.sweep_folder import refuse_used, sweep_folder
+from tuning.sweep.preflight import check_study, cpus_here, survey, this_machine
+from tuning.sweep.train_local import train_once
+from tuning.sweep_dir.opening import refuse_used, sweep_folder
 
 SAMPLE = ROOT / "search_spaces" / "sample"
 STUDY = f"""

@@ -7,7 +7,7 @@ import re
 
 from rich.console import Console
 
-from tuning.progress import Bars, Lines
+from tuning.cli.progress import Bars, Lines
 
 
 def test_a_bar_is_there_while_the_work_is_and_leaves_nothing() -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from kobert_core.errors import InputError
 from tests.fixtures.commands import ROOT
-from tuning.local import train_once
 from tuning.study import load_study
-from tuning.sweep import prepare
+from tuning.sweep.sweep import prepare
+from tuning.sweep.train_local import train_once
 
 STUDIES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 

@@ -15,15 +15,15 @@ import psutil
 import pytest
 
 from tests.fixtures.commands import environment
-from tuning.budget import SECONDS_OF_ONE_SIGNAL
-from tuning.supervisor import supervised
+from tuning.cli.supervisor import supervised
+from tuning.sweep.budget import SECONDS_OF_ONE_SIGNAL
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a sweep has one process")
 SWEEP = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
-from tuning.supervisor import supervised
-with supervised(lambda line: print(line, flush=True), own_ray={own_ray}) as sitting:
+from tuning.cli.supervisor import supervised
+with supervised(lambda line: print(line, flush=True), own_ray={own_ray}) as session:
     print("begins", os.getpid(), flush=True)
     {body}
 """
@@ -56,7 +56,7 @@ def lines_of(process: subprocess.Popen[str]) -> list[str]:
     ],
 )
 def test_it_goes_on_while_trials_come_further_and_ends_as_the_last_process_did(end: str, what: str) -> None:
-    process = start(f"sitting.count_report(); {end} if sitting.reports < 6 else sys.exit(7)")
+    process = start(f"session.count_report(); {end} if session.reports < 6 else sys.exit(7)")
     assert lines_of(process) == [f"{what}: going on from the checkpoints"] * 5
     assert process.returncode == 7
 
@@ -97,7 +97,7 @@ def test_a_signal_to_all_processes_of_a_command_is_one_and_the_next_one_kills() 
     """As Ray's job server ends a job, and systemd a service."""
     body = """
     from types import SimpleNamespace
-    from tuning.budget import stopping_cleanly
+    from tuning.sweep.budget import stopping_cleanly
     with stopping_cleanly(SimpleNamespace(interrupted=False)) as budget:
         print("works", flush=True)
         while not budget.interrupted: time.sleep(0.05)
@@ -123,7 +123,7 @@ def test_nothing_outlives_the_sweep(tmp_path: Path) -> None:
     """Neither what a process that died has started, in whatever session, nor the process itself its parent."""
     orphan = f"Path({str(tmp_path)!r}, str(os.getpid())).touch(); "
     orphan += "subprocess.Popen(['sleep', '600'], start_new_session=True); "
-    process = start(orphan + "sitting.count_report(); os._exit(1) if sitting.reports < 3 else time.sleep(60)")
+    process = start(orphan + "session.count_report(); os._exit(1) if session.reports < 3 else time.sleep(60)")
     parent = psutil.Process(process.pid)
     deadline = time.monotonic() + 30
     while len(list(tmp_path.iterdir())) < 3 or "sleep" not in names_of(parent.children(recursive=True)):
@@ -144,7 +144,7 @@ def test_the_end_of_a_daemon_of_ray_is_seen_at_once(tmp_path: Path) -> None:
     shutil.copy(shutil.which("sleep") or "/bin/sleep", raylet)
     code = f"""
 import subprocess, time
-from tuning.ray_watch import ending_with_ray
+from tuning.cluster.ray_watch import ending_with_ray
 daemon = subprocess.Popen(["{raylet}", "60"])
 with ending_with_ray():
     time.sleep(1.5)
@@ -162,5 +162,5 @@ def test_a_process_with_threads_of_libraries_is_not_split() -> None:
     import torch  # noqa: F401
 
     here = os.getpid()
-    with supervised(print, own_ray=True) as sitting:
-        assert os.getpid() == here and sitting.descriptor is None
+    with supervised(print, own_ray=True) as session:
+        assert os.getpid() == here and session.descriptor is None

@@ -6,7 +6,7 @@ import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-from tuning.web import problem_at
+from tuning.cluster.web import problem_at
 
 
 def test_who_does_not_speak_http_is_a_problem() -> None:

@@ -10,12 +10,12 @@ from rich.console import Console
 
 from tests.fixtures.sweeps import QUICKSTART
 from tests.fixtures.tracking import dump, history, open_tracker, runs_of, spool_of
-from tuning.display import Display
-from tuning.recording import Recorder
-from tuning.results import TrialRecord
+from tuning.cli.display import Display
 from tuning.study import load_study
-from tuning.sweep import Sweep
-from tuning.sync import end_of
+from tuning.sweep.recording import Recorder
+from tuning.sweep.sweep import Sweep
+from tuning.sweep_dir.trial_status import run_end
+from tuning.sweep_dir.trial_table import TrialRecord
 from tuning.tracking import default_tracking_uri, sync
 
 STUDY = load_study(QUICKSTART)
@@ -57,7 +57,7 @@ def judge(output: Path, *records: TrialRecord, winner: int, test: dict[str, floa
     for record in records:
         sweep.table.put(record)
         sweep.tracker.start_trial(str(record.trial), params={}, tags={})
-        status, tags = end_of(record)
+        status, tags = run_end(record)
         sweep.tracker.end_trial(str(record.trial), status=status, tags=tags)
     assert sweep.table.winner() == sweep.table[winner]
     sweep._log_results(sweep.table[winner], {"winner": test, "trial_0": {"test/accuracy": 0.5}})

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.fixtures.tracking import client_of, history, open_tracker, runs_of, spool_of
-from tuning.recording import flat
-from tuning.tracking import letters_path
+from tuning.sweep.recording import flat
+from tuning.tracking import dead_letters_path
 from tuning.tracking.accepted import LONGEST_KEY, accepted_key, accepted_text
 
 ODD = [
@@ -55,7 +55,7 @@ def test_nothing_is_refused_for_its_name_or_its_length(output: Path) -> None:
     tracker.log_winner(model, name='v1.2 "100%"', trial="0", params=params, metrics={"a\tb": 1.0}, tags=params)
     tracker.end_trial("0", status="FINISHED", tags={"reason": "x" * 9000})
     assert tracker.close(120) == 0
-    assert not letters_path(spool_of(output)).exists() and tracker.refused == 0
+    assert not dead_letters_path(spool_of(output)).exists() and tracker.refused == 0
 
     run = runs_of(output)["trial-0"]
     for number, name in enumerate(ODD):

@@ -11,8 +11,8 @@ import pytest
 from kobert_core.errors import InputError
 from tests.fixtures.commands import environment
 from tests.fixtures.sweeps import QUICKSTART
-from tuning.cli import main
-from tuning.jobs import job_environment
+from tuning.cli.app import main
+from tuning.cluster.jobs import job_environment
 from tuning.study import load_study
 from tuning.tracking import resolve_tracking_uri
 

@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 from kobert_core.errors import InputError
 from tests.fixtures.sweeps import QUICKSTART
 from tests.fixtures.tracking import client_of, closed_port, history, open_tracker, runs_of, spool_of
-from tuning.cli import app
-from tuning.results import TrialRecord, TrialTable
+from tuning.cli.app import app
 from tuning.study import dump_study, load_study
-from tuning.sweep_lock import sweep_lock
-from tuning.sync import ends_of, sync_sweep
+from tuning.sweep.sync import sync_sweep
+from tuning.sweep_dir.lock import sweep_lock
+from tuning.sweep_dir.trial_status import run_ends
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_runs_left_open_end_as_the_ledger_says_or_interrupted(killed: Path, outp
 def test_a_resumed_sweep_takes_its_runs_up_again(killed: Path, output: Path) -> None:
     assert sync_sweep(killed).left == 0
     tracker = open_tracker(output)
-    tracker.end_left_open(ends_of(TrialTable(killed, load_study(QUICKSTART).objective)))
+    tracker.end_left_open(run_ends(TrialTable(killed, load_study(QUICKSTART).objective)))
     tracker.start_sweep(params={}, tags={})
     tracker.start_trial("3", params={}, tags={})
     tracker.log_metrics("3", {"loss": 2.0}, step=1)
@@ -80,7 +81,7 @@ def test_a_resumed_sweep_takes_its_runs_up_again(killed: Path, output: Path) -> 
 
 def test_a_resume_ends_what_it_will_not_run_again(killed: Path, output: Path) -> None:
     tracker = open_tracker(output)
-    tracker.end_left_open(ends_of(TrialTable(killed, load_study(QUICKSTART).objective)))
+    tracker.end_left_open(run_ends(TrialTable(killed, load_study(QUICKSTART).objective)))
     assert tracker.close(60) == 0
     states = [runs_of(output)[f"trial-{number}"].info.status for number in range(4)]
     assert states == ["FINISHED", "KILLED", "FAILED", "RUNNING"]

@@ -1,0 +1,24 @@
+"""What a task's owner hears of its end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tuning.workers.broker import Broker
+
+
+@pytest.mark.parametrize(("stopped", "heard"), [(False, "short"), (True, "error")])
+def test_a_task_that_found_too_little_goes_on_unless_it_was_stopped(stopped: bool, heard: str) -> None:
+    async def end() -> tuple[str, object]:
+        broker = Broker(groups=1, workers=1)
+        worker = asyncio.create_task(broker.next("group", 0, b"", worn_out=False))
+        number = await broker.submit(b"task", owner=7)
+        assert await worker == (number, b"task")
+        if stopped:
+            await broker.stop_owned_by(7)
+        await broker.end(number, 0, "short", "why")
+        return await broker.take(number)
+
+    assert asyncio.run(end()) == (heard, "why")

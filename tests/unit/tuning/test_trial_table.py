@@ -1,0 +1,57 @@
+"""The trial table and its winner."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from kobert_core.config import Objective
+from kobert_core.errors import InputError
+from tuning.sweep_dir.layout import TABLE
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, read_winner
+
+MORE, LESS = Objective(metric="eval/accuracy", mode="max"), Objective(metric="eval/loss", mode="min")
+
+
+def table(folder: Path, objective: Objective, *records: tuple[str, float | None]) -> TrialTable:
+    found = TrialTable(folder, objective)
+    for number, (state, value) in enumerate(records):
+        found.put(TrialRecord(number, state, {"optim.backbone_lr": 10.0**-number}, value=value))
+    return found
+
+
+def test_a_pruned_trial_never_wins_over_a_whole_one(tmp_path: Path) -> None:
+    found = table(tmp_path, MORE, ("COMPLETE", 0.7), ("PRUNED", 0.9), ("COMPLETE", 0.8), ("FAILED", 0.99))
+    assert [record.trial for record in found.best(9)] == [2, 0, 1]
+    assert found.winner().trial == 2
+
+
+def test_the_first_of_equals_wins_and_less_can_be_better(tmp_path: Path) -> None:
+    assert table(tmp_path / "a", MORE, ("COMPLETE", 0.7), ("COMPLETE", 0.7)).winner().trial == 0
+    assert table(tmp_path / "b", LESS, ("COMPLETE", 0.7), ("COMPLETE", 0.2)).winner().trial == 1
+
+
+def test_when_all_fail_nobody_wins(tmp_path: Path) -> None:
+    assert table(tmp_path, MORE, ("FAILED", None), ("FAILED", 0.4)).winner() is None
+
+
+def test_a_table_is_read_back_as_it_was(tmp_path: Path) -> None:
+    written = table(tmp_path, MORE, ("COMPLETE", 0.7), ("INTERRUPTED", None))
+    written.put(TrialRecord(2, "FAILED", {}, reason='Traceback …\n  line\nValueError: a, "b"\n'))
+    assert list(TrialTable(tmp_path, MORE)) == list(written)
+    with open(tmp_path / TABLE, encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == ["COMPLETE", "INTERRUPTED", "FAILED"]
+    assert rows[2]["reason"] == 'ValueError: a, "b"' and rows[1]["optim.backbone_lr"] == "0.1"
+
+
+def test_a_trial_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no trial 7 in this sweep; trials 0 to 0 are there"):
+        table(tmp_path, MORE, ("COMPLETE", 0.7))[7]
+
+
+def test_a_folder_without_a_winner_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"winner.json: the file is not there"):
+        read_winner(tmp_path)

@@ -1,0 +1,375 @@
+"""The command line. Parses, calls, prints; imports what is heavy only in the command that needs it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import shlex
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from kobert_core.errors import InputError
+from kobert_core.texts import printable
+from tuning.cli.cluster import commands as cluster_commands
+from tuning.cli.interpreter import settle_interpreter
+from tuning.cli.options import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_NOTHING_WON,
+    SWEEPS,
+    AsJson,
+    ModelDir,
+    Name,
+    Output,
+    Overrides,
+    Resume,
+    StudyFile,
+    SweepDir,
+    Trials,
+    print_json,
+    sweep_name,
+    with_trials,
+)
+from tuning.cli.sweeps import commands as sweep_commands
+from tuning.cli.terminal import PrintableFormatter, echo, span
+from tuning.cli.tracking import commands as tracking_commands
+from tuning.sweep_dir.layout import CACHE, PROFILES
+
+if TYPE_CHECKING:
+    from tuning.study import StudyConfig
+    from tuning.sweep.dry_run import DryRun
+    from tuning.sweep.sweep import SweepResult
+
+app = typer.Typer(
+    name="kobert-tune",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="""Tune Korean BERT encoders on Ray.
+
+    Write a study file, look at it with [bold]train[/] and [bold]sweep --dry-run[/], launch it with [bold]sweep[/],
+    watch it here and with [bold]ui[/], and take away the best model: [bold]export[/], [bold]evaluate[/],
+    [bold]predict[/].""",
+)
+
+app.add_typer(sweep_commands)
+app.add_typer(cluster_commands)
+app.add_typer(tracking_commands)
+
+
+def main() -> None:
+    """Entry point: bad input is one line and exit code 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written out
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        settle_interpreter()
+        app()
+    except InputError as error:
+        _refuse(str(error))
+    except BrokenPipeError:
+        sys.exit(0)
+    except OSError as error:  # a name that is too long, a folder that cannot be written
+        if error.filename is None:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}")
+
+
+def _refuse(line: str) -> NoReturn:
+    from tuning.tracking import redact_uri  # an override, or a library's own words, may hold an address
+
+    said = Text.assemble(("error:", "red"), f" {printable(redact_uri(line))}")
+    Console(stderr=True).print(said, soft_wrap=True)
+    sys.exit(EXIT_BAD_INPUT)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        echo(f"kobert-tuning {version('kobert-tuning')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more of what happens.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+
+
+@app.command()
+def train(
+    study_file: StudyFile,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="MODEL_DIR", help="Export the best checkpoint to this folder."),
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say where the time went, and write a trace into sweeps/profiles.")
+    ] = False,
+) -> None:
+    """One training run in this process, without Ray: for a first look and for debugging.
+
+    Searched parameters take the values of the study's first point, or the middle of their range.
+    """
+    from tuning.cli.progress import beside, watching
+    from tuning.study import load_study
+    from tuning.sweep.train_local import train_once
+
+    study = load_study(study_file, overrides or ())
+    trace = SWEEPS / PROFILES / f"{study.name}-{time.strftime('%Y%m%d-%H%M%S')}.json" if profile else None
+
+    with watching() as progress:
+        say, complain = beside(progress), beside(progress, err=True)
+
+        def warn(text: str) -> None:
+            complain(f"warning: {text}")
+
+        cache = SWEEPS / CACHE
+        train_once(study, say=say, warn=warn, cache=cache, output=output, trace=trace, progress=progress)
+
+
+@app.command()
+def sweep(
+    study_file: StudyFile,
+    overrides: Overrides = None,
+    trials: Trials = None,
+    name: Name = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps. Default: `storage`, else sweeps."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster to use: auto, or HOST:6379. Default: RAY_ADDRESS; else one is started here."),
+    ] = None,
+    resume: Resume = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, read the data, run nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search: train many times on Ray, pick the best, export it.
+
+    Ctrl-C stops cleanly; the same command with --resume goes on.
+    """
+    console = Console(stderr=as_json, emoji=False)
+    if dry_run:
+        study, folder = _study_and_folder(study_file, with_trials(overrides, trials), name, output)
+        from tuning.cli.progress import watching
+        from tuning.sweep.dry_run import look
+
+        with watching() as progress:
+            found = look(study, folder, address, progress=progress)
+        _show_dry_run(found, console)
+        if as_json:
+            print_json(found.as_json())
+        return
+    from tuning.cli.display import Display
+    from tuning.cli.supervisor import supervised
+    from tuning.cluster.head import starts_here
+
+    display = Display(console)
+    with supervised(display.say, own_ray=starts_here(address)) as session:
+        from tuning.sweep.sweep import run_sweep
+
+        study, folder = _study_and_folder(study_file, with_trials(overrides, trials), name, output)
+        result = run_sweep(study, folder, address=address, resume=resume, display=display, session=session)
+        _summarise(result, console)
+        if as_json:
+            print_json(result.as_json())
+        if result.interrupted:
+            raise typer.Exit(EXIT_INTERRUPTED)
+        if result.winner is None:
+            raise typer.Exit(EXIT_NOTHING_WON)
+
+
+def _study_and_folder(
+    file: Path, overrides: list[str], name: str | None, output: Path | None
+) -> tuple[StudyConfig, Path]:
+    """The study of a sweep, and where the sweep lies."""
+    from tuning.study import load_study
+
+    study = load_study(file, overrides)
+    return study, ((output or study.storage or SWEEPS) / sweep_name(name or study.name)).resolve()
+
+
+@app.command()
+def export(
+    sweep_dir: SweepDir,
+    output: Annotated[Path, typer.Option("--output", metavar="MODEL_DIR", help="Folder to make.")],
+    trial: Annotated[int | None, typer.Option(metavar="ID", help="A trial's number, instead of the winner's.")] = None,
+) -> None:
+    """Write a trial's best checkpoint as a HuggingFace folder: the winner's, or that of --trial."""
+    from tuning.cli.progress import watching
+    from tuning.sweep.comparison import Comparison, baselines_of
+    from tuning.sweep.export import export_model
+    from tuning.sweep_dir.layout import WINNER
+    from tuning.sweep_dir.trial_table import TrialTable, read_winner
+
+    study = _study_of(sweep_dir)
+    table = TrialTable(sweep_dir.resolve(), study.objective)
+    result = read_winner(sweep_dir) if trial is None or (sweep_dir / WINNER).is_file() else None
+    with watching() as progress:
+        progress(f"exporting to {output}", 0)
+        if result is not None and trial in (None, result["winner"]["trial"]):
+            beside = Comparison(baselines=baselines_of(table, study), notes=tuple(result.get("notes", ())))
+            record = table[result["winner"]["trial"]]
+            export_model(sweep_dir, study, record, output, test=result["test"], comparison=beside)
+        else:
+            assert trial is not None
+            export_model(sweep_dir, study, table[trial], output)
+    echo(f"exported to {output}")
+
+
+@app.command()
+def predict(
+    model_dir: ModelDir,
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A file of the kind that the model was trained on.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="A .tsv or .jsonl file to write.")],
+) -> None:
+    """Label a file: one record a row, with its text and the probability of each class; or answer its questions."""
+    from kobert_core.data.set_aside import PLACES_SHOWN
+    from tuning.cli.predict import predict_file
+    from tuning.cli.progress import watching
+
+    with watching() as progress:
+        count, bad = predict_file(model_dir, source, output, progress=progress)
+    echo(f"{count:,} predictions in {output}")
+    if bad:
+        echo("\n".join([f"{len(bad):,} set aside:", *bad[:PLACES_SHOWN]]), err=True)
+
+
+@app.command()
+def evaluate(
+    model_dir: ModelDir,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A labelled file.")],
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.json", help="Write the answers to questions, as the official script takes them."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on a labelled file. The reading is recorded in the model's folder."""
+    from tuning.cli.predict import evaluate_file
+    from tuning.cli.progress import beside, watching
+    from tuning.cli.tables import class_tables, print_table
+
+    with watching() as progress:
+        say = beside(progress, err=True)
+        result = evaluate_file(model_dir, data, predictions, say=say, progress=progress)
+    if as_json:
+        print_json(result)
+        return
+    for key, value in result.items():
+        if not isinstance(value, dict | list):
+            echo(f"{key:20} {value:.6f}" if isinstance(value, float) else f"{key:20} {value:,}")
+    for table in class_tables(result["classes"], result["confusion_matrix"]) if "classes" in result else ():
+        echo("")
+        print_table(table)
+
+
+@app.command()
+def describe(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A labelled file.")],
+    study: Annotated[
+        Path | None, typer.Option(metavar="STUDY", help="A study file, whose columns and labels are taken.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="An exported model, as for --study; or a folder or hub name with a tokenizer."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="nsmc or korquad, where neither a study nor a model says it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is in a file: counts, what is set aside, lengths; for questions, the best score that a model can reach."""
+    from tuning.cli.description import describing_task
+    from tuning.cli.progress import watching
+    from tuning.cli.tables import print_table, table_of
+
+    with watching() as progress:
+        found = describing_task(file, study, model, task, progress=progress).describe(file)
+    if as_json:
+        print_json(found)
+    else:
+        print_table(table_of(found))
+
+
+@app.command()
+def ui(
+    sweep_dir: Annotated[
+        Path | None, typer.Argument(metavar="[SWEEP_DIR]", help="A sweep whose store to show.")
+    ] = None,
+    output: Output = SWEEPS,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Open the MLflow UI on the store in use, until Ctrl-C."""
+    from tuning.sweep_dir.layout import SPOOL
+    from tuning.tracking import resolve_tracking_uri, show_ui
+
+    study = _study_of(sweep_dir) if sweep_dir else None
+    uri = resolve_tracking_uri(
+        study.tracking.uri if study else None, sweep_dir.resolve().parent if sweep_dir else output
+    )
+    spool, objective = (sweep_dir / SPOOL, study.objective) if sweep_dir and study else (None, None)
+    raise typer.Exit(show_ui(uri, host=host, port=port, spool=spool, objective=objective, say=echo))
+
+
+def _study_of(sweep_dir: Path) -> StudyConfig:
+    from tuning.sweep_dir.saved_study import load_sweep_study
+
+    return load_sweep_study(sweep_dir)
+
+
+def _show_dry_run(found: DryRun, console: Console) -> None:
+    from tuning.cli.display import Display
+
+    for key, value in found.lines():
+        Display(console).say(f"{key:24} {value}")
+    for warning in found.warnings:
+        console.print(Text.assemble(("warning:", "yellow"), f" {printable(warning)}"), soft_wrap=True)
+
+
+def _summarise(result: SweepResult, console: Console) -> None:
+    from tuning.cli.display import Display, values_as_text
+    from tuning.cli.supervisor import command_to_go_on
+    from tuning.sweep.comparison import compared
+    from tuning.sweep_dir.trial_table import standing
+
+    say = Display(console).say
+    states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(result.states.items()))
+    say(f"{result.folder.name}: {states or 'no trials'}, {span(result.seconds)}")
+    if result.interrupted or result.gave_up:
+        say(f"{result.gave_up or 'interrupted'}; go on with: {command_to_go_on()}")
+    if result.winner is None:
+        if not (result.interrupted or result.gave_up):
+            say("no trial came to a model; see `kobert-tune logs`")
+        return
+    winner = result.winner
+    say(f"winner: trial {winner.trial}, {values_as_text(winner)}")
+    baselines = tuple(record for record in result.comparison.baselines if record.trial != winner.trial)
+    for who, record in compared(winner, baselines).items():
+        metrics = {name: value for name, value in record.metrics.items() if name.startswith("eval/")}
+        for name, value in (*sorted(metrics.items()), *sorted(result.test.get(who, {}).items())):
+            say(f"  {name:16} {value:.6g}  ({standing(record)})")
+    for note in result.comparison.notes:
+        say(f"note: {note}")
+    if result.model:
+        say(f"model: {result.model}")
+    say(f"look at all trials in MLflow: kobert-tune ui {shlex.quote(str(result.folder))}")

@@ -1,0 +1,190 @@
+"""What a sweep shows while it runs: a live table on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from kobert_core.texts import printable
+from tuning.cli.progress import Bars, Lines, watching
+from tuning.cli.terminal import span
+from tuning.cli.time_left import TimeLeft
+from tuning.sweep_dir.trial_status import TrialState, last_line
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
+
+if TYPE_CHECKING:
+    from tuning.study import StudyConfig
+    from tuning.sweep.budget import Budget
+
+STYLES = {
+    TrialState.RUNNING: "cyan",
+    TrialState.COMPLETE: "green",
+    TrialState.PRUNED: "yellow",
+    TrialState.FAILED: "red",
+    TrialState.INTERRUPTED: "magenta",
+}
+
+WIDE = 100
+"""Columns of a terminal; on a narrower one the table leaves out the number of updates, to have room for values."""
+
+
+class Display:
+    """Writes to one console."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def say(self, text: str) -> None:
+        """One line for the reader."""
+        self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+    def watching(self) -> AbstractContextManager[Bars | Lines]:
+        """Show how far the work of the block has come."""
+        return watching()
+
+    @contextmanager
+    def showing(self, table: TrialTable, study: StudyConfig, budget: Budget) -> Iterator[None]:
+        """Show the trials for as long as the block runs."""
+        progress = Progress(table, budget, trials=study.trials_left())
+        if not self.console.is_terminal:
+            table.on_change = LinesOfTrials(self, progress).changed
+            yield
+            table.on_change = None
+            return
+        table.on_change = progress.hear
+        picture = Picture(table, progress)
+        with Live(console=self.console, get_renderable=lambda: picture, refresh_per_second=4, transient=True):
+            yield
+        table.on_change = None
+        self.console.print(trial_table(table, list(table)))
+
+
+class Progress:
+    """How far a sweep has come, in a few words."""
+
+    def __init__(self, table: TrialTable, budget: Budget, *, trials: int) -> None:
+        self._table, self._budget, self._trials = table, budget, trials
+        self._left, self._begin = TimeLeft(table, trials=trials, groups=budget.groups), time.monotonic()
+
+    def hear(self, record: TrialRecord) -> None:
+        """A trial has changed."""
+        self._left.hear(record)
+
+    def __str__(self) -> str:
+        ended = sum(record.has_ended for record in self._table)
+        line = f"{ended} of {self._trials} trials, {span(time.monotonic() - self._begin)}"
+        line += time_left_as_text(self._left.seconds(), self._budget.seconds_left)
+        return line + (" — stopping" if self._budget.interrupted or self._budget.gave_up else "")
+
+
+class Picture:
+    """The sweep as it stands, in the lines that the terminal has."""
+
+    def __init__(self, table: TrialTable, progress: Progress) -> None:
+        self._table, self._progress = table, progress
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        records, head = list(self._table), Text(f"{self._table.folder.name}: {self._progress}", style="bold")
+        rows = options.size.height - len(console.render_lines(head, options, pad=False)) - 1
+        if len(records) > rows:
+            rows = max(1, rows - 1)
+        shown, hidden = parted(records, rows, best=self._table.winner())
+        yield head
+        yield trial_table(self._table, shown, cut=True, step=options.max_width >= WIDE)
+        if hidden:
+            states = ", ".join(f"{count} {state.lower()}" for state, count in Counter(r.state for r in hidden).items())
+            yield Text(f"… and {len(hidden)} more: {states}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def parted(
+    records: list[TrialRecord], rows: int, *, best: TrialRecord | None
+) -> tuple[list[TrialRecord], list[TrialRecord]]:
+    """The trials that are shown where there is room for so many, and the others: the best one is shown first of all,
+    then those that run, then the latest. Always in their order."""
+    ranked = sorted(records, key=lambda record: (record is best, record.state == TrialState.RUNNING, record.trial))
+    hidden = {record.trial for record in ranked[:-rows]}
+    return [r for r in records if r.trial not in hidden], [r for r in records if r.trial in hidden]
+
+
+def time_left_as_text(guess: float | None, limit: float | None) -> str:
+    """What follows in a line: how long the sweep will still take, and how long it may."""
+    if guess is None:
+        return f", {span(limit)} left by its budget" if limit is not None else ""
+    if guess == 0:
+        return ""
+    if limit is None:
+        return f", about {span(guess)} left"
+    return f", about {span(min(guess, limit))} left ({span(limit)} by its budget)"
+
+
+class LinesOfTrials:
+    """One line for each thing that happens to a trial; when it has ended, also how far the sweep has come."""
+
+    def __init__(self, display: Display, progress: Progress) -> None:
+        self._display, self._progress, self._seen = display, progress, dict[int, tuple[str, int]]()
+
+    def changed(self, record: TrialRecord) -> None:
+        """Print the trial when its state or progress is new."""
+        self._progress.hear(record)
+        seen = (record.state, record.progress)
+        if self._seen.get(record.trial) == seen:
+            return
+        self._seen[record.trial] = seen
+        value = f" best {record.value:.4f}" if record.value is not None else ""
+        values = f" {values_as_text(record)}" if record.progress == 0 else ""
+        reason = f" {last_line(record.reason)}" if record.reason else ""
+        sweep = f" ({self._progress})" if record.has_ended else ""
+        self._display.say(f"trial {record.trial} {record.state} {record.progress}%{value}{values}{reason}{sweep}")
+
+
+def trial_table(table: TrialTable, records: list[TrialRecord], *, cut: bool = False, step: bool = True) -> Table:
+    """Some trials of a sweep, in this order; `cut`: each on one line, whose end is left out where it is too long."""
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for name, justify in (
+        ("trial", "right"),
+        ("state", "left"),
+        *((("step", "right"),) if step else ()),
+        ("done", "right"),
+        (table.objective.metric.removeprefix("eval/"), "right"),
+        ("left", "right"),
+        ("values", "left"),
+    ):
+        grid.add_column(name, justify=justify, no_wrap=name != "values")
+    winner = table.winner()
+    for record in records:
+        value = "" if record.value is None else f"{record.value:.4f}"
+        reason = f"{last_line(record.reason)} " if record.reason else ""
+        told = f"{reason}{values_as_text(record)}"
+        grid.add_row(
+            f"{record.trial}",
+            Text(record.state.lower(), style=STYLES[record.state]),
+            *((f"{record.update}",) if step else ()),
+            f"{record.progress}%",
+            Text(value, style="bold" if record is winner else ""),
+            time_left(record),
+            Text(" ".join(told.split()), no_wrap=True, overflow="ellipsis") if cut else Text(told),
+        )
+    return grid
+
+
+def values_as_text(record: TrialRecord) -> str:
+    """Searched values without the sections of their names."""
+    return " ".join(
+        f"{name.split('.')[-1]}={value:.3g}" if isinstance(value, float) else f"{name.split('.')[-1]}={value}"
+        for name, value in record.values.items()
+    )
+
+
+def time_left(record: TrialRecord) -> str:
+    """Until a running trial would end, at the pace it has had."""
+    if record.state != TrialState.RUNNING or not record.progress:
+        return ""
+    return span(record.seconds * (100 - record.progress) / record.progress)

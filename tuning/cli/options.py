@@ -1,0 +1,63 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kobert_core.errors import InputError
+from tuning.cli.terminal import echo
+from tuning.sweep_dir.layout import CACHE, PROFILES
+
+SWEEPS = Path("sweeps")
+MAX_NAME_BYTES = 200
+"""A file system takes 255; names of temporary files are made of it."""
+EXIT_NOTHING_WON = EXIT_UNSENT = 1
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, such as search_spaces/nsmc.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Replace a value of the study file, such as train.epochs=2. Repeatable.",
+    ),
+]
+Trials = Annotated[int | None, typer.Option(min=1, help="Number of trials, instead of budget.trials.")]
+Name = Annotated[str | None, typer.Option(help="Name of the sweep, instead of the study's.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was interrupted, or extend it.")]
+SweepDir = Annotated[Path, typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep, such as sweeps/nsmc.")]
+ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder of an exported model.")]
+Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object last; all else goes to stderr.")]
+
+
+def sweep_name(name: str) -> str:
+    """A name that is a folder of its own and nothing else.
+
+    Raises:
+        InputError: it could lead out of the output folder.
+    """
+    from tuning.tracking.uris import ARTIFACTS, STORE_FILE
+
+    names_in_use = (CACHE, PROFILES, ARTIFACTS, STORE_FILE)  # in the folder of all sweeps
+    plain = name == Path(name).name and not name.startswith((".", "-")) and name.isprintable()
+    if not name or not plain or len(name.encode()) > MAX_NAME_BYTES or name in names_in_use:
+        raise InputError(
+            f"`{name}` cannot be the name of a sweep", where="--name", fix="use a plain name such as nsmc-2"
+        )
+    return name
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """What `--json` asks for: one object, alone on the last line of stdout."""
+    echo(json.dumps(content, ensure_ascii=False))
+
+
+def with_trials(overrides: list[str] | None, trials: int | None) -> list[str]:
+    """The overrides of a study, with the number of trials as one more."""
+    return [*(overrides or ()), *([f"budget.trials={trials}"] if trials is not None else [])]

@@ -1,0 +1,116 @@
+"""Predictions and scores of an exported model."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from kobert_core.errors import InputError
+from kobert_core.evaluation import predict
+from kobert_core.io.atomic import atomic_write_json, atomic_write_text, check_output
+from kobert_core.io.checksums import file_digest
+from kobert_core.pretrained import load_pretrained
+from kobert_core.progress import Progress, unseen
+from kobert_core.runtime import LocalRuntime
+from tuning.sweep_dir.layout import TEST_SET_LOG
+from tuning.sweep_dir.test_set_log import record_reading, times_read
+
+FORMATS = (".tsv", ".jsonl")
+
+
+def predict_file(model_dir: Path, source: Path, output: Path, *, progress: Progress = unseen) -> tuple[int, list[str]]:
+    """Write one record for each usable row of a file: its id, its text, and what the model says.
+
+    Returns:
+        How many there were, and the place and reason of each row that was set aside.
+
+    Raises:
+        InputError: the model, the file or the output cannot be used.
+    """
+    if output.suffix not in FORMATS:
+        raise InputError(
+            f"unknown format `{output.suffix}`", where=output, fix=f"end its name in {' or '.join(FORMATS)}"
+        )
+    check_output(output)
+    pretrained, runtime = load_pretrained(model_dir, progress=progress), LocalRuntime()
+    inputs = pretrained.task.read_inputs(source)
+    outputs = predict(pretrained.model.to(runtime.device), pretrained.task, inputs.examples, runtime)
+    answers = pretrained.task.answers(inputs.ids, inputs.examples, outputs)
+    given = [dict(zip(inputs.texts, texts, strict=True)) for texts in zip(*inputs.texts.values(), strict=True)]
+    records = [{"id": row_id} | texts | said for row_id, texts, said in zip(inputs.ids, given, answers, strict=True)]
+    atomic_write_text(output, as_tsv(records) if output.suffix == ".tsv" else as_json_lines(records))
+    return len(records), [str(row) for row in inputs.bad]
+
+
+def evaluate_file(
+    model_dir: Path,
+    source: Path,
+    predictions: Path | None = None,
+    *,
+    say: Callable[[str], object],
+    progress: Progress = unseen,
+) -> dict[str, Any]:
+    """The task's metrics on a labelled file, over how many examples or questions they are a mean and how many are in
+    none, how often the file was read before, and the task's scores in detail.
+
+    The reading is recorded in the model's folder, if that can be written.
+
+    Args:
+        model_dir: Folder of an exported model.
+        source: The labelled file.
+        predictions: Where answers to questions go, as the official script takes them: `{question id: text}`.
+        say: Gets a line if the reading could not be recorded.
+        progress: Hears how far it has come.
+
+    Raises:
+        InputError: the model, the file or the place for predictions cannot be used.
+    """
+    if predictions is not None:
+        check_output(predictions)
+    pretrained, runtime = load_pretrained(model_dir, progress=progress), LocalRuntime()
+    if predictions is not None and not pretrained.task.spec.predictions_by_id:
+        raise InputError("this model answers no questions", where=model_dir, fix="leave out --predictions")
+    digest = file_digest(source)
+    earlier = times_read(model_dir, digest)
+    examples = pretrained.task.read(source)
+    outputs = predict(pretrained.model.to(runtime.device), pretrained.task, examples, runtime)
+    metrics = pretrained.task.score(examples, outputs)
+    if predictions is not None:
+        answers = pretrained.task.answers(examples.ids, examples, outputs)
+        given = {answer["id"]: answer["prediction_text"] for answer in answers if answer["id"]}
+        atomic_write_json(predictions, given)
+    result: dict[str, Any] = {name.removeprefix("eval/"): value for name, value in metrics.items()}
+    result["set_aside"] = pretrained.task.set_aside(source)
+    try:
+        record_reading(model_dir, file=source, sha256=digest, by="evaluate", metrics=result)
+    except OSError as error:
+        say(f"note: this reading could not be recorded ({model_dir / TEST_SET_LOG}: {error.strerror})")
+    return result | {"earlier_readings": earlier} | pretrained.task.score_in_detail(examples, outputs)
+
+
+def as_tsv(records: list[dict[str, Any]]) -> str:
+    """Records with a header row, without quoting; what would break a row becomes a space."""
+    rows = [columns(records[0]), *(record.values() for record in records)] if records else []
+    return "".join("\t".join(map(in_one_line, row)) + "\n" for row in rows)
+
+
+def columns(names: Iterable[str]) -> list[str]:
+    """Names of columns in one line each; of those that become one, all but the first get a number."""
+    found: dict[str, None] = {}
+    for name in map(in_one_line, names):
+        numbered = (f"{name} ({number})" for number in itertools.count(2))
+        found[name if name not in found else next(each for each in numbered if each not in found)] = None
+    return list(found)
+
+
+def in_one_line(cell: object) -> str:
+    """A cell without tabs and line ends: they become blanks."""
+    return " ".join(str(cell).split())
+
+
+def as_json_lines(records: list[dict[str, Any]]) -> str:
+    """One JSON object a line."""
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

@@ -1,0 +1,193 @@
+"""Commands that look at sweeps: which there are, what became of their trials, what a trial printed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from kobert_core.errors import InputError
+from tuning.cli.options import SWEEPS, AsJson, Output, SweepDir, print_json
+from tuning.cli.terminal import echo
+
+if TYPE_CHECKING:
+    from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
+
+commands = typer.Typer()
+POLL_SECONDS = 0.5
+
+
+@commands.command("list")
+def list_(
+    sweep_dir: Annotated[
+        Path | None, typer.Argument(metavar="[SWEEP_DIR]", help="Show the trials of one sweep.")
+    ] = None,
+    output: Output = SWEEPS,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Order of the trials of one sweep: value (the best first), trial, state, seconds (the longest "
+            "first), a parameter such as optim.backbone_lr, or a metric.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sweeps with their trials by state; or the trials of one sweep."""
+    from tuning.sweep_dir.layout import LEDGER
+    from tuning.sweep_dir.trial_table import as_row
+
+    if sweep_dir is not None:
+        table = _table_of(sweep_dir)
+        records = _sorted(table, sort or "trial")
+        if as_json:
+            print_json(_summary(table) | {"trials": [as_row(record) for record in records]})
+        else:
+            _show(table, records)
+        return
+    if sort is not None:
+        raise InputError("sorted are the trials of one sweep", where="--sort", fix="give its folder, SWEEP_DIR")
+    tables = [_table_of(path.parent) for path in sorted(output.glob(f"*/{LEDGER}"))]
+    if as_json:
+        print_json({"sweeps": [_summary(table) for table in tables]})
+        return
+    if not tables:
+        echo(f"no sweeps in {output}")
+    for table in tables:
+        echo(_line(table))
+
+
+def _table_of(sweep_dir: Path) -> TrialTable:
+    from tuning.sweep_dir.saved_study import load_sweep_study
+    from tuning.sweep_dir.trial_table import TrialTable
+
+    return TrialTable(sweep_dir, load_sweep_study(sweep_dir).objective)
+
+
+def _summary(table: TrialTable) -> dict[str, Any]:
+    """A sweep as `--json` has it."""
+    from tuning.sweep.comparison import trial_as_json
+
+    winner = table.winner()
+    return {
+        "sweep": str(table.folder),
+        "objective": table.objective.model_dump(),
+        "states": table.states(),
+        "cut_off": _is_cut_off(table),
+        "best": trial_as_json(winner) if winner else None,
+    }
+
+
+def _line(table: TrialTable) -> str:
+    """A sweep in one line."""
+    from tuning.sweep_dir.trial_table import standing
+
+    states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(table.states().items()))
+    best, cut = table.winner(), "  (cut off; the same command goes on)" if _is_cut_off(table) else ""
+    value = f"best {table.objective.metric} {best.value:.4f} ({standing(best)})" if best else "no winner"
+    return f"{table.folder}  {states}  {value}{cut}"
+
+
+def _show(table: TrialTable, records: list[TrialRecord]) -> None:
+    from tuning.cli.display import trial_table
+    from tuning.sweep_dir.layout import SPOOL
+    from tuning.tracking import count_dead_letters, dead_letters_path
+
+    Console().print(trial_table(table, records))
+    if _is_cut_off(table):
+        echo("no process runs this sweep any more: the command that began it goes on")
+    if refused := count_dead_letters(table.folder / SPOOL):
+        echo(f"MLflow refused {refused:,} records for good: {dead_letters_path(table.folder / SPOOL)}")
+
+
+def _sorted(table: TrialTable, key: str) -> list[TrialRecord]:
+    """The trials in the order of a column, named in full or as the table shows it; those that have nothing there come
+    last, and equal ones by number.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    from search_spaces.validation import suggest_known
+
+    records, metric = list(table), table.objective.metric
+    if key in ("value", metric, metric.removeprefix("eval/")):
+        ranked = table.best(len(records))
+        return ranked + [record for record in records if record not in ranked]
+    rows = [
+        {"trial": record.trial, "state": record.state, "seconds": -record.seconds} | record.metrics | record.values
+        for record in records
+    ]
+    full = {name.split(".")[-1]: name for record in records for name in record.values}
+    full |= {name: name for row in rows for name in row}
+    if records and key not in full:
+        fix = suggest_known(key, ["value", *full])
+        raise InputError(f"the trials have no `{key}` to sort by", where="--sort", fix=fix)
+    places = sorted(range(len(records)), key=lambda place: _comparable(rows[place].get(full[key])))
+    return [records[place] for place in places]
+
+
+def _comparable(cell: Any) -> tuple[int, Any]:
+    """A cell that can be held against any other: numbers, then texts and what else a value may be, then nothing."""
+    if isinstance(cell, int | float):
+        return (0, cell)
+    return (2, 0) if cell is None else (1, str(cell))
+
+
+def _is_cut_off(table: TrialTable) -> bool:
+    """Whether the process that ran a sweep is gone, and had no time to say so."""
+    from tuning.sweep_dir.lock import is_running
+    from tuning.sweep_dir.trial_status import TrialState
+
+    return TrialState.RUNNING in table.states() and not is_running(table.folder)
+
+
+@commands.command()
+def logs(
+    sweep_dir: SweepDir,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's number.")],
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on with what it prints until it ends, or Ctrl-C.")
+    ] = False,
+) -> None:
+    """What a trial printed."""
+    from tuning.sweep_dir.layout import LOG, trial_folder
+    from tuning.sweep_dir.lock import is_running
+    from tuning.sweep_dir.trial_table import standing
+
+    record, read = _begun(sweep_dir, trial) if follow else _table_of(sweep_dir)[trial], 0
+    log = trial_folder(sweep_dir, trial) / LOG
+    while True:
+        # Whether it goes on is asked before the log is read: what it printed was there before its end.
+        goes_on = follow and not record.has_ended and is_running(sweep_dir)
+        if log.is_file():
+            with open(log, "rb") as file:
+                file.seek(read)
+                new = file.read()
+            if goes_on:  # a line that is being written may break off inside a character
+                new = new[: new.rfind(b"\n") + 1]
+            read += len(new)
+            echo(new.decode(encoding="utf-8", errors="replace"), nl=False)
+        if not goes_on:
+            break
+        time.sleep(POLL_SECONDS)
+        record = _table_of(sweep_dir)[trial]
+    if record.reason and not log.is_file():
+        echo(record.reason)
+    if follow:
+        echo(standing(record), err=True)
+
+
+def _begun(sweep_dir: Path, trial: int) -> TrialRecord:
+    """Wait for a trial that a running sweep has still to begin."""
+    from tuning.sweep_dir.lock import is_running
+    from tuning.sweep_dir.saved_study import load_sweep_study
+
+    trials = load_sweep_study(sweep_dir).budget.trials
+    while True:
+        runs, table = is_running(sweep_dir), _table_of(sweep_dir)
+        if trial in table or trial >= trials or not runs:
+            return table[trial]
+        time.sleep(POLL_SECONDS)

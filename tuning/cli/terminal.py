@@ -1,0 +1,31 @@
+"""What goes to a terminal: no name, text or log of a user moves its cursor or changes its colours."""
+
+from __future__ import annotations
+
+import logging
+
+import typer
+
+from kobert_core.texts import printable
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text, what would steer the terminal written out."""
+    typer.echo(printable(text), err=err, nl=nl)  # noqa: TID251
+
+
+class PrintableFormatter(logging.Formatter):
+    """A format of log lines in which nothing steers the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        return printable(super().format(record))
+
+
+def span(seconds: float) -> str:
+    """Seconds as people write them: 42s, 3m20s, 2h05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"

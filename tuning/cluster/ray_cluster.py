@@ -1,0 +1,163 @@
+"""The Ray cluster that a sweep runs on: one of its own on this machine, or one that is there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from kobert_core.errors import InputError
+from tuning.cluster.head import check_head, named_address, refused_token, starts_here
+from tuning.study import ResourcesConfig
+
+ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",  # its worker groups are what trials run on
+    "RAY_AIR_NEW_OUTPUT": "0",  # the sweep draws its own table
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a study stay what they are
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # what a thread still asks at the end must not start another Ray
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without a GPU keeps the devices that it sees
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trial table and MLflow hold what they would write
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep stops its trials itself
+}
+"""Settings of Ray that a sweep is built on, whatever the user's environment says."""
+PREFERRED = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # those of trials that are stopped; the others are told by the sweep
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what Ray says in the driver of processes that died: the sweep says it in a line
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so soon is the end of a group noticed
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # its controller runs in the driver
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a trial prints is in its log, once
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own snapshots are not used
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Settings where the user has not made them."""
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Keeps a Ray that is started here to 127.0.0.1, as Ray does by itself on macOS and Windows; elsewhere its processes
+listen on all interfaces."""
+
+LEAST_FREE = 16 * 2**20
+"""Bytes without which Ray does not start: it would wait long, and not say why."""
+
+
+def set_environment(address: str | None = None) -> None:
+    """Settings that Ray reads when it is imported, for the cluster at `address` or one that is started here."""
+    given = PREFERRED | (LOOPBACK if starts_here(address) else {})
+    os.environ.update({name: os.environ.get(name, value) for name, value in given.items()} | ENVIRONMENT)
+    if not logging.getLogger().isEnabledFor(logging.INFO):  # what fails is told by the sweep, in a line
+        for name in ("ray.tune", "ray.train"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[list[dict[str, float]]]:
+    """Join the cluster at `address` (or at `RAY_ADDRESS`), or start one here; leave it at the end.
+
+    Yields:
+        The resources of each machine, such as `{"CPU": 16, "GPU": 2}`.
+
+    Raises:
+        InputError: there is no cluster at the address.
+    """
+    address, where = named_address(address)
+    if address:
+        check_head(address, where=where)
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        try:
+            ray.init(address=address, runtime_env={"env_vars": PREFERRED | ENVIRONMENT}, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            cause = str(error.__cause__ or error)
+            if "InvalidAuthToken" in cause:
+                raise refused_token(where, gave_one=False) from error
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"no Ray cluster can be reached ({reason})", where=where, fix="see `ray status` there"
+            ) from error
+    else:
+        _start_here(quiet)
+    try:
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+
+
+def _start_here(options: dict[str, Any]) -> None:
+    """Start a Ray of our own. A busy machine may not have it up in the 30 s that Ray waits: it gets three tries."""
+    import ray
+
+    temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if os.path.isdir(temporary) and shutil.disk_usage(temporary).free < LEAST_FREE:
+        raise InputError(
+            "the disk is full, and Ray's files lie there",
+            where=temporary,
+            fix="free some space, or name another folder in RAY_TMPDIR",
+        )
+    for left in (2, 1, 0):
+        try:
+            ray.init(address="local", include_dashboard=False, **options)
+            return
+        except Exception as error:  # Ray raises a plain Exception here
+            ray.shutdown()
+            if not left:
+                raise InputError(f"Ray does not start on this machine ({str(error).splitlines()[0]})") from error
+
+
+def on_every_node(function: Callable[..., Any], *arguments: Any, seconds: float = 60) -> dict[str, Any]:
+    """Run a function on each machine of the cluster that this process has joined.
+
+    Returns:
+        What it returned, or a RuntimeError that says why it did not, by the machine's address, with a number where one
+        address has several nodes.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    asked = {}
+    for node in sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"]):
+        address, number = node["NodeManagerAddress"], 1
+        while (name := address if number == 1 else f"{address} (node {number})") in asked:
+            number += 1
+        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        asked[name] = remote.options(scheduling_strategy=here).remote(*arguments)
+    ray.wait(list(asked.values()), num_returns=len(asked), timeout=seconds)
+    results: dict[str, Any] = {}
+    for name, reference in asked.items():
+        try:
+            results[name] = ray.get(reference, timeout=0)
+        except Exception as error:  # what the function raised, or that the machine is gone or does not answer
+            results[name] = RuntimeError((str(error).strip().splitlines() or [type(error).__name__])[-1])
+    return results
+
+
+def groups_that_fit(nodes: Sequence[Mapping[str, float]], resources: ResourcesConfig) -> int:
+    """How many worker groups run at once: as many as there is room for, at most as many as the study says.
+
+    Args:
+        nodes: Resources of each machine, such as `{"CPU": 16, "GPU": 2}`; a worker has all of its own on one.
+        resources: What the study asks for.
+
+    Raises:
+        InputError: there is no room for one.
+    """
+    asked = {"CPU": float(resources.cpus_per_worker), "GPU": resources.gpus_per_worker}
+    asked = {kind: amount for kind, amount in asked.items() if amount}
+    workers = sum(min(int(node.get(kind, 0.0) / amount + 1e-9) for kind, amount in asked.items()) for node in nodes)
+    groups = workers // resources.workers
+    if not groups:
+        there = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}s" for kind in ("CPU", "GPU"))
+        wanted = " and ".join(f"{amount:g} {kind}s" for kind, amount in asked.items())
+        raise InputError(
+            f"a trial asks for {resources.workers} worker(s) with {wanted} each, but the cluster has {there} "
+            f"on {len(nodes)} machine(s)",
+            where="resources",
+            fix="ask for less",
+        )
+    return groups if resources.concurrent == "auto" else min(groups, resources.concurrent)

@@ -1,0 +1,169 @@
+"""The Optuna study of a sweep: a journal in its folder, or a database, whose trials are those of the ledger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+
+from kobert_core.config import Objective
+from kobert_core.errors import InputError
+from tuning.search.journal import SweepJournal
+from tuning.study import SearchConfig
+from tuning.sweep_dir.layout import JOURNAL, LEDGER
+from tuning.sweep_dir.trial_status import OPTUNA_STATES, TrialState
+from tuning.sweep_dir.trial_table import TrialRecord
+from tuning.tracking.databases import check_database
+from tuning.tracking.uris import sqlite_path
+
+OTHER_TRIALS = "take a copy of it from a backup, name the storage that the sweep had, or begin a new one by `--name`"
+
+
+def open_optuna_study(
+    folder: Path,
+    *,
+    name: str,
+    objective: Objective,
+    search: SearchConfig,
+    resume: bool,
+    ledger: Iterable[TrialRecord] | None = None,
+) -> optuna.Study:
+    """The persistent Optuna study of a sweep: a journal file in its folder, or the study file's storage URL.
+
+    A killed driver may not have told Optuna how a trial ended: it is told from the `ledger`. Trials that run
+    according to both go back to WAITING. Without a `ledger` the study is taken as it is.
+
+    Raises:
+        InputError: as `refuse_other_search` says.
+    """
+    records = None if ledger is None else list(ledger)
+    refuse_other_search(folder, name=name, search=search, resume=resume, ledger=records)
+    with _refusing_broken(folder, search):
+        storage = _storage_of(folder, search)
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            direction="maximize" if objective.mode == "max" else "minimize",
+            load_if_exists=resume,
+        )
+    trials = {trial.number: trial for trial in study.get_trials(deepcopy=False, states=[OptunaState.RUNNING])}
+    for record in records or ():
+        if record.trial in trials and record.has_ended:
+            trial = trials.pop(record.trial)
+            for progress in record.curve.keys() - trial.intermediate_values.keys():
+                study._storage.set_trial_intermediate_value(trial._trial_id, progress, record.curve[progress])
+            tell(study, trial.number, record.state, record.curve, objective)
+    for trial in trials.values():
+        put_back(study, trial._trial_id)
+    return study
+
+
+def refuse_other_search(
+    folder: Path, *, name: str, search: SearchConfig, resume: bool, ledger: Sequence[TrialRecord] | None
+) -> None:
+    """Look whether a sweep can begin or go on with what the storage holds, and leave that as it is.
+
+    Raises:
+        InputError: a new sweep finds a study of its name in the storage, the storage cannot be opened, or what is in
+            it are not the trials of the ledger.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    file = _file_of(folder, search)
+    if file is not None and not file.exists():
+        if ledger:
+            raise InputError(
+                "this file of the sweep is gone: it has all that the search knows", where=file, fix=OTHER_TRIALS
+            )
+        return
+    with _refusing_broken(folder, search):
+        trials = _trials_in(_storage_of(folder, search), name)
+    if trials is not None and not resume:
+        raise InputError(
+            f"the storage has a study `{name}` already", where="search.storage", fix="give another `--name`"
+        )
+    if ledger is not None:
+        _refuse_other_trials(trials or [], ledger, _where(folder, search))
+
+
+def _trials_in(storage: BaseStorage | str, name: str) -> list[FrozenTrial] | None:
+    """The trials of a study; None when there is none of this name."""
+    try:
+        return optuna.load_study(storage=storage, study_name=name).get_trials(deepcopy=False)
+    except KeyError:
+        return None
+
+
+def _where(folder: Path, search: SearchConfig) -> Path | str:
+    return "search.storage" if search.storage else folder / JOURNAL
+
+
+def _file_of(folder: Path, search: SearchConfig) -> Path | None:
+    """The file that holds the study, unless a database server does."""
+    return sqlite_path(search.storage) if search.storage else folder / JOURNAL
+
+
+def _storage_of(folder: Path, search: SearchConfig) -> BaseStorage | str:
+    """What Optuna takes."""
+    if search.storage is None:
+        return JournalStorage(SweepJournal(folder / JOURNAL))
+    check_database(search.storage, where="search.storage")
+    if file := _file_of(folder, search):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return search.storage
+
+
+@contextmanager
+def _refusing_broken(folder: Path, search: SearchConfig) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of the storage: Optuna's, SQLAlchemy's, the database's, a damaged journal's
+        said = " ".join(str(error).split())
+        where = _where(folder, search)
+        raise InputError(f"the Optuna study cannot be opened ({type(error).__name__}: {said})", where=where) from error
+
+
+def _refuse_other_trials(trials: Sequence[FrozenTrial], ledger: Sequence[TrialRecord], where: Path | str) -> None:
+    """Optuna hears of a trial before the ledger, and of its end after it: neither may know of one alone."""
+    known = {record.trial for record in ledger}
+    problem = None
+    for record in ledger:
+        if record.trial >= len(trials):
+            problem = f"it lacks trial {record.trial}"
+        elif not all(_equal(value, record.values.get(name)) for name, value in trials[record.trial].params.items()):
+            problem = f"its trial {record.trial} has other values"
+    for trial in trials:
+        if trial.state.is_finished() and trial.number not in known:
+            problem = f"{LEDGER} lacks its trial {trial.number}"
+    if problem:
+        raise InputError(f"this search is not that of the sweep's {LEDGER}: {problem}", where=where, fix=OTHER_TRIALS)
+
+
+def _equal(value: Any, other: Any) -> bool:
+    """As equal as a database gives back what it was given."""
+    if isinstance(value, float) and isinstance(other, int | float):
+        return math.isclose(value, other, rel_tol=1e-12)
+    return bool(value == other)
+
+
+def tell(study: optuna.Study, trial: int, state: TrialState, curve: Mapping[int, float], objective: Objective) -> None:
+    """Tell Optuna how a trial ended: a complete one has the value of its best checkpoint; one without a report is a
+    failure to Optuna."""
+    if state == TrialState.COMPLETE:
+        best = max if objective.mode == "max" else min
+        study.tell(trial, best(value for value in curve.values() if math.isfinite(value)))
+    else:
+        study.tell(trial, state=OptunaState[OPTUNA_STATES[state if curve else TrialState.FAILED]])
+
+
+def put_back(study: optuna.Study, trial_id: int) -> None:
+    """A trial that runs waits again."""
+    study._storage.set_trial_state_values(trial_id, state=OptunaState[OPTUNA_STATES[TrialState.INTERRUPTED]])

@@ -1,0 +1,55 @@
+"""Schedulers by name. Their clock is the percentage of a trial's own updates, so that trials of any length compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from search_spaces.distributions import Space
+from tuning.study import SchedulerConfig, SearchConfig
+from tuning.sweep_dir.trial_table import TrialRecord
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+
+HYPERBAND_BRACKETS = 3
+
+
+def make_scheduler(
+    config: SchedulerConfig,
+    *,
+    metric: str,
+    mode: str,
+    space: Space,
+    search: SearchConfig,
+    earlier: Iterable[TrialRecord] = (),
+) -> TrialScheduler:
+    """The Ray Tune scheduler that a study names; `pbt` explores in its space.
+
+    What compares trials knows the curves of the `earlier` ones: they ended, or go on, after an interruption.
+    """
+    from ray.tune.schedulers import FIFOScheduler
+
+    from tuning.search.replay import CLOCK, Asha, Median
+
+    common: dict[str, Any] = {"time_attr": CLOCK, "metric": metric, "mode": mode}
+    if config.name in ("asha", "hyperband"):
+        return Asha(
+            earlier,
+            baselines=search.baselines,
+            seed=search.seed,
+            max_t=100,
+            grace_period=config.grace_percent,
+            reduction_factor=config.reduction_factor,
+            # Hyperband's brackets, each with a later first rung. Ray's synchronous HyperBand stops nothing unless a
+            # whole bracket of trials is alive at once, which takes more groups than most clusters have.
+            brackets=1 if config.name == "asha" else HYPERBAND_BRACKETS,
+            **common,
+        )
+    if config.name == "median":
+        return Median(earlier, baselines=search.baselines, grace_period=config.grace_percent, **common)
+    if config.name == "pbt":
+        from tuning.search.population import Population
+
+        return Population(space, search, interval=config.interval_percent, metric=metric, mode=mode, clock=CLOCK)
+    return FIFOScheduler()

@@ -1,0 +1,125 @@
+"""An Optuna study as the searcher of Ray Tune, told the truth about every trial.
+
+Ray's own `OptunaSearch` tells stopped trials to Optuna as COMPLETE, without their curves. Here a trial's curve is
+reported as it comes; a stopped trial is PRUNED, a crashed one FAIL, and one that the sweep was interrupted in goes back
+to WAITING: `ask` hands it out again, with the same number and values, when the sweep is resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState as OptunaState
+from ray.tune import Callback
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.search import Searcher
+
+from kobert_core.config import Objective
+from search_spaces.distributions import Space
+from tuning.search.draws import Draws, make_sampler, tried_in, write_down
+from tuning.search.driver_only import DriverOnly
+from tuning.search.optuna_study import put_back, tell
+from tuning.study import SearchConfig
+from tuning.sweep_dir.trial_status import state_at_end
+from tuning.sweep_dir.trial_table import TrialRecord
+from tuning.workers.failures import failure_of
+
+
+class OptunaSearcher(DriverOnly, Searcher):
+    """Gives Ray Tune configs of the form `{"trial": number, "values": {parameter: value}}`."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Space,
+        search: SearchConfig,
+        objective: Objective,
+        *,
+        ledger: Iterable[TrialRecord] = (),
+    ) -> None:
+        """`ledger`: which of its trials go on though Optuna was told that they failed: see `take_up_lost`. Optuna
+        cannot take that back, and hears nothing more of them."""
+        super().__init__(metric="objective", mode=objective.mode)
+        self._study, self._space, self._search, self._objective = study, space, search, objective
+        points = space.points()
+        self._points = None if points is None else len(points)
+        self._running: dict[str, optuna.Trial] = {}
+        self._reported: dict[str, dict[int, float]] = {}
+        self._failed: set[str] = set()
+        ended = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
+        self._taken_up = [record for record in ledger if not record.has_ended and record.trial in ended]
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Metric and mode are the study's own."""
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """Values for a new trial, or for one that was interrupted; the end when no point is left."""
+        if self._taken_up:
+            record = self._taken_up.pop(0)
+            return {"trial": record.trial, "values": record.values}
+        study, space = self._study, self._space
+        trials = study.get_trials(deepcopy=False)
+        waiting = [trial.number for trial in trials if trial.state == OptunaState.WAITING]
+        if not waiting and self._points is not None and len(tried_in(study, space)) >= self._points:
+            return Searcher.FINISHED  # type: ignore[return-value]  # a text, which Ray's annotation does not say
+        number = waiting[0] if waiting else len(trials)
+        study.sampler = make_sampler(self._search, space, trial=number)
+        trial = study.ask()
+        frozen = study.get_trials(deepcopy=False)[number]
+        is_whole = space.identity(frozen.params) is not None
+        values = frozen.params if is_whole else Draws(study, space, self._search, number).new_values()
+        self._running[trial_id] = trial
+        self._reported[trial_id] = dict(frozen.intermediate_values)
+        return {"trial": number, "values": write_down(trial, space, values)}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """One point of a trial's curve, at its percentage of the run."""
+        value, progress = result["objective"], result["progress"]
+        if trial_id in self._running and progress not in self._reported[trial_id]:
+            self._running[trial_id].report(value, step=progress)
+            self._reported[trial_id][progress] = value
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The end of a trial: it is told when the sweep's ledger has it, see `Teller`."""
+        if trial_id in self._running:
+            if result is not None and not error:
+                self.on_trial_result(trial_id, result)
+            self._failed |= {trial_id} if error else set()
+
+    def tell(self, trial_id: str) -> None:
+        """Tell Optuna how a trial ended."""
+        if trial_id in self._running:
+            trial, curve = self._running.pop(trial_id), self._reported.pop(trial_id)
+            state = state_at_end(max(curve, default=0), failed=trial_id in self._failed)
+            tell(self._study, trial.number, state, curve, self._objective)
+
+    def put_back(self) -> None:
+        """The sweep ends before its trials: those that run go back to WAITING, for a resume."""
+        for trial in self._running.values():
+            put_back(self._study, trial._trial_id)
+        self._running.clear()
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is in its own storage."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the study is in its own storage."""
+
+
+class Teller(DriverOnly, Callback):
+    """Hears of a trial's end after the ledger: what Optuna calls ended, a killed driver has written down."""
+
+    def __init__(self, searcher: OptunaSearcher) -> None:
+        self._searcher = searcher
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Its own end, or the scheduler's."""
+        self._searcher.tell(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """It failed; if it was cut off, it goes back with all that run."""
+        if failure_of(trial) is not None:
+            self._searcher.tell(trial.trial_id)

@@ -1,0 +1,139 @@
+"""When a sweep ends before its last trial: its budget is spent, too much goes wrong, or somebody interrupts it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ByteSize
+from ray.tune import Stopper
+
+from tuning.search.driver_only import DriverOnly
+from tuning.study import StudyConfig
+from tuning.sweep.session import Session
+from tuning.sweep_dir.trial_status import last_line
+
+SECONDS_OF_ONE_SIGNAL = 2.0
+
+
+class Budget(DriverOnly, Stopper):
+    """Asked by Ray Tune whether to stop all trials."""
+
+    def __init__(
+        self,
+        study: StudyConfig,
+        groups: int,
+        tell: Callable[[], object],
+        *,
+        folder: Path,
+        least_free: int,
+        session: Session,
+    ) -> None:
+        """A budget that begins now, or has begun in this session.
+
+        Args:
+            study: Sets it.
+            groups: So many of the study's resources are held as long as the sweep runs.
+            tell: Is called when it ends.
+            folder: On a disk that must not become full …
+            least_free: … but have so many bytes free.
+            session: Holds since when, and why trials have failed in it.
+        """
+        resources, budget = study.resources, study.budget
+        self.groups = groups
+        """So many trials run at once."""
+        held = groups * resources.workers
+        limits = [budget.wall_time]
+        if budget.gpu_hours is not None and resources.gpus_per_worker:
+            limits.append(budget.gpu_hours * 3600 / (held * resources.gpus_per_worker))
+        if budget.cpu_hours is not None:
+            limits.append(budget.cpu_hours * 3600 / (held * resources.cpus_per_worker))
+        self.seconds = min((limit for limit in limits if limit is not None), default=None)
+        self.interrupted = False
+        self.gave_up: str | None = None
+        """Why the sweep does not go on, though it could later."""
+        self._failed_trials, self._session = budget.failed_trials, session
+        self._folder, self._least_free = folder, least_free
+        self._tell: Callable[[], object] | None = tell
+        self._begin = session.begin_budget()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the budget is spent; None without a limit of time."""
+        return None if self.seconds is None else max(0.0, self.seconds - (time.monotonic() - self._begin))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is known that the sweep ends."""
+        return self.interrupted or self.gave_up is not None or self.seconds_left == 0.0
+
+    def count_failure(self, reason: str) -> None:
+        """A trial has failed."""
+        self._session.count_failure(last_line(reason))
+        reasons = self._session.failures
+        failed = len(reasons)
+        if self._failed_trials is None or failed <= self._failed_trials or self.gave_up:
+            return
+        alike = [re.sub(r"\d+", "0", each) for each in reasons]
+        commonest, count = Counter(alike).most_common(1)[0]
+        example = reasons[alike.index(commonest)]
+        self.gave_up = (
+            f"{failed} trial(s) have failed since it was started, more than "
+            f"`budget.failed_trials: {self._failed_trials}` allows; {count} of them so: {example}"
+        )
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never stops a single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether all trials are to stop now; the workers are told at once."""
+        free = shutil.disk_usage(self._folder).free
+        if free < self._least_free and not self.gave_up:
+            self.gave_up = (
+                f"only {ByteSize(free).human_readable()} are free in {self._folder}, where the trials that run need "
+                f"{ByteSize(self._least_free).human_readable()} for their next checkpoints"
+            )
+        if self.is_over and self._tell:
+            self._tell()
+            self._tell = None
+        return self.is_over
+
+
+@contextlib.contextmanager
+def stopping_cleanly(budget: Budget) -> Iterator[Budget]:
+    """The first Ctrl-C or SIGTERM interrupts the sweep at its trials' next update; the second one kills.
+
+    Who ends all processes of a command, as Ray's job server and systemd do, tells this one and the supervisor, which
+    passes it on: what follows within moments is the first one.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+        yield budget
+        return
+    before = {number: signal.getsignal(number) for number in signals}
+    heard = list[float]()
+
+    def interrupt(number: int, frame: Any) -> None:
+        budget.interrupted = True
+        heard.append(time.monotonic())
+        if heard[-1] - heard[0] > SECONDS_OF_ONE_SIGNAL:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+            signal.raise_signal(number)
+
+    for number in signals:
+        signal.signal(number, interrupt)
+    try:
+        yield budget
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,69 @@
+"""What a sweep's winner is held against: baselines, its equals, and what needs no look at the text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kobert_core.tasks.base import Chance
+from tuning.study import StudyConfig
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, standing
+
+SHOWN = ("trial", "state", "progress", "value", "values", "metrics", "best_progress", "checkpoint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """It names; it does not judge."""
+
+    baselines: tuple[TrialRecord, ...] = ()
+    """Those that have begun, the winner too if it is one."""
+    ties: tuple[int, ...] = ()
+    """The trials that share the winner's value, it included; none when it is alone."""
+    chance: Chance | None = None
+    """What the winner's value is worth nothing below, where that is simply defined."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know beside the winner's value, a sentence each."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for `--json` and `winner.json`."""
+        return {
+            "baselines": [trial_as_json(record) for record in self.baselines],
+            "ties": list(self.ties),
+            "chance": self.chance._asdict() if self.chance else None,
+            "notes": list(self.notes),
+        }
+
+
+def compare(table: TrialTable, study: StudyConfig, winner: TrialRecord | None, chance: Chance | None) -> Comparison:
+    """Hold a winner against the others; without one there are only the baselines."""
+    baselines = baselines_of(table, study)
+    if winner is None:
+        return Comparison(baselines=baselines, chance=chance)
+    ties = tuple(record.trial for record in table.ties(winner))
+    notes = []
+    if len(ties) > 1:
+        notes.append(f"{len(ties)} trials have the same best value; the first of them is taken")
+    if chance and winner.value is not None and not study.objective.is_better(winner.value, than=chance.value):
+        notes.append(f"{standing(winner)}: no better than {chance.by} ({chance.value:.4f})")
+    return Comparison(baselines=baselines, ties=ties if len(ties) > 1 else (), chance=chance, notes=tuple(notes))
+
+
+def baselines_of(table: TrialTable, study: StudyConfig) -> tuple[TrialRecord, ...]:
+    """The trials that the study marks as baselines, of those that have begun."""
+    return tuple(table[number] for number in sorted(set(study.search.baselines)) if number in table)
+
+
+def compared(winner: TrialRecord, baselines: tuple[TrialRecord, ...]) -> dict[str, TrialRecord]:
+    """The trials that the test file is read for, by the names that they have in its metrics."""
+    return {"winner": winner} | {test_name(record): record for record in baselines}
+
+
+def test_name(baseline: TrialRecord) -> str:
+    """What a baseline is called in a sweep's metrics on the test file."""
+    return f"trial_{baseline.trial}"
+
+
+def trial_as_json(record: TrialRecord) -> dict[str, Any]:
+    """A trial as the command line and `winner.json` show it."""
+    return {name: value for name, value in asdict(record).items() if name in SHOWN}

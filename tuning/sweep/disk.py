@@ -1,0 +1,114 @@
+"""The room that the checkpoints of a sweep take on its disk."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ByteSize
+
+from kobert_core.errors import InputError
+from kobert_core.tasks.base import Task
+from tuning.study import StudyConfig
+from tuning.sweep_dir.layout import MAX_PBT_CHECKPOINTS, TRIALS
+
+EACH_RUNNING = 4
+"""Checkpoints of a trial that runs: the newest, the one before, the best, and one that is being written."""
+LEAST_FREE = 16 * 2**20
+"""Bytes for all else that the driver writes: records, logs."""
+
+
+@dataclass(frozen=True)
+class DiskNeeds:
+    """What the checkpoints of a sweep take, in bytes."""
+
+    checkpoint: int
+    """One of them."""
+    trials: int
+    """So many can still go on at the same time …"""
+    each: int
+    """… and each of them has so many checkpoints."""
+    kept: int
+    """Checkpoints of trials that ended."""
+    budget: int | None
+    """What the study allows."""
+
+    @classmethod
+    def of(cls, study: StudyConfig, task: Task[Any], *, running: int) -> DiskNeeds:
+        """The needs of a study with so many trials at once."""
+        in_population = study.scheduler.name == "pbt"  # all of it can go on, and hold checkpoints for each other
+        return cls(
+            checkpoint=checkpoint_bytes(task),
+            trials=study.budget.trials if in_population else min(running, study.budget.trials),
+            each=EACH_RUNNING + (MAX_PBT_CHECKPOINTS if in_population else 0),
+            kept=min(study.keep_checkpoints + len(study.search.baselines), study.budget.trials),
+            budget=study.budget.disk,
+        )
+
+    @property
+    def least_free(self) -> int:
+        """With less than this, what the running trials write next may find no room."""
+        return self.trials * self.checkpoint + LEAST_FREE
+
+    def for_ended(self, live: int) -> float:
+        """What is left of the budget for trials that ended, while `live` others can still go on."""
+        if self.budget is None:
+            return math.inf
+        return self.budget - (max(live, self.trials) * self.each + 1) * self.checkpoint  # one is the exported model
+
+    def check(self, folder: Path) -> None:
+        """Hold the needs against the budget and the free space, before a sweep starts in its folder.
+
+        Raises:
+            InputError: there is too little of one of them.
+        """
+        size, running = ByteSize(self.checkpoint).human_readable(), self.trials * self.each
+        least = (running + 2) * self.checkpoint  # the winner's, and its export
+        if self.budget is not None and self.budget < least:
+            raise InputError(
+                f"{self.trials} trial(s) at once and the winner take up to {running + 2} checkpoints of {size}, but "
+                f"`budget.disk` is {ByteSize(self.budget).human_readable()}",
+                where="budget.disk",
+                fix=f"allow {math.ceil(least / 2**20)}MiB"
+                + (", or run fewer trials at once (`resources.concurrent`)" if self.trials > 1 else ""),
+            )
+        most = (running + self.kept + 1) * self.checkpoint
+        needed = (most if self.budget is None else min(most, self.budget)) + LEAST_FREE
+        there = next(each for each in (folder, *folder.parents) if each.is_dir())
+        free = shutil.disk_usage(there).free + bytes_in(folder / TRIALS)
+        if free < needed:
+            raise InputError(
+                f"the sweep takes up to {ByteSize(needed).human_readable()} for checkpoints of {size}, but "
+                f"{ByteSize(free).human_readable()} are free",
+                where=folder,
+                fix="free some space, lower `keep_checkpoints` or `resources.concurrent`, or give `budget.disk`",
+            )
+
+
+def checkpoint_bytes(task: Task[Any]) -> int:
+    """The size of a checkpoint: float32 weights, and the two moments that AdamW keeps of each.
+
+    Counted from the shape of BERT, whose heads are small: the driver needs no model, and its code takes long to import.
+    """
+    shape = task.hf_config()
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    norm = 2 * hidden
+    embeddings = (shape.vocab_size + shape.max_position_embeddings + shape.type_vocab_size) * hidden + norm
+    attention = 4 * (hidden + 1) * hidden + norm
+    feed_forward = (hidden + 1) * inner + (inner + 1) * hidden + norm
+    pooler = (hidden + 1) * hidden
+    return 3 * 4 * (embeddings + shape.num_hidden_layers * (attention + feed_forward) + pooler)
+
+
+def bytes_in(folder: Path) -> int:
+    """The size of all files below a folder; what goes away meanwhile does not count."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            continue
+    return total

@@ -1,0 +1,166 @@
+"""What may keep a sweep from running on a cluster, found before it is launched."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from kobert_core.errors import InputError
+from tuning.cluster.head import starts_here
+from tuning.cluster.ray_cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
+from tuning.cluster.shared_storage import storage_problems
+from tuning.study import StudyConfig
+from tuning.sweep.preflight import check_study, this_machine, tracking_problem
+from tuning.sweep.sweep import files_of
+from tuning.sweep_dir.layout import CACHE
+from tuning.tracking import redact_uri
+from tuning.tracking.databases import check_database
+
+PACKAGES = ("kobert-tuning", "ray", "torch", "transformers", "optuna", "mlflow")
+LITTLE_DISK = 10 * 2**30
+MUCH_CLOCK_SKEW = 5.0
+"""Seconds; with more, the times of trials in MLflow cannot be compared."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor."""
+
+    level: Literal["ok", "warning", "wrong"]
+    what: str
+
+
+def examine(address: str | None, *, output: Path, tracking_uri: str, study: StudyConfig | None) -> list[Finding]:
+    """Look at this machine, or at all machines of a cluster.
+
+    Args:
+        address: Of a cluster, as for a sweep: where there is none, this machine alone is looked at.
+        output: Where sweeps would be written.
+        tracking_uri: Where MLflow would be.
+        study: Whose trials must find room, and whose files must be there.
+
+    Raises:
+        InputError: there is no cluster at the address, or no folder can be made at `output`.
+    """
+    missing = [path for path in (files_of(study) if study else []) if not path.is_file()]
+    here = [Finding("wrong", f"{path} is not there, or is no file") for path in missing]
+    if study is not None and not missing:
+        here.append(model(study, output / CACHE))
+    if study is not None and study.search.storage:
+        here.append(search_storage(study.search.storage))
+    if starts_here(address):
+        here += [*differences({"this machine": look(tracking_uri)}, tracking_uri), disk(output)]
+        return [*here, room([this_machine()], study)] if study else here
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"no folder can be made here ({error.strerror})", where=f"--output {output}") from error
+    set_environment(address)
+    with ray_cluster(address) as cluster:
+        import ray
+
+        findings = [*here, Finding("ok", f"Ray {ray.__version__} with {len(cluster)} machine(s)")]
+        before = time.time()
+        seen = on_every_node(look, tracking_uri)
+        after = time.time()
+        for node, said in seen.items():
+            if isinstance(said, Exception):
+                findings.append(
+                    Finding("wrong", f"{node}: cannot be asked ({said}); is kobert-tuning installed there?")
+                )
+            elif not before - MUCH_CLOCK_SKEW < said["clock"] < after + MUCH_CLOCK_SKEW:
+                findings.append(Finding("warning", f"{node}: its clock is {said['clock'] - after:+.0f} s off"))
+        findings += differences({node: said for node, said in seen.items() if isinstance(said, dict)}, tracking_uri)
+        problems = storage_problems(output.resolve(), files_of(study) if study else [])
+        findings += [Finding("wrong", problem) for problem in problems]
+        if not problems:
+            findings.append(Finding("ok", f"{output} is one folder on all machines"))
+        findings.append(disk(output))
+        if study is not None:
+            findings.append(room(cluster, study))
+    return findings
+
+
+def look(tracking_uri: str) -> dict[str, Any]:
+    """On a machine: versions, devices, disk, clock, and whether MLflow answers."""
+    import torch
+
+    return {
+        "versions": {"Python": platform.python_version()} | {name: version_of(name) for name in PACKAGES},
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "free": shutil.disk_usage("/tmp").free,
+        "clock": time.time(),
+        "mlflow": tracking_problem(tracking_uri),
+    }
+
+
+def version_of(package: str) -> str:
+    """The installed version, or `none`; a submitted job brings kobert-tuning along without installing it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def differences(seen: Mapping[str, dict[str, Any]], tracking_uri: str) -> list[Finding]:
+    """What the machines said, held against each other."""
+    findings = []
+    for package in ("Python", *PACKAGES):
+        by_version: dict[str, list[str]] = {}
+        for node, said in seen.items():
+            by_version.setdefault(said["versions"][package], []).append(node)
+        if len(by_version) > 1:
+            told = "; ".join(f"{number} on {', '.join(nodes)}" for number, nodes in by_version.items())
+            findings.append(Finding("wrong", f"{package} is not the same everywhere: {told}"))
+        elif "none" in by_version:
+            findings.append(Finding("warning", f"{package} is not installed"))
+        elif by_version:
+            findings.append(Finding("ok", f"{package} {next(iter(by_version))}"))
+    for node, said in seen.items():
+        gpus = ", ".join(said["gpus"]) or "no GPU"
+        low = said["free"] < LITTLE_DISK
+        findings.append(Finding("warning" if low else "ok", f"{node}: {gpus}, {said['free'] / 2**30:.0f} GiB in /tmp"))
+        if said["mlflow"]:
+            findings.append(Finding("wrong", f"{node}: {said['mlflow']}"))
+    if not any(said["mlflow"] for said in seen.values()):
+        findings.append(Finding("ok", f"MLflow: {redact_uri(tracking_uri)}"))
+    return findings
+
+
+def disk(output: Path) -> Finding:
+    """How much room there is for checkpoints."""
+    there = next(folder for folder in (output, *output.resolve().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    return Finding("warning" if free < LITTLE_DISK else "ok", f"{free / 2**30:.0f} GiB are free in {output}")
+
+
+def model(study: StudyConfig, cache: Path) -> Finding:
+    """Whether the study's models can be built, and their weights are there."""
+    try:
+        check_study(study, cache if cache.is_dir() else None)
+        return Finding("ok", f"the model of `{study.name}` can be built")
+    except InputError as error:
+        return Finding("wrong", str(error))
+
+
+def search_storage(uri: str) -> Finding:
+    """Whether the database answers that the search is kept in."""
+    try:
+        check_database(uri, where="search.storage")
+        return Finding("ok", f"search.storage: {redact_uri(uri)}")
+    except InputError as error:
+        return Finding("wrong", str(error))
+
+
+def room(cluster: list[dict[str, float]], study: StudyConfig) -> Finding:
+    """Whether the cluster has room for the study's trials, and for how many at once."""
+    try:
+        return Finding("ok", f"{groups_that_fit(cluster, study.resources)} trial(s) of `{study.name}` run at once")
+    except InputError as error:
+        return Finding("wrong", str(error))

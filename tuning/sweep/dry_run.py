@@ -1,0 +1,141 @@
+"""What a sweep would do, after all that it depends on was looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kobert_core.data.set_aside import PLACES_SHOWN
+from kobert_core.progress import Progress, unseen
+from kobert_core.tasks.base import Examples, Task
+from tuning.cluster.head import starts_here
+from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
+from tuning.cluster.shared_storage import check_shared
+from tuning.study import StudyConfig
+from tuning.sweep.preflight import survey, this_machine
+from tuning.sweep.sweep import files_of, prepare, unheard
+from tuning.sweep_dir.layout import CACHE, STUDY
+from tuning.tracking import resolve_tracking_uri
+from tuning.tracking.databases import check_database
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What was found, and what would run."""
+
+    study: StudyConfig
+    folder: Path
+    splits: dict[str, Examples]
+    facts: list[tuple[str, str]]
+    """What is in the data, in words."""
+    set_aside: list[tuple[Path, str]]
+    """Files, each with a row or question that cannot be used; not more than a few of each file."""
+    warnings: list[str]
+    at_once: int
+    """Trials that run at the same time."""
+
+    @property
+    def examples_per_update(self) -> int:
+        """Of trial 0."""
+        config = self.study.train_config(self.study.example_values())
+        return config.optim.examples_per_update(self.study.resources.workers)
+
+    @property
+    def updates(self) -> int:
+        """Of trial 0."""
+        epochs = self.study.train_config(self.study.example_values()).train.epochs
+        return max(1, round(epochs * -(-len(self.splits["train"]) // self.examples_per_update)))
+
+    def lines(self) -> list[tuple[str, object]]:
+        """All but the warnings, for people: what each is, and what it says."""
+        study, resources = self.study, self.study.resources
+        trials, points = study.trials_left(), study.space.points()
+        all_points = " (all points)" if points and trials == len(points) else ""
+        return [
+            ("study", study.name),
+            ("folder", self.folder),
+            *self.splits.items(),
+            *self.facts,
+            *((f"set aside in {file.name}", place) for file, place in self.set_aside),
+            (
+                "trials",
+                f"{trials} trials{all_points}, {study.search.algorithm} search, {study.scheduler.name} scheduler",
+            ),
+            ("objective", f"{study.objective.mode} {study.objective.metric}"),
+            (
+                "a run",
+                f"{self.updates:,} updates of {self.examples_per_update} {self.splits['train'].unit} (trial 0)",
+            ),
+            (
+                "workers",
+                f"{resources.workers} a trial, {resources.cpus_per_worker:g} CPUs and "
+                f"{resources.gpus_per_worker:g} GPUs each; {self.at_once} trial(s) at once",
+            ),
+            *((f"  {name}", distribution) for name, distribution in study.space.items()),
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        return {
+            "study": self.study.resolved(),
+            "sweep": str(self.folder),
+            "splits": {
+                name: {"examples": len(examples), "items": examples.items} for name, examples in self.splits.items()
+            },
+            "facts": dict(self.facts),
+            "set_aside": [f"{file}: {place}" for file, place in self.set_aside],
+            "trials": self.study.trials_left(),
+            "trials_at_once": self.at_once,
+            "updates": self.updates,
+            "examples_per_update": self.examples_per_update,
+            "warnings": self.warnings,
+        }
+
+
+def look(study: StudyConfig, folder: Path, address: str | None, *, progress: Progress = unseen) -> DryRun:
+    """Look at all that a sweep depends on: the machine or the cluster at an address, addresses, models, data.
+
+    Raises:
+        InputError: the sweep could not run.
+    """
+    at_once = trials_at_once(study, folder, address)
+    if study.search.storage:
+        check_database(study.search.storage, where="search.storage")
+    task = prepare(study, folder, progress=progress)
+    facts, warnings = survey(study, task, folder.parent / CACHE)
+    if (folder / STUDY).exists():
+        warnings = [f"the name {folder.name} is in use: give another --name, or --resume", *warnings]
+    return DryRun(
+        study=study,
+        folder=folder,
+        splits={"train": task.train, "dev": task.dev}
+        | ({"test": task.read(study.data.test)} if study.data.test else {}),
+        facts=facts,
+        set_aside=set_aside(study, task),
+        warnings=warnings + unheard(resolve_tracking_uri(study.tracking.uri, folder.parent)),
+        at_once=at_once,
+    )
+
+
+def trials_at_once(study: StudyConfig, folder: Path, address: str | None) -> int:
+    """How many trials run at the same time here, or on the cluster at an address, which is asked.
+
+    Raises:
+        InputError: there is no room for one, no cluster, or a machine of it does not see the files.
+    """
+    if starts_here(address):
+        return groups_that_fit([this_machine()], study.resources)
+    set_environment(address)
+    with ray_cluster(address) as cluster:
+        if len(cluster) > 1:
+            check_shared(next(each for each in folder.parents if each.is_dir()), files_of(study))
+        return groups_that_fit(cluster, study.resources)
+
+
+def set_aside(study: StudyConfig, task: Task[Any]) -> list[tuple[Path, str]]:
+    """A few of the rows or questions of each file that cannot be used."""
+    data = study.data
+    bad = [(data.train, task.bad_rows(data.train, "training"))]
+    bad += [(file, task.bad_rows(file)) for file in (data.dev, data.test) if file]
+    return [(file, str(row)) for file, rows in bad for row in rows[:PLACES_SHOWN]]

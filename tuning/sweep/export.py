@@ -1,0 +1,197 @@
+"""The model of a trial as a HuggingFace folder."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kobert_core.checkpoint import load_weights
+from kobert_core.errors import InputError
+from kobert_core.io.atomic import atomic_folder, atomic_write_json, atomic_write_text, check_writable
+from kobert_core.io.checksums import check_sums, write_sums
+from kobert_core.pretrained import TRAIN_CONFIG, empty_model, keep_chosen, save_weights
+from kobert_core.tasks import SPECS, task_class
+from kobert_core.texts import printable
+from tuning.study import StudyConfig
+from tuning.sweep.comparison import Comparison, test_name
+from tuning.sweep_dir.layout import LEDGER, MODEL_FILES, TEST_SET_LOG, checkpoint_of, trial_folder
+from tuning.sweep_dir.test_set_log import tuned_on_test
+from tuning.sweep_dir.trial_table import TrialRecord, standing
+
+
+def export_model(
+    sweep: Path,
+    study: StudyConfig,
+    record: TrialRecord,
+    output: Path,
+    *,
+    test: Mapping[str, Mapping[str, float]] | None = None,
+    comparison: Comparison | None = None,
+) -> None:
+    """Write the best checkpoint of a trial with its config, tokenizer and model card.
+
+    Args:
+        sweep: Folder of its sweep.
+        study: Of that sweep.
+        record: The trial.
+        output: Folder to make.
+        test: Of the winner alone: metrics on the test file, its own and those of the baselines.
+        comparison: Of the winner alone: what it is held against.
+
+    Raises:
+        InputError: the trial has no checkpoint any more, it is corrupt, it was trained with other values than the
+            ledger says, or `output` cannot be made.
+    """
+    check_model_output(output)
+    output = output.resolve()
+    checkpoint = checkpoint_of(sweep, record)
+    files = trial_folder(sweep, record.trial) / MODEL_FILES
+    check_sums(files)
+    with atomic_folder(output) as folder:
+        shutil.copytree(files, folder, dirs_exist_ok=True)
+        take_values(folder, record, where=sweep)
+        keep_chosen(folder, task_class(study.task), record.metrics)
+        without_local_paths(folder / TRAIN_CONFIG)
+        save_weights(folder, task_class(study.task), load_weights(checkpoint))
+        if (sweep / TEST_SET_LOG).is_file():
+            shutil.copyfile(sweep / TEST_SET_LOG, folder / TEST_SET_LOG)
+        card = model_card(sweep, study, record, test or {}, comparison or Comparison())
+        atomic_write_text(folder / "README.md", card)
+
+
+def check_model_output(output: Path) -> None:
+    """Refuse a folder that no model can be exported to.
+
+    Raises:
+        InputError: it is in use, or cannot be made.
+    """
+    if not is_free(output):
+        raise InputError("the output is not empty", where=output, fix="give a folder that is not there yet")
+    check_writable(output.resolve().parent)
+
+
+def is_free(output: Path) -> bool:
+    """Whether a new folder can take this name: nothing is there, or an empty folder that is no disk of its own."""
+    return not output.exists() or (output.is_dir() and not any(output.iterdir()) and not os.path.ismount(output))
+
+
+def unused(output: Path) -> Path:
+    """The folder, or one with a number after its name when somebody has taken it since `check_model_output`."""
+    numbered = (output.with_name(f"{output.name}-{number}") for number in itertools.count(2))
+    return output if is_free(output) else next(filter(is_free, numbered))
+
+
+def take_values(folder: Path, record: TrialRecord, *, where: Path) -> None:
+    """Make a model's files say what the ledger says its weights were trained with.
+
+    They are written when a trial begins, and only in a population (`pbt`) do its values change after that.
+
+    Raises:
+        InputError: they differ for any other trial.
+    """
+    config = json.loads((folder / TRAIN_CONFIG).read_text(encoding="utf-8"))
+    changed = []
+    for name, value in record.values.items():
+        section, _, field = name.partition(".")
+        if config[section].get(field) != value:
+            changed.append(name)
+            config[section][field] = value
+    if not changed:
+        return
+    if not record.lineage:
+        raise InputError(
+            f"`{changed[0]}` of trial {record.trial} is not in {LEDGER} what it was trained with",
+            where=where,
+            fix="begin a new sweep: the trials of this one were mixed up",
+        )
+    atomic_write_json(folder / TRAIN_CONFIG, config)
+    write_sums(folder)
+    task, _ = empty_model(folder)
+    task.hf_config().to_json_file(folder / "config.json")  # has the dropouts
+
+
+def model_card(
+    sweep: Path, study: StudyConfig, record: TrialRecord, test: Mapping[str, Mapping[str, float]], beside: Comparison
+) -> str:
+    """A model card in the format of the HuggingFace hub: data, values and results."""
+    test = {name: found for name, found in test.items() if not tuned_on_test(found)}
+    metrics = {**record.metrics, **test.get("winner", {})}
+    backbone = code(local_name(study.model.backbone)) if study.model.backbone else "none"
+    rows = [f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items())]
+    values = [f"| `{name}` | {shown(value)} |" for name, value in record.values.items()]
+    compared = [
+        f"| {name}, {standing(baseline)}{', for comparison' if baseline.state == 'COMPLETE' else ''} | {value:.6g} |"
+        for baseline in beside.baselines
+        if baseline.trial != record.trial
+        for name, value in sorted({**objective_of(baseline, study), **test.get(test_name(baseline), {})}.items())
+    ]
+    return "\n".join(
+        [
+            "---",
+            "language: ko",
+            "library_name: transformers",
+            f"pipeline_tag: {SPECS[study.task].pipeline_tag}",
+            "---",
+            "",
+            f"# {code(sweep.name)}, trial {record.trial}",
+            "",
+            f"Task `{study.task}`, encoder {backbone} ({study.model.init} weights). "
+            f"Chosen by {study.objective.mode} `{study.objective.metric}` "
+            f"on the dev split among the trials of the sweep {code(sweep.name)}; the checkpoint is that of "
+            f"{record.best_progress}% of the run.",
+            *(f"\n**Note:** {note}." for note in beside.notes),
+            "",
+            f"| result ({standing(record)}) | value |",
+            "|---|---|",
+            *rows,
+            *compared,
+            "",
+            "| searched parameter | value |",
+            "|---|---|",
+            *values,
+            "",
+            f"Trained on {code(study.data.train.name)}, "
+            f"{'dev split carved from it' if study.data.dev is None else f'dev file {code(study.data.dev.name)}'}"
+            f"{f', tested on {code(study.data.test.name)}' if study.data.test else ''}. "
+            f"All values are in `train_config.json`; who read the test file, and when, in `{TEST_SET_LOG}`.",
+            "",
+        ]
+    )
+
+
+def objective_of(record: TrialRecord, study: StudyConfig) -> dict[str, float]:
+    """What a trial was chosen by, or not."""
+    return {} if record.value is None else {study.objective.metric: record.value}
+
+
+def without_local_paths(train_config: Path) -> None:
+    """An exported folder is made to be given away: it names files, and not where they lie on this machine."""
+    values = json.loads(train_config.read_text(encoding="utf-8"))
+    for section, names in (("data", ("train", "dev", "test")), ("model", ("backbone", "tokenizer"))):
+        for name in names:
+            if values[section].get(name):
+                values[section][name] = local_name(values[section][name])
+    atomic_write_json(train_config, values)
+
+
+def local_name(path: str) -> str:
+    """The last part of an absolute path; a name of the hub as it is."""
+    return Path(path).name if Path(path).is_absolute() else path
+
+
+def code(name: str) -> str:
+    """A name as Markdown shows it as it is: in more backticks than it has in a row, and in one line."""
+    name = printable(" ".join(name.split()))
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", name)), default=0))
+    return f"{fence} {name} {fence}" if "`" in name else f"{fence}{name}{fence}"
+
+
+def shown(value: Any) -> str:
+    """A value as the card shows it."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,124 @@
+"""What would fail in every trial of a study, or make its numbers worth little, found before anything starts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from kobert_core.data.survey import CutOff, Survey
+from kobert_core.errors import InputError
+from kobert_core.progress import Progress, unseen
+from kobert_core.tasks import task_class
+from kobert_core.tasks.base import Task
+from search_spaces.validation import show
+from tuning.cluster.web import problem_at
+from tuning.study import StudyConfig
+from tuning.study.file import CHANGEABLE
+from tuning.tracking.databases import problem_of
+from tuning.tracking.uris import is_server, redact_uri, sqlite_path
+
+CORNERS = 2000
+MAX_SHAPES = 64
+"""So many combinations of values that shape the examples or the model are tried."""
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+"""Where Linux says how much of its CPUs a container may use: a quota and its period, or `max`."""
+
+
+def check_study(study: StudyConfig, cache: Path | None, *, progress: Progress = unseen) -> Task[Any]:
+    """Build a model of each shape that the space has. Data is read where the tokenizer or the loss is made from it.
+
+    Returns:
+        The task with the study's example values.
+
+    Raises:
+        InputError: a trial could not build its model, or not load its weights.
+    """
+    study.check()
+    study.check_files()
+    task = task_class(study.task)(study.train_config(study.example_values()), cache=cache, progress=progress)
+    for number, (values, shaped) in enumerate(shapes(study, task, cache)):
+        try:
+            shaped.check_model(weights=not number)  # which are the same for all
+        except InputError as error:
+            if not values:
+                raise
+            raise InputError(f"{error} (searched: {show(values)})") from error
+    return task
+
+
+def is_here(study: StudyConfig) -> bool:
+    """Whether all that a study names is on this machine; the hub may not be in its reach, and does not count."""
+    files = [path for path in (study.data.train, study.data.dev, study.data.test) if path]
+    models = [Path(name) for name in (study.model.backbone, study.model.tokenizer) if name]
+    return all(path.is_file() for path in files) and all(path.is_dir() for path in models)
+
+
+def shapes(study: StudyConfig, task: Task[Any], cache: Path | None) -> Iterator[tuple[dict[str, Any], Task[Any]]]:
+    """The ends of what shapes the examples or the model in a study's space, each with a task of its own."""
+    seen: set[str] = set()
+    for values in study.space.corners(CORNERS):
+        shaping = {
+            name: value
+            for name, value in values.items()
+            if name.startswith(("data.", "model.")) and name not in CHANGEABLE
+        }
+        key = json.dumps(shaping, sort_keys=True)
+        if key not in seen and len(seen) < MAX_SHAPES:
+            seen.add(key)
+            yield shaping, type(task)(study.train_config(values), cache=cache, tokenizer=task.tokenizer)
+
+
+def survey(study: StudyConfig, task: Task[Any], cache: Path | None) -> Survey:
+    """What the task says of its data, and how much of it is cut off with the values that are searched."""
+    facts, warnings = task.survey(study.data.test)
+    cut: dict[str, dict[int, CutOff]] = {}
+    for _, shaped in shapes(study, task, cache):
+        for each in shaped.cut_off():
+            cut.setdefault(each.what, {})[each.limit] = each
+    for what, by_limit in cut.items():
+        found = [by_limit[limit] for limit in sorted(by_limit)]
+        shares = ", ".join(f"{each.share:.2%} at {each.limit}" for each in found)
+        facts.append((what, f"{shares} tokens ({found[0].key})"))
+        warnings += too_much_cut_off(found)
+    return Survey(facts, warnings)
+
+
+def too_much_cut_off(found: Iterable[CutOff]) -> list[str]:
+    """A line for each length that is probably too short."""
+    return [
+        f"{each.what}: {each.share:.2%} at `{each.key}: {each.limit}`, which is probably too short"
+        for each in found
+        if each.share > each.bearable
+    ]
+
+
+def this_machine() -> dict[str, float]:
+    """What Ray would find here."""
+    import torch
+
+    return {"CPU": float(cpus_here()), "GPU": float(torch.cuda.device_count())}
+
+
+def cpus_here(cpu_max: Path = CPU_MAX) -> int:
+    """The CPUs of this machine, or those that a container may use."""
+    count = os.cpu_count() or 1
+    try:
+        quota, period = cpu_max.read_text().split()
+        return min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return count
+
+
+def tracking_problem(uri: str) -> str | None:
+    """That nothing answers at a tracking address, in a line; None when it does, or the store is a file."""
+    if sqlite_path(uri) is not None:
+        return None
+    what, reason = (
+        ("MLflow server answers", problem_at(f"{uri.rstrip('/')}/health"))
+        if is_server(uri)
+        else ("database for MLflow can be reached", problem_of(uri))
+    )
+    return reason and f"no {what} at {redact_uri(uri)} ({reason})"

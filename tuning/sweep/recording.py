@@ -1,0 +1,157 @@
+"""Writes down what happens to the trials of a sweep: in its table, in MLflow, on the disk that checkpoints fill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial as TuneTrial
+
+from kobert_core.checkpoint import prune_checkpoints
+from tuning.search.driver_only import DriverOnly
+from tuning.study import StudyConfig
+from tuning.sweep.budget import Budget
+from tuning.sweep.disk import DiskNeeds, bytes_in
+from tuning.sweep.rounds import Rounds
+from tuning.sweep_dir.layout import CHECKPOINTS, trial_folder
+from tuning.sweep_dir.trial_status import TrialState, run_end, state_at_end
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
+from tuning.tracking import Tracker
+from tuning.workers.failures import TrialRefused, error_of, failure_of
+
+
+class Recorder(DriverOnly, Callback):
+    """Hears of every trial from Ray Tune."""
+
+    def __init__(
+        self, study: StudyConfig, table: TrialTable, tracker: Tracker, rounds: Rounds, budget: Budget, disk: DiskNeeds
+    ) -> None:
+        self._study, self._table, self._tracker, self._rounds = study, table, tracker, rounds
+        self._budget, self._disk = budget, disk
+        self._session: dict[int, tuple[float, float]] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """A trial begins, or goes on after an interruption or a pause."""
+        number, values = trial.config["trial"], trial.config["values"]
+        record = self._table.get(number) or TrialRecord(number, TrialState.RUNNING, values)
+        record.state, record.started = TrialState.RUNNING, record.started or time.time()
+        self._session[number] = (time.monotonic(), record.seconds)
+        self._table.put(record)
+        self._start_run(record)
+
+    def _start_run(self, record: TrialRecord) -> None:
+        number = record.trial
+        config = self._study.train_config(record.values).model_dump(mode="json", exclude_none=True)
+        if "effective_batch_size" in config["optim"]:
+            del config["optim"]["accumulation"]  # it follows
+        tags = {"trial": str(number)} | ({"lineage": json.dumps(record.lineage)} if record.lineage else {})
+        tags |= {"micro_batch": str(record.micro_batch)} if record.micro_batch else {}
+        self._tracker.start_trial(str(number), params=flat(config), tags=tags)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An evaluation."""
+        record, report = self._table[trial.config["trial"]], result["report"]
+        self._rounds.trial_of[result.get("pid", 0)] = record.trial
+        if len(lineage := trial.config.get("lineage", [])) > len(record.lineage):  # now the copy is made
+            record.lineage, record.update = lineage, -1
+            self._start_run(record)
+        if report["micro_batch"] != record.micro_batch:
+            record.micro_batch = report["micro_batch"]
+            self._start_run(record)
+        if record.lineage and report["update"] != record.update:
+            record.step = max(report["update"], record.step + 1)  # MLflow keeps one value a step
+        elif not record.lineage:
+            record.step = report["update"]
+        record.progress, record.update = report["progress"], report["update"]
+        if report["progress"] not in record.curve:
+            self._rounds.come_further()
+        record.curve[report["progress"]] = result["objective"]
+        if report["is_best"]:
+            record.metrics, record.best_progress = dict(report["metrics"]), report["progress"]
+            record.values = record.values_at(report["progress"])
+            record.value, record.checkpoint = result["objective"], Path(report["checkpoint"]).name
+        self._note_time(record)
+        self._table.put(record)
+        metrics = report["metrics"] | {"progress": float(report["progress"])}
+        if report["is_best"]:
+            metrics |= {f"best/{name}": value for name, value in metrics.items()}
+        self._tracker.log_metrics(str(record.trial), metrics, step=record.step)
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """The end of a trial that did not fail: its own, or the scheduler's."""
+        record = self._table[trial.config["trial"]]
+        self._end(record, state_at_end(record.progress))
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """The end of a trial that failed, or whose process was lost: that is no failure, and it goes on."""
+        number, failure = trial.config["trial"], failure_of(trial)
+        record = self._table.get(number) or TrialRecord(number, TrialState.RUNNING, trial.config["values"])
+        if failure is None:
+            self._rounds.lost(error_of(trial))
+            self._end(record, state_at_end(record.progress, lost=True))
+            return
+        record.reason = str(failure)
+        if isinstance(failure, TrialRefused) and not any(each.curve for each in self._table):
+            self._rounds.refused(record.reason)
+        self._end(record, state_at_end(record.progress, failed=True))
+        self._budget.count_failure(record.reason)
+
+    def interrupt(self) -> None:
+        """The sweep ends before its trials."""
+        for record in self._table:
+            if record.state == TrialState.RUNNING:
+                self._end(record, state_at_end(record.progress, lost=True))
+
+    def keep_best_checkpoints(self) -> None:
+        """Of the trials that ended, the best few and the baselines keep their best checkpoint, as the disk budget
+        allows; interrupted ones keep all."""
+        best = [record.trial for record in self._table.best(len(self._table))]
+        wanted = list(dict.fromkeys([*best[: self._study.keep_checkpoints], *self._study.search.baselines]))
+        room = self._disk.for_ended(live=sum(not record.has_ended for record in self._table))
+        ended = [record for record in self._table if record.has_ended]
+        for record in sorted(ended, key=lambda each: wanted.index(each.trial) if each.trial in wanted else len(wanted)):
+            folder = trial_folder(self._table.folder, record.trial) / CHECKPOINTS
+            if record.trial in wanted and record.checkpoint:
+                prune_checkpoints(folder, keep={record.checkpoint})
+                size = bytes_in(folder)
+                if size <= room or record.trial in best[:1]:
+                    room -= size
+                    continue
+            if folder.is_dir() or record.checkpoint:
+                shutil.rmtree(folder, ignore_errors=True)  # it is gone if a driver was killed right here
+                record.checkpoint = None
+        self._table.write()
+
+    def _end(self, record: TrialRecord, state: TrialState) -> None:
+        self._note_time(record)
+        record.state = state
+        status, tags = run_end(record)
+        self._tracker.end_trial(str(record.trial), status=status, tags=tags)
+        # After MLflow's spool and before Optuna: a trial that the ledger has ended is not looked at again.
+        self._session.pop(record.trial, None)
+        self._table.put(record)
+        self._rounds.stop_trial(record.trial)  # its actor may be gone before it could say so
+        self.keep_best_checkpoints()
+
+    def _note_time(self, record: TrialRecord) -> None:
+        if record.trial in self._session:
+            begin, before = self._session[record.trial]
+            record.seconds = before + time.monotonic() - begin
+
+
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Sections to dotted keys, as a study's parameters are called. What is nested deeper becomes JSON: the keys there,
+    such as labels, are texts of users, and not names."""
+    result: dict[str, Any] = {}
+    for section, content in values.items():
+        fields = content if isinstance(content, dict) else {"": content}
+        for name, value in fields.items():
+            plain = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+            result[f"{section}.{name}".removesuffix(".")] = plain
+    return result

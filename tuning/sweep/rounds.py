@@ -1,0 +1,100 @@
+"""A sweep outlives the processes around its trials: it goes in rounds, each of which begins as a resumed sweep does.
+
+A process that has died ends a round. Its trials are interrupted at their next update, as by Ctrl-C; the next round
+takes them up from their checkpoints, with the search and the scheduler as the ledger has them. So the same numbers
+follow as if nothing had been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray.tune import Stopper
+
+from kobert_core.errors import InputError
+from tuning.search.driver_only import DriverOnly
+from tuning.sweep.budget import Budget
+from tuning.sweep.session import Session
+from tuning.sweep_dir.trial_table import TrialTable
+from tuning.workers.failures import MAX_LOSSES, in_one_line, is_infrastructure, process_of
+from tuning.workers.worker_pool import WorkerPool
+
+
+class Rounds(DriverOnly, Stopper):
+    """Asked by Ray Tune whether to stop all trials: when the budget says so, and when this round can go no further."""
+
+    def __init__(
+        self,
+        table: TrialTable,
+        groups: WorkerPool,
+        budget: Budget,
+        session: Session,
+        *,
+        say: Callable[[str], object],
+    ) -> None:
+        self._table, self._groups, self._budget, self._session, self._say = table, groups, budget, session, say
+        self._lost: str | None = None
+        self._refusal: str | None = None
+        self._over = False
+        self.trial_of: dict[int, int] = {}
+        """Which trial a process of Ray Tune follows, by its id."""
+
+    def lost(self, error: object) -> None:
+        """A process was lost: all trials stop, to go on in another round."""
+        if self._lost is None:
+            trial = self.trial_of.get(process_of(error) or -1)
+            self._lost = in_one_line(error) if trial is None else f"trial {trial}: {in_one_line(error)}"
+
+    def come_further(self) -> None:
+        """A trial has a new report."""
+        self._session.count_report()
+
+    def stop_trial(self, trial: int) -> None:
+        """Tell its workers."""
+        self._groups.stop_owned_by(trial)
+
+    def refused(self, line: str) -> None:
+        """The first trial of all found that what a user gave cannot be trained."""
+        self._refusal = self._refusal or line
+
+    @contextmanager
+    def noting_losses(self) -> Iterator[None]:
+        """Around what asks Ray: that processes have died ends the round, and no more."""
+        try:
+            yield
+        except Exception as error:
+            if not is_infrastructure(error):
+                raise
+            self.lost(error)
+
+    def another(self) -> bool:
+        """At the end of a round: whether another one is to follow; if so, why is said, and all groups are free for it.
+
+        Raises:
+            InputError: what a user gave cannot be trained.
+        """
+        if self._refusal is not None:
+            self._table.forget()  # the name stays free for the mended study
+            raise InputError(self._refusal)
+        lost, self._lost, self._over = self._lost, None, False
+        if lost is None or self._budget.stop_all():
+            return False
+        if not self._session.count_loss():
+            self._budget.gave_up = f"{lost}, and no trial has come any further since {MAX_LOSSES} such losses"
+            return False
+        self._say(f"{lost}: going on from the checkpoints")
+        self._groups.settle()
+        return True
+
+    def stop_all(self) -> bool:
+        """Whether all trials are to stop now; the workers are told once."""
+        if (self._lost is not None or self._refusal is not None) and not self._over:
+            self._over = True
+            self._groups.stop_all()
+        return self._budget.stop_all() or self._over
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never stops a single trial."""
+        return False

@@ -1,0 +1,64 @@
+"""The folder of a sweep: the name of every file and folder in it, and of what lies beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kobert_core.errors import InputError
+
+if TYPE_CHECKING:
+    from tuning.sweep_dir.trial_table import TrialRecord
+
+STUDY = "study.yaml"
+LEDGER, TABLE = "trials.json", "trials.csv"
+"""All trials: for the program, and for people."""
+WINNER = "winner.json"
+MODEL = "model"
+"""The exported winner."""
+TEST_SET_LOG = "test_readings.jsonl"
+"""Also in the folder of an exported model."""
+PROVENANCE, ENVIRONMENT = "ground.json", "environment.txt"
+JOURNAL, SUM = "optuna_journal.log", ".sha256"
+"""Optuna's journal; the file with its checksum has the same name and one more suffix."""
+SPOOL = "tracking.jsonl"
+"""`tuning.tracking` writes two more files beside it."""
+LOCK = ".lock"
+SCRATCH = ".ray"
+"""What Ray writes for itself."""
+SHARED = ".shared-"
+"""Begins the names of files that are written to see whether all machines have this folder."""
+TRIALS = "trials"
+"""A folder for each trial: see `trial_folder`."""
+
+LOG = "log.txt"
+CHECKPOINTS = "checkpoints"
+PBT_CHECKPOINTS = "donations"
+"""Checkpoints that are kept for other trials of a population."""
+MAX_PBT_CHECKPOINTS = 5
+"""So many of each trial."""
+MODEL_FILES = "model"
+"""The trial's config and tokenizer."""
+
+CACHE, PROFILES = "cache", "profiles"
+"""In the folder of all sweeps."""
+
+
+def trial_folder(sweep: Path, trial: int) -> Path:
+    """The folder of a trial, by its number."""
+    return sweep / TRIALS / f"{trial:04d}"
+
+
+def checkpoint_of(sweep: Path, record: TrialRecord) -> Path:
+    """The folder of a trial's best checkpoint, inside its sweep wherever that lies now.
+
+    Raises:
+        InputError: it has none any more.
+    """
+    if record.checkpoint is None:
+        raise InputError(
+            f"trial {record.trial} ({record.state}) has no checkpoint any more",
+            where=sweep,
+            fix="only the best few trials keep theirs: see `keep_checkpoints` in the study file",
+        )
+    return trial_folder(sweep, record.trial) / CHECKPOINTS / Path(record.checkpoint).name

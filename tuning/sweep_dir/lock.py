@@ -1,0 +1,53 @@
+"""One process at a time in the folder of a sweep."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from kobert_core.errors import InputError
+from tuning.sweep_dir.layout import LOCK
+
+
+@contextmanager
+def sweep_lock(folder: Path) -> Iterator[TextIO]:
+    """Hold the folder of a sweep for this process. The system gives the lock back when the process dies.
+
+    Yields the file of the lock, for reading and appending.
+
+    Raises:
+        InputError: another process holds it, or it cannot be written.
+    """
+    try:
+        lock = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise InputError(f"the folder cannot be written ({error.strerror})", where=folder) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError("another process runs this sweep", where=folder, fix="wait for it, or stop it") from None
+        yield lock
+
+
+def goes_on(folder: Path) -> bool:
+    """Whether the sweep of a folder runs, or was cut off and would go on there by itself."""
+    try:
+        return is_running(folder) or bool((folder / LOCK).read_text(encoding="utf-8"))
+    except OSError:
+        return False
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process holds the folder of a sweep now."""
+    try:
+        with open(folder / LOCK, encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

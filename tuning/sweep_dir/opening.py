@@ -1,0 +1,126 @@
+"""The folder of a sweep: who may write in it, and what a killed driver left there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kobert_core.errors import InputError
+from tuning.study import StudyConfig, dump_study
+from tuning.sweep_dir.layout import JOURNAL, LEDGER, PROVENANCE, SCRATCH, STUDY, SUM, TRIALS
+from tuning.sweep_dir.lock import goes_on, sweep_lock
+from tuning.sweep_dir.provenance import refuse_other_provenance
+from tuning.sweep_dir.saved_study import load_sweep_study
+from tuning.sweep_dir.test_set_log import readings
+from tuning.sweep_dir.trial_table import TrialTable
+
+
+@contextmanager
+def sweep_folder(
+    study: StudyConfig, folder: Path, *, resume: bool, say: Callable[[str], object] = print
+) -> Iterator[bool]:
+    """Hold the folder of a sweep for this process; make it, or take up the one that is there. Which of both it was.
+    `say` gets what has changed since the sweep began, if it does no harm.
+
+    The lock ends with its process, and its file says for how long a sweep runs: one that was killed left it so, and
+    goes on also without `resume`.
+
+    Raises:
+        InputError: the name is in use, another process holds it, or the study, or what it stands on, is not that
+            which began there.
+    """
+    used = (folder / STUDY).exists()
+    if resume and not used:
+        raise InputError("there is no sweep to go on with", where=folder, fix="check `--name` and `--output`")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fix = "give another `--output`"
+        raise InputError(f"the folder cannot be made ({error.strerror})", where=folder, fix=fix) from error
+    with sweep_lock(folder) as lock:
+        lock.seek(0)
+        if used and not resume and not lock.read():
+            raise name_in_use(folder)
+        if used:
+            refuse_other_study(load_sweep_study(folder), study, folder)
+            if len(TrialTable(folder, study.objective)):
+                for note in refuse_other_provenance(folder, study):
+                    say(note)
+            else:  # nothing stands on it yet
+                (folder / PROVENANCE).unlink(missing_ok=True)
+            readings(folder)  # what is damaged is told now, and not after the last trial
+        print("running", file=lock, flush=True)
+        remove_leftovers(folder)
+        dump_study(study, folder / STUDY)
+        try:
+            yield used
+        except (InputError, KeyboardInterrupt):
+            lock.truncate(0)
+            raise
+        else:
+            lock.truncate(0)
+        finally:
+            if not (folder / LEDGER).exists():  # the name stays free
+                forget_beginnings(folder)
+
+
+def refuse_used(folder: Path) -> None:
+    """Refuse what `sweep_folder` would refuse without `resume`, before anything starts.
+
+    Raises:
+        InputError: a sweep has ended in the folder.
+    """
+    if (folder / STUDY).exists() and not goes_on(folder):
+        raise name_in_use(folder)
+
+
+def name_in_use(folder: Path) -> InputError:
+    """What is said of a sweep that would begin where another one has ended."""
+    return InputError(
+        f"the sweep name `{folder.name}` is in use", where=folder, fix="give another `--name`, or `--resume`"
+    )
+
+
+def forget_beginnings(folder: Path) -> None:
+    """Remove what a sweep left that came to no trial: another study may follow under its name."""
+    for name in (STUDY, PROVENANCE, JOURNAL, f"{JOURNAL}{SUM}"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / TRIALS, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed driver left half written, and what Ray wrote for it: Ray shall not read that again."""
+    for path in [folder / SCRATCH, *folder.glob(".*.tmp")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def refuse_other_study(before: StudyConfig, now: StudyConfig, folder: Path) -> None:
+    """A resumed sweep may get another budget, tracking, and other resources but for the number of workers. Its files
+    may lie elsewhere: `refuse_other_provenance` looks at what is in them, and `open_optuna_study` into the storage.
+
+    All else decides what a trial is: trials before and after would not compare.
+    """
+    free: dict[str, Any] = dict.fromkeys(
+        ("budget", "resources", "tracking", "keep_checkpoints", "name", "storage"), True
+    )
+    free |= {"search": {"storage"}, "data": {"test"}}
+    if (folder / PROVENANCE).is_file():
+        free |= {"data": {"train", "dev", "test"}, "model": {"backbone", "tokenizer", "revision"}}
+    old, new = (
+        study.model_dump(mode="json", exclude=free) | {"resources.workers": study.resources.workers}
+        for study in (before, now)
+    )
+    changed = [key for key in old if old[key] != new[key]]
+    if changed:
+        key = "parameters" if changed[0] == "space" else changed[0]
+        raise InputError(
+            f"`{key}` is not what this sweep began with",
+            where=folder / STUDY,
+            fix="resume it with the same study file and the same `--set`, or give another `--name`",
+        )

@@ -1,0 +1,134 @@
+"""What the trials of a sweep stand on besides its study: the content of files, the numbers that this code comes to, and
+libraries. A sweep writes it down when it begins; when it goes on, what decides a trial's numbers must be the same.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from kobert_core.config import NUMBERS
+from kobert_core.errors import InputError
+from kobert_core.io.atomic import atomic_write_json
+from kobert_core.io.checksums import file_digest, sealed, unsealed
+from search_spaces.validation import show
+from tuning.study import StudyConfig
+from tuning.sweep_dir.layout import PROVENANCE
+
+LIBRARIES = ("kobert-tuning", "torch", "transformers", "sentencepiece", "numpy", "optuna", "ray")
+READ_OF_A_MODEL = (".json", ".safetensors", ".bin", ".model", ".txt")
+"""Suffixes of what is read of an encoder's or tokenizer's folder. The rest, such as a model card, may change."""
+
+Hashes = dict[str, str]
+"""SHA-256 of files, by their names; of a model on the hub its commit, by the model's name."""
+
+
+def write_provenance(folder: Path, study: StudyConfig) -> None:
+    """Write down what the sweep in a folder stands on, unless that was done when it began."""
+    if (folder / PROVENANCE).is_file():
+        return
+    ground = {"numbers": NUMBERS, "files": files_under(study), "test": test_file_of(study), "libraries": libraries()}
+    atomic_write_json(folder / PROVENANCE, sealed(ground))
+
+
+def refuse_other_provenance(folder: Path, study: StudyConfig) -> list[str]:
+    """Hold what a sweep began with against what it would go on with; what has changed that does no harm, in words.
+
+    Raises:
+        InputError: trials before and after would not compare.
+    """
+    if not (folder / PROVENANCE).is_file():
+        return [
+            f"an older version began this sweep and wrote no {PROVENANCE}: whether its data and models have changed "
+            "since cannot be said; it is written now"
+        ]
+    before = _read(folder / PROVENANCE)
+    if before["numbers"] != NUMBERS:
+        raise InputError(
+            "this version of kobert-tuning comes to other numbers than the one that began this sweep "
+            f"({before['libraries'].get('kobert-tuning', 'unknown')}): trials before and after would not compare",
+            where=folder,
+            fix="go on with that version, or give another `--name`",
+        )
+    files = files_under(study)
+    for key in sorted(before["files"].keys() | files.keys()):
+        _refuse_other_files(key, before["files"].get(key, {}), files.get(key, {}), study)
+    notes = []
+    if before["test"] and before["test"] != test_file_of(study):
+        notes.append("the test file is not the one that this sweep began with: the winner is tested on the present one")
+    now = libraries()
+    changed = {name: then for name, then in before["libraries"].items() if then != now.get(name)}
+    if changed:
+        told = "; ".join(f"{name} {then}, now {now.get(name, 'none')}" for name, then in changed.items())
+        notes.append(f"this sweep began with {told}: numbers may differ in their last places")
+    return notes
+
+
+def files_under(study: StudyConfig) -> dict[str, Hashes]:
+    """The content of what a study's trials are made of, by the study's keys; where it lies does not matter.
+
+    Raises:
+        InputError: a file cannot be read, or a model is neither here nor on the hub.
+    """
+    data, model = study.data, study.model
+    files = {f"data.{name}": path for name, path in (("train", data.train), ("dev", data.dev)) if path}
+    models = {
+        f"model.{name}": source for name, source in (("backbone", model.backbone), ("tokenizer", model.tokenizer))
+    }
+    return {key: {path.name: file_digest(path)} for key, path in files.items()} | {
+        key: _hashes_of_model(source, model.revision) for key, source in models.items() if source
+    }
+
+
+def test_file_of(study: StudyConfig) -> Hashes:
+    """The content of the test file, which no trial depends on."""
+    return {study.data.test.name: file_digest(study.data.test)} if study.data.test else {}
+
+
+def libraries() -> dict[str, str]:
+    """The versions of what numbers depend on in their last places."""
+    found = {each.metadata["Name"]: each.version for each in distributions()}
+    return {name: found[name] for name in LIBRARIES if name in found}
+
+
+def _hashes_of_model(source: str, revision: str | None) -> Hashes:
+    folder = Path(source)
+    if folder.is_dir():
+        return {file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.suffix in READ_OF_A_MODEL}
+    from kobert_core.tokenization.loading import find_folder
+
+    return {source: find_folder(source, revision).name}  # the hub's client names a folder by its commit
+
+
+def _refuse_other_files(key: str, before: Hashes, now: Hashes, study: StudyConfig) -> None:
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) == now.get(name):
+            continue
+        if name not in now:
+            how = "is missing, which was there"
+        else:
+            how = "has another content than" if name in before else "was not there"
+        section, field = key.split(".")
+        of_the_hub = key.startswith("model.") and "/" in name and name in before
+        fix = f"set `model.revision: {before[name]}`" if of_the_hub else "put back what was there"
+        raise InputError(
+            f"`{key}`: {show(name)} {how} when this sweep began: trials before and after would not compare",
+            where=getattr(getattr(study, section), field) or study.name,
+            fix=f"{fix}, or give another `--name`",
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    broken = InputError("the file is damaged", where=path, fix="take a copy of it from a backup")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise broken from error
+    ground = unsealed(content, where=path)
+    try:
+        ground["numbers"], dict(ground["files"]), dict(ground["test"]), dict(ground["libraries"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise broken from error
+    return ground

@@ -1,0 +1,87 @@
+"""The states of a trial, and what they are called in Optuna and MLflow. How a trial ended is decided here alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from kobert_core.texts import printable
+from tuning.tracking import INTERRUPTED_TAGS, End, Ends, Status
+
+if TYPE_CHECKING:
+    from tuning.sweep_dir.trial_table import TrialRecord
+
+
+class TrialState(StrEnum):
+    """As the ledger has it."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    """It ran to its end."""
+    PRUNED = "PRUNED"
+    """The scheduler stopped it."""
+    FAILED = "FAILED"
+    """Its training function raised an error, or its workers were lost again and again."""
+    INTERRUPTED = "INTERRUPTED"
+    """The sweep stopped before it, or its processes died: it goes on when the sweep does."""
+
+
+UNFINISHED = (TrialState.RUNNING, TrialState.INTERRUPTED)
+OPTUNA_STATES = {
+    TrialState.RUNNING: "RUNNING",
+    TrialState.COMPLETE: "COMPLETE",
+    TrialState.PRUNED: "PRUNED",
+    TrialState.FAILED: "FAIL",
+    TrialState.INTERRUPTED: "WAITING",
+}
+"""Names of Optuna's states: `ask` hands a waiting trial out again."""
+RUN_STATUS: dict[TrialState, Status] = {
+    TrialState.COMPLETE: "FINISHED",
+    TrialState.PRUNED: "KILLED",
+    TrialState.FAILED: "FAILED",
+    TrialState.INTERRUPTED: "KILLED",
+}
+"""MLflow's status of the run of a trial that does not run."""
+
+
+def state_at_end(progress: int, *, failed: bool = False, lost: bool = False) -> TrialState:
+    """How a trial ended.
+
+    Args:
+        progress: Percent of its steps that were done at its last report.
+        failed: Its training function raised an error.
+        lost: Its processes died, or the sweep stopped.
+    """
+    if lost:
+        return TrialState.INTERRUPTED
+    if failed:
+        return TrialState.FAILED
+    return TrialState.COMPLETE if progress == 100 else TrialState.PRUNED
+
+
+def run_end(record: TrialRecord) -> End:
+    """How a trial's run in MLflow ends: its status, and tags.
+
+    Where the values of the best checkpoint are not the run's parameters, which MLflow does not let change, they are a
+    tag.
+    """
+    tags = {"values": json.dumps(record.values)} if record.lineage else {}
+    if record.state == TrialState.PRUNED:
+        tags = {"pruned": "true"} | tags
+    elif record.state == TrialState.FAILED:
+        tags = {"reason": last_line(record.reason or "unknown")[:500]}
+    elif record.state == TrialState.INTERRUPTED:
+        tags = dict(INTERRUPTED_TAGS)
+    return RUN_STATUS[record.state], tags
+
+
+def run_ends(records: Iterable[TrialRecord]) -> Ends:
+    """`run_end` of the trials that have ended, by number."""
+    return {str(record.trial): run_end(record) for record in records if record.has_ended}
+
+
+def last_line(reason: str) -> str:
+    """The last line of a reason: a traceback ends with its error."""
+    return printable((reason.strip().splitlines() or [""])[-1])

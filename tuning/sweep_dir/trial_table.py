@@ -1,0 +1,224 @@
+"""The trial table of a sweep, and its winner."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from kobert_core.config import Objective
+from kobert_core.errors import InputError
+from kobert_core.io.atomic import atomic_write_json, atomic_write_text
+from kobert_core.io.checksums import sealed, unsealed
+from search_spaces.validation import show
+from tuning.sweep_dir.disk_full import ending_when_full
+from tuning.sweep_dir.layout import LEDGER, TABLE, WINNER
+from tuning.sweep_dir.trial_status import UNFINISHED, TrialState, last_line
+
+
+@dataclass
+class TrialRecord:
+    """What a sweep knows of one trial."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    trial: Annotated[int, Field(ge=0)]
+    state: TrialState
+    values: dict[str, Any]
+    """Searched values, by parameter; with `pbt` those that its best checkpoint was trained with at last."""
+    progress: int = 0
+    """Percent of its own updates that are done."""
+    update: int = 0
+    value: float | None = None
+    """The objective at the best evaluation: that of the checkpoint that would be exported."""
+    best_progress: int | None = None
+    curve: dict[int, float] = field(default_factory=dict)
+    """The objective by progress: what a resumed sweep tells the search and the scheduler."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """All metrics of the best evaluation."""
+    checkpoint: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = None
+    """Name of the best checkpoint's folder; None when there is none, or it was not among the best few."""
+    started: float = 0.0
+    """Seconds since 1970."""
+    seconds: float = 0.0
+    """Wall time of the trial over all its sessions."""
+    reason: str | None = None
+    """Why it failed."""
+    lineage: list[dict[str, Any]] = field(default_factory=list)
+    """With `pbt`, each time that it went on from another trial's weights: `{from, progress, values, weights_of}`, which
+    are its own values from there on, and those that the weights were trained with."""
+    micro_batch: int | None = None
+    """Examples that go through the model at once, where memory ran out with as many as the study says."""
+    step: int = 0
+    """Of its latest metrics in MLflow: the updates done, unless the trial went back for another's weights."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it does not go on, whatever happens to the sweep."""
+        return self.state not in UNFINISHED
+
+    @property
+    def newest_values(self) -> dict[str, Any]:
+        """What it trains with, or did at its end."""
+        return dict(self.lineage[-1]["values"]) if self.lineage else self.values
+
+    def values_at(self, progress: int) -> dict[str, Any]:
+        """What the weights of a report were trained with: a copy's first one is that of the other trial."""
+        if self.lineage and progress <= self.lineage[-1]["progress"]:
+            return dict(self.lineage[-1].get("weights_of", self.values))
+        return self.newest_values
+
+
+_RECORD = TypeAdapter(TrialRecord)
+
+
+class TrialTable:
+    """All trials of a sweep, written to its folder at every change: `trials.json` for us, `trials.csv` for people."""
+
+    def __init__(self, folder: Path, objective: Objective) -> None:
+        """The table of a sweep's folder, empty if there is none yet."""
+        self.folder, self.objective = folder, objective
+        self.on_change: Callable[[TrialRecord], None] | None = None
+        self.lock = threading.RLock()
+        self._records: dict[int, TrialRecord] = {}
+        if (folder / LEDGER).is_file():
+            for record in _read_ledger(folder / LEDGER):
+                self._records[record.trial] = record
+
+    def __iter__(self) -> Iterator[TrialRecord]:
+        with self.lock:
+            return iter(sorted(self._records.values(), key=lambda record: record.trial))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __contains__(self, trial: int) -> bool:
+        return trial in self._records
+
+    def __getitem__(self, trial: int) -> TrialRecord:
+        try:
+            return self._records[trial]
+        except KeyError:
+            there = f"trials 0 to {len(self) - 1} are there" if len(self) else "it has no trials"
+            raise InputError(f"there is no trial {trial} in this sweep; {there}", where=self.folder) from None
+
+    def get(self, trial: int) -> TrialRecord | None:
+        """A trial by its number; None when it has not begun."""
+        return self._records.get(trial)
+
+    def put(self, record: TrialRecord) -> None:
+        """Add or replace a trial, and write the table."""
+        with self.lock:
+            self._records[record.trial] = record
+            self.write()
+        if self.on_change:
+            self.on_change(record)
+
+    def write(self) -> None:
+        """Write both files.
+
+        Raises:
+            DiskFull: there is no space for them; what was written before is there still.
+        """
+        with self.lock:
+            records = list(self)
+        with ending_when_full():
+            atomic_write_json(self.folder / LEDGER, [sealed(as_row(record)) for record in records])
+            atomic_write_text(self.folder / TABLE, as_csv(records))
+
+    def forget(self) -> None:
+        """Remove all trials and both files: none of them came to anything."""
+        with self.lock:
+            self._records.clear()
+            for name in (LEDGER, TABLE):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def states(self) -> dict[str, int]:
+        """Number of trials by state."""
+        return dict(Counter(record.state for record in self))
+
+    def best(self, count: int) -> list[TrialRecord]:
+        """The trials to keep, best first: whole ones before pruned ones, so that equal efforts are compared."""
+        ranked = [r for r in self if r.value is not None and r.state != TrialState.FAILED]
+        sign = -1 if self.objective.mode == "max" else 1
+        ranked.sort(key=lambda r: (r.state != TrialState.COMPLETE, sign * (r.value or 0.0), r.trial))
+        return ranked[:count]
+
+    def winner(self) -> TrialRecord | None:
+        """The best trial that ran to its end; the best of the others if none did; None if all failed."""
+        return next(iter(self.best(1)), None)
+
+    def ties(self, winner: TrialRecord) -> list[TrialRecord]:
+        """The trials that are as good as the winner and came as far, it included: only the first of them wins."""
+        equal = (winner.value, winner.state == TrialState.COMPLETE)
+        return [
+            record for record in self.best(len(self)) if (record.value, record.state == TrialState.COMPLETE) == equal
+        ]
+
+
+def standing(record: TrialRecord) -> str:
+    """Whose value it is that stands beside this, and how far that trial came: `trial 3, pruned at 50%`."""
+    how_far = "" if record.state == TrialState.COMPLETE else f" at {record.progress}%"
+    return f"trial {record.trial}, {record.state.lower()}{how_far}"
+
+
+def as_row(record: TrialRecord) -> dict[str, Any]:
+    """A trial as JSON has it."""
+    return asdict(record) | {"curve": {str(progress): value for progress, value in record.curve.items()}}
+
+
+def as_csv(records: list[TrialRecord]) -> str:
+    """The table for people: a line a trial, with its values and metrics, and the last line of why it failed."""
+    parameters = sorted({name for record in records for name in record.values})
+    metrics = sorted({name for record in records for name in record.metrics})
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    plain = ["trial", "state", "progress", "value", "best_progress", "seconds"]
+    writer.writerow([*plain, *parameters, *metrics, "checkpoint", "reason"])
+    for record in records:
+        row: list[Any] = [getattr(record, name) for name in plain]
+        row[-1] = round(record.seconds, 3)
+        row += [record.values.get(name) for name in parameters] + [record.metrics.get(name) for name in metrics]
+        reason = last_line(record.reason) if record.reason else None
+        writer.writerow(["" if cell is None else cell for cell in [*row, record.checkpoint, reason]])
+    return buffer.getvalue()
+
+
+def read_winner(folder: Path) -> dict[str, Any]:
+    """`winner.json` of a sweep. Raises InputError when there is none."""
+    path = folder / WINNER
+    winner = unsealed(_read_json(path), where=path)
+    try:
+        int(winner["winner"]["trial"]), dict(winner["test"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError("this is no result of a sweep", where=path) from error
+    return winner
+
+
+def _read_ledger(path: Path) -> list[TrialRecord]:
+    rows = _read_json(path)
+    if not isinstance(rows, list):
+        raise InputError("this is no list of trials", where=path)
+    try:
+        return [_RECORD.validate_python(unsealed(row, where=path)) for row in rows]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        raise InputError(f"a trial's `{name}` cannot be {show(first['input'])}", where=path) from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("the file is not there", where=path, fix="give the folder of a finished sweep") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"the file cannot be read ({error})", where=path) from error

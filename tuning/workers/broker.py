@@ -1,0 +1,268 @@
+"""Where tasks go to worker groups, and reports come back: one actor that does nothing but wait and pass on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray import cloudpickle
+
+Function = Callable[..., Any]
+"""Runs on every worker of a group as `function(runtime, **arguments)`; what rank 0 returns is the task's value."""
+
+
+def packed(function: Function, **arguments: Any) -> bytes:
+    """A task as it goes through the broker, which need not import what the function needs."""
+    packed_task: bytes = cloudpickle.dumps((function, arguments))
+    return packed_task
+
+
+@dataclass
+class Lease:
+    """One task on one group."""
+
+    group: str
+    owner: int | None
+    task: bytes
+    """From `packed`."""
+    outcome: asyncio.Queue[tuple[str, Any]] = field(default_factory=asyncio.Queue)
+    """`("report", …)` any number of times, then `("value", …)`, `("error", traceback)`, `("input", line)` for what a
+    user gave, `("short", traceback)` where memory or disk space ran out, or `("lost", reason)`."""
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    told: int = 0
+    """Reports so far."""
+    asked: int = 0
+    """How often somebody asked for the next thing; more than `told` means: go on."""
+    ended: set[int] = field(default_factory=set)
+    """Ranks that are done with it."""
+    alive: dict[int, float] = field(default_factory=dict)
+    """When each rank gave its last sign of life, by the broker's own clock, in seconds."""
+
+    def undecided(self) -> bool:
+        """Whether its workers wait for a decision on their report."""
+        return self.asked <= self.told and not self.stop.is_set()
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A task that waits for a group."""
+
+    owner: int | None
+    cancelled: bool = False
+
+
+class Broker:
+    """An actor between trials, which lease groups, and the workers of the groups."""
+
+    def __init__(self, groups: int, workers: int) -> None:
+        """For so many groups of so many workers."""
+        self._groups_left, self._workers = groups, workers
+        self._leases: list[Lease] = []
+        self._inboxes: dict[tuple[str, int], asyncio.Queue[int | None]] = {}
+        self._waiting: dict[str, int] = {}
+        self._worn_out: set[str] = set()
+        self._handles: dict[str, dict[int, bytes]] = {}
+        self._silent: dict[str, str] = {}
+        self._free: deque[str] = deque()
+        self._tickets: deque[Ticket] = deque()
+        self._changed = asyncio.Condition()
+        self._closed = False
+        self._broken: str | None = None
+
+    async def submit(self, task: bytes, owner: int | None = None) -> int:
+        """Hand a task, from `packed`, to the next free group; its number. First come, first served.
+
+        Raises:
+            RuntimeError: no group is left, or the task was stopped before it began.
+        """
+        ticket = Ticket(owner)
+        self._tickets.append(ticket)
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: ticket.cancelled or self._broken or (self._free and self._tickets[0] is ticket)
+            )
+            self._tickets.remove(ticket)
+            self._changed.notify_all()
+            if ticket.cancelled or self._broken:
+                raise RuntimeError(self._broken or "the task was stopped before it began")
+            group = self._free.popleft()
+        number = len(self._leases)
+        lease = Lease(group, owner, task)
+        lease.alive = dict.fromkeys(range(self._workers), time.monotonic())
+        self._leases.append(lease)
+        self._waiting[group] = 0
+        for rank in range(self._workers):
+            self._inbox(group, rank).put_nowait(number)
+        return number
+
+    async def take(self, number: int) -> tuple[str, Any]:
+        """The next thing that a task has to say. To ask for it is to say: go on."""
+        self._leases[number].asked += 1
+        await self._notify()
+        return await self._leases[number].outcome.get()
+
+    async def stop(self, number: int) -> None:
+        """Ask a task's workers to leave at their next update."""
+        self._leases[number].stop.set()
+        await self._notify()
+
+    async def stop_owned_by(self, owner: int) -> None:
+        """Stop what an owner has, whether it runs or waits: its actor may be gone and unable to say so."""
+        await self._stop_where(lambda each: each.owner == owner)
+
+    async def stop_all(self) -> None:
+        """Stop every task, those that wait too."""
+        await self._stop_where(lambda each: True)
+
+    async def settled(self) -> None:
+        """Returns when no worker has a task any more.
+
+        Raises:
+            RuntimeError: no group is left.
+        """
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: self._broken or all(len(lease.ended) == self._workers for lease in self._leases)
+            )
+        if self._broken:
+            raise RuntimeError(self._broken)
+
+    async def is_awaited(self) -> bool:
+        """Whether a task waits for a group."""
+        return bool(self._tickets)
+
+    async def close(self) -> None:
+        """Send all workers home once they are done."""
+        self._closed = True
+        await self.stop_all()
+        for inbox in self._inboxes.values():
+            inbox.put_nowait(None)
+
+    async def ready(self) -> None:
+        """Returns when a group waits for work.
+
+        Raises:
+            RuntimeError: none can be started.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._free or self._broken)
+        if self._broken:
+            raise RuntimeError(self._broken)
+
+    async def was_ready(self, group: str) -> bool:
+        """Whether all workers of a group have once waited for a task."""
+        return group in self._waiting
+
+    async def silent(self, seconds: float) -> list[bytes]:
+        """The workers, as pickled actors, of groups in which one has given no sign of life for so long in its task."""
+        handles: list[bytes] = []
+        now = time.monotonic()
+        for lease in self._leases:
+            hung = [rank for rank, then in lease.alive.items() if rank not in lease.ended and now - then > seconds]
+            if hung and not lease.undecided() and lease.group not in self._silent:
+                self._silent[lease.group] = f"worker {hung[0]} gave no sign of life for {seconds:g} s"
+                handles += self._handles[lease.group].values()
+        return handles
+
+    async def lost(self, group: str, reason: str, *, for_good: bool) -> tuple[str, list[int]]:
+        """A group is gone: whoever leases it hears why; `for_good` says that no other takes its place.
+
+        Returns:
+            The reason, which is known better here for workers that gave no sign of life, and the leases' owners.
+        """
+        reason = self._silent.get(group, reason)
+        if group in self._free:
+            self._free.remove(group)
+        self._groups_left -= for_good
+        if not self._groups_left:
+            self._broken = reason
+        cut_off = [lease for lease in self._leases if lease.group == group and len(lease.ended) < self._workers]
+        for lease in cut_off:
+            lease.stop.set()
+            lease.ended.update(range(self._workers))
+            lease.outcome.put_nowait(("lost", reason))
+        await self._notify()
+        return reason, [lease.owner for lease in cut_off if lease.owner is not None]
+
+    async def next(self, group: str, rank: int, worker: bytes, *, worn_out: bool) -> tuple[int, bytes] | None:
+        """For a worker: number and content of the next task of its group; None when there will be no more.
+
+        Args:
+            group: Name of its group.
+            rank: Its rank.
+            worker: Its actor, pickled: to know one is to import Ray Train.
+            worn_out: Whether its process has had its time; one such worker ends the group, and a fresh one follows.
+        """
+        if self._closed:
+            return None
+        self._handles.setdefault(group, {})[rank] = worker
+        self._worn_out |= {group} if worn_out else set()
+        self._waiting[group] = self._waiting.get(group, 0) + 1
+        if self._waiting[group] == self._workers:
+            if group in self._worn_out:
+                for each in range(self._workers):
+                    self._inbox(group, each).put_nowait(None)
+            else:
+                self._free.append(group)
+            await self._notify()
+        number = await self._inbox(group, rank).get()
+        return None if number is None else (number, self._leases[number].task)
+
+    async def report(self, number: int, content: Any) -> bool:
+        """For a worker of rank 0: something to say before the end. Whether somebody heard it and says: go on.
+
+        Waits for the decision, so that a stopped trial ends at the very evaluation that stopped it: no update
+        more is computed, and no checkpoint is written that nobody knows of.
+        """
+        lease = self._leases[number]
+        lease.told += 1
+        lease.outcome.put_nowait(("report", content))
+        async with self._changed:
+            await self._changed.wait_for(lambda: not lease.undecided())
+        lease.alive = dict.fromkeys(lease.alive, time.monotonic())
+        return not lease.stop.is_set()
+
+    async def live(self, number: int, rank: int) -> None:
+        """For a worker: a sign of life."""
+        self._leases[number].alive[rank] = time.monotonic()
+
+    async def end(self, number: int, rank: int, kind: str, content: Any) -> None:
+        """For a worker: it is done, with a `value` (rank 0's counts), or any other kind of end (the first counts)."""
+        lease = self._leases[number]
+        if kind == "short" and lease.stop.is_set():
+            kind = "error"  # nobody wants it to go on
+        lease.ended.add(rank)
+        lease.stop.set()
+        lease.alive = dict.fromkeys(lease.alive, time.monotonic())
+        if rank == 0 or kind != "value":
+            lease.outcome.put_nowait((kind, content))
+        await self._notify()
+
+    async def all_ended(self, number: int) -> None:
+        """For a worker: returns when all workers of its group are done with a task."""
+        lease = self._leases[number]
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(lease.ended) == self._workers)
+
+    async def stopped(self, number: int) -> None:
+        """For a worker: returns when its task is to stop, or has ended."""
+        await self._leases[number].stop.wait()
+
+    async def _stop_where(self, applies: Callable[[Lease | Ticket], bool]) -> None:
+        for lease in self._leases:
+            if applies(lease):
+                lease.stop.set()
+        for ticket in self._tickets:
+            ticket.cancelled = ticket.cancelled or applies(ticket)
+        await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _inbox(self, group: str, rank: int) -> asyncio.Queue[int | None]:
+        return self._inboxes.setdefault((group, rank), asyncio.Queue())

@@ -1,0 +1,304 @@
+"""One trial: a config goes in, reports come out."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from pyarrow.fs import LocalFileSystem
+from ray import tune
+
+from kobert_core.io.checksums import file_digest
+from tuning.sweep_dir.layout import CHECKPOINTS, LOG, MAX_PBT_CHECKPOINTS, MODEL_FILES, PBT_CHECKPOINTS, trial_folder
+from tuning.workers.broker import packed
+from tuning.workers.failures import TrialFailed, TrialRefused, in_one_line
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+    from ray.tune.search import Searcher
+
+    from kobert_core.runtime import Report
+    from tuning.study import StudyConfig
+    from tuning.workers.broker import Function
+    from tuning.workers.worker_group import WorkerGroups
+    from tuning.workers.worker_pool import WorkerPool
+
+
+class Trial(tune.Trainable):
+    """A trial as Ray Tune sees it: it leases a worker group and passes on what the group reports.
+
+    Tune's actor holds no resources and no model, so that it can be reused, killed or started anew at no cost.
+    """
+
+    def setup(self, config: dict[str, Any], **shared: Any) -> None:
+        """`shared`: the `broker`, the `metric` to compare by, the `function` of a trial, its `fixed` arguments, and
+        `max_failures`: how often in a row, without a report between, it goes on after its workers were lost, or found
+        too little memory or disk space."""
+        self._shared, self._lease = shared, None
+        self._begin()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The same actor, the next trial."""
+        self._end()
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        self._failures, self._heard = 0, -1
+        self._report: dict[str, Any] | None = None
+        self._adopt: str | None = None
+
+    def step(self) -> dict[str, Any]:
+        """The next report of the trial, as a result of Ray Tune."""
+        if self._shared["take_turns"] and ray.get(self._shared["broker"].is_awaited.remote()):
+            self._end()
+        content = self._next_report()
+        while content["progress"] <= self._heard:  # a run that goes on repeats its last report
+            content = self._next_report()
+        self._heard, self._report, self._adopt, self._failures = content["progress"], content, None, 0
+        return {
+            "objective": content["metrics"][self._shared["metric"]],
+            "progress": content["progress"],
+            "report": content,
+            "done": content["progress"] == 100,
+        }
+
+    def _next_report(self) -> dict[str, Any]:
+        broker = self._shared["broker"]
+        while True:
+            if self._lease is None:  # not in `reset_config`: Tune resets an actor before it restores it
+                arguments = self._shared["fixed"] | {"trial": self.config["trial"], "values": self.config["values"]}
+                arguments |= {"adopt": self._adopt} if self._adopt else {}
+                task = packed(self._shared["function"], **arguments)
+                self._lease = ray.get(broker.submit.remote(task, self.config["trial"]))
+            kind, content = ray.get(broker.take.remote(self._lease))
+            if kind == "report":
+                report: dict[str, Any] = content
+                return report
+            if kind == "input":
+                raise TrialRefused(content)
+            if kind == "error":
+                raise TrialFailed(content)
+            if kind == "value":
+                raise RuntimeError("the trial was stopped before its end")
+            self._lease, self._failures = None, self._failures + 1
+            if self._failures > self._shared["max_failures"]:
+                lost = f"the trial's workers were lost (failure {self._failures}): {in_one_line(content)}"
+                raise TrialFailed(lost if kind == "lost" else content)
+
+    def cleanup(self) -> None:
+        """The trial is over, however it ended."""
+        self._end()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Hold the checkpoint of the last report for others: the worker wrote it, and will remove it in time."""
+        held = None
+        if self._shared["take_turns"] and self._report is not None:
+            from kobert_core.checkpoint import link_checkpoint
+
+            checkpoint = Path(self._report["checkpoint"])
+            donations = checkpoint.parents[1] / PBT_CHECKPOINTS
+            before = sorted(int(folder.name) for folder in donations.glob("*"))
+            # By number, not by update: a trial that went back to another's weights comes to the same update again.
+            held = donations / str(before[-1] + 1 if before else 0) / checkpoint.name
+            link_checkpoint(checkpoint, held)
+            for number in before[: 1 - MAX_PBT_CHECKPOINTS]:
+                shutil.rmtree(donations / str(number))
+        return {"trial": self.config["trial"], "heard": self._heard, "checkpoint": str(held) if held else None}
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """A trial goes on from its newest whole checkpoint by itself; another's it adopts."""
+        if checkpoint["trial"] == self.config["trial"]:
+            self._heard = checkpoint["heard"]
+        else:
+            self._heard, self._adopt = -1, checkpoint["checkpoint"]
+
+    def _end(self) -> None:
+        if self._lease is not None:
+            ray.get(self._shared["broker"].stop.remote(self._lease))
+            self._lease = None
+
+
+def make_tuner(
+    groups: WorkerGroups | WorkerPool,
+    function: Function,
+    fixed: dict[str, Any],
+    *,
+    metric: str,
+    configs: Searcher | list[dict[str, Any]],
+    scheduler: TrialScheduler,
+    trials: int,
+    storage: Path,
+    callbacks: list[tune.Callback],
+    stop: tune.Stopper | None = None,
+    max_failures: int = 0,
+    name: str = "tune",
+) -> tune.Tuner:
+    """A Ray Tune run of so many trials on worker groups.
+
+    Args:
+        groups: They do the work, as many trials at once as there are groups.
+        function: Runs on the workers as `function(runtime, trial=…, values=…, **fixed)` and reports.
+        fixed: Its arguments that are the same for all trials.
+        metric: The name, in a report, of what trials are compared by.
+        configs: Of the trials, each `{"trial": number, "values": {…}}`: a searcher that gives one when a group is
+            free, or all of them. Then all trials begin at once and share the groups: a trial gives its group up after
+            a report when another one waits.
+        scheduler: Stops trials; its metric is `objective`, its clock `progress`.
+        trials: How many.
+        storage: Folder for what Tune writes for itself.
+        callbacks: Hear of every trial.
+        stop: Asked whether to stop all.
+        max_failures: How often in a row a trial goes on from its newest checkpoint after its workers were lost, or
+            found too little memory or disk space, before it comes to its next report.
+        name: Of the folder in `storage`.
+    """
+    trainable = tune.with_parameters(
+        Trial,
+        broker=groups.broker,
+        metric=metric,
+        function=function,
+        fixed=fixed,
+        max_failures=max_failures,
+        take_turns=isinstance(configs, list),
+    )
+    # Tune wants resources, but the CPUs and GPUs are the groups': a request of one byte, on the driver's machine.
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    beside_us = tune.PlacementGroupFactory([{"CPU": 0, "memory": 1}], bundle_label_selector=[here])
+    common: dict[str, Any] = {"reuse_actors": True, "scheduler": scheduler}
+    if isinstance(configs, list):
+        space, how = tune.grid_search(configs), tune.TuneConfig(**common)
+    else:
+        space = None
+        how = tune.TuneConfig(num_samples=trials, max_concurrent_trials=groups.count, search_alg=configs, **common)
+    return tune.Tuner(
+        tune.with_resources(trainable, beside_us),
+        param_space=space,
+        tune_config=how,
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(storage),
+            storage_filesystem=LocalFileSystem(),  # a path: Ray would take it for an address, and %41 in it for A
+            callbacks=callbacks,
+            stop=stop,
+            verbose=0,
+        ),
+    )
+
+
+def train_trial(
+    runtime: Any, *, trial: int, values: dict[str, Any], study: str, folder: str, cache: str, adopt: str | None = None
+) -> None:
+    """On the workers of a group: train with these values, from the trial's newest checkpoint if it has one.
+
+    Args:
+        runtime: The worker's runtime.
+        trial: Its number.
+        values: The searched values, by parameter.
+        study: Path of the resolved study file.
+        folder: The sweep's folder.
+        cache: Folder of the feature cache.
+        adopt: Folder of another trial's checkpoint, to go on from instead.
+    """
+    from kobert_core.checkpoint import adopt_checkpoint
+    from kobert_core.pretrained import save_model_files
+    from kobert_core.tasks import task_class
+    from kobert_core.training import train
+
+    config = study_of(Path(study), file_digest(Path(study))).train_config(values)
+    if len(set(runtime.gather(config.model_dump_json()))) > 1:
+        raise RuntimeError("the workers of the group read different values: is the sweep's folder a shared one?")
+    here = trial_folder(Path(folder), trial)
+    with printing_to(here / LOG, rank=runtime.rank):
+        print(f"trial {trial} on {runtime.device}, {runtime.workers} worker(s): {json.dumps(values)}")
+        task = task_class(config.task)(config, cache=Path(cache))
+        runtime.checkpoints, runtime.resume = here / CHECKPOINTS, True
+        if runtime.rank == 0:
+            for leftover in (here / CHECKPOINTS).glob(".*"):  # of a worker that was killed as it wrote
+                shutil.rmtree(leftover)
+            save_model_files(here / MODEL_FILES, task)
+            if adopt is not None:
+                print(f"goes on from {adopt}")
+                adopt_checkpoint(Path(adopt), here / CHECKPOINTS)
+        runtime.gather(None)  # all workers see the same checkpoints
+        train(config, task, Reporting(runtime))
+
+
+@functools.lru_cache(maxsize=1)
+def study_of(path: Path, digest: str) -> StudyConfig:
+    """The study of all trials of a sweep; its file is parsed once in a worker's process."""
+    from tuning.study import load_study
+
+    return load_study(path)
+
+
+class Reporting:
+    """A runtime that prints what is reported, for the trial's log."""
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runtime, name)
+
+    def report(self, report: Report) -> bool:
+        """Print and pass on."""
+        metrics = " ".join(f"{name}={value:.6g}" for name, value in report.metrics.items())
+        print(
+            f"{report.progress:3d}% update {report.update}: {metrics}{' (best)' if report.is_best else ''}",
+            flush=True,
+        )
+        go_on: bool = self._runtime.report(asdict(report))
+        return go_on
+
+
+def evaluate_checkpoint(
+    runtime: Any, *, model: str, cache: str, checkpoint: str, metrics: dict[str, float], file: str
+) -> dict[str, float]:
+    """On the workers of a group: the metrics of a checkpoint on another labelled file, the same as its export's.
+
+    Args:
+        runtime: The worker's runtime.
+        model: Folder with the trial's config and tokenizer.
+        cache: Folder of the feature cache.
+        checkpoint: Folder of the checkpoint.
+        metrics: Its own, on the dev split: what was chosen there holds.
+        file: What to read.
+    """
+    from kobert_core.checkpoint import load_weights
+    from kobert_core.evaluation import evaluate
+    from kobert_core.pretrained import empty_model
+
+    task, network = empty_model(Path(model), cache=Path(cache))
+    network.load_state_dict(load_weights(Path(checkpoint)))
+    task = task.with_chosen(metrics)
+    found = evaluate(network.to(runtime.device), task, task.read(Path(file)), runtime)
+    return {name.replace("eval/", "test/"): value for name, value in found.items()}
+
+
+@contextlib.contextmanager
+def printing_to(log: Path, *, rank: int) -> Any:
+    """What Python code prints and logs goes to the trial's log; each rank but 0 has a file of its own."""
+    import logging
+    import traceback
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    path = log if rank == 0 else log.with_suffix(f".rank{rank}{log.suffix}")
+    with open(path, "a", encoding="utf-8", buffering=1) as file:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(handler)
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
+        except Exception:
+            traceback.print_exc(file=file)
+            raise
+        finally:
+            logging.getLogger().removeHandler(handler)

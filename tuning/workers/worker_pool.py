@@ -1,0 +1,90 @@
+"""Worker groups that a sweep has for as long as Ray lives, whatever dies of what holds them together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray.exceptions import RayError
+
+from tuning.study import ResourcesConfig
+from tuning.workers.broker import Function
+from tuning.workers.failures import MAX_LOSSES, in_one_line, is_infrastructure
+from tuning.workers.worker_group import GroupLost, WorkerGroups
+
+
+class WorkerPool:
+    """`WorkerGroups`, and others in their place when their broker has died or none of them can be had any more."""
+
+    def __init__(self, count: int, resources: ResourcesConfig, *, storage: Path, say: Callable[[str], object]) -> None:
+        """See `WorkerGroups`; `say` also hears why a task is run again."""
+        self.count, self._resources, self._storage, self._say = count, resources, storage, say
+        self._lock, self._starts = threading.Lock(), 0
+        self._groups = self._start()
+
+    def _start(self) -> WorkerGroups:
+        self._starts += 1
+        storage = self._storage / f"groups-{self._starts}"
+        return WorkerGroups(self.count, self._resources, storage=storage, say=self._say)
+
+    @property
+    def broker(self) -> Any:
+        """Of the groups that are there now."""
+        return self._groups.broker
+
+    def wait_until_ready(self, give_up: Callable[[], bool]) -> None:
+        """Wait until a group's workers wait for a task, or `give_up` says that it is no longer worth it.
+
+        Raises:
+            RuntimeError: no group can be started.
+            RayError: what holds them together has died.
+        """
+        self._groups.wait_until_ready(give_up)
+
+    def run(self, function: Function, **arguments: Any) -> Any:
+        """Run a task on a free group and return its value; that processes die meanwhile costs another try.
+
+        Raises:
+            RuntimeError: with the task's traceback, or why its workers were lost again and again.
+        """
+        for left in reversed(range(MAX_LOSSES + 1)):
+            groups = self._groups
+            try:
+                return groups.run(function, **arguments)
+            except Exception as error:
+                if not isinstance(error, GroupLost) and not is_infrastructure(error):
+                    raise
+                if not left:
+                    raise RuntimeError(in_one_line(error)) from error
+                self._say(f"{in_one_line(error)}: trying again")
+                if not isinstance(error, GroupLost):  # another group takes the place of the one that was lost
+                    self._renew(groups)
+        raise AssertionError("not reached")
+
+    def stop_owned_by(self, owner: int) -> None:
+        """End what an owner has; does not wait for it."""
+        self._groups.stop_owned_by(owner)
+
+    def stop_all(self) -> None:
+        """End every task, and those that wait for a group."""
+        self._groups.stop_all()
+
+    def settle(self) -> None:
+        """End every task, and wait until no worker has one. Where that cannot be had, other groups start."""
+        groups = self._groups
+        try:
+            groups.settle()
+        except RayError:
+            self._renew(groups)
+
+    def close(self) -> None:
+        """End all groups; what they hold is free when this returns."""
+        self._groups.close()
+
+    def _renew(self, groups: WorkerGroups) -> None:
+        with self._lock:
+            if groups is self._groups:  # nobody was faster
+                groups.close()
+                self._groups = self._start()
