@@ -224,24 +224,37 @@ class Task(ABC, Generic[E]):
         needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
         return self._with_head(load_bert(self.model, self.tokenizer, cache=self._cache, **needs))
 
-    def check_model(self, *, weights: bool = True) -> None:
-        """Build the model on PyTorch's meta device, which holds no numbers, and put the longest example through it:
-        what no run could train is known before one starts.
+    def build_on_meta(self, *, weights: bool = False) -> nn.Module:
+        """What `build_model` gives, on PyTorch's meta device: shapes without numbers, in no memory and next to no time.
 
         Args:
-            weights: Look whether pretrained weights are there, and fit.
+            weights: Check that pretrained weights are there, and fit.
+
+        Raises:
+            InputError: the model cannot be built.
+        """
+        needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
+        bert = check_bert(self.model, self.tokenizer, weights=weights, **needs)
+        with torch.device("meta"):
+            return self._with_head(bert)
+
+    def check_model(self, *, weights: bool = True) -> None:
+        """Put the longest example through the model on the meta device: what no run could train is known before one
+        starts.
+
+        Args:
+            weights: Check that pretrained weights are there, and fit.
 
         Raises:
             InputError: the model cannot be built, or not used.
         """
-        needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
-        bert = check_bert(self.model, self.tokenizer, weights=weights, **needs)
         ids = torch.zeros((1, self.longest), dtype=torch.int64)
         batch = Batch.pack({"input_ids": ids, "token_type_ids": ids, "attention_mask": torch.ones_like(ids)})
         try:
+            model = self.build_on_meta(weights=weights)
             with torch.device("meta"):
                 tensors = {name: part.to("meta") for name, part in batch.inputs.items() if name != "lengths"}
-                self._with_head(bert)(**tensors, lengths=batch.inputs["lengths"])
+                model(**tensors, lengths=batch.inputs["lengths"])
         except InputError:
             raise
         except Exception as error:  # of each layer its own
