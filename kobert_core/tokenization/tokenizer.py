@@ -19,7 +19,7 @@ from kobert_core.errors import InputError
 from kobert_core.garbage import no_collection
 from kobert_core.tokenization import export, loading, offsets, training
 from kobert_core.tokenization.batch_offsets import CharacterTable
-from kobert_core.tokenization.loading import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
+from kobert_core.tokenization.loading import CLS, PAD, SEP, SPECIAL_TOKENS, UNK
 from kobert_core.tokenization.preprocessing import not_plain, preprocess, preprocess_with_positions
 
 # The original cuts a text at the names of the special tokens and tokenizes what lies between on its own.
@@ -136,11 +136,6 @@ class KoBertTokenizer:
     def sep_id(self) -> int:
         """The id of `[SEP]`."""
         return self._id_of[SEP]
-
-    @property
-    def mask_id(self) -> int:
-        """The id of `[MASK]`."""
-        return self._id_of[MASK]
 
     @property
     def fingerprint(self) -> str:
@@ -260,10 +255,6 @@ class KoBertTokenizer:
         """Text of the ids: normalised and without what was unknown, so not always what was encoded."""
         special = {self._id_of[token] for token in SPECIAL_TOKENS} if skip_special_tokens else set()
         return "".join(self._tokens[i] for i in ids if i not in special).replace("▁", " ").strip()
-
-    def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
-        """The pieces as they are in the vocabulary: `▁` marks a blank."""
-        return [self._tokens[i] for i in ids]
 
     def _encode_pieces(
         self, texts: Sequence[str], num_threads: int, return_type: Literal["numpy"] | None = None

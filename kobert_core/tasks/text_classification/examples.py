@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
 from kobert_core.data.batching import Batch, places_in
 from kobert_core.tasks.text_classification.rows import Rows
@@ -17,8 +15,8 @@ CODE_VERSION = 2
 """Part of the cache's key: raised when files would be read, or arrays come out, differently."""
 
 
-class TextExamples(Dataset[dict[str, torch.Tensor]]):
-    """Labelled texts, tokenized; a `Dataset` whose `collate_fn` goes into any `DataLoader`.
+class TextExamples:
+    """Labelled texts, tokenized.
 
     All ids lie end to end in one array without special tokens and untruncated, so that one memory map
     serves every `max_length` and every split.
@@ -67,31 +65,6 @@ class TextExamples(Dataset[dict[str, torch.Tensor]]):
     def items(self) -> int:
         """The number of rows."""
         return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """`input_ids` of shape (length,) with `[CLS] … [SEP]`, and the scalar `labels`."""
-        row = self.rows[index]
-        start = self._starts[row]
-        pieces = self._ids[start : start + self.lengths[index] - 2]
-        ids = np.concatenate(([self._tokenizer.cls_id], pieces, [self._tokenizer.sep_id]))
-        return {
-            "input_ids": torch.from_numpy(ids.astype(np.int64)),
-            "labels": torch.tensor(int(self.labels[index])),
-        }
-
-    def collate_fn(self, items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Items of `__getitem__`, padded to the longest: int64 tensors of shape (batch, width), labels (batch,)."""
-        input_ids = torch.nn.utils.rnn.pad_sequence(
-            [item["input_ids"] for item in items], batch_first=True, padding_value=self._tokenizer.pad_id
-        )
-        lengths = torch.tensor([len(item["input_ids"]) for item in items])
-        attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": torch.zeros_like(input_ids),
-            "labels": torch.stack([item["labels"] for item in items]),
-        }
 
     def batch(self, indices: np.ndarray) -> Batch:
         """The examples at `indices`, as the model takes them; the target is `labels`."""
