@@ -9,7 +9,7 @@ import numpy as np
 
 from kobert_core.data.batching import Batch, places_in
 from kobert_core.tasks.text_classification.rows import Rows
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tokenization import Tokenizer
 
 CODE_VERSION = 2
 """Part of the cache's key: raised when files would be read, or arrays come out, differently."""
@@ -29,7 +29,7 @@ class TextExamples:
         ids: np.ndarray,
         starts: np.ndarray,
         labels: np.ndarray,
-        tokenizer: KoBertTokenizer,
+        tokenizer: Tokenizer,
         *,
         max_length: int,
         rows: np.ndarray | None = None,
@@ -91,7 +91,7 @@ class TextExamples:
         )
 
 
-def tokenize_parts(parts: Iterable[Rows], tokenizer: KoBertTokenizer) -> Iterator[dict[str, np.ndarray]]:
+def tokenize_parts(parts: Iterable[Rows], tokenizer: Tokenizer) -> Iterator[dict[str, np.ndarray]]:
     """`tokenize` of a file that is read in parts; joined, they are what it gives for the whole."""
     begin = 0
     for number, rows in enumerate(parts):
@@ -101,7 +101,7 @@ def tokenize_parts(parts: Iterable[Rows], tokenizer: KoBertTokenizer) -> Iterato
         yield arrays | {"starts": starts[1:] if number else starts}
 
 
-def tokenize(texts: Sequence[str], labels: np.ndarray, tokenizer: KoBertTokenizer) -> dict[str, np.ndarray]:
+def tokenize(texts: Sequence[str], labels: np.ndarray, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     """The arrays that `TextExamples` views: `ids`, `starts` and `labels`."""
     ids, starts = tokenizer.encode_batch_flat(texts)
     return {"ids": ids, "starts": starts, "labels": np.asarray(labels, dtype=np.int64)}
