@@ -26,13 +26,15 @@ import ray  # noqa: E402  (Ray reads its settings when it is imported)
 from ray import train, tune  # noqa: E402
 
 from kobert_core.config import Objective  # noqa: E402
+from kobert_core.runtime import Report  # noqa: E402
 from search_spaces.distributions import Space  # noqa: E402
 from tuning.search.driver_only import DriverOnly  # noqa: E402
+from tuning.search.optuna_study import open_optuna_study  # noqa: E402
 from tuning.search.schedulers import make_scheduler  # noqa: E402
-from tuning.search.searcher import OptunaSearcher, open_optuna_study  # noqa: E402
+from tuning.search.searcher import OptunaSearcher  # noqa: E402
 from tuning.study import ResourcesConfig, SchedulerConfig, SearchConfig  # noqa: E402
 from tuning.workers.trial import make_tuner  # noqa: E402
-from tuning.workers.worker_group import WorkerGroups  # noqa: E402
+from tuning.workers.worker_groups import WorkerGroups  # noqa: E402
 
 OBJECTIVE = Objective(metric="eval/accuracy", mode="max")
 SEARCH = SearchConfig()
@@ -63,7 +65,8 @@ def parts(folder: Path) -> tuple[OptunaSearcher, Any]:
 
 def no_training(runtime: Any, *, trial: int, values: dict[str, Any]) -> None:
     """One report, at once."""
-    runtime.report({"metrics": {"eval/accuracy": values["optim.backbone_lr"]}, "progress": 100})
+    metrics = {"eval/accuracy": values["optim.backbone_lr"]}
+    runtime.report(Report(progress=100, update=1, metrics=metrics, is_best=True, checkpoint=None))
 
 
 def warm_groups(workers: int, trials: int, folder: Path) -> tuple[float, list[float]]:

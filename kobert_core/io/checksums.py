@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from kobert_core.errors import InputError
@@ -42,10 +43,11 @@ def _digest(path: Path, size: int, modified: int) -> str:
     return sha256_file(path)
 
 
-def write_sums(folder: Path) -> None:
-    """Write `SHA256SUMS` for all files in a folder, in the format of `sha256sum --check`."""
+def write_sums(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write `SHA256SUMS` for all files in a folder, in the format of `sha256sum --check`. The sums of some files may be
+    `known`."""
     names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name != SUMS)
-    lines = [f"{sha256_file(folder / name)}  {name}\n" for name in names]
+    lines = [f"{known.get(name) or sha256_file(folder / name)}  {name}\n" for name in names]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 

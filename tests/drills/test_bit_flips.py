@@ -25,7 +25,7 @@ from kobert_core.io.checksums import sha256_file
 from kobert_core.pretrained import load_pretrained
 from tests.drills.conftest import Drill
 from tests.fixtures.sweeps import start_sweep
-from tuning.search.optuna_study import open_optuna_study
+from tuning.search.optuna_study import open_optuna_study, refuse_other_search
 from tuning.study import load_study
 from tuning.sweep.export import export_model
 from tuning.sweep_dir.layout import TABLE
@@ -67,9 +67,9 @@ def winner_of(output: Path) -> Any:
 
 def search_of(output: Path) -> Any:
     study = load_sweep_study(output / "one")
-    found = open_optuna_study(
-        output / "one", name="one", objective=study.objective, search=study.search, resume=True
-    ).get_trials()
+    how: dict[str, Any] = {"name": "one", "search": study.search, "resume": True, "ledger": None}
+    refuse_other_search(output / "one", **how)
+    found = open_optuna_study(output / "one", objective=study.objective, **how).get_trials()
     return [(t.number, t.state, t.params, t.values, t.intermediate_values, t.datetime_start) for t in found]
 
 
@@ -137,6 +137,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "one/tracking.jsonl.state.json": reports_of,
     "one/test_readings.jsonl": readings_of,
     "one/trials/0000/checkpoints/*/model.safetensors": checkpoint_of,
+    "one/trials/0000/checkpoints/*/optimizer.pt": checkpoint_of,
     "one/trials/0000/checkpoints/*/state.pt": checkpoint_of,
     "one/trials/0000/checkpoints/*/SHA256SUMS": checkpoint_of,
     "one/trials/0000/model/*": export_of,

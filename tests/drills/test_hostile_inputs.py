@@ -24,7 +24,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kobert_core.checkpoint import STATE, WEIGHTS, load_state, load_weights, newest_checkpoint, save_checkpoint
+from kobert_core.checkpoint import OPTIMIZER, STATE, WEIGHTS, load_state, load_weights, newest_checkpoint
 from kobert_core.config import ModelConfig, Objective
 from kobert_core.data.cache import cached_arrays
 from kobert_core.errors import InputError
@@ -37,6 +37,7 @@ from kobert_core.tasks.text_classification.rows import Rows, read_rows
 from kobert_core.tasks.text_classification.task import TextClassification
 from kobert_core.tokenization import KoBertTokenizer
 from tests.drills.conftest import Drill
+from tests.fixtures.checkpoints import save_checkpoint
 from tests.fixtures.commands import ROOT
 from tests.fixtures.tiny import tiny_config
 from tuning.cli.app import main
@@ -264,12 +265,12 @@ def test_no_pickle_is_loaded(drill: Drill, tmp_path: Path) -> None:
     in_torch = io.BytesIO()
     torch.save({"bert.embeddings.weight": Harm(mark)}, in_torch)
 
-    for name, load in ((WEIGHTS, load_weights), (STATE, load_state)):
+    for name, load in ((WEIGHTS, load_weights), (STATE, load_state), (OPTIMIZER, load_state)):
         for number, content in enumerate((harm, in_torch.getvalue())):
             folder = tmp_path / f"{name}-{number}" / "update-00000001"
             save_checkpoint(folder, torch.nn.Linear(2, 2), {"update": 1})
             (folder / name).write_bytes(content)
-            sums = [f"{sha256_file(folder / each)}  {each}\n" for each in (WEIGHTS, STATE)]
+            sums = [f"{sha256_file(folder / each)}  {each}\n" for each in (WEIGHTS, OPTIMIZER, STATE)]
             (folder / SUMS).write_text("".join(sums))
             tried += 1
             with pytest.raises(InputError):

@@ -23,14 +23,14 @@ from kobert_core.training import train  # noqa: E402
 from search_spaces.distributions import Space  # noqa: E402
 from tests.fixtures.commands import ROOT  # noqa: E402
 from tests.fixtures.nodes import Nodes, ray_nodes  # noqa: E402
-from tests.integration.test_worker_group import process  # noqa: E402
+from tests.integration.test_worker_group import process, report_at  # noqa: E402
 from tuning.search.optuna_study import open_optuna_study  # noqa: E402
 from tuning.search.schedulers import make_scheduler  # noqa: E402
 from tuning.search.searcher import OptunaSearcher  # noqa: E402
 from tuning.study import ResourcesConfig, SchedulerConfig, SearchConfig, load_study  # noqa: E402
 from tuning.workers.broker import packed  # noqa: E402
 from tuning.workers.trial import make_tuner  # noqa: E402
-from tuning.workers.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
+from tuning.workers.worker_groups import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
 
 pytestmark = pytest.mark.slow
 OBJECTIVE, SEARCH = Objective(metric="eval/accuracy", mode="max"), SearchConfig()
@@ -45,7 +45,7 @@ def climb(runtime: Any, *, trial: int, values: dict[str, Any], times: str) -> No
     while percent < 100:
         percent += 10
         time.sleep(0.15)
-        runtime.report({"metrics": {"eval/accuracy": values["optim.backbone_lr"] * percent}, "progress": percent})
+        runtime.report(report_at(percent, **{"eval/accuracy": values["optim.backbone_lr"] * percent}))
         if runtime.should_stop():
             break
     line = {"process": os.getpid(), "trial": trial, "begin": begin, "end": time.time(), "percent": percent}
@@ -66,7 +66,7 @@ def train_for_long(runtime: Any) -> list[int]:
             nonlocal updates
             updates += 1
             if updates == 30:  # an epoch has 23
-                runtime.report("in mid-epoch")
+                runtime.report(report_at(0))
             return bool(runtime.should_stop())
 
     train(config, task_class(config.task)(config, cache=None), Counting())

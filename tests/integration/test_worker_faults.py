@@ -19,11 +19,12 @@ set_environment()
 from kobert_core.tasks import task_class  # noqa: E402
 from kobert_core.training import train  # noqa: E402
 from tests.fixtures.nodes import ray_nodes  # noqa: E402
-from tests.integration.test_worker_group import process, report_until_stopped  # noqa: E402
+from tests.integration.test_worker_group import process, report_at, report_until_stopped  # noqa: E402
 from tests.integration.test_worker_pair import add_up  # noqa: E402
 from tuning.study import ResourcesConfig, load_study  # noqa: E402
 from tuning.workers.broker import packed  # noqa: E402
-from tuning.workers.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
+from tuning.workers.group_runtime import as_content  # noqa: E402
+from tuning.workers.worker_groups import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
 
 pytestmark = pytest.mark.slow
 QUICKSTART = Path(__file__).parents[2] / "search_spaces" / "quickstart.yaml"
@@ -158,7 +159,7 @@ def test_what_befalls_a_worker_ends_its_task_and_not_the_group(cluster: None, tm
     try:
         pair.wait_until_ready()
         number = ray.get(pair.broker.submit.remote(packed(report_until_stopped)))
-        assert ray.get(pair.broker.take.remote(number)) == ("report", {"number": 0})
+        assert ray.get(pair.broker.take.remote(number)) == ("report", as_content(report_at(0)))
         time.sleep(8)  # longer than the time-out: a worker that waits for a decision does not hang
         ray.get(pair.broker.stop.remote(number))
         assert ray.get(pair.broker.take.remote(number)) == ("value", 0)

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+from kobert_core.runtime import Report
 from tuning.cluster.ray_cluster import ray_cluster, set_environment
 
 set_environment()
 
 from tuning.study import ResourcesConfig  # noqa: E402
 from tuning.workers.broker import packed  # noqa: E402
-from tuning.workers.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
+from tuning.workers.group_runtime import as_content  # noqa: E402
+from tuning.workers.worker_groups import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
 
 
 def process(runtime: Any) -> int:
@@ -37,9 +39,13 @@ def look_around(runtime: Any) -> tuple[int, str, bool]:
     return torch.get_num_threads(), str(torch.get_default_dtype()), torch.is_grad_enabled()
 
 
+def report_at(progress: int, **metrics: float) -> Report:
+    return Report(progress=progress, update=progress, metrics=metrics, is_best=False, checkpoint=None)
+
+
 def report_until_stopped(runtime: Any) -> int:
     for number in range(1000):
-        runtime.report({"number": number})
+        runtime.report(report_at(number))
         for _ in range(10):
             if runtime.should_stop():
                 return number
@@ -89,7 +95,7 @@ def test_a_stopped_task_ends_at_the_report_that_stopped_it(groups: WorkerGroups)
     broker = groups.broker
     number = ray.get(broker.submit.remote(packed(report_until_stopped)))
     for expected in range(3):
-        assert ray.get(broker.take.remote(number)) == ("report", {"number": expected})
+        assert ray.get(broker.take.remote(number)) == ("report", as_content(report_at(expected)))
     time.sleep(0.3)  # nobody asks for more: the task waits for a decision
     ray.get(broker.stop.remote(number))
     assert ray.get(broker.take.remote(number)) == ("value", 2)
@@ -101,7 +107,7 @@ def test_a_task_that_nobody_can_stop_any_more_is_stopped_by_its_owner(groups: Wo
 
     broker = groups.broker
     number = ray.get(broker.submit.remote(packed(report_until_stopped), 7))
-    assert ray.get(broker.take.remote(number)) == ("report", {"number": 0})
+    assert ray.get(broker.take.remote(number)) == ("report", as_content(report_at(0)))
     waiting = broker.submit.remote(packed(process), 8)
     while not ray.get(broker.is_awaited.remote()):
         time.sleep(0.01)  # calls of an actor may overtake each other

@@ -13,10 +13,11 @@ from tuning.cluster.ray_cluster import ray_cluster, set_environment
 
 set_environment()
 
-from tests.integration.test_worker_group import fail, process, report_until_stopped  # noqa: E402
+from tests.integration.test_worker_group import fail, process, report_at, report_until_stopped  # noqa: E402
 from tuning.study import ResourcesConfig  # noqa: E402
 from tuning.workers.broker import packed  # noqa: E402
-from tuning.workers.worker_group import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
+from tuning.workers.group_runtime import as_content  # noqa: E402
+from tuning.workers.worker_groups import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
 
 
 def fail_on_rank_1(runtime: Any) -> None:
@@ -41,7 +42,7 @@ def test_workers_of_a_group_add_up_agree_and_start_anew_when_one_is_lost(tmp_pat
             pair.wait_until_ready()
             assert pair.run(add_up) == ([9.0, 4.0], [0, 1])
             number = ray.get(pair.broker.submit.remote(packed(report_until_stopped)))
-            assert ray.get(pair.broker.take.remote(number)) == ("report", {"number": 0})
+            assert ray.get(pair.broker.take.remote(number)) == ("report", as_content(report_at(0)))
             ray.get(pair.broker.stop.remote(number))
             assert ray.get(pair.broker.take.remote(number)) == ("value", 0)
             before = pair.run(process)

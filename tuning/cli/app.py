@@ -45,7 +45,7 @@ from tuning.sweep_dir.layout import CACHE, PROFILES
 if TYPE_CHECKING:
     from tuning.study import StudyConfig
     from tuning.sweep.dry_run import DryRun
-    from tuning.sweep.sweep import SweepResult
+    from tuning.sweep.result import SweepResult
 
 app = typer.Typer(
     name="kobert-tune",
@@ -127,9 +127,10 @@ def train(
     """
     from tuning.cli.progress import beside, watching
     from tuning.study import load_study
-    from tuning.sweep.train_local import train_once
 
     study = load_study(study_file, overrides or ())
+    from tuning.sweep.train_local import train_once  # takes long: a mistake in the study is told before
+
     trace = SWEEPS / PROFILES / f"{study.name}-{time.strftime('%Y%m%d-%H%M%S')}.json" if profile else None
 
     with watching() as progress:
@@ -182,9 +183,9 @@ def sweep(
 
     display = Display(console)
     with supervised(display.say, own_ray=starts_here(address)) as session:
-        from tuning.sweep.sweep import run_sweep
-
         study, folder = _study_and_folder(study_file, with_trials(overrides, trials), name, output)
+        from tuning.sweep.sweep import run_sweep  # takes long: a mistake in the study is told before
+
         result = run_sweep(study, folder, address=address, resume=resume, display=display, session=session)
         _summarise(result, console)
         if as_json:

@@ -40,11 +40,11 @@ def open_optuna_study(
     A killed driver may not have told Optuna how a trial ended: it is told from the `ledger`. Trials that run
     according to both go back to WAITING. Without a `ledger` the study is taken as it is.
 
+    `refuse_other_search` looks beforehand whether it is the sweep's own.
+
     Raises:
-        InputError: as `refuse_other_search` says.
+        InputError: it cannot be opened, or is there already and `resume` is not given.
     """
-    records = None if ledger is None else list(ledger)
-    refuse_other_search(folder, name=name, search=search, resume=resume, ledger=records)
     with _refusing_broken(folder, search):
         storage = _storage_of(folder, search)
         study = optuna.create_study(
@@ -54,7 +54,7 @@ def open_optuna_study(
             load_if_exists=resume,
         )
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False, states=[OptunaState.RUNNING])}
-    for record in records or ():
+    for record in ledger or ():
         if record.trial in trials and record.has_ended:
             trial = trials.pop(record.trial)
             for progress in record.curve.keys() - trial.intermediate_values.keys():
@@ -74,7 +74,6 @@ def refuse_other_search(
         InputError: a new sweep finds a study of its name in the storage, the storage cannot be opened, or what is in
             it are not the trials of the ledger.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     file = _file_of(folder, search)
     if file is not None and not file.exists():
         if ledger:
@@ -111,6 +110,7 @@ def _file_of(folder: Path, search: SearchConfig) -> Path | None:
 
 def _storage_of(folder: Path, search: SearchConfig) -> BaseStorage | str:
     """What Optuna takes."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     if search.storage is None:
         return JournalStorage(SweepJournal(folder / JOURNAL))
     check_database(search.storage, where="search.storage")

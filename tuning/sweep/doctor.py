@@ -16,8 +16,7 @@ from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
 from tuning.cluster.shared_storage import storage_problems
 from tuning.study import StudyConfig
-from tuning.sweep.preflight import check_study, this_machine, tracking_problem
-from tuning.sweep.sweep import files_of
+from tuning.sweep.preflight import check_study, files_of, this_machine, tracking_problem
 from tuning.sweep_dir.layout import CACHE
 from tuning.tracking import redact_uri
 from tuning.tracking.databases import check_database

@@ -13,8 +13,7 @@ from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
 from tuning.study import StudyConfig
-from tuning.sweep.preflight import survey, this_machine
-from tuning.sweep.sweep import files_of, prepare, unheard
+from tuning.sweep.preflight import files_of, prepare, survey, this_machine, unheard
 from tuning.sweep_dir.layout import CACHE, STUDY
 from tuning.tracking import resolve_tracking_uri
 from tuning.tracking.databases import check_database

@@ -17,6 +17,9 @@ from search_spaces.validation import show
 from tuning.cluster.web import problem_at
 from tuning.study import StudyConfig
 from tuning.study.file import CHANGEABLE
+from tuning.sweep.disk import DiskNeeds
+from tuning.sweep_dir.layout import CACHE
+from tuning.tracking import resolve_tracking_uri
 from tuning.tracking.databases import problem_of
 from tuning.tracking.uris import is_server, redact_uri, sqlite_path
 
@@ -122,3 +125,31 @@ def tracking_problem(uri: str) -> str | None:
         else ("database for MLflow can be reached", problem_of(uri))
     )
     return reason and f"no {what} at {redact_uri(uri)} ({reason})"
+
+
+def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) -> Task[Any]:
+    """Look at the models, read and tokenize the data, look at the disk of the sweep's folder, so that what cannot work
+    fails before anything starts."""
+    resolve_tracking_uri(study.tracking.uri, folder.parent)
+    task = check_study(study, folder.parent / CACHE, progress=progress)
+    if not len(task.train) or not len(task.dev):
+        raise InputError("no examples are left to train or to compare on", where=study.name)
+    concurrent = study.resources.concurrent
+    DiskNeeds.of(study, task, running=1 if concurrent == "auto" else concurrent).check(folder)
+    if study.data.test is not None:
+        task.read(study.data.test)
+    return task
+
+
+def unheard(tracking_uri: str) -> list[str]:
+    """A line when no MLflow server or database answers at an address."""
+    problem = tracking_problem(tracking_uri)
+    return [f"{problem}: what it should get is kept in the sweep's folder until one does"] if problem else []
+
+
+def files_of(study: StudyConfig) -> list[Path]:
+    """All that a study names which the workers read: data, and the model where it is a folder."""
+    data, model = study.data, study.model
+    folders = [Path(name) for name in (model.backbone, model.tokenizer) if name and Path(name).is_dir()]
+    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
+    return [path for path in (data.train, data.dev, data.test) if path] + files

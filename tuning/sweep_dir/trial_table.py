@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -22,6 +22,9 @@ from search_spaces.validation import show
 from tuning.sweep_dir.disk_full import ending_when_full
 from tuning.sweep_dir.layout import LEDGER, TABLE, WINNER
 from tuning.sweep_dir.trial_status import UNFINISHED, TrialState, last_line
+
+if TYPE_CHECKING:
+    from tuning.study import StudyConfig
 
 
 @dataclass
@@ -140,6 +143,10 @@ class TrialTable:
             self._records.clear()
             for name in (LEDGER, TABLE):
                 (self.folder / name).unlink(missing_ok=True)
+
+    def trials_left(self, study: StudyConfig) -> int:
+        """The number of trials of a study that are still to be run."""
+        return study.trials_left([record.values for record in self if record.has_ended])
 
     def states(self) -> dict[str, int]:
         """Number of trials by state."""

@@ -5,17 +5,37 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar
 
 from ray import cloudpickle
 
-Function = Callable[..., Any]
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Function = Callable[..., object]
 """Runs on every worker of a group as `function(runtime, **arguments)`; what rank 0 returns is the task's value."""
+Kind = Literal["report", "value", "error", "input", "short", "lost"]
+Message = tuple[Kind, object]
+"""`("report", …)` any number of times, then `("value", …)`, `("error", traceback)`, `("input", line)` for what a user
+gave, `("short", traceback)` where memory or disk space ran out, or `("lost", reason)`."""
 
 
-def packed(function: Function, **arguments: Any) -> bytes:
+class ReportContent(TypedDict):
+    """A `kobert_core.runtime.Report` as plain values."""
+
+    progress: int
+    update: int
+    metrics: dict[str, float]
+    is_best: bool
+    checkpoint: str | None
+    micro_batch: int | None
+
+
+def packed(function: Function, **arguments: object) -> bytes:
     """A task as it goes through the broker, which need not import what the function needs."""
     packed_task: bytes = cloudpickle.dumps((function, arguments))
     return packed_task
@@ -29,9 +49,7 @@ class Lease:
     owner: int | None
     task: bytes
     """From `packed`."""
-    outcome: asyncio.Queue[tuple[str, Any]] = field(default_factory=asyncio.Queue)
-    """`("report", …)` any number of times, then `("value", …)`, `("error", traceback)`, `("input", line)` for what a
-    user gave, `("short", traceback)` where memory or disk space ran out, or `("lost", reason)`."""
+    outcome: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     told: int = 0
     """Reports so far."""
@@ -99,7 +117,7 @@ class Broker:
             self._inbox(group, rank).put_nowait(number)
         return number
 
-    async def take(self, number: int) -> tuple[str, Any]:
+    async def take(self, number: int) -> Message:
         """The next thing that a task has to say. To ask for it is to say: go on."""
         self._leases[number].asked += 1
         await self._notify()
@@ -212,7 +230,7 @@ class Broker:
         number = await self._inbox(group, rank).get()
         return None if number is None else (number, self._leases[number].task)
 
-    async def report(self, number: int, content: Any) -> bool:
+    async def report(self, number: int, content: ReportContent) -> bool:
         """For a worker of rank 0: something to say before the end. Whether somebody heard it and says: go on.
 
         Waits for the decision, so that a stopped trial ends at the very evaluation that stopped it: no update
@@ -230,7 +248,7 @@ class Broker:
         """For a worker: a sign of life."""
         self._leases[number].alive[rank] = time.monotonic()
 
-    async def end(self, number: int, rank: int, kind: str, content: Any) -> None:
+    async def end(self, number: int, rank: int, kind: Kind, content: object) -> None:
         """For a worker: it is done, with a `value` (rank 0's counts), or any other kind of end (the first counts)."""
         lease = self._leases[number]
         if kind == "short" and lease.stop.is_set():
@@ -266,3 +284,38 @@ class Broker:
 
     def _inbox(self, group: str, rank: int) -> asyncio.Queue[int | None]:
         return self._inboxes.setdefault((group, rank), asyncio.Queue())
+
+
+if TYPE_CHECKING:
+
+    class RemoteMethod(Generic[P, T]):
+        """A method of an actor."""
+
+        def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[T]:
+            """Call it in the actor's process."""
+            raise NotImplementedError
+
+    def _remote(method: Callable[Concatenate[Broker, P], Awaitable[T]]) -> RemoteMethod[P, T]:
+        raise NotImplementedError
+
+    class BrokerActor:
+        """Ray's handle of the actor, with the types that Ray's own does not have."""
+
+        submit = _remote(Broker.submit)
+        take = _remote(Broker.take)
+        stop = _remote(Broker.stop)
+        stop_owned_by = _remote(Broker.stop_owned_by)
+        stop_all = _remote(Broker.stop_all)
+        settled = _remote(Broker.settled)
+        is_awaited = _remote(Broker.is_awaited)
+        close = _remote(Broker.close)
+        ready = _remote(Broker.ready)
+        was_ready = _remote(Broker.was_ready)
+        silent = _remote(Broker.silent)
+        lost = _remote(Broker.lost)
+        next = _remote(Broker.next)
+        report = _remote(Broker.report)
+        live = _remote(Broker.live)
+        end = _remote(Broker.end)
+        all_ended = _remote(Broker.all_ended)
+        stopped = _remote(Broker.stopped)

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from kobert_core.runtime import Report
     from tuning.study import StudyConfig
     from tuning.workers.broker import Function
-    from tuning.workers.worker_group import WorkerGroups
+    from tuning.workers.worker_groups import WorkerGroups
     from tuning.workers.worker_pool import WorkerPool
 
 
@@ -227,7 +226,8 @@ def train_trial(
                 print(f"goes on from {adopt}")
                 adopt_checkpoint(Path(adopt), here / CHECKPOINTS)
         runtime.gather(None)  # all workers see the same checkpoints
-        train(config, task, Reporting(runtime))
+        runtime.on_report = print_report
+        train(config, task, runtime)
 
 
 @functools.lru_cache(maxsize=1)
@@ -238,24 +238,10 @@ def study_of(path: Path, digest: str) -> StudyConfig:
     return load_study(path)
 
 
-class Reporting:
-    """A runtime that prints what is reported, for the trial's log."""
-
-    def __init__(self, runtime: Any) -> None:
-        self._runtime = runtime
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._runtime, name)
-
-    def report(self, report: Report) -> bool:
-        """Print and pass on."""
-        metrics = " ".join(f"{name}={value:.6g}" for name, value in report.metrics.items())
-        print(
-            f"{report.progress:3d}% update {report.update}: {metrics}{' (best)' if report.is_best else ''}",
-            flush=True,
-        )
-        go_on: bool = self._runtime.report(asdict(report))
-        return go_on
+def print_report(report: Report) -> None:
+    """For the trial's log."""
+    metrics = " ".join(f"{name}={value:.6g}" for name, value in report.metrics.items())
+    print(f"{report.progress:3d}% update {report.update}: {metrics}{' (best)' if report.is_best else ''}", flush=True)
 
 
 def evaluate_checkpoint(

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from kobert_core.errors import InputError
 from tests.fixtures.sweeps import QUICKSTART
-from tuning.search.optuna_study import open_optuna_study
+from tuning.search.optuna_study import open_optuna_study, refuse_other_search
 from tuning.search.searcher import OptunaSearcher
 from tuning.study import StudyConfig, load_study
 from tuning.sweep_dir import provenance
@@ -168,10 +168,10 @@ def test_a_model_on_the_hub_stands_for_its_commit(
 
 
 def search_of(study: StudyConfig, folder: Path, *, resume: bool, ledger: list[TrialRecord] | None = None) -> Any:
-    how: dict[str, Any] = {"name": "s", "objective": study.objective, "search": study.search}
-    return OptunaSearcher(
-        open_optuna_study(folder, resume=resume, ledger=ledger, **how), study.space, study.search, study.objective
-    )
+    how: dict[str, Any] = {"name": "s", "search": study.search, "resume": resume, "ledger": ledger}
+    refuse_other_search(folder, **how)
+    opened = open_optuna_study(folder, objective=study.objective, **how)
+    return OptunaSearcher(opened, study.space, study.search, study.objective)
 
 
 def two_trials(study: StudyConfig, folder: Path) -> list[TrialRecord]:

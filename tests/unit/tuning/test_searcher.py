@@ -13,7 +13,7 @@ from optuna.trial import TrialState as OptunaState
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from search_spaces.distributions import Space
-from tuning.search.optuna_study import open_optuna_study
+from tuning.search.optuna_study import open_optuna_study, refuse_other_search
 from tuning.search.searcher import OptunaSearcher
 from tuning.study import SearchConfig
 from tuning.sweep_dir.layout import JOURNAL
@@ -232,6 +232,8 @@ def test_a_new_sweep_never_takes_over_the_study_of_another(tmp_path: Path) -> No
     search = SearchConfig(storage=f"sqlite:///{tmp_path / 'optuna.db'}")
     open_optuna_study(tmp_path, name="same", objective=OBJECTIVE, search=search, resume=False)
     with pytest.raises(InputError, match="the storage has a study `same` already"):
+        refuse_other_search(tmp_path, name="same", search=search, resume=False, ledger=None)
+    with pytest.raises(InputError, match="the Optuna study cannot be opened"):
         open_optuna_study(tmp_path, name="same", objective=OBJECTIVE, search=search, resume=False)
 
 

@@ -10,7 +10,7 @@ import pytest
 from kobert_core.errors import InputError
 from tests.fixtures.commands import ROOT
 from tuning.study import load_study
-from tuning.sweep.sweep import prepare
+from tuning.sweep.preflight import prepare
 from tuning.sweep.train_local import train_once
 
 STUDIES = sorted((ROOT / "search_spaces").glob("*.yaml"))

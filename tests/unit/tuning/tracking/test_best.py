@@ -6,16 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from rich.console import Console
-
 from tests.fixtures.sweeps import QUICKSTART
 from tests.fixtures.tracking import dump, history, open_tracker, runs_of, spool_of
-from tuning.cli.display import Display
 from tuning.study import load_study
 from tuning.sweep.recording import Recorder
-from tuning.sweep.sweep import Sweep
-from tuning.sweep_dir.trial_status import run_end
-from tuning.sweep_dir.trial_table import TrialRecord
+from tuning.sweep.tracking import log_results
+from tuning.sweep_dir.trial_status import TrialState, run_end
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import default_tracking_uri, sync
 
 STUDY = load_study(QUICKSTART)
@@ -32,12 +29,12 @@ def report(recorder: Recorder, trial: int, progress: int, accuracy: float, *, is
 
 
 def test_the_best_evaluation_of_a_trial_is_reported_once(output: Path) -> None:
-    sweep = Sweep(STUDY, output / "sweep", Display(Console()), resume=False)
-    sweep.folder.mkdir()
-    sweep.table.put(TrialRecord(0, "RUNNING", {}))
+    table = TrialTable(output / "sweep", STUDY.objective)
+    table.folder.mkdir()
+    table.put(TrialRecord(0, TrialState.RUNNING, {}))
     for _ in range(2):  # the second time is that of a resumed trial, which repeats what its checkpoint knows
         tracker = open_tracker(output)
-        recorder = Recorder(STUDY, sweep.table, tracker, cast(Any, ROUNDS), cast(Any, None), cast(Any, None))
+        recorder = Recorder(STUDY, table, tracker, cast(Any, ROUNDS), cast(Any, None), cast(Any, None))
         report(recorder, 0, 10, 0.7, is_best=True)
         report(recorder, 0, 20, 0.9, is_best=True)
         report(recorder, 0, 30, 0.6, is_best=False)
@@ -51,17 +48,16 @@ def test_the_best_evaluation_of_a_trial_is_reported_once(output: Path) -> None:
 
 def judge(output: Path, *records: TrialRecord, winner: int, test: dict[str, float]) -> dict[str, dict[str, str]]:
     """The tags `rank` and `winner` of the trials, once a sweep with these (more) trials has come to its end."""
-    sweep = Sweep(STUDY, output / "sweep", Display(Console()), resume=True)
-    sweep.folder.mkdir(exist_ok=True)
-    sweep.tracker = open_tracker(output)
+    table, tracker = TrialTable(output / "sweep", STUDY.objective), open_tracker(output)
+    table.folder.mkdir(exist_ok=True)
     for record in records:
-        sweep.table.put(record)
-        sweep.tracker.start_trial(str(record.trial), params={}, tags={})
+        table.put(record)
+        tracker.start_trial(str(record.trial), params={}, tags={})
         status, tags = run_end(record)
-        sweep.tracker.end_trial(str(record.trial), status=status, tags=tags)
-    assert sweep.table.winner() == sweep.table[winner]
-    sweep._log_results(sweep.table[winner], {"winner": test, "trial_0": {"test/accuracy": 0.5}})
-    assert sweep.tracker.close(60) == 0 == sweep.tracker.refused
+        tracker.end_trial(str(record.trial), status=status, tags=tags)
+    assert table.winner() == table[winner]
+    log_results(tracker, STUDY, table, table[winner], {"winner": test, "trial_0": {"test/accuracy": 0.5}})
+    assert tracker.close(60) == 0 == tracker.refused
     return {
         name: {key: value for key, value in run.data.tags.items() if key in ("rank", "winner")}
         for name, run in runs_of(output).items()

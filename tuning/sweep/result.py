@@ -1,0 +1,45 @@
+"""What a sweep has to show at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuning.sweep.comparison import Comparison, trial_as_json
+from tuning.sweep_dir.trial_table import TrialRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """What a sweep has to show."""
+
+    folder: Path
+    states: dict[str, int]
+    winner: TrialRecord | None
+    test: dict[str, dict[str, float]]
+    """Metrics on the test file: of the `winner`, and of each baseline, such as `trial_0`. Empty without a test file."""
+    comparison: Comparison
+    """What the winner is held against."""
+    model: Path | None
+    """Folder of the exported winner."""
+    tracking_uri: str
+    seconds: float
+    interrupted: bool
+    gave_up: str | None
+    """Why it ended before its time, when neither its budget was spent nor somebody stopped it; it can go on."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for `--json` and `winner.json`."""
+        return {
+            "sweep": str(self.folder),
+            "states": self.states,
+            "interrupted": self.interrupted,
+            "gave_up": self.gave_up,
+            "winner": trial_as_json(self.winner) if self.winner else None,
+            "test": self.test,
+            **self.comparison.as_json(),
+            "model": str(self.model) if self.model else None,
+            "tracking_uri": self.tracking_uri,
+            "seconds": round(self.seconds, 1),
+        }

@@ -1,0 +1,114 @@
+"""The trials of a sweep: rounds of them on worker groups, until none is left."""
+
+from __future__ import annotations
+
+import shutil
+
+from kobert_core.errors import InputError
+from tuning.search.optuna_study import open_optuna_study
+from tuning.search.population import start_population
+from tuning.search.schedulers import make_scheduler
+from tuning.search.searcher import OptunaSearcher, Teller
+from tuning.study import StudyConfig
+from tuning.sweep.recording import Recorder
+from tuning.sweep.rounds import Rounds
+from tuning.sweep.session import Session
+from tuning.sweep_dir.layout import CACHE, PBT_CHECKPOINTS, SCRATCH, STUDY, TRIALS
+from tuning.sweep_dir.trial_table import TrialTable
+from tuning.workers.trial import make_tuner, train_trial
+from tuning.workers.worker_pool import WorkerPool
+
+
+class TrialRunner:
+    """Lets Ray Tune schedule the trials of a sweep."""
+
+    def __init__(
+        self,
+        study: StudyConfig,
+        table: TrialTable,
+        groups: WorkerPool,
+        recorder: Recorder,
+        rounds: Rounds,
+        session: Session,
+        *,
+        resume: bool,
+    ) -> None:
+        """`resume`: the sweep has an Optuna study already."""
+        self._study, self._table, self._groups = study, table, groups
+        self._recorder, self._rounds, self._session = recorder, rounds, session
+        self._resume, self._count = resume, 0
+
+    def run(self) -> None:
+        """All trials that are left; a loss of processes ends a round, and another one follows."""
+        self._round()
+        while self._rounds.another():
+            self._round()
+
+    def _round(self) -> None:
+        searcher, remaining = self._make_searcher(), self._table.trials_left(self._study)
+        self._resume = True  # so does the next round begin
+        if remaining > 0:
+            with self._rounds.noting_losses():
+                self._wait_for_groups()
+                if not self._rounds.stop_all():
+                    self._tune(searcher, trials=remaining)
+            self._groups.stop_all()
+        if searcher is not None:
+            searcher.put_back()
+        self._recorder.interrupt()
+
+    def _make_searcher(self) -> OptunaSearcher | None:
+        """None when the scheduler takes the place of the search."""
+        study, folder = self._study, self._table.folder
+        if study.scheduler.name == "pbt":
+            return None
+        optuna_study = open_optuna_study(
+            folder,
+            name=folder.name,
+            objective=study.objective,
+            search=study.search,
+            resume=self._resume,
+            ledger=self._table,
+        )
+        return OptunaSearcher(optuna_study, study.space, study.search, study.objective, ledger=self._table)
+
+    def _wait_for_groups(self) -> None:
+        try:
+            self._groups.wait_until_ready(give_up=self._rounds.stop_all)
+        except RuntimeError as error:
+            if self._session.losses:
+                raise  # there were groups before
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(f"no worker group can be started on this cluster ({reason})", where="resources") from error
+
+    def _tune(self, searcher: OptunaSearcher | None, *, trials: int) -> None:
+        study, objective, folder = self._study, self._study.objective, self._table.folder
+        self._remove_pbt_checkpoints()
+        self._count += 1
+        tuner = make_tuner(
+            self._groups,
+            train_trial,
+            {"study": str(folder / STUDY), "folder": str(folder), "cache": str(folder.parent / CACHE)},
+            metric=objective.metric,
+            configs=searcher or start_population(self._table, study.space, study.search, trials=trials),
+            scheduler=make_scheduler(
+                study.scheduler,
+                metric="objective",
+                mode=objective.mode,
+                space=study.space,
+                search=study.search,
+                earlier=self._table,
+            ),
+            trials=trials,
+            storage=folder / SCRATCH,
+            callbacks=[self._recorder, Teller(searcher)] if searcher else [self._recorder],
+            stop=self._rounds,
+            max_failures=study.resources.max_failures,
+            name=f"tune-{self._count}",
+        )
+        tuner.fit()
+        self._remove_pbt_checkpoints()
+
+    def _remove_pbt_checkpoints(self) -> None:
+        for folder in (self._table.folder / TRIALS).glob(f"*/{PBT_CHECKPOINTS}"):
+            shutil.rmtree(folder)

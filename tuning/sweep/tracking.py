@@ -1,0 +1,125 @@
+"""What MLflow hears of a sweep, besides the reports of its trials."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kobert_core.io.checksums import file_digest
+from kobert_core.tasks.base import Task
+from tuning.study import StudyConfig
+from tuning.sweep.comparison import baselines_of, compared
+from tuning.sweep_dir.layout import ENVIRONMENT, LEDGER, SPOOL, STUDY, TABLE, WINNER
+from tuning.sweep_dir.trial_status import run_ends
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
+from tuning.tracking import Status, Tracker, dead_letters_path
+
+
+def start_tracking(study: StudyConfig, table: TrialTable, task: Task[Any], *, uri: str) -> Tracker:
+    """Open the run of a sweep in MLflow, or take it up again, with its study and its data."""
+    folder = table.folder
+    experiment = study.tracking.experiment or study.name
+    tracker = Tracker(spool=folder / SPOOL, uri=uri, experiment=experiment, sweep=folder.name)
+    tracker.end_left_open(run_ends(table))
+    tracker.start_sweep(params=sweep_params(study), tags={"task": study.task})
+    log_datasets(study, task, tracker)
+    return tracker
+
+
+def sweep_params(study: StudyConfig) -> dict[str, Any]:
+    """What the parent run says of the study."""
+    return {
+        "objective": f"{study.objective.mode} {study.objective.metric}",
+        "search": study.search.algorithm,
+        "scheduler": study.scheduler.name,
+        "trials": study.budget.trials,
+        "seed": study.search.seed,
+        "parameters": json.dumps(list(study.space)),
+    }
+
+
+def log_datasets(study: StudyConfig, task: Task[Any], tracker: Tracker) -> None:
+    """The splits of a sweep with their hashes, as MLflow's inputs of its run."""
+    data = study.data
+    tracker.log_dataset(
+        name=data.train.name,
+        path=str(data.train),
+        sha256=file_digest(data.train),
+        examples=task.train.items,
+        context="training",
+    )
+    dev, digest = data.dev or data.train, file_digest(data.dev or data.train)
+    if data.dev is None:  # a part of the training file: another hash, or MLflow takes it for the same data
+        digest = hashlib.sha256(f"{digest} {data.dev_fraction} {data.split_seed}".encode()).hexdigest()
+    tracker.log_dataset(
+        name=f"{dev.name}{'' if data.dev else ' (dev split)'}",
+        path=str(dev),
+        sha256=digest,
+        examples=task.dev.items,
+        context="validation",
+    )
+    if data.test is not None:
+        tracker.log_dataset(
+            name=data.test.name,
+            path=str(data.test),
+            sha256=file_digest(data.test),
+            examples=task.read(data.test).items,
+            context="testing",
+        )
+
+
+def log_results(
+    tracker: Tracker, study: StudyConfig, table: TrialTable, winner: TrialRecord, test: dict[str, dict[str, float]]
+) -> None:
+    """Tell the trials' runs how they compare, which one won, and what was read on the test file."""
+    best = [record.trial for record in table.best(len(table))]
+    digits = len(str(len(best)))  # as texts, ranks are in order when they are of one length
+    read = compared(winner, baselines_of(table, study))
+    scores = {record.trial: test.get(who, {}) for who, record in read.items()}
+    for record in table:
+        rank = f"{best.index(record.trial) + 1:0{digits}}" if record.trial in best else None
+        won = "true" if record.trial == winner.trial else None
+        tracker.log_result(
+            str(record.trial),
+            metrics=scores.get(record.trial, {}),
+            step=record.step,
+            tags={"rank": rank, "winner": won},
+        )
+
+
+def log_winner(
+    tracker: Tracker, study: StudyConfig, winner: TrialRecord, model: Path, metrics: dict[str, float], *, ended: int
+) -> None:
+    """Hand the exported winner to MLflow as a LoggedModel; `ended` is the number of trials that have ended, since a
+    resumed sweep may come to another winner."""
+    tracker.log_winner(
+        model,
+        name=model.parent.name,
+        trial=str(winner.trial),
+        params={name: str(value) for name, value in winner.values.items()},
+        metrics=metrics,
+        tags={"task": study.task},
+    )
+    tracker.log_metrics(None, {f"winner/{name}": value for name, value in metrics.items()}, step=ended)
+
+
+def end_tracking(tracker: Tracker, folder: Path, *, status: Status, say: Callable[[str], object]) -> None:
+    """Close the run of a sweep, wait a little for MLflow, and say what it does not have."""
+    for name in (STUDY, TABLE, ENVIRONMENT, WINNER):
+        if (folder / name).is_file():
+            tracker.log_artifact(folder / name)
+    tracker.end_sweep(status=status)
+    left, spool = tracker.close(), folder / SPOOL
+    if lost := tracker.unwritten:
+        say(f"{lost} records for MLflow are lost: the disk is full, {spool} could not take them")
+    if left > lost:
+        command = f"kobert-tune sync {shlex.quote(str(folder))}"
+        say(f"{left - lost} records did not reach MLflow; send them: {command}")
+    if refused := tracker.refused:
+        say(f"MLflow refused {refused} records for good; they are kept in {dead_letters_path(spool)}")
+    if not (folder / LEDGER).exists():
+        tracker.forget()

@@ -1,0 +1,135 @@
+"""What a trial sees of the worker group that it runs on."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+import torch
+import torch.distributed as dist
+from torch.distributed import ProcessGroup
+
+from kobert_core.runtime import Phase, Report
+from tuning.workers.broker import ReportContent
+
+if TYPE_CHECKING:
+    from tuning.workers.broker import BrokerActor
+
+SECONDS_BETWEEN_SIGNS_OF_LIFE = 5.0
+STEPS_BETWEEN_AGREEMENTS = 8
+"""How often workers of a group agree whether to stop: they talk once in so many steps."""
+
+
+class WorkerLost(RuntimeError):
+    """Another worker of the group can no longer be reached: that is no error of the task."""
+
+
+class GroupRuntime:
+    """A worker's `kobert_core.runtime.Runtime`."""
+
+    def __init__(
+        self,
+        broker: BrokerActor,
+        number: int,
+        *,
+        device: torch.device,
+        rank: int,
+        workers: int,
+        cpu_group: ProcessGroup | None,
+    ) -> None:
+        """For the task with this number."""
+        self.device, self.rank, self.workers = device, rank, workers
+        self.checkpoints: Path | None = None
+        self.resume = False
+        self.on_report: Callable[[Report], object] = lambda report: None
+        """Hears of each report before it is handed on."""
+        self._broker, self._number, self._cpu_group = broker, number, cpu_group
+        self._asked_to_stop = threading.Event()
+        self._updates, self._reported = 0, False
+        self.seconds_between_signs, self._last_sign = SECONDS_BETWEEN_SIGNS_OF_LIFE, time.monotonic()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(self._broker.stopped.remote(self._number))
+        self._asked_to_stop.set()
+
+    def report(self, report: Report) -> bool:
+        """Hand a report to whoever leases the group, and wait for its decision: whether to go on."""
+        self.on_report(report)
+        self._reported = True
+        if self.rank == 0 and not ray.get(self._broker.report.remote(self._number, as_content(report))):
+            self._asked_to_stop.set()
+            return False
+        return True
+
+    def should_stop(self) -> bool:
+        """Whether the lease was ended. Workers agree on the CPU, so that the device never waits."""
+        self._give_sign_of_life()
+        if self.workers == 1:
+            return self._asked_to_stop.is_set()
+        self._updates += 1
+        if not self._reported and self._updates % STEPS_BETWEEN_AGREEMENTS:
+            return False
+        self._reported = False
+        asked = torch.tensor([float(self._asked_to_stop.is_set())])
+        with collective():
+            dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self._cpu_group)
+        return bool(asked.item())
+
+    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Sum over the group, in one message for each dtype."""
+        if self.workers == 1:
+            return
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):  # the same order on all workers
+            same = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.reshape(-1) for tensor in same])
+            with collective():
+                dist.all_reduce(flat)
+            for tensor, part in zip(same, flat.split([tensor.numel() for tensor in same]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order."""
+        if self.workers == 1:
+            return [value]
+        values: list[Any] = [None] * self.workers
+        with collective():
+            dist.all_gather_object(values, value, group=self._cpu_group)
+        return values
+
+    def phase(self, name: Phase) -> contextlib.AbstractContextManager[object]:
+        """Nobody asks where the time of a trial goes."""
+        return contextlib.nullcontext()
+
+    def _give_sign_of_life(self) -> None:
+        now = time.monotonic()
+        if now - self._last_sign > self.seconds_between_signs:
+            self._last_sign = now
+            self._broker.live.remote(self._number, self.rank)
+
+
+@contextlib.contextmanager
+def collective() -> Iterator[None]:
+    """Around a collective operation: an error in it says that another worker is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise WorkerLost(str(error)) from error
+
+
+def as_content(report: Report) -> ReportContent:
+    """A report as plain values: the broker and Ray Tune's processes need not import PyTorch for them."""
+    return {
+        "progress": report.progress,
+        "update": report.update,
+        "metrics": report.metrics,
+        "is_best": report.is_best,
+        "checkpoint": report.checkpoint,
+        "micro_batch": report.micro_batch,
+    }

@@ -1,0 +1,129 @@
+"""A process of a worker group: it takes task after task."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypedDict
+
+import psutil
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray import cloudpickle
+
+from kobert_core.errors import InputError
+from kobert_core.io.atomic import is_disk_full
+from kobert_core.memory import is_out_of_memory
+from tuning.workers.broker import Kind
+from tuning.workers.group_runtime import SECONDS_BETWEEN_SIGNS_OF_LIFE, GroupRuntime, WorkerLost
+
+if TYPE_CHECKING:
+    from tuning.workers.broker import BrokerActor
+
+SECONDS_TO_FAIL_TOGETHER = 10
+MAX_GROWTH = 2 * 2**30
+"""So many bytes may a worker's process grow after its first task before its group starts anew."""
+
+
+class WorkerConfig(TypedDict):
+    """What Ray Train hands to each worker."""
+
+    broker: BrokerActor
+    group: str
+    threads: int
+    gpus: float
+    timeout: float
+    max_tasks: int
+    modules: Sequence[str]
+
+
+def serve(config: WorkerConfig) -> None:
+    """What each Ray Train worker runs: task after task, until there are no more or the process has had its time."""
+    broker, group = config["broker"], config["group"]
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if 0 < config["gpus"] < 1:
+        keep_to_share_of_memory(device, config["gpus"])
+    cpu_group = dist.new_group(backend="gloo") if workers > 1 else None
+    actor, wear = cloudpickle.dumps(ray.get_runtime_context().current_actor), Wear(config["max_tasks"])
+    prepare(config["modules"], device)
+    gc.freeze()  # what is imported by now stays: a collection after each task looks at the task alone
+    while (task := ray.get(broker.next.remote(group, rank, actor, worn_out=wear.is_out()))) is not None:
+        number, content = task
+        runtime = GroupRuntime(broker, number, device=device, rank=rank, workers=workers, cpu_group=cpu_group)
+        runtime.seconds_between_signs = min(config["timeout"] / 4, SECONDS_BETWEEN_SIGNS_OF_LIFE)
+        try:
+            function, arguments = cloudpickle.loads(content)
+            with clean_slate(config["threads"]):
+                value = function(runtime, **arguments)
+        except (WorkerLost, ray.exceptions.RayError):  # of Ray knows only the runtime: its broker does not answer
+            os._exit(1)  # with this process ends the group, and the task is told that its workers were lost
+        except Exception as error:
+            kind = kind_of(error)
+            reason = str(error) if kind == "input" else traceback.format_exc()
+            ray.get(broker.end.remote(number, rank, kind, reason))
+            # What fails on all workers alike, such as a loss that is NaN, leaves the group as it was. If another one
+            # does not end, it waits for this one in a collective: that breaks with this process, and the whole group
+            # starts anew.
+            try:
+                ray.get(broker.all_ended.remote(number), timeout=SECONDS_TO_FAIL_TOGETHER)
+            except ray.exceptions.GetTimeoutError:
+                os._exit(1)
+        else:
+            ray.get(broker.end.remote(number, rank, "value", value if rank == 0 else None))
+
+
+def prepare(modules: Sequence[str], device: torch.device) -> None:
+    """Do what the first task would otherwise wait for: import modules, start the device."""
+    for module in modules:
+        importlib.import_module(module)
+    torch.empty((), device=device)
+
+
+def keep_to_share_of_memory(device: torch.device, share: float) -> None:
+    """Let this process find too little memory before it takes that of those who share the GPU with it."""
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(0.95 * share, device)  # each has a CUDA context besides
+
+
+def kind_of(error: Exception) -> Kind:
+    """What the broker is told of an error. Where memory or disk space ran out, there may be more at another time."""
+    if isinstance(error, InputError):
+        return "input"
+    return "short" if is_out_of_memory(error) or is_disk_full(error) else "error"
+
+
+class Wear:
+    """How much a worker's process has done, and grown by."""
+
+    def __init__(self, max_tasks: int) -> None:
+        self._process, self._tasks, self._max_tasks = psutil.Process(), -1, max_tasks
+
+    def is_out(self) -> bool:
+        """Asked before each task: whether the process should serve no further one."""
+        self._tasks += 1
+        bytes_now = self._process.memory_info().rss
+        if self._tasks <= 1:
+            self._bytes_at_first = bytes_now
+        return self._tasks >= self._max_tasks or bytes_now - self._bytes_at_first > MAX_GROWTH
+
+
+@contextlib.contextmanager
+def clean_slate(threads: int) -> Iterator[None]:
+    """A task sees a process as if it were new, and leaves nothing behind for the next."""
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
+    try:
+        yield
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
