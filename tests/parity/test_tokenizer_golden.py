@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sentencepiece
 
 from kobert_core.tokenization import KoBertTokenizer
 from kobert_core.tokenization.preprocessing import preprocess
@@ -121,20 +117,3 @@ def test_exported_pairs(golden: Golden, auto: Any) -> None:
         assert types == expected_types + [0] * padding
         if alone[i] and alone[i + 1]:
             assert ids == expected_ids + [1] * padding
-
-
-def test_batch_costs_little_more_than_sentencepiece(golden: Golden) -> None:
-    """At most 1.5 times; benchmarks/bench.py --only tokenizer has the figures."""
-    texts = golden.texts * 4
-    alone = sentencepiece.SentencePieceProcessor(model_file=str(next(golden.folder.glob("*.model"))))
-    ratios = []
-    for _ in range(9):
-        base = _seconds(lambda: alone.encode(texts, num_threads=1))
-        ratios.append(_seconds(lambda: golden.tokenizer.encode_batch(texts, num_threads=1)) / base)
-    assert statistics.median(ratios) < 1.5
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.process_time()
-    call()
-    return time.process_time() - started

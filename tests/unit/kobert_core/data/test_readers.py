@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -342,8 +341,6 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
 
 
 def test_all_of_nsmc(shared: Path) -> None:
-    started = time.perf_counter()
     rows = read(shared / "data" / "nsmc" / "ratings_train.txt", max_bad_fraction=0.0)
-    assert time.perf_counter() - started < 5  # 0.5 s on an idle core
     assert len(rows) == 150_000
     assert set(rows.labels.tolist()) == {0, 1}
