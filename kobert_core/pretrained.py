@@ -20,7 +20,7 @@ from kobert_core.io.checksums import check_sums, write_sums
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.tasks.base import Task
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tokenization import load_tokenizer
 
 TRAIN_CONFIG = "train_config.json"
 
@@ -120,7 +120,7 @@ def empty_model(folder: Path, *, cache: Path | None = None, progress: Progress =
         config.model_copy(update={"model": config.model.model_copy(update=known)}),
         cache=cache,
         progress=progress,
-        tokenizer=KoBertTokenizer.from_pretrained(folder),
+        tokenizer=load_tokenizer(folder),
     )
     return task, task.build_model()
 

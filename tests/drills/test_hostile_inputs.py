@@ -164,7 +164,7 @@ def check_rows(rows: Rows, content: bytes) -> None:
         else:
             cells = lines[line - 1].removesuffix("\r").split("," if suffix == ".csv" else "\t")
             record = dict(zip(names, cells, strict=True))
-        assert text == record["document"] and label == list(LABELS).index(str(int(record["label"])))
+        assert text == record["document"] and label == list(LABELS).index(str(int(str(record["label"]).strip())))
         assert "id" not in names + list(record) or row_id == str(record["id"])
     assert all(one < other for one, other in pairwise(sorted([*rows.lines, *(bad.line for bad in rows.bad)])))
 

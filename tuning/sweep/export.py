@@ -118,7 +118,9 @@ def take_values(folder: Path, record: TrialRecord, *, where: Path) -> None:
 def model_card(
     sweep: Path, study: StudyConfig, record: TrialRecord, test: Mapping[str, Mapping[str, float]], beside: Comparison
 ) -> str:
-    """A model card in the format of the HuggingFace hub: data, values and results."""
+    """A model card of the HuggingFace hub: data, values and results."""
+    from huggingface_hub import ModelCard, ModelCardData
+
     test = {name: found for name, found in test.items() if not tuned_on_test(found)}
     metrics = {**record.metrics, **test.get("winner", {})}
     backbone = code(local_name(study.model.backbone)) if study.model.backbone else "none"
@@ -130,13 +132,10 @@ def model_card(
         if baseline.trial != record.trial
         for name, value in sorted({**objective_of(baseline, study), **test.get(test_name(baseline), {})}.items())
     ]
-    return "\n".join(
+    data = ModelCardData(language="ko", library_name="transformers", pipeline_tag=SPECS[study.task].pipeline_tag)
+    content = "\n".join(
         [
-            "---",
-            "language: ko",
-            "library_name: transformers",
-            f"pipeline_tag: {SPECS[study.task].pipeline_tag}",
-            "---",
+            f"---\n{data.to_yaml()}\n---",
             "",
             f"# {code(sweep.name)}, trial {record.trial}",
             "",
@@ -162,6 +161,7 @@ def model_card(
             "",
         ]
     )
+    return str(ModelCard(content))
 
 
 def objective_of(record: TrialRecord, study: StudyConfig) -> dict[str, float]:

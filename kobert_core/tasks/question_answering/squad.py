@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from kobert_core.data.formats import BOM
 from kobert_core.data.set_aside import check_usable
 from kobert_core.errors import InputError
 from kobert_core.garbage import no_collection
@@ -138,7 +137,7 @@ def read_squad(path: str | Path, *, use: Use = "training", max_bad_fraction: flo
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes().removeprefix(BOM).decode())
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path) from error
     except (ValueError, RecursionError) as error:

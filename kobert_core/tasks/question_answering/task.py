@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -139,29 +138,6 @@ class QuestionAnswering(Task[WindowExamples]):
         if metric not in ("eval/f1", "eval/exact_match"):
             return None
         return Chance(100 * float(np.mean([not gold for gold in gold_texts(examples)])), "no answer at all")
-
-    def tune_decoding(
-        self,
-        examples: WindowExamples,
-        outputs: Outputs,
-        *,
-        n_best: Sequence[int] = (5, 20, 50),
-        max_answer_length: Sequence[int] = (10, 20, 30, 50),
-        trim: Sequence[bool] = (True, False),
-    ) -> list[dict[str, Any]]:
-        """Each combination of settings with its scores on kept outputs, best F1 first; nothing is trained.
-
-        The settings are values of the model's config, to be chosen on the dev split; where that has questions without
-        answers and the config no `null_threshold`, each combination has its own. Of equal ones the smaller come first.
-        """
-        rows = []
-        for settings in itertools.product(n_best, max_answer_length, trim):
-            named: dict[str, Any] = dict(zip(("n_best", "max_answer_length", "trim"), settings, strict=True))
-            answers, threshold = decode(examples, outputs, **named), self.model.null_threshold
-            if threshold is None and (threshold := chosen_threshold(examples, answers)) is not None:
-                named["null_threshold"] = threshold
-            rows.append(named | score_answers(examples, answers, threshold))
-        return sorted(rows, key=lambda row: -row["f1"])
 
     def describe(self, file: Path) -> dict[str, Any]:
         """What is in a labelled file, and the best scores that a model with this tokenizer can reach on it.
