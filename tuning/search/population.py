@@ -1,7 +1,7 @@
-"""Population based training (Jaderberg et al. 2017): trials that do badly go on from the weights of one that does well.
+"""Population based training (Jaderberg et al. 2017): bad trials continue from the weights of good ones.
 
-Ray Tune's scheduler decides who copies from whom. The values come from the study's own space, in the start population
-and wherever a copy explores around them. Optuna has no part in it: its trials cannot change their values.
+Ray Tune's scheduler decides which trial copies which. The values come from the study's space, for the first population
+and for each perturbation. Optuna takes no part: its trials cannot change their values.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tuning.workers.results import TrialConfig, TrialResult
 
 FACTORS = (0.8, 1.2)
 RESAMPLE = 0.25
-"""How likely a value is drawn anew, rather than moved a little."""
+"""Probability that a value is sampled anew instead of perturbed."""
 TRIES = 100
-"""So often values to begin with are drawn that no other trial has."""
+"""Attempts to sample first values that no other trial has."""
 
 
 class RandomTrial:
-    """Takes the place of an Optuna trial for `Space.suggest`: values given, or drawn from their distribution."""
+    """Stands in for an Optuna trial in `Space.suggest`: takes given values, and samples the others."""
 
     def __init__(self, generator: np.random.Generator, given: Mapping[str, object]) -> None:
         self._generator, self._given = generator, given
@@ -51,7 +51,7 @@ class RandomTrial:
 
 
 class PerturbedTrial(RandomTrial):
-    """Values near those of another trial."""
+    """Values near those of another trial: each is perturbed or sampled anew."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -75,12 +75,12 @@ def on_grid(value: float, low: float, high: float, step: float) -> float:
 
 
 class Population(PopulationBasedTraining):
-    """Ray Tune's scheduler, exploring in the study's space."""
+    """Ray Tune's scheduler, which perturbs values within the study's space."""
 
     def __init__(
         self, space: Space, search: SearchConfig, *, interval: int, metric: str, mode: str, clock: str
     ) -> None:
-        """`interval`: percent of a trial's updates between two moments at which it is held against the others."""
+        """`interval`: percent of a trial's steps between two comparisons with the others."""
         super().__init__(
             time_attr=clock,
             metric=metric,
@@ -93,8 +93,8 @@ class Population(PopulationBasedTraining):
         random.seed(search.seed)  # Ray chooses one of the best by the process's own generator
 
     def _quantiles(self) -> tuple[list[TuneTrial], list[TuneTrial]]:
-        """The worst and the best: a baseline may be copied, but with the weights of another it would be none. So many
-        of the others are the worst as would be with it, or a bad baseline would keep them from being replaced."""
+        """The worst and the best trials. A baseline may be copied, but never takes another trial's weights. The number
+        of worst trials stays the same without it, or a bad baseline would protect a bad trial."""
         worst, best = super()._quantiles()
         scores = {
             trial: state.last_score
@@ -122,7 +122,7 @@ class Population(PopulationBasedTraining):
 
 
 def start_population(table: TrialTable, space: Space, search: SearchConfig, *, trials: int) -> list[TrialConfig]:
-    """Configs of so many trials: those that a sweep before had not ended, as they were, then new ones."""
+    """Configs of so many trials: first the unfinished ones as they were, then new ones."""
     unfinished = [record for record in table if not record.has_ended][:trials]
     population: list[TrialConfig] = [
         {"trial": it.trial, "values": it.newest_values, "lineage": it.lineage} for it in unfinished
@@ -134,8 +134,8 @@ def start_population(table: TrialTable, space: Space, search: SearchConfig, *, t
 
 
 def start_values(space: Space, search: SearchConfig) -> Iterator[dict[str, object]]:
-    """What trials 0, 1, … begin with: the points given in advance while there are any, and then values drawn from the
-    space; the same values twice only where nothing else is found, since two such trials are one until the first copy.
+    """The first values of trials 0, 1, …: the given points, then sampled ones. Values repeat only where no others are
+    found: two trials with the same values are the same until one of them copies.
     """
     taken: set[Hashable] = set()
     for number in itertools.count():

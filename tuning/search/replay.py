@@ -1,7 +1,7 @@
-"""Ray Tune's schedulers that compare trials, going on where an earlier session of the sweep ended.
+"""Ray Tune's schedulers that compare trials, for a sweep that is resumed.
 
-What the trials of that session reported is in the ledger. It is said to the scheduler again, in the words in which it
-was said then, so that one trial at a time is judged as if there had been no interruption.
+The reports of earlier sessions are in the ledger. They are replayed to the scheduler in their order, so that trials
+that run one at a time are judged as if there had been no interruption.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from ray.tune.schedulers.async_hyperband import _Bracket as Bracket
 
 CLOCK = "progress"
-"""What Ray Tune is told as the time of a result: percent of a trial's own updates."""
+"""Ray Tune's time attribute: percent of a trial's own steps."""
 Points = list[tuple[int, float]]
 """Progress and objective."""
 
 
 class ReplayingScheduler(TrialScheduler):
-    """What both have in common: a trial that goes on repeats its last report, and is judged by that again. Baselines
-    are never stopped, or a comparison with them would not be one; the others are judged by their reports all the same.
+    """What both have in common. A resumed trial repeats its last report and is judged by it again. Baselines are never
+    stopped, so that every trial can be compared with them; their reports still count when other trials are judged.
     """
 
     def _replay(self, earlier: Iterable[TrialRecord], baselines: Collection[int]) -> None:
@@ -38,14 +38,14 @@ class ReplayingScheduler(TrialScheduler):
             if not record.has_ended:
                 self._unfinished[record.trial] = list(record.curve.items())
             else:
-                self._take_down(cast(TuneTrial, EndedTrial(record.trial)), points_of(record))
+                self._record(cast(TuneTrial, EndedTrial(record.trial)), points_of(record))
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Judge a trial at its report."""
         self._catch_up(trial, result)
         if trial.config["trial"] in self._baselines:
             assert self._metric is not None
-            self._take_down(trial, [(result[CLOCK], result[self._metric])])
+            self._record(trial, [(result[CLOCK], result[self._metric])])
             return TrialScheduler.CONTINUE
         decision: str = super().on_trial_result(tune_controller, trial, result)
         return decision
@@ -57,15 +57,15 @@ class ReplayingScheduler(TrialScheduler):
 
     def _catch_up(self, trial: TuneTrial, result: dict[str, Any]) -> None:
         known = self._unfinished.pop(trial.config["trial"], [])
-        self._take_down(trial, [point for point in known if point[0] < result[CLOCK]])
+        self._record(trial, [point for point in known if point[0] < result[CLOCK]])
 
-    def _take_down(self, trial: TuneTrial, points: Points) -> None:
-        """Take down points of a trial without judging it by them."""
+    def _record(self, trial: TuneTrial, points: Points) -> None:
+        """Record points of a trial without judging it by them."""
         raise NotImplementedError
 
 
 class Asha(ReplayingScheduler, ASHAScheduler):
-    """Ray's, with the rungs of earlier sessions. A trial's bracket follows from the seed and the trial's number."""
+    """Ray's ASHA, with the rungs of earlier sessions. A trial's bracket depends on the seed and its number alone."""
 
     def __init__(
         self, earlier: Iterable[TrialRecord], *, baselines: Collection[int], seed: int, **options: Any
@@ -79,7 +79,7 @@ class Asha(ReplayingScheduler, ASHAScheduler):
         super().on_trial_add(tune_controller, trial)
         self._trial_info[trial.trial_id] = self._bracket_of(trial)
 
-    def _take_down(self, trial: TuneTrial, points: Points) -> None:
+    def _record(self, trial: TuneTrial, points: Points) -> None:
         assert self._metric_op is not None
         for progress, value in points:
             self._bracket_of(trial).on_result(trial, progress, self._metric_op * value)
@@ -92,25 +92,25 @@ class Asha(ReplayingScheduler, ASHAScheduler):
 
 
 class Median(ReplayingScheduler, MedianStoppingRule):
-    """Ray's, with the curves of earlier sessions."""
+    """Ray's median rule, with the curves of earlier sessions."""
 
     def __init__(self, earlier: Iterable[TrialRecord], *, baselines: Collection[int], **options: Any) -> None:
         super().__init__(**options)
         self._replay(earlier, baselines)
 
-    def _take_down(self, trial: TuneTrial, points: Points) -> None:
+    def _record(self, trial: TuneTrial, points: Points) -> None:
         if points:  # a trial without results would count as one
             self._results[trial] += [{CLOCK: progress, self._metric: value} for progress, value in points]
 
 
 class EndedTrial:
-    """Takes the place of a trial of Ray Tune that ended in an earlier session."""
+    """Stands in for a Ray Tune trial that ended in an earlier session."""
 
     def __init__(self, trial: int) -> None:
         self.trial_id, self.config = f"ended {trial}", {"trial": trial}
 
 
 def points_of(record: TrialRecord) -> Points:
-    """The points of an ended trial; Ray Tune says the last one of a trial that it stopped twice."""
+    """The points of an ended trial. Ray Tune reports the last point of a trial that it stopped twice."""
     points = list(record.curve.items())
     return points + points[-1:] if record.state == TrialState.PRUNED else points

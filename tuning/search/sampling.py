@@ -31,7 +31,7 @@ TRIES, MORE_TRIES = 10, 1000
 def make_sampler(
     search: SearchConfig, space: Space, *, trial: int, parameter: str = "", attempt: int = 0
 ) -> BaseSampler:
-    """The sampler for a trial, or for one parameter of it that is drawn apart from the others.
+    """The sampler for a trial, or for one parameter of it that is sampled independently.
 
     Its random state is not in Optuna's storage, so it follows from the study's seed, the trial's number and how often
     it was drawn: a resumed study neither repeats its first suggestions nor depends on having been interrupted.
@@ -65,14 +65,14 @@ class _Grid(optuna.samplers.GridSampler):
 
 
 def tried_in(study: optuna.Study, space: Space, *, but: int | None = None) -> set[Hashable]:
-    """The points that a study's trials have, by their identity, without that of one trial."""
+    """The identities of the points of a study's trials, except for one trial."""
     trials = study.get_trials(deepcopy=False)
     return {space.identity(trial.params) for trial in trials if trial.number != but} - {None}
 
 
 @dataclass(frozen=True)
 class PointSampler:
-    """What is drawn for a trial that was just asked for."""
+    """Samples a point for a trial that was just asked for."""
 
     study: optuna.Study
     space: Space
@@ -82,8 +82,8 @@ class PointSampler:
     def new_values(self) -> dict[str, object]:
         """Values that no other trial of the study has.
 
-        They depend on the seed, the trial's number and the other trials, and not on whether a driver was killed as it
-        wrote them. A point given in advance stays, unless all that goes with it is tried.
+        They depend on the seed, the trial's number and the other trials, but not on whether a driver was killed while
+        it wrote them. A given point is kept, unless everything that goes with it is tried.
         """
         written = self._frozen.params
         point = self.search.points[self.trial] if self.trial < len(self.search.points) else {}
@@ -97,7 +97,7 @@ class PointSampler:
         return self.study.get_trials(deepcopy=False)[self.trial]
 
     def _first_new(self, given: Mapping[str, object], must: Mapping[str, object]) -> dict[str, object]:
-        """The first candidate that is no repeat; the last one if all are."""
+        """The first candidate that is new; the last one if none is."""
         tried = tried_in(self.study, self.space, but=self.trial)
         values: dict[str, object] = {}
         for values in self._candidates(given, must):
@@ -106,7 +106,8 @@ class PointSampler:
         return values
 
     def _candidates(self, given: Mapping[str, object], must: Mapping[str, object]) -> Iterator[dict[str, object]]:
-        """What the search draws to go with what is given; then anything that goes with it, or with what must be."""
+        """Samples of the search around the given values; then any point with them, or with those that `must` be
+        kept."""
         for attempt in range(TRIES):
             yield self._drawn(given, self.search, attempt)
         points = self.space.points() or []
@@ -125,10 +126,10 @@ class PointSampler:
 
 
 class UnsavedTrial:
-    """Takes the place of an Optuna trial for `Space.suggest`: values given, or drawn; nothing is written down.
+    """Stands in for an Optuna trial in `Space.suggest`: takes given values, samples the others, and writes nothing.
 
-    What is not drawn together has a sampler for each parameter: when a driver is killed while the values are written,
-    the others do not become what these would have been.
+    Parameters that are sampled independently have a sampler each. So a value does not depend on how many of the others
+    a killed driver had already written.
     """
 
     def __init__(
@@ -138,11 +139,11 @@ class UnsavedTrial:
         given: Mapping[str, object],
         sampler_of: Callable[[str], BaseSampler],
     ) -> None:
-        """`sampler_of` gives the sampler of a parameter, and for no name that of what is drawn together."""
+        """`sampler_of` gives the sampler of a parameter; for an empty name, that of the relative sampling."""
         self._study, self._trial, self._sampler_of = study, trial, sampler_of
-        together = sampler_of("")
-        space = together.infer_relative_search_space(study, trial)
-        self._known = together.sample_relative(study, trial, space) | dict(given)
+        relative = sampler_of("")
+        space = relative.infer_relative_search_space(study, trial)
+        self._known = relative.sample_relative(study, trial, space) | dict(given)
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False

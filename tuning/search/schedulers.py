@@ -1,4 +1,4 @@
-"""Schedulers by name. Their clock is the percentage of a trial's own updates, so that trials of any length compare."""
+"""Schedulers by name. Their time is the percentage of a trial's own steps, so that trials of any length compare."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def make_scheduler(
     search: SearchConfig,
     earlier: Iterable[TrialRecord] = (),
 ) -> TrialScheduler:
-    """The Ray Tune scheduler that a study names; `pbt` explores in its space.
+    """The Ray Tune scheduler that a study names; `pbt` perturbs values within its space.
 
-    What compares trials knows the curves of the `earlier` ones: they ended, or go on, after an interruption.
+    Schedulers that compare trials get the curves of the `earlier` ones, from before an interruption.
     """
     from ray.tune.schedulers import FIFOScheduler
 

@@ -1,4 +1,4 @@
-"""What may keep a sweep from running on a cluster, found before it is launched."""
+"""Problems that would keep a sweep from running on a cluster, found before it is launched."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
 
 
 class Machine(TypedDict):
-    """What a machine says of itself."""
+    """What a machine reports about itself."""
 
     versions: dict[str, str]
     gpus: list[str]
@@ -118,7 +118,7 @@ def version_of(package: str) -> str:
 
 
 def differences(seen: Mapping[str, Machine], tracking_uri: str) -> list[Finding]:
-    """What the machines said, held against each other."""
+    """Compare the reports of the machines."""
     findings = []
     for package in ("Python", *PACKAGES):
         by_version: dict[str, list[str]] = {}

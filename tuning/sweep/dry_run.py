@@ -1,4 +1,4 @@
-"""What a sweep would do, after all that it depends on was looked at."""
+"""What a sweep would do, after everything that it depends on was checked."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class DryRun:
         return max(1, round(epochs * -(-len(self.splits["train"]) // self.examples_per_update)))
 
     def lines(self) -> list[tuple[str, object]]:
-        """All but the warnings, for people: what each is, and what it says."""
+        """Labels and values for people, without the warnings."""
         study, resources = self.study, self.study.resources
         trials, points = study.trials_left(), study.space.points()
         all_points = " (all points)" if points and trials == len(points) else ""
@@ -91,7 +91,7 @@ class DryRun:
 
 
 def look(study: StudyConfig, folder: Path, address: str | None, *, progress: Progress = unseen) -> DryRun:
-    """Look at all that a sweep depends on: the machine or the cluster at an address, addresses, models, data.
+    """Check everything that a sweep depends on: the machine or the cluster at an address, addresses, models, data.
 
     Raises:
         InputError: the sweep could not run.

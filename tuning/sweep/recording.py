@@ -1,4 +1,4 @@
-"""Writes down what happens to the trials of a sweep: in its table, in MLflow, on the disk that checkpoints fill."""
+"""Records what happens to trials: in the ledger and MLflow; and removes checkpoints that are no longer needed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Recorder(DriverOnly, Callback):
         self._session: dict[int, tuple[float, float]] = {}
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
-        """A trial begins, or goes on after an interruption or a pause."""
+        """A trial starts, or continues after an interruption or a pause."""
         number, values = trial.config["trial"], trial.config["values"]
         record = self._table.get(number) or TrialRecord(number, TrialState.RUNNING, values)
         record.state, record.started = TrialState.RUNNING, record.started or time.time()
@@ -87,12 +87,12 @@ class Recorder(DriverOnly, Callback):
         self._tracker.log_metrics(str(record.trial), metrics, step=record.step)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
-        """The end of a trial that did not fail: its own, or the scheduler's."""
+        """A trial ran to its end, or the scheduler stopped it."""
         record = self._table[trial.config["trial"]]
         self._end(record, state_at_end(record.progress))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
-        """The end of a trial that failed, or whose process was lost: that is no failure, and it goes on."""
+        """A trial failed, or its process was lost: the latter is no failure, and the trial continues."""
         number, failure = trial.config["trial"], failure_of(trial)
         record = self._table.get(number) or TrialRecord(number, TrialState.RUNNING, trial.config["values"])
         if failure is None:
@@ -106,14 +106,14 @@ class Recorder(DriverOnly, Callback):
         self._budget.count_failure(record.reason)
 
     def interrupt(self) -> None:
-        """The sweep ends before its trials."""
+        """The sweep ends: its running trials are interrupted."""
         for record in self._table:
             if record.state == TrialState.RUNNING:
                 self._end(record, state_at_end(record.progress, lost=True))
 
     def keep_best_checkpoints(self) -> None:
-        """Of the trials that ended, the best few and the baselines keep their best checkpoint, as the disk budget
-        allows; interrupted ones keep all."""
+        """Of the trials that ended, the best few and the baselines keep their best checkpoint, if the disk budget
+        allows; interrupted trials keep all checkpoints."""
         best = [record.trial for record in self._table.best(len(self._table))]
         wanted = list(dict.fromkeys([*best[: self._study.keep_checkpoints], *self._study.search.baselines]))
         room = self._disk.for_ended(live=sum(not record.has_ended for record in self._table))
@@ -149,8 +149,8 @@ class Recorder(DriverOnly, Callback):
 
 
 def flatten(values: dict[str, object]) -> dict[str, object]:
-    """Sections to dotted keys, as a study's parameters are called. What is nested deeper becomes JSON: the keys there,
-    such as labels, are texts of users, and not names."""
+    """Nested sections as dotted keys. What is nested deeper becomes JSON, because its keys, such as labels, are texts
+    of users."""
     result: dict[str, object] = {}
     for section, content in values.items():
         fields = content if isinstance(content, dict) else {"": content}

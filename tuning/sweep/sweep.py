@@ -56,11 +56,11 @@ def run_sweep(
 
     Args:
         study: What to search.
-        folder: Where all that it leaves goes; its parent holds the MLflow store and the feature cache.
+        folder: Of the sweep; its parent holds the MLflow store and the feature cache.
         address: A Ray cluster to join; by default one is started here.
-        resume: Go on in a folder that a sweep began; one that was killed goes on in any case.
+        resume: Continue an earlier sweep in the folder; one that was killed continues in any case.
         display: Shows the trials.
-        session: The one that goes on, where this process takes the place of one that has died.
+        session: The session to continue, if this process replaces one that has died.
 
     Raises:
         InputError: something that a user gave cannot be used.
@@ -82,7 +82,7 @@ def run_sweep(
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the search came to."""
+    """The outcome of the search."""
 
     winner: TrialRecord | None
     test: dict[str, dict[str, float]]
@@ -111,7 +111,7 @@ class Sweep:
         self.uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
 
     def run(self, address: str | None) -> SweepResult:
-        """Search, judge, export. Once the data is read and Ray is up, MLflow is told how it ended, whatever happens."""
+        """Search, judge, export. Once the data is read and Ray is up, MLflow hears how it ended, whatever happens."""
         study, folder, say = self.study, self.folder, self.display.say
         if study.scheduler.name != "pbt":  # before Ray starts, and MLflow hears of the sweep
             ledger = list(self.table)
@@ -154,7 +154,7 @@ class Sweep:
 
     @contextmanager
     def _worker_groups(self, address: str | None, reading: Future[Task[Examples]]) -> Iterator[WorkerPool]:
-        """Ray with worker groups that begin to start: what takes longest is under way while the data is read."""
+        """Ray with worker groups that are starting: this takes longest, and runs while the data is read."""
         from tuning.cluster.ray_watch import ending_with_ray
         from tuning.workers.worker_pool import WorkerPool
 
@@ -203,7 +203,7 @@ class Sweep:
             )
 
     def _conclude(self, outcome: Outcome, comparison: Comparison, tracker: Tracker) -> SweepResult:
-        """Export the winner and write down what the sweep came to."""
+        """Export the winner and write the result."""
         winner, test = outcome.winner, outcome.test
         result = SweepResult(
             folder=self.folder,
@@ -233,7 +233,7 @@ class Sweep:
 
 
 def resume_lost_trials(table: TrialTable) -> None:
-    """Trials that an older version called failed, and that had only lost processes around them, go on."""
+    """Resume trials that an older version marked as failed although only processes around them had died."""
     for record in table:
         if record.state == TrialState.FAILED and was_infrastructure(record.reason or ""):
             record.state, record.reason = TrialState.INTERRUPTED, None

@@ -1,4 +1,4 @@
-"""What MLflow was not told yet: sends it without Ray, for a sweep whose driver is gone."""
+"""Sends the unsent records of a sweep whose driver is gone, without Ray."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tuning.tracking import Ends, SyncResult, resolve_tracking_uri, send_spool
 
 
 def sync_sweep(folder: Path, *, uri: str | None = None) -> SyncResult:
-    """Send what is left of a sweep to its MLflow store; runs that a killed driver left open are ended.
+    """Send the unsent records of a sweep to its MLflow store; end runs that a killed driver left open.
 
     Args:
         folder: Of the sweep.

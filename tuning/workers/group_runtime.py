@@ -1,4 +1,4 @@
-"""What a trial sees of the worker group that it runs on."""
+"""The runtime of a trial on a worker group."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_HEARTBEATS = 5.0
 STEPS_BETWEEN_AGREEMENTS = 8
-"""How often workers of a group agree whether to stop: they talk once in so many steps."""
+"""The workers of a group agree whether to stop once in so many steps."""
 
 
 class WorkerLost(RuntimeError):
@@ -47,7 +47,7 @@ class GroupRuntime:
         self.checkpoints: Path | None = None
         self.resume = False
         self.on_report: Callable[[Report], object] = lambda report: None
-        """Hears of each report before it is handed on."""
+        """Called with each report before it is handed on."""
         self._broker, self._number, self._cpu_group = broker, number, cpu_group
         self._asked_to_stop = threading.Event()
         self._updates, self._reported = 0, False
@@ -69,7 +69,7 @@ class GroupRuntime:
         return True
 
     def should_stop(self) -> bool:
-        """Whether the lease was ended. Workers agree on the CPU, so that the device never waits."""
+        """Whether the lease has ended. Workers agree through the CPU, so that the device never waits."""
         self._send_heartbeat()
         if self.workers == 1:
             return self._asked_to_stop.is_set()
@@ -104,7 +104,7 @@ class GroupRuntime:
         return values
 
     def phase(self, name: Phase) -> contextlib.AbstractContextManager[object]:
-        """Nobody asks where the time of a trial goes."""
+        """A trial is not profiled."""
         return contextlib.nullcontext()
 
     def _send_heartbeat(self) -> None:

@@ -1,7 +1,7 @@
-"""Ray Train's `TorchTrainer` without the processes that a worker group has no use for.
+"""Ray Train's `TorchTrainer` without the processes that a worker group does not need.
 
-For two groups Ray Train (2.60) starts nine processes besides the workers, and every one of them imports Ray: on 2
-cores that was half of the time until the first trial began. There are no settings for this.
+For two groups Ray Train (2.60) starts nine processes besides the workers, and each of them imports Ray: on 2 cores this
+took half of the time until the first trial began. Ray has no settings for this.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
 
 class InProcessTorchTrainer(TorchTrainer):
-    """Its controller runs in the thread that calls `fit`; `cancel_start` ends a start that nobody needs any more."""
+    """A `TorchTrainer` whose controller runs in the thread that calls `fit`, and whose start can be cancelled."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._start = StartingGroup()
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Ray's own without Ray Data, since the groups read memory-mapped features, and without what removes the
-        placement group of a controller that died: here it is the driver's own, and goes with it."""
+        """Ray's own, without the one for Ray Data, which the groups do not use, and without the one that removes the
+        placement group of a dead controller: here it belongs to the driver, and is removed with it."""
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # Ray's own, not in its stubs
         unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
         return [each for each in callbacks if type(each).__name__ not in unused]
@@ -44,12 +44,12 @@ class InProcessTorchTrainer(TorchTrainer):
         raise RuntimeError("the start was cancelled")
 
     def cancel_start(self) -> None:
-        """Called in another thread while `fit` waits for the workers to start: it then ends with an error."""
+        """Called from another thread while `fit` waits for the workers: `fit` then ends with an error."""
         self._start.cancel_start()
 
 
 class SingleWorkerConfig(TorchConfig):
-    """Of a group of one worker, which has nobody to talk to: torch would listen on all interfaces, for anybody."""
+    """For a group of one worker, which needs no process group: torch would listen on all interfaces."""
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -58,11 +58,11 @@ class SingleWorkerConfig(TorchConfig):
 
 
 class StartCancelled(BaseException):
-    """No error that the controller might answer with another try."""
+    """A `BaseException`, so that the controller does not try again."""
 
 
 class StartingGroup:
-    """Of a worker group: its workers are killed with the placement group that holds their resources."""
+    """A worker group that is starting. Removing its placement group kills its workers."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -70,7 +70,7 @@ class StartingGroup:
         self._cancelled = False
 
     def group(self) -> type[WorkerGroup]:
-        """The class of a group that starts here."""
+        """The class of the worker group, for Ray to instantiate."""
         return type("Group", (InProcessWorkerGroup,), {"start": self})
 
     def hold(self, placement_group: Any) -> None:
@@ -88,7 +88,7 @@ class StartingGroup:
 
 
 class NoAutoscaling(FixedScalingPolicy):
-    """Asks no autoscaler for machines: so many groups are started as the cluster has room for."""
+    """Requests no machines from an autoscaler: the groups fit into the cluster as it is."""
 
     def _send_resource_request(self) -> None:
         pass
@@ -101,7 +101,7 @@ class NoAutoscaling(FixedScalingPolicy):
 
 
 class InProcessWorkerGroup(WorkerGroup):
-    """Its workers have the environment of Ray's other processes, so that one which is already up can be taken."""
+    """Its workers have the environment of Ray's other processes, so that an idle process can be reused."""
 
     start: StartingGroup
 

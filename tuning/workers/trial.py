@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 
 
 class Trial(tune.Trainable):
-    """A trial as Ray Tune sees it: it leases a worker group and passes on what the group reports.
+    """A trial as Ray Tune sees it: it leases a worker group and passes on the group's reports.
 
-    Tune's actor holds no resources and no model, so that it can be reused, killed or started anew at no cost.
+    Tune's actor holds no resources and no model, so that it can be reused, killed or restarted at no cost.
     """
 
     def setup(self, config: dict[str, object], **shared: Any) -> None:
         """`shared`: the `broker`, the `metric` to compare by, the `function` of a trial, its `fixed` arguments, and
-        `max_failures`: how often in a row, without a report between, it goes on after its workers were lost, or found
-        too little memory or disk space."""
+        `max_failures`: how often in a row, without a report between, it continues after its workers were lost, or ran
+        out of memory or disk space."""
         self._shared, self._lease = shared, None
         self._begin()
 
     def reset_config(self, new_config: dict[str, object]) -> bool:
-        """The same actor, the next trial."""
+        """Reuse the actor for the next trial."""
         self._end()
         self._begin()
         return True
@@ -61,7 +61,7 @@ class Trial(tune.Trainable):
         if self._shared["take_turns"] and ray.get(self._shared["broker"].is_awaited.remote()):
             self._end()
         content = self._next_report()
-        while content["progress"] <= self._heard:  # a run that goes on repeats its last report
+        while content["progress"] <= self._heard:  # a resumed run repeats its last report
             content = self._next_report()
         self._heard, self._report, self._adopt, self._failures = content["progress"], content, None, 0
         result: TrialResult = {
@@ -75,7 +75,7 @@ class Trial(tune.Trainable):
     def _next_report(self) -> ReportContent:
         broker = self._shared["broker"]
         while True:
-            if self._lease is None:  # not in `reset_config`: Tune resets an actor before it restores it
+            if self._lease is None:  # not in `reset_config`: Tune resets an actor before it restores a checkpoint
                 arguments = self._shared["fixed"] | {"trial": self.config["trial"], "values": self.config["values"]}
                 arguments |= {"adopt": self._adopt} if self._adopt else {}
                 task = packed(self._shared["function"], **arguments)
@@ -99,7 +99,7 @@ class Trial(tune.Trainable):
         self._end()
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, object]:
-        """Hold the checkpoint of the last report for others: the worker wrote it, and will remove it in time."""
+        """Keep the checkpoint of the last report for other trials: the worker will remove its own copy."""
         held = None
         if self._shared["take_turns"] and self._report is not None:
             from kobert_core.checkpoint import link_checkpoint
@@ -116,7 +116,7 @@ class Trial(tune.Trainable):
         return {"trial": self.config["trial"], "heard": self._heard, "checkpoint": str(held) if held else None}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """A trial goes on from its newest whole checkpoint by itself; another's it adopts."""
+        """Continue from the newest whole checkpoint of the trial, or adopt that of another one."""
         assert checkpoint is not None, "as `save_checkpoint` gave it"
         if checkpoint["trial"] == self.config["trial"]:
             self._heard = checkpoint["heard"]
@@ -147,20 +147,18 @@ def make_tuner(
     """A Ray Tune run of so many trials on worker groups.
 
     Args:
-        groups: They do the work, as many trials at once as there are groups.
-        function: Runs on the workers as `function(runtime, trial=…, values=…, **fixed)` and reports.
-        fixed: Its arguments that are the same for all trials.
-        metric: The name, in a report, of what trials are compared by.
-        configs: Of the trials, each `{"trial": number, "values": {…}}`: a searcher that gives one when a group is
-            free, or all of them. Then all trials begin at once and share the groups: a trial gives its group up after
-            a report when another one waits.
+        groups: They do the work, as many trials at once as there are groups. function: Runs on the workers as
+        `function(runtime, trial=…, values=…, **fixed)` and reports. fixed: Its arguments that are the same for all
+        trials. metric: The name, in a report, of what trials are compared by. configs: Of the trials: a searcher that
+        gives one when a group is free, or a list. With a list all trials begin at
+            once and share the groups: a trial gives up its group after a report when another one waits.
         scheduler: Stops trials; its metric is `objective`, its clock `progress`.
         trials: How many.
-        storage: Folder for what Tune writes for itself.
-        callbacks: Hear of every trial.
-        stop: Asked whether to stop all.
-        max_failures: How often in a row a trial goes on from its newest checkpoint after its workers were lost, or
-            found too little memory or disk space, before it comes to its next report.
+        storage: Folder for Tune's own files.
+        callbacks: Of Ray Tune.
+        stop: Decides when to stop all trials.
+        max_failures: How often in a row a trial continues from its newest checkpoint after its workers were lost, or
+            ran out of memory or disk space, before its next report.
         name: Of the folder in `storage`.
     """
     trainable = tune.with_parameters(
@@ -266,14 +264,14 @@ def print_report(report: Report) -> None:
 def evaluate_checkpoint(
     runtime: Runtime, *, model: str, cache: str, checkpoint: str, metrics: dict[str, float], file: str
 ) -> dict[str, float]:
-    """On the workers of a group: the metrics of a checkpoint on another labelled file, the same as its export's.
+    """On the workers of a group: the metrics of a checkpoint on another labelled file, equal to those of its export.
 
     Args:
         runtime: The worker's runtime.
         model: Folder with the trial's config and tokenizer.
         cache: Folder of the feature cache.
         checkpoint: Folder of the checkpoint.
-        metrics: Its own, on the dev split: what was chosen there holds.
+        metrics: Of the checkpoint on the dev split, with what was chosen there.
         file: What to read.
     """
     from kobert_core.checkpoint import load_weights
@@ -289,7 +287,7 @@ def evaluate_checkpoint(
 
 @contextlib.contextmanager
 def printing_to(log: Path, *, rank: int) -> Iterator[None]:
-    """What Python code prints and logs goes to the trial's log; each rank but 0 has a file of its own."""
+    """Redirect prints and logs to the trial's log; ranks other than 0 have files of their own."""
     import logging
     import traceback
 
