@@ -150,7 +150,9 @@ def of_texts(what: str, title: str, note: str, bar: float | None, items: int) ->
     comparisons = []
     if what != "decoding":
         sides[ALONE] = side("text", "--what", what, "--alone")
-        comparisons.append(Comparison("ours against SentencePiece alone, time", quotient("seconds", OURS, ALONE)))
+        at_most = 1.5 if what == "tokenizer" else None
+        ratio = quotient("seconds", OURS, ALONE)
+        comparisons.append(Comparison("ours against SentencePiece alone, time", ratio, at_most=at_most))
     reviews = ["--reviews", REVIEWS]
     sides[ORIGINALS] = original(what, items, *reviews)
     comparisons.append(Comparison("ours against the original, items a second", faster(ORIGINALS), bar))
@@ -238,6 +240,34 @@ GROWTH = Group(
     threads=None,
 )
 
+PANDAS = "pandas, unchecked"
+TABLES = Group(
+    title="150,000 reviews from their file",
+    note="CPU time, with imports. Ours are rows with lines, whose texts, labels and ids were checked; pandas gives "
+    "strings.",
+    sides={OURS: side("tables"), PANDAS: side("tables", "--pandas")},
+    comparisons=[
+        Comparison("ours against pandas, CPU time", quotient("seconds", OURS, PANDAS), at_most=2),
+        Comparison("ours against pandas, peak memory", quotient("peak_megabytes", OURS, PANDAS), at_most=1),
+    ],
+    columns={
+        "seconds": lambda figures: figures["seconds"],
+        "rows/s": rate,
+        "peak, MB": lambda figures: figures["peak_megabytes"],
+    },
+    threads=1,
+)
+
+TRACKING, MLFLOW = "tuning.tracking", "mlflow"
+IMPORTS = Group(
+    title="What a sweep reports with, imported",
+    note="CPU time of a fresh process. Workers and commands that report nothing do without MLflow.",
+    sides={name: side("imports", name) for name in (TRACKING, MLFLOW)},
+    comparisons=[Comparison("ours against MLflow, CPU time", quotient("seconds", TRACKING, MLFLOW), at_most=0.25)],
+    columns={"seconds": lambda figures: figures["seconds"]},
+    threads=1,
+)
+
 GROUPS: dict[str, Group] = {
     "nsmc-real": training("nsmc", "real", {CLASS: 4, RANDOM: 1.3, GROUPED: 1.0, LIMIT: None, NEEDED: 0.7}),
     "korquad-real": training("korquad", "real", {RANDOM: 1.2, GROUPED: 1.0, LIMIT: 0.7}),
@@ -267,6 +297,8 @@ GROUPS: dict[str, Group] = {
         None,
         200,
     ),
+    "tables": TABLES,
+    "imports": IMPORTS,
     "memory": MEMORY,
     "sweep": SWEEPS,
     "growth": GROWTH,

@@ -1,8 +1,9 @@
 """Everything that a run needs to go on bit for bit, in a folder that is either whole or not there.
 
 model.safetensors   the weights
-state.pt            optimizer, schedule, random generators, place in the data: plain values and tensors
-SHA256SUMS          of both, in the format of `sha256sum --check`
+optimizer.pt        the optimizer's moments (in older checkpoints a part of state.pt)
+state.pt            schedule, random generators, place in the data: plain values and tensors
+SHA256SUMS          of all, in the format of `sha256sum --check`
 """
 
 from __future__ import annotations
@@ -12,22 +13,25 @@ import logging
 import os
 import pickle
 import random
-import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from kobert_core.errors import InputError
-from kobert_core.files import SUMS, atomic_folder, is_disk_full, permit, sha256_file, write_sums
+from kobert_core.io.atomic import atomic_folder, is_disk_full, permit
+from kobert_core.io.checksums import SUMS, read_sums, sha256_file, write_sums
 
 _log = logging.getLogger(__name__)
 
-WEIGHTS, STATE = "model.safetensors", "state.pt"
+WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.pt", "state.pt"
 
 
 def checkpoint_folder(checkpoints: Path, update: int) -> Path:
@@ -35,25 +39,86 @@ def checkpoint_folder(checkpoints: Path, update: int) -> Path:
     return checkpoints / f"update-{update:08d}"
 
 
-def save_checkpoint(folder: Path, model: nn.Module, state: dict[str, Any]) -> None:
-    """Write a checkpoint aside, then rename it; one of the same update that is there already is replaced.
+class CheckpointWriter:
+    """Writes and removes the checkpoints of a run in threads, while the run goes on.
 
-    Raises:
-        OSError: it cannot be written. What was there before is there still, and nothing else.
+    Use it as a context manager: its end waits for what is under way.
     """
-    try:
-        with atomic_folder(folder) as temporary:
-            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-            save_tensors(weights, temporary / WEIGHTS)
-            with open(temporary / STATE, "wb") as file:  # given a path, PyTorch does not say why it cannot write
-                torch.save(state, file)
-            write_sums(temporary)
-            if folder.exists():
-                shutil.rmtree(folder)
-    except Exception as error:
-        if is_disk_full(error):
-            raise OSError(errno.ENOSPC, "no space is left for a checkpoint", str(folder)) from error
-        raise
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="checkpoint")
+        self._removal: Future[None] | None = None
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._threads.shutdown()
+        if error == (None, None, None):
+            self._wait_for_removal()
+
+    @contextmanager
+    def new(self, folder: Path, model: nn.Module, optimizer: Optimizer) -> Iterator[dict[str, Any]]:
+        """Write a checkpoint aside, and rename it when the block ends well; one of the same update is replaced.
+
+        The tensors are written while the block runs, which must leave weights and moments as they are, and gives back
+        a dict for the rest of the state, which the block fills.
+
+        Raises:
+            OSError: it cannot be written. What was there before is there still, and nothing else.
+        """
+        self._wait_for_removal()  # or the disk would hold more than it must
+        state: dict[str, Any] = {}
+        try:
+            with atomic_folder(folder) as temporary:
+                weights, moments = on_cpu(model.state_dict()), on_cpu(optimizer.state_dict())
+                writing = {
+                    WEIGHTS: self._threads.submit(_write, save_tensors, weights, temporary / WEIGHTS),
+                    OPTIMIZER: self._threads.submit(_write, _save, moments, temporary / OPTIMIZER),
+                }
+                try:
+                    yield state
+                finally:
+                    wait(writing.values())
+                _save(state, temporary / STATE)
+                write_sums(temporary, known={name: written.result() for name, written in writing.items()})
+                if folder.exists():
+                    shutil.rmtree(folder)
+        except Exception as error:
+            if is_disk_full(error):
+                raise OSError(errno.ENOSPC, "no space is left for a checkpoint", str(folder)) from error
+            raise
+
+    def prune(self, checkpoints: Path, keep: set[str]) -> None:
+        """Begin to remove a run's checkpoints, except those whose folders are named in `keep`."""
+        self._wait_for_removal()
+        self._removal = self._threads.submit(prune_checkpoints, checkpoints, keep)
+
+    def _wait_for_removal(self) -> None:
+        if self._removal is not None:
+            self._removal.result()
+
+
+def on_cpu(value: Any) -> Any:
+    """Dicts and lists of tensors and plain values, with the tensors on the CPU; those that are there are not copied."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().contiguous()
+    if isinstance(value, Mapping):
+        return {name: on_cpu(each) for name, each in value.items()}
+    return [on_cpu(each) for each in value] if isinstance(value, list) else value
+
+
+def _write(save: Callable[[Any, Path], None], tensors: Any, path: Path) -> str:
+    """Write a file through to the disk; its SHA-256."""
+    save(tensors, path)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    return sha256_file(path)
+
+
+def _save(value: Any, path: Path) -> None:
+    with open(path, "wb") as file:  # given a path, PyTorch does not say why it cannot write
+        torch.save(value, file)
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -82,13 +147,21 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """The state beside the weights, as it was given to `save_checkpoint`. Raises as `load_weights`."""
+    """The state beside the weights, with that of the optimizer as `optimizer`. Raises as `load_weights`."""
     verify_checkpoint(folder, only=STATE)
-    try:
-        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError("holds more than tensors and plain values, and is not loaded", where=folder / STATE) from error
+    state = _load(folder / STATE)
+    if "optimizer" not in state:
+        verify_checkpoint(folder, only=OPTIMIZER)
+        state["optimizer"] = _load(folder / OPTIMIZER)
     return state
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError("holds more than tensors and plain values, and is not loaded", where=path) from error
+    return content
 
 
 def verify_checkpoint(folder: Path, *, only: str | None = None) -> None:
@@ -99,14 +172,14 @@ def verify_checkpoint(folder: Path, *, only: str | None = None) -> None:
     """
     fix = "take another trial's or an earlier checkpoint"
     try:
-        sums = (folder / SUMS).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        sums = read_sums(folder)
+    except (OSError, ValueError) as error:
         raise InputError("no whole checkpoint is here", where=folder, fix=fix) from error
-    expected = {name: digest for digest, name in re.findall(r"^([0-9a-f]{64})  (\S+)$", sums, re.MULTILINE)}
-    for name in (only,) if only else (WEIGHTS, STATE):
+    found = {file.name for file in folder.iterdir()} - {SUMS}
+    for name in (only,) if only else sorted({WEIGHTS, STATE, *sums, *found}):
         if not (folder / name).is_file():
             raise InputError("the file is missing from its checkpoint", where=folder / name, fix=fix)
-        if sha256_file(folder / name) != expected.get(name):
+        if sha256_file(folder / name) != sums.get(name):
             raise InputError(
                 "the checkpoint is corrupt: its SHA-256 is not the one written", where=folder / name, fix=fix
             )

@@ -15,11 +15,12 @@ from torch import nn
 from kobert_core.checkpoint import WEIGHTS, save_tensors
 from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_folder, atomic_write_json, check_sums, write_sums
+from kobert_core.io.atomic import atomic_folder, atomic_write_json
+from kobert_core.io.checksums import check_sums, write_sums
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.tasks.base import Task
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tokenization import load_tokenizer
 
 TRAIN_CONFIG = "train_config.json"
 
@@ -119,7 +120,7 @@ def empty_model(folder: Path, *, cache: Path | None = None, progress: Progress =
         config.model_copy(update={"model": config.model.model_copy(update=known)}),
         cache=cache,
         progress=progress,
-        tokenizer=KoBertTokenizer.from_pretrained(folder),
+        tokenizer=load_tokenizer(folder),
     )
     return task, task.build_model()
 

@@ -40,3 +40,14 @@ def distinct(text: str) -> str:
 def plain_or_distinct(text: str) -> str:
     """A text as it is where it is what it looks like, else as `distinct` shows it."""
     return text if text == composed(text) and text.isprintable() and len(text) <= LONGEST_SHOWN else distinct(text)
+
+
+def character_problem(value: str) -> str | None:
+    """What keeps a string from being ordinary text, if anything."""
+    if "\0" in value:
+        return "NUL character"
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # from surrogateescape, or a lone surrogate spelt out in JSON
+        return "broken UTF-8"
+    return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,12 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from kobert_core.checkpoint import (
+    CheckpointWriter,
     checkpoint_folder,
     get_rng_state,
     load_state,
     load_weights,
     newest_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
     seed_everything,
     set_rng_state,
 )
@@ -79,13 +79,13 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
             again with micro-batches of half the size, which stay so: its examples and its gradient are the same.
     """
     repeatable = deterministic(runtime.device) if config.train.deterministic else nullcontext()
-    with own_stream(runtime.device), repeatable:
-        model = _train(config, task, runtime)
+    with own_stream(runtime.device), repeatable, CheckpointWriter() as writer:
+        model = _train(config, task, runtime, writer)
     model.zero_grad(set_to_none=True)
     return model
 
 
-def _train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
+def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: CheckpointWriter) -> nn.Module:
     keep_freed_memory()
     seed_everything(config.train.seed)
     optim = config.optim
@@ -152,17 +152,20 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
 
         if (percent := evaluations.get(progress.update)) is not None:
             metrics = window.metrics(runtime) | learning_rates(schedule, progress.update)
-            with runtime.phase("evaluation"):
-                metrics |= evaluate_on_dev(model, task, runtime)
-            report(objective, runtime, progress, percent, metrics, trained)
+            before = progress.report
+            with saving(writer, runtime, progress, trained):  # meanwhile
+                with runtime.phase("evaluation"):
+                    metrics |= evaluate_on_dev(model, task, runtime)
+                judge(objective, runtime, progress, percent, metrics)
+            tell(writer, runtime, progress, before)
             window = Window(runtime.device)
             clock.start(progress.update)
         elif clock.is_due(progress.update, runtime):
-            save(runtime, progress, trained, window)
+            save(writer, runtime, progress, trained, window)
             clock.start(progress.update)
         if runtime.should_stop():
             if progress.update not in evaluations:
-                save(runtime, progress, trained, window)
+                save(writer, runtime, progress, trained, window)
             break
     return model
 
@@ -263,15 +266,8 @@ class CheckpointClock:
         return bool(elapsed >= self._seconds)
 
 
-def report(
-    objective: Objective,
-    runtime: Runtime,
-    progress: Progress,
-    percent: int,
-    metrics: dict[str, float],
-    trained: Trained,
-) -> None:
-    """Judge this moment, write its checkpoint, keep that and the best one, then tell."""
+def judge(objective: Objective, runtime: Runtime, progress: Progress, percent: int, metrics: dict[str, float]) -> None:
+    """Write the report of this moment into `progress`, and whether it is the best so far."""
     value = metrics[objective.metric]
     broken = [f"{name} is {metric}" for name, metric in metrics.items() if not math.isfinite(metric)]
     if broken:
@@ -280,7 +276,7 @@ def report(
     folder = checkpoint_folder(runtime.checkpoints, progress.update) if runtime.checkpoints else None
     if is_best:
         progress.best_value, progress.best_checkpoint = value, folder.name if folder else None
-    said = Report(
+    report = Report(
         progress=percent,
         update=progress.update,
         metrics=metrics,
@@ -288,33 +284,50 @@ def report(
         checkpoint=str(folder) if folder else None,
         micro_batch=progress.micro_batch,
     )
-    before, progress.report = progress.report, asdict(said)
-    save(runtime, progress, trained)
+    progress.report = asdict(report)
+
+
+def tell(writer: CheckpointWriter, runtime: Runtime, progress: Progress, before: dict[str, Any] | None) -> None:
+    """Report this moment, whose checkpoint is written; once that is heard, nobody goes by checkpoints older than those
+    of this report, the best one and the one `before`."""
+    assert progress.report is not None
     with runtime.phase("logging"):
-        heard = runtime.report(said)
-    if heard and folder and runtime.rank == 0:  # until then, somebody may still go by the checkpoints before
-        prune_checkpoints(folder.parent, keep=to_keep(folder, progress, before))
+        heard = runtime.report(Report(**progress.report))
+    if heard and runtime.checkpoints and runtime.rank == 0:
+        folder = checkpoint_folder(runtime.checkpoints, progress.update)
+        writer.prune(runtime.checkpoints, keep=to_keep(folder, progress, before))
 
 
-def save(runtime: Runtime, progress: Progress, trained: Trained, window: Window | None = None) -> None:
-    """Write the checkpoint of this moment; every worker calls this. `window` is given between evaluations."""
+@contextmanager
+def saving(
+    writer: CheckpointWriter, runtime: Runtime, progress: Progress, trained: Trained, window: Window | None = None
+) -> Iterator[None]:
+    """Write the checkpoint of this moment while the block runs, which leaves the weights as they are: `progress` is
+    written as it is afterwards. Every worker calls this. `window` is given between evaluations."""
     if runtime.checkpoints is None:
+        yield
         return
-    folder = checkpoint_folder(runtime.checkpoints, progress.update)
-    with runtime.phase("checkpoint"):
-        workers = runtime.gather({"generators": get_rng_state(), "window": window.state() if window else None})
-        if runtime.rank != 0:
-            return
-        model, optimizer, schedule = trained
-        state: dict[str, Any] = {
-            "progress": vars(progress),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "workers": workers,
-        }
-        save_checkpoint(folder, model, state)
-        if window is not None:
-            prune_checkpoints(folder.parent, keep=to_keep(folder, progress, progress.report))
+    model, optimizer, schedule = trained
+    with ExitStack() as stack:
+        state: dict[str, Any] = {}
+        if runtime.rank == 0:
+            folder = checkpoint_folder(runtime.checkpoints, progress.update)
+            with runtime.phase("checkpoint"):
+                state = stack.enter_context(writer.new(folder, model, optimizer))
+        yield
+        with runtime.phase("checkpoint"):
+            workers = runtime.gather({"generators": get_rng_state(), "window": window.state() if window else None})
+            state |= {"progress": vars(progress), "schedule": schedule.state_dict(), "workers": workers}
+            stack.close()
+
+
+def save(writer: CheckpointWriter, runtime: Runtime, progress: Progress, trained: Trained, window: Window) -> None:
+    """Write the checkpoint of a moment between evaluations, and remove what it takes the place of."""
+    with saving(writer, runtime, progress, trained, window):
+        pass
+    if runtime.checkpoints and runtime.rank == 0:
+        folder = checkpoint_folder(runtime.checkpoints, progress.update)
+        writer.prune(runtime.checkpoints, keep=to_keep(folder, progress, progress.report))
 
 
 def to_keep(newest: Path, progress: Progress, before: dict[str, Any] | None) -> set[str]:

@@ -48,7 +48,7 @@ PARTS = {
     "attention": Part("attention", "ways of attention without padding", 45, 25),
     "speed": Part("speed", "ours and Trainer, taking turns; matrix products", 115, 90),
     "resume": Part("resume", "stopped and resumed: which bits are the same, and what they cost", 80, 45, WORKSPACE),
-    "sweep": Part("sweep", "20 trials by Ray, one at a time and four at once; how long the card idles", 190, 130),
+    "sweep": Part("sweep", "trials by Ray, one at a time and four at once; how long the card idles", 260, 230),
     "e5": Part("e5", "a real encoder tuned on all of NSMC, and the test file", 80, 45),
     "profile": Part("kernels", "where the time goes, kernel by kernel", 60, 30),
     "compiled": Part("speed", "ours and Trainer with torch.compile", 180, 90),

@@ -1,8 +1,9 @@
 """A real sweep on a card: Ray, Optuna and MLflow through the command line, trial after trial and four at once.
 
-Trials of KoBERT's shape from random weights, short ones: what a sweep adds to each is seen best so. When a trial was
-in `train()` is read off its folder: just before it the files of its model were written, and the last line of its log
-is the report at its end.
+Trials of KoBERT's shape from random weights. Short ones show best what a sweep adds to each; longer ones, which
+evaluate and write a checkpoint each tenth of their way, show how long the card idles. When a trial was in `train()` is
+read off its folder: just before it the files of its model were written, and the last line of its log is the report at
+its end.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from results import Bar, Results
 from setting import NSMC_LENGTH, shape
 
 TRIALS, UPDATES, BATCH, DEV = 20, 100, 32, 512
+LONG_TRIALS, LONG_UPDATES, LONG_DEV = 3, 2000, 5000
 AT_ONCE = 4
 WALL_TIME = 60
 """Seconds after which a sweep begins nothing more: its whole trials count."""
@@ -41,14 +43,15 @@ class Plan:
     at_once: int
     tiny: bool
     gpu: bool
+    long: bool = False
 
     @property
     def name(self) -> str:
-        return f"at-once-{self.at_once}"
+        return "long" if self.long else f"at-once-{self.at_once}"
 
     @property
     def trials(self) -> int:
-        return 4 if self.tiny else TRIALS
+        return 4 if self.tiny else LONG_TRIALS if self.long else TRIALS
 
     @property
     def batch(self) -> int:
@@ -57,12 +60,12 @@ class Plan:
     @property
     def examples(self) -> int:
         """Of one trial."""
-        return self.batch * (10 if self.tiny else UPDATES)
+        return self.batch * (10 if self.tiny else LONG_UPDATES if self.long else UPDATES)
 
     def study(self) -> dict[str, Any]:
         """The study file, as plain values."""
         rates = {"distribution": "log_uniform", "min": 1e-5, "max": 1e-4}
-        dev = reviews_file(DEV // (8 if self.tiny else 1), skip=self.examples)
+        dev = reviews_file((LONG_DEV if self.long else DEV) // (8 if self.tiny else 1), skip=self.examples)
         return {
             "schema_version": 1,
             "name": self.name,
@@ -70,7 +73,7 @@ class Plan:
             "data": {"train": str(reviews_file(self.examples)), "dev": str(dev), "max_length": NSMC_LENGTH},
             "model": {"backbone": str(TOKENIZER), "init": "random", "config": shape(self.tiny)},
             "optim": {"batch_size": self.batch},
-            "train": {"epochs": 1, "eval_percent": 100},
+            "train": {"epochs": 1, "eval_percent": 10 if self.long else 100},
             "parameters": {"optim.backbone_lr": rates, "optim.classifier_lr": rates},
             "objective": {"metric": "eval/accuracy", "mode": "max"},
             "search": {"algorithm": "tpe", "seed": SEED},
@@ -116,10 +119,10 @@ def sweep(results: Results, tiny: bool) -> None:
     rates: dict[int, tuple[float, float]] = {}
     at_once = AT_ONCE if gpu else 2
     with tempfile.TemporaryDirectory(prefix="sweeps-", ignore_cleanup_errors=True) as folder:
-        for count, title in ((1, "one at a time"), (at_once, f"{at_once} at once")):
-            plan = Plan(title, count, tiny, gpu)
-            with results.check(title):
-                rates[count] = one_sweep(results, plan, Path(folder))
+        plans = [Plan("longer trials", 1, tiny, gpu, long=True), Plan("one at a time", 1, tiny, gpu)]
+        for plan in [*plans, Plan(f"{at_once} at once", at_once, tiny, gpu)]:
+            with results.check(plan.title):
+                rates[plan.at_once] = one_sweep(results, plan, Path(folder))
     if len(rates) == 2:
         ratio, warm = (shared / alone for shared, alone in zip(rates[at_once], rates[1], strict=True))
         note = "all examples of whole trials, from the first one's begin to the last one's end; from the first"
@@ -215,7 +218,7 @@ def spell_of(open_sweep_dir: Path, record: dict[str, Any], plan: Plan) -> Spell:
         entered=max(made.st_ctime, made.st_mtime),
         left=(folder / "log.txt").stat().st_mtime,
         ended=record["started"] + record["seconds"],
-        updating=plan.examples / record["metrics"]["train/examples_per_second"],
+        updating=plan.examples / record["metrics"]["train/examples_per_second"],  # of the best tenth, in longer trials
     )
 
 
@@ -234,7 +237,7 @@ def tell_added(results: Results, plan: Plan, spells: list[Spell], span: float) -
         f"{plan.title}, time added a trial",
         added,
         unit="s",
-        bar=None if plan.tiny else ADDED,
+        bar=None if plan.tiny or plan.long else ADDED,
         note=note,
         between=[round(seconds, 4) for seconds in between],
     )
@@ -244,7 +247,7 @@ def tell_where(results: Results, plan: Plan, spells: list[Spell]) -> None:
     """Where the time inside `train()` goes."""
     training = statistics.median(spell.training for spell in spells)
     updating = statistics.median(spell.updating for spell in spells)
-    note = f"median; {updating:.2f} s of it updates, the rest the start of the model, an evaluation and a checkpoint"
+    note = f"median; {updating:.2f} s of it updates, the rest the start of the model, evaluations and checkpoints"
     rows = [[round(when - spells[0].began, 3) for when in moments(spell)] for spell in spells]
     results.tell(f"{plan.title}, inside train() a trial", training, unit="s", note=note, moments=rows)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kobert_core.files import atomic_folder, atomic_write_json, check_sums, write_sums
+from kobert_core.io.atomic import atomic_folder, atomic_write_json
+from kobert_core.io.checksums import check_sums, write_sums
 
 _log = logging.getLogger(__name__)
 

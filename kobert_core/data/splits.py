@@ -60,6 +60,13 @@ def stratified_sample(labels: npt.ArrayLike, n: int, seed: int) -> Indices:
     return _draw(members, _largest_remainder(wanted, total=n), seed)
 
 
+def sample(rows: Indices, size: int | None, *, seed: int, labels: npt.ArrayLike | None = None) -> Indices:
+    """Draw `size` of these rows, or take all where there are no more; `labels`, one a row, keep their proportions."""
+    if size is None or size >= len(rows):
+        return rows
+    return rows[stratified_sample(np.zeros(len(rows)) if labels is None else labels, size, seed)]
+
+
 def grouped_split(groups: Sequence[Hashable], *, dev_fraction: float, seed: int) -> tuple[Indices, Indices]:
     """Carve a dev split out of whole groups, e.g. the articles of KorQuAD, which must not be in both.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kobert_core.files import file_digest
+from kobert_core.io.checksums import file_digest
 
 Digests = NDArray[np.uint64]
 

@@ -16,7 +16,7 @@ import torch
 from kobert_core.config import ModelConfig
 from kobert_core.data.cache import cached_arrays
 from kobert_core.errors import InputError
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tokenization import Tokenizer
 
 if TYPE_CHECKING:
     from transformers import BertConfig, BertModel
@@ -30,7 +30,7 @@ NEW_POOLER = "`%s` has no pooler, as after masked language modelling: a new one 
 
 def load_bert(
     config: ModelConfig,
-    tokenizer: KoBertTokenizer,
+    tokenizer: Tokenizer,
     *,
     longest: int,
     segments: int = 1,
@@ -100,7 +100,7 @@ def quiet_transformers() -> Iterator[None]:
 
 def check_bert(
     config: ModelConfig,
-    tokenizer: KoBertTokenizer,
+    tokenizer: Tokenizer,
     *,
     longest: int,
     segments: int = 1,
@@ -239,7 +239,7 @@ def _pretrained_weights(
     return {name: tensor.numpy() for name, tensor in kept if not (lacks_pooler and name in POOLER)}
 
 
-def make_bert_config(config: ModelConfig, tokenizer: KoBertTokenizer, *, longest: int, segments: int = 1) -> BertConfig:
+def make_bert_config(config: ModelConfig, tokenizer: Tokenizer, *, longest: int, segments: int = 1) -> BertConfig:
     """The encoder's shape: that of `backbone` with the study's own values, made to fit the tokenizer.
 
     `longest` is the longest example in tokens, `segments` how many kinds of tokens it tells apart: 2 for a pair.

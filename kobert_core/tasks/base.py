@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
@@ -18,12 +17,14 @@ from torch import nn
 from kobert_core.config import DataConfig, ModelConfig, Objective, TrainConfig
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
+from kobert_core.data.set_aside import SetAside
+from kobert_core.data.splits import Indices
 from kobert_core.data.survey import CutOff, Survey
 from kobert_core.errors import InputError
 from kobert_core.models.backbone import check_bert, load_bert
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks.spec import TaskSpec
-from kobert_core.tokenization import KoBertTokenizer, tokenizer_from
+from kobert_core.tokenization import Tokenizer, load_tokenizer, train_model, trained_tokenizer
 
 if TYPE_CHECKING:
     from transformers import BertModel, PretrainedConfig
@@ -71,16 +72,6 @@ log = logging.getLogger(__name__)
 Purpose = Literal["training", "scoring"]
 """What a labelled file is read for: scores may count what nothing can be learned from."""
 
-PLACES_SHOWN = 20
-"""So many places of what was set aside are named."""
-
-
-class SetAside(Protocol):
-    """Something in a file that cannot be used; as a string, where it is and why."""
-
-    @property
-    def reason(self) -> str: ...
-
 
 class Inputs(NamedTuple, Generic[E]):
     """A file to predict."""
@@ -115,7 +106,7 @@ class Task(ABC, Generic[E]):
         config: TrainConfig,
         *,
         cache: Path | None = None,
-        tokenizer: KoBertTokenizer | None = None,
+        tokenizer: Tokenizer | None = None,
         progress: Progress = unseen,
     ) -> None:
         """A task whose data is read when it is first asked for.
@@ -143,23 +134,21 @@ class Task(ABC, Generic[E]):
         return self.spec.objective
 
     @cached_property
-    def tokenizer(self) -> KoBertTokenizer:
+    def tokenizer(self) -> Tokenizer:
         """The one that the config names, or one trained on the texts of the training split: `dev` stays unseen."""
         model = self.model
         if model.tokenizer_vocab_size is None:
             source = model.tokenizer or model.backbone
             assert source is not None
-            return KoBertTokenizer.from_pretrained(source, revision=model.revision)
+            return load_tokenizer(source, revision=model.revision)
         vocab_size, rows = model.tokenizer_vocab_size, np.ascontiguousarray(self._split["train"])
 
         def build() -> dict[str, np.ndarray]:
-            with tempfile.TemporaryDirectory() as folder:
-                KoBertTokenizer.train(self._texts_at(rows), folder, vocab_size)
-                return {"model": np.fromfile(Path(folder, "spiece.model"), dtype=np.uint8)}
+            return {"model": np.frombuffer(train_model(self._texts_at(rows), vocab_size), dtype=np.uint8)}
 
         key = {"rows": hashlib.sha256(rows.tobytes()).hexdigest(), "vocab_size": vocab_size}
         trained = cached_arrays(self._cache, self._file_key(self.data.train) | key, build)
-        tokenizer = tokenizer_from(trained["model"].tobytes())
+        tokenizer = trained_tokenizer(trained["model"].tobytes())
         if len(tokenizer) < vocab_size:
             log.warning(
                 "the training texts give a tokenizer of %s pieces, not of `tokenizer_vocab_size: %s`",
@@ -188,6 +177,28 @@ class Task(ABC, Generic[E]):
         Those of `train` can be trained on; those of `dev` are all that scores count.
         """
 
+    def _carve(
+        self,
+        split: Callable[..., tuple[Indices, Indices]],
+        train: Sequence[Any] | np.ndarray,
+        dev: Sequence[Any] | np.ndarray | None,
+    ) -> tuple[Indices, Indices]:
+        """All items of the training file and of the dev file, or the two parts of the training file.
+
+        Args:
+            split: Makes these parts: `stratified_split` or `grouped_split`.
+            train, dev: Class or group of each item of either file; `dev` is None where there is no dev file.
+        """
+        if dev is not None:
+            return np.arange(len(train)), np.arange(len(dev))
+        data = self.data
+        try:
+            return split(train, dev_fraction=data.dev_fraction, seed=data.split_seed)
+        except ValueError as error:
+            raise InputError(
+                f"no dev split can be carved ({error})", where=data.train, fix="give `data.dev`"
+            ) from error
+
     @abstractmethod
     def _texts_at(self, items: np.ndarray) -> Sequence[str]:
         """The texts of some items of the training file."""
@@ -210,24 +221,37 @@ class Task(ABC, Generic[E]):
         needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
         return self._with_head(load_bert(self.model, self.tokenizer, cache=self._cache, **needs))
 
-    def check_model(self, *, weights: bool = True) -> None:
-        """Build the model on PyTorch's meta device, which holds no numbers, and put the longest example through it:
-        what no run could train is known before one starts.
+    def build_on_meta(self, *, weights: bool = False) -> nn.Module:
+        """What `build_model` gives, on PyTorch's meta device: shapes without numbers, in no memory and next to no time.
 
         Args:
-            weights: Look whether pretrained weights are there, and fit.
+            weights: Check that pretrained weights are there, and fit.
+
+        Raises:
+            InputError: the model cannot be built.
+        """
+        needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
+        bert = check_bert(self.model, self.tokenizer, weights=weights, **needs)
+        with torch.device("meta"):
+            return self._with_head(bert)
+
+    def check_model(self, *, weights: bool = True) -> None:
+        """Put the longest example through the model on the meta device: what no run could train is known before one
+        starts.
+
+        Args:
+            weights: Check that pretrained weights are there, and fit.
 
         Raises:
             InputError: the model cannot be built, or not used.
         """
-        needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
-        bert = check_bert(self.model, self.tokenizer, weights=weights, **needs)
         ids = torch.zeros((1, self.longest), dtype=torch.int64)
         batch = Batch.pack({"input_ids": ids, "token_type_ids": ids, "attention_mask": torch.ones_like(ids)})
         try:
+            model = self.build_on_meta(weights=weights)
             with torch.device("meta"):
                 tensors = {name: part.to("meta") for name, part in batch.inputs.items() if name != "lengths"}
-                self._with_head(bert)(**tensors, lengths=batch.inputs["lengths"])
+                model(**tensors, lengths=batch.inputs["lengths"])
         except InputError:
             raise
         except Exception as error:  # of each layer its own

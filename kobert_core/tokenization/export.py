@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import sentencepiece
 
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from kobert_core.io.atomic import atomic_write_bytes, atomic_write_json, atomic_write_text
 from kobert_core.tokenization.loading import (
     CLS,
     MASK,

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from kobert_core.errors import InputError
 from kobert_core.garbage import no_collection
+from kobert_core.io.atomic import atomic_write_bytes
 from kobert_core.tokenization import export, loading, offsets, training
 from kobert_core.tokenization.batch_offsets import CharacterTable
-from kobert_core.tokenization.loading import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
+from kobert_core.tokenization.loading import CLS, PAD, SEP, SPECIAL_TOKENS, UNK
 from kobert_core.tokenization.preprocessing import not_plain, preprocess, preprocess_with_positions
+from kobert_core.tokenization.protocol import Tokenizer
 
 # The original cuts a text at the names of the special tokens and tokenizes what lies between on its own.
 _SPECIAL = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
@@ -71,7 +73,7 @@ class KoBertTokenizer:
         folder = loading.find_folder(name, revision)
         model, vocab = loading.read_layout(folder)
         try:
-            return tokenizer_from(model, None if vocab is None else tuple(vocab))
+            return _tokenizer_of(model, None if vocab is None else tuple(vocab))
         except InputError as error:
             raise InputError(str(error), where=folder) from None
 
@@ -84,7 +86,9 @@ class KoBertTokenizer:
         Raises:
             InputError: no text, or a `vocab_size` too small to hold the corpus's characters.
         """
-        return cls(training.train_model(texts, Path(folder), vocab_size))
+        model = training.train_model(texts, vocab_size)
+        atomic_write_bytes(Path(folder) / loading.SKT_MODEL, model)
+        return cls(model)
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write the files that `from_pretrained` and `transformers.AutoTokenizer` load, without custom code.
@@ -136,11 +140,6 @@ class KoBertTokenizer:
     def sep_id(self) -> int:
         """The id of `[SEP]`."""
         return self._id_of[SEP]
-
-    @property
-    def mask_id(self) -> int:
-        """The id of `[MASK]`."""
-        return self._id_of[MASK]
 
     @property
     def fingerprint(self) -> str:
@@ -261,10 +260,6 @@ class KoBertTokenizer:
         special = {self._id_of[token] for token in SPECIAL_TOKENS} if skip_special_tokens else set()
         return "".join(self._tokens[i] for i in ids if i not in special).replace("▁", " ").strip()
 
-    def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
-        """The pieces as they are in the vocabulary: `▁` marks a blank."""
-        return [self._tokens[i] for i in ids]
-
     def _encode_pieces(
         self, texts: Sequence[str], num_threads: int, return_type: Literal["numpy"] | None = None
     ) -> list[list[int]]:
@@ -298,8 +293,22 @@ class KoBertTokenizer:
         return [[i if i < size else self.unk_id for i in ids] for ids in batch]
 
 
+def load_tokenizer(name: str | PathLike[str], revision: str | None = None) -> Tokenizer:
+    """The tokenizer of a local folder, or of a model on the hub.
+
+    Raises:
+        InputError: as `KoBertTokenizer.from_pretrained`.
+    """
+    return KoBertTokenizer.from_pretrained(name, revision)
+
+
+def trained_tokenizer(model: bytes) -> Tokenizer:
+    """The tokenizer with a model of `train_model`."""
+    return _tokenizer_of(model)
+
+
 @lru_cache(maxsize=4)
-def tokenizer_from(model: bytes, vocab: tuple[str, ...] | None = None) -> KoBertTokenizer:
+def _tokenizer_of(model: bytes, vocab: tuple[str, ...] | None = None) -> KoBertTokenizer:
     """The one tokenizer of this process for these contents: trials on a warm worker share it."""
     return KoBertTokenizer(model, vocab)
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from pathlib import Path
 
 import sentencepiece
 
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_write_bytes
-from kobert_core.tokenization.loading import SKT_MODEL, SPECIAL_TOKENS
+from kobert_core.tokenization.loading import SPECIAL_TOKENS
 from kobert_core.tokenization.preprocessing import preprocess
 
 
-def train_model(texts: Iterable[str], folder: Path, vocab_size: int) -> bytes:
-    """Train a unigram model, write it to `folder`/`spiece.model`, and return its bytes.
+def train_model(texts: Iterable[str], vocab_size: int) -> bytes:
+    """Train a unigram model with SKT's special ids; the same texts give the same bytes.
 
     Raises:
         InputError: no text, or a `vocab_size` too small to hold the corpus's characters.
@@ -47,5 +45,4 @@ def train_model(texts: Iterable[str], folder: Path, vocab_size: int) -> bytes:
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"cannot train a tokenizer with vocab_size {vocab_size} ({reason})") from error
-    atomic_write_bytes(folder / SKT_MODEL, model.getvalue())
     return model.getvalue()

@@ -21,7 +21,7 @@ import pytest
 from kobert_core.checkpoint import load_state, load_weights, newest_checkpoint
 from kobert_core.data.cache import Arrays, cached_arrays
 from kobert_core.errors import InputError
-from kobert_core.files import sha256_file
+from kobert_core.io.checksums import sha256_file
 from kobert_core.pretrained import load_pretrained
 from tests.drills.conftest import Drill
 from tests.fixtures.sweeps import start_sweep
@@ -137,6 +137,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "one/tracking.jsonl.state.json": reports_of,
     "one/test_readings.jsonl": readings_of,
     "one/trials/0000/checkpoints/*/model.safetensors": checkpoint_of,
+    "one/trials/0000/checkpoints/*/optimizer.pt": checkpoint_of,
     "one/trials/0000/checkpoints/*/state.pt": checkpoint_of,
     "one/trials/0000/checkpoints/*/SHA256SUMS": checkpoint_of,
     "one/trials/0000/model/*": export_of,

@@ -24,11 +24,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kobert_core.checkpoint import STATE, SUMS, WEIGHTS, load_state, load_weights, newest_checkpoint, save_checkpoint
+from kobert_core.checkpoint import OPTIMIZER, STATE, WEIGHTS, load_state, load_weights, newest_checkpoint
 from kobert_core.config import ModelConfig, Objective
 from kobert_core.data.cache import cached_arrays
 from kobert_core.errors import InputError
-from kobert_core.files import sha256_file
+from kobert_core.io.checksums import SUMS, sha256_file
 from kobert_core.models.backbone import load_bert
 from kobert_core.pretrained import load_pretrained, save_model_files, save_weights
 from kobert_core.tasks.question_answering.squad import Squad, read_squad
@@ -37,6 +37,7 @@ from kobert_core.tasks.text_classification.rows import Rows, read_rows
 from kobert_core.tasks.text_classification.task import TextClassification
 from kobert_core.tokenization import KoBertTokenizer
 from tests.drills.conftest import Drill
+from tests.fixtures.checkpoints import save_checkpoint
 from tests.fixtures.commands import ROOT
 from tests.fixtures.tiny import tiny_config
 from tuning.cli.app import main
@@ -163,7 +164,7 @@ def check_rows(rows: Rows, content: bytes) -> None:
         else:
             cells = lines[line - 1].removesuffix("\r").split("," if suffix == ".csv" else "\t")
             record = dict(zip(names, cells, strict=True))
-        assert text == record["document"] and label == list(LABELS).index(str(int(record["label"])))
+        assert text == record["document"] and label == list(LABELS).index(str(int(str(record["label"]).strip())))
         assert "id" not in names + list(record) or row_id == str(record["id"])
     assert all(one < other for one, other in pairwise(sorted([*rows.lines, *(bad.line for bad in rows.bad)])))
 
@@ -264,12 +265,12 @@ def test_no_pickle_is_loaded(drill: Drill, tmp_path: Path) -> None:
     in_torch = io.BytesIO()
     torch.save({"bert.embeddings.weight": Harm(mark)}, in_torch)
 
-    for name, load in ((WEIGHTS, load_weights), (STATE, load_state)):
+    for name, load in ((WEIGHTS, load_weights), (STATE, load_state), (OPTIMIZER, load_state)):
         for number, content in enumerate((harm, in_torch.getvalue())):
             folder = tmp_path / f"{name}-{number}" / "update-00000001"
             save_checkpoint(folder, torch.nn.Linear(2, 2), {"update": 1})
             (folder / name).write_bytes(content)
-            sums = [f"{sha256_file(folder / each)}  {each}\n" for each in (WEIGHTS, STATE)]
+            sums = [f"{sha256_file(folder / each)}  {each}\n" for each in (WEIGHTS, OPTIMIZER, STATE)]
             (folder / SUMS).write_text("".join(sums))
             tried += 1
             with pytest.raises(InputError):

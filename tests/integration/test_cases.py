@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kobert_core.files import sha256_file
+from kobert_core.io.checksums import sha256_file
 from tests.fixtures.commands import TUNE, environment, tune
 from tests.fixtures.nodes import free_port
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from kobert_core.runtime import Report
+from kobert_core.runtime import Report, Runtime
+from tests.fixtures.runtimes import CHECKS
 from tuning.cluster.ray_cluster import ray_cluster, set_environment
 
 set_environment()
@@ -71,6 +72,11 @@ def nothing_is_left() -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_group_is_a_runtime(check: Callable[[Runtime], None], groups: WorkerGroups) -> None:
+    groups.run(check)
 
 
 def test_a_group_serves_task_after_task_in_one_process(groups: WorkerGroups) -> None:

@@ -13,6 +13,7 @@ from tuning.cluster.ray_cluster import ray_cluster, set_environment
 
 set_environment()
 
+from tests.fixtures.runtimes import CHECKS  # noqa: E402
 from tests.integration.test_worker_group import fail, process, report_at, report_until_stopped  # noqa: E402
 from tuning.study import ResourcesConfig  # noqa: E402
 from tuning.workers.broker import packed  # noqa: E402
@@ -40,6 +41,8 @@ def test_workers_of_a_group_add_up_agree_and_start_anew_when_one_is_lost(tmp_pat
         pair = WorkerGroups(1, ResourcesConfig(workers=2), storage=tmp_path)
         try:
             pair.wait_until_ready()
+            for check in CHECKS:
+                pair.run(check)
             assert pair.run(add_up) == ([9.0, 4.0], [0, 1])
             number = ray.get(pair.broker.submit.remote(packed(report_until_stopped)))
             assert ray.get(pair.broker.take.remote(number)) == ("report", as_content(report_at(0)))

@@ -12,6 +12,7 @@ from kobert_core.tasks.question_answering.squad import read_squad
 from kobert_core.tasks.question_answering.windows import WindowExamples, strings
 from kobert_core.tokenization import KoBertTokenizer
 from tests.fixtures.squad import make_examples
+from tests.fixtures.tokens import pieces_of
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_positions_differ_only_where_the_original_takes_more_than_the_answer(
         assert offsets[ours[1], 0] < end <= offsets[ours[1], 1], "our last piece has a character of the answer"
         ids = features["input_ids"][row]
         more = [*ids[theirs[0] : ours[0]], *ids[ours[1] + 1 : theirs[1] + 1]]
-        only_blank = tokenizer.convert_ids_to_tokens(more) == ["▁"]
+        only_blank = pieces_of(tokenizer, more) == ["▁"]
         cut = context[offsets[theirs[0], 0] : offsets[theirs[1], 1]]
         assert only_blank or cut != context[start:end], "what it takes more is no part of the answer"
         kinds["a blank more" if only_blank else "whole words"] += 1

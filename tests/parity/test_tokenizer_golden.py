@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sentencepiece
 
 from kobert_core.tokenization import KoBertTokenizer
 from kobert_core.tokenization.preprocessing import preprocess
+from tests.fixtures.tokens import pieces_of
 
 LAYOUTS = {"skt": "skt-kobert-base-v1", "monologg": "monologg-kobert"}
 
@@ -58,8 +55,8 @@ def test_golden_ids(golden: Golden) -> None:
 
 def test_golden_special_ids(golden: Golden) -> None:
     tokenizer = golden.tokenizer
-    ids = [tokenizer.unk_id, tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
-    assert ids == [0, 1, 2, 3, 4]
+    ids = [tokenizer.unk_id, tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id]
+    assert ids == [0, 1, 2, 3] and tokenizer.encode("[MASK]") == [2, 4, 3]
     assert len(tokenizer) == 8002
 
 
@@ -75,7 +72,7 @@ def test_offsets_of_golden_texts(golden: Golden) -> None:
     for text, expected in zip(golden.texts, golden.ids, strict=True):
         ids, spans = golden.tokenizer.encode_with_offsets(text)
         assert ids.tolist() == expected[1:-1]
-        pieces = golden.tokenizer.convert_ids_to_tokens(ids.tolist())
+        pieces = pieces_of(golden.tokenizer, ids.tolist())
         for piece, (start, end) in zip(pieces, spans.tolist(), strict=True):
             if piece != "[UNK]":
                 assert piece.removeprefix("▁") in normalize(preprocess(text[start:end]))
@@ -97,7 +94,7 @@ def test_offsets_of_golden_texts(golden: Golden) -> None:
 def test_offsets_by_example(shared: Path, text: str, expected: list[tuple[str, str]]) -> None:
     tokenizer = KoBertTokenizer.from_pretrained(shared / "models/skt-kobert-base-v1")
     ids, spans = tokenizer.encode_with_offsets(text)
-    pieces = tokenizer.convert_ids_to_tokens(ids.tolist())
+    pieces = pieces_of(tokenizer, ids.tolist())
     assert [(p, text[a:b]) for p, (a, b) in zip(pieces, spans.tolist(), strict=True)] == expected
 
 
@@ -105,7 +102,7 @@ def test_exported_ids(golden: Golden, auto: Any) -> None:
     found = auto(golden.texts)["input_ids"]
     differing = [(a, b) for a, b in zip(found, golden.ids, strict=True) if a != b]
     assert len(differing) == EXPORTED_TIES
-    dots = {i for i in range(8002) if set(golden.tokenizer.convert_ids_to_tokens([i])[0]) == {"."}}
+    dots = {i for i in range(8002) if set(pieces_of(golden.tokenizer, [i])[0]) == {"."}}
     for a, b in differing:
         assert sorted(a) == sorted(b)
         assert all({x, y} <= dots for x, y in zip(a, b, strict=True) if x != y)
@@ -120,20 +117,3 @@ def test_exported_pairs(golden: Golden, auto: Any) -> None:
         assert types == expected_types + [0] * padding
         if alone[i] and alone[i + 1]:
             assert ids == expected_ids + [1] * padding
-
-
-def test_batch_costs_little_more_than_sentencepiece(golden: Golden) -> None:
-    """At most 1.5 times; benchmarks/bench.py --only tokenizer has the figures."""
-    texts = golden.texts * 4
-    alone = sentencepiece.SentencePieceProcessor(model_file=str(next(golden.folder.glob("*.model"))))
-    ratios = []
-    for _ in range(9):
-        base = _seconds(lambda: alone.encode(texts, num_threads=1))
-        ratios.append(_seconds(lambda: golden.tokenizer.encode_batch(texts, num_threads=1)) / base)
-    assert statistics.median(ratios) < 1.5
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.process_time()
-    call()
-    return time.process_time() - started

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from torch import nn
 
-from kobert_core.checkpoint import link_checkpoint, load_weights, save_checkpoint
+from kobert_core.checkpoint import link_checkpoint, load_weights
 from kobert_core.data.cache import cached_arrays
-from kobert_core.files import atomic_write_text
+from kobert_core.io.atomic import atomic_write_text
 from kobert_core.pretrained import save_model_files, save_weights
 from kobert_core.tasks.text_classification.task import TextClassification
+from tests.fixtures.checkpoints import save_checkpoint
 from tests.fixtures.tiny import tiny_config
 from tuning.tracking.spool import Spool
 

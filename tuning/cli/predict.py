@@ -10,7 +10,8 @@ from typing import Any
 
 from kobert_core.errors import InputError
 from kobert_core.evaluation import predict
-from kobert_core.files import atomic_write_json, atomic_write_text, check_output, file_digest
+from kobert_core.io.atomic import atomic_write_json, atomic_write_text, check_output
+from kobert_core.io.checksums import file_digest
 from kobert_core.pretrained import load_pretrained
 from kobert_core.progress import Progress, unseen
 from kobert_core.runtime import LocalRuntime

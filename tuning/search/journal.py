@@ -11,7 +11,8 @@ from pathlib import Path
 from optuna.storages.journal import JournalFileBackend
 
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_write_json, sealed, unsealed
+from kobert_core.io.atomic import atomic_write_json
+from kobert_core.io.checksums import sealed, unsealed
 from tuning.sweep_dir.disk_full import ending_when_full
 from tuning.sweep_dir.layout import SUM
 

@@ -16,7 +16,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from kobert_core.config import DataConfig, FrozenConfig, ModelConfig, Objective, OptimConfig, RunConfig
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_write_text
+from kobert_core.io.atomic import atomic_write_text
 from kobert_core.tasks import SPECS
 from kobert_core.tasks.spec import TaskSpec
 from search_spaces.distributions import Space

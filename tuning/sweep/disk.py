@@ -88,18 +88,8 @@ class DiskNeeds:
 
 
 def checkpoint_bytes(task: Task[Examples]) -> int:
-    """The size of a checkpoint: float32 weights, and the two moments that AdamW keeps of each.
-
-    Counted from the shape of BERT, whose heads are small: the driver needs no model, and its code takes long to import.
-    """
-    shape = task.hf_config()
-    hidden, inner = shape.hidden_size, shape.intermediate_size
-    norm = 2 * hidden
-    embeddings = (shape.vocab_size + shape.max_position_embeddings + shape.type_vocab_size) * hidden + norm
-    attention = 4 * (hidden + 1) * hidden + norm
-    feed_forward = (hidden + 1) * inner + (inner + 1) * hidden + norm
-    pooler = (hidden + 1) * hidden
-    return 3 * 4 * int(embeddings + shape.num_hidden_layers * (attention + feed_forward) + pooler)
+    """The size of a checkpoint: float32 weights, and the two moments that AdamW keeps of each."""
+    return 3 * 4 * sum(parameter.numel() for parameter in task.build_on_meta().parameters())
 
 
 def bytes_in(folder: Path) -> int:

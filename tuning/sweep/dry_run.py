@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from kobert_core.data.set_aside import PLACES_SHOWN
 from kobert_core.progress import Progress, unseen
-from kobert_core.tasks.base import PLACES_SHOWN, Examples, Task
+from kobert_core.tasks.base import Examples, Task
 from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared

@@ -12,14 +12,8 @@ from pathlib import Path
 
 from kobert_core.checkpoint import load_weights
 from kobert_core.errors import InputError
-from kobert_core.files import (
-    atomic_folder,
-    atomic_write_json,
-    atomic_write_text,
-    check_sums,
-    check_writable,
-    write_sums,
-)
+from kobert_core.io.atomic import atomic_folder, atomic_write_json, atomic_write_text, check_writable
+from kobert_core.io.checksums import check_sums, write_sums
 from kobert_core.pretrained import TRAIN_CONFIG, empty_model, keep_chosen, save_weights
 from kobert_core.tasks import SPECS, task_class
 from kobert_core.texts import printable
@@ -124,7 +118,9 @@ def take_values(folder: Path, record: TrialRecord, *, where: Path) -> None:
 def model_card(
     sweep: Path, study: StudyConfig, record: TrialRecord, test: Mapping[str, Mapping[str, float]], beside: Comparison
 ) -> str:
-    """A model card in the format of the HuggingFace hub: data, values and results."""
+    """A model card of the HuggingFace hub: data, values and results."""
+    from huggingface_hub import ModelCard, ModelCardData
+
     test = {name: found for name, found in test.items() if not tuned_on_test(found)}
     metrics = {**record.metrics, **test.get("winner", {})}
     backbone = code(local_name(study.model.backbone)) if study.model.backbone else "none"
@@ -136,13 +132,10 @@ def model_card(
         if baseline.trial != record.trial
         for name, value in sorted({**objective_of(baseline, study), **test.get(test_name(baseline), {})}.items())
     ]
-    return "\n".join(
+    data = ModelCardData(language="ko", library_name="transformers", pipeline_tag=SPECS[study.task].pipeline_tag)
+    content = "\n".join(
         [
-            "---",
-            "language: ko",
-            "library_name: transformers",
-            f"pipeline_tag: {SPECS[study.task].pipeline_tag}",
-            "---",
+            f"---\n{data.to_yaml()}\n---",
             "",
             f"# {code(sweep.name)}, trial {record.trial}",
             "",
@@ -168,6 +161,7 @@ def model_card(
             "",
         ]
     )
+    return str(ModelCard(content))
 
 
 def objective_of(record: TrialRecord, study: StudyConfig) -> dict[str, float]:

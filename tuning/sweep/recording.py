@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -33,6 +34,7 @@ class Recorder(DriverOnly, Callback):
     ) -> None:
         self._study, self._table, self._tracker, self._rounds = study, table, tracker, rounds
         self._budget, self._disk = budget, disk
+        self._remover = ThreadPoolExecutor(1, thread_name_prefix="remover")
         self._session: dict[int, tuple[float, float]] = {}
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
@@ -111,9 +113,15 @@ class Recorder(DriverOnly, Callback):
             if record.state == TrialState.RUNNING:
                 self._end(record, state_at_end(record.progress, lost=True))
 
+    def close(self) -> None:
+        """Wait until what is not kept is removed."""
+        self.keep_best_checkpoints()
+        self._remover.shutdown()
+
     def keep_best_checkpoints(self) -> None:
         """Of the trials that ended, the best few and the baselines keep their best checkpoint, if the disk budget
-        allows; interrupted trials keep all checkpoints."""
+        allows; interrupted trials keep all checkpoints. A thread removes the others: it takes seconds if they are
+        large."""
         best = [record.trial for record in self._table.best(len(self._table))]
         wanted = list(dict.fromkeys([*best[: self._study.keep_checkpoints], *self._study.search.baselines]))
         room = self._disk.for_ended(live=sum(not record.has_ended for record in self._table))
@@ -121,13 +129,13 @@ class Recorder(DriverOnly, Callback):
         for record in sorted(ended, key=lambda each: wanted.index(each.trial) if each.trial in wanted else len(wanted)):
             folder = trial_folder(self._table.folder, record.trial) / CHECKPOINTS
             if record.trial in wanted and record.checkpoint:
-                prune_checkpoints(folder, keep={record.checkpoint})
-                size = bytes_in(folder)
+                self._remover.submit(prune_checkpoints, folder, keep={record.checkpoint})
+                size = bytes_in(folder / record.checkpoint)
                 if size <= room or record.trial in best[:1]:
                     room -= size
                     continue
             if folder.is_dir() or record.checkpoint:
-                shutil.rmtree(folder, ignore_errors=True)  # it is gone if a driver was killed right here
+                self._remover.submit(shutil.rmtree, folder, ignore_errors=True)  # done again if a kill comes between
                 record.checkpoint = None
         self._table.write()
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_write_json, atomic_write_text, is_disk_full, sealed
+from kobert_core.io.atomic import atomic_write_json, atomic_write_text, is_disk_full
+from kobert_core.io.checksums import sealed
 from kobert_core.tasks.base import Examples, Task
 from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
@@ -156,7 +157,7 @@ class Sweep:
     def _worker_groups(self, address: str | None, reading: Future[Task[Examples]]) -> Iterator[WorkerPool]:
         """Ray with worker groups that are starting: this takes longest, and runs while the data is read."""
         from tuning.cluster.ray_watch import ending_with_ray
-        from tuning.workers.worker_pool import WorkerPool
+        from tuning.workers.worker_pool import WorkerPool, modules_for
 
         if reading.done():
             reading.result()  # bad data is told before Ray starts
@@ -166,7 +167,13 @@ class Sweep:
             if len(cluster) > 1:
                 check_shared(self.folder, files_of(self.study))
             count = min(groups_that_fit(cluster, self.study.resources), max(1, self.table.trials_left(self.study)))
-            groups = WorkerPool(count, self.study.resources, storage=self.folder / SCRATCH, say=self.display.say)
+            groups = WorkerPool(
+                count,
+                self.study.resources,
+                storage=self.folder / SCRATCH,
+                modules=modules_for(self.study.task),
+                say=self.display.say,
+            )
             try:
                 yield groups
             finally:
@@ -192,7 +199,7 @@ class Sweep:
             left, ended = table.trials_left(study), sum(record.has_ended for record in table)
             if left <= 0 and ended < study.budget.trials:
                 say(f"all points of the space are tried: {ended} trials, and not {study.budget.trials}")
-            recorder.keep_best_checkpoints()
+            recorder.close()
             winner = None if budget.interrupted or budget.gave_up else table.winner()
             return Outcome(
                 winner=winner,

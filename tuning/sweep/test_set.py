@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from kobert_core.files import file_digest
+from kobert_core.io.checksums import file_digest
 from tuning.study import StudyConfig
 from tuning.sweep.background import in_background
 from tuning.sweep.comparison import baselines_of, compared

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from kobert_core.files import file_digest
+from kobert_core.io.checksums import file_digest
 from kobert_core.tasks.base import Examples, Task
 from tuning.study import StudyConfig
 from tuning.sweep.comparison import baselines_of, compared

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from kobert_core.files import check_writable
+from kobert_core.io.atomic import check_writable
 from kobert_core.pretrained import save_model_files
 from kobert_core.profiling import ProfilingRuntime
 from kobert_core.progress import Progress, unseen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kobert_core.files import is_disk_full
+from kobert_core.io.atomic import is_disk_full
 
 
 class DiskFull(BaseException):

@@ -11,7 +11,8 @@ from typing import TypedDict, cast
 
 from kobert_core.config import NUMBERS
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_write_json, file_digest, sealed, unsealed
+from kobert_core.io.atomic import atomic_write_json
+from kobert_core.io.checksums import file_digest, sealed, unsealed
 from search_spaces.validation import show
 from tuning.study import StudyConfig
 from tuning.sweep_dir.layout import PROVENANCE

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
 from kobert_core.errors import InputError
-from kobert_core.files import sealed_line, unsealed_line
+from kobert_core.io.checksums import sealed_line, unsealed_line
 from tuning.sweep_dir.layout import TEST_SET_LOG
 
 _WHOLE = rb'"crc32":"[0-9a-f]{8}".|}$'

@@ -17,7 +17,8 @@ from typing_extensions import TypedDict  # of typing, Pydantic reads it from Pyt
 
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
-from kobert_core.files import atomic_write_json, atomic_write_text, sealed, unsealed
+from kobert_core.io.atomic import atomic_write_json, atomic_write_text
+from kobert_core.io.checksums import sealed, unsealed
 from search_spaces.validation import show
 from tuning.sweep_dir.disk_full import ending_when_full
 from tuning.sweep_dir.layout import LEDGER, TABLE, WINNER

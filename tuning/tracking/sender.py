@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from kobert_core.files import atomic_write_json, sealed
+from kobert_core.io.atomic import atomic_write_json
+from kobert_core.io.checksums import sealed
 
 from .dead_letters import DeadLetters
 from .spool import Record, Spool, record_of

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kobert_core.errors import InputError
-from kobert_core.files import sealed_line, unsealed_line
+from kobert_core.io.checksums import sealed_line, unsealed_line
 
 Record = dict[str, Any]
 """A line of JSON, checked by `record_of`."""

@@ -14,7 +14,7 @@ import ray
 from pyarrow.fs import LocalFileSystem
 from ray import tune
 
-from kobert_core.files import file_digest
+from kobert_core.io.checksums import file_digest
 from tuning.sweep_dir.layout import CHECKPOINTS, LOG, MAX_PBT_CHECKPOINTS, MODEL_FILES, PBT_CHECKPOINTS, trial_folder
 from tuning.workers.broker import packed
 from tuning.workers.failures import TrialFailed, TrialRefused, in_one_line

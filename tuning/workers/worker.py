@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 import psutil
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from ray import cloudpickle
 
 from kobert_core.errors import InputError
-from kobert_core.files import is_disk_full
+from kobert_core.io.atomic import is_disk_full
 from kobert_core.memory import is_out_of_memory
 from tuning.workers.broker import Kind
 from tuning.workers.group_runtime import SECONDS_BETWEEN_HEARTBEATS, GroupRuntime, WorkerLost
@@ -38,6 +39,7 @@ class WorkerConfig(TypedDict):
     gpus: float
     timeout: float
     max_tasks: int
+    modules: Sequence[str]
 
 
 def serve(config: WorkerConfig) -> None:
@@ -52,6 +54,7 @@ def serve(config: WorkerConfig) -> None:
         keep_to_share_of_memory(device, config["gpus"])
     cpu_group = dist.new_group(backend="gloo") if workers > 1 else None
     actor, wear = cloudpickle.dumps(ray.get_runtime_context().current_actor), Wear(config["max_tasks"])
+    prepare(config["modules"], device)
     gc.freeze()  # what is imported by now stays: a collection after each task looks at the task alone
     while (task := ray.get(broker.next.remote(group, rank, actor, worn_out=wear.is_out()))) is not None:
         number, content = task
@@ -75,6 +78,13 @@ def serve(config: WorkerConfig) -> None:
                 os._exit(1)
         else:
             ray.get(broker.end.remote(number, rank, "value", value if rank == 0 else None))
+
+
+def prepare(modules: Sequence[str], device: torch.device) -> None:
+    """Do what the first task would otherwise wait for: import modules, start the device."""
+    for module in modules:
+        importlib.import_module(module)
+    torch.empty((), device=device)
 
 
 def keep_to_share_of_memory(device: torch.device, share: float) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -47,6 +47,7 @@ class WorkerGroups:
         resources: ResourcesConfig,
         *,
         storage: Path,
+        modules: Sequence[str] = (),
         max_tasks: int = MAX_TASKS,
         say: Callable[[str], object] = lambda line: None,
     ) -> None:
@@ -56,6 +57,7 @@ class WorkerGroups:
             count: Number of groups.
             resources: What a group consists of.
             storage: Folder for what Ray Train writes for itself.
+            modules: Names of those that tasks need: workers import them before their first task.
             max_tasks: After so many tasks a group is replaced by a fresh one.
             say: Is called with a line, in a thread, when a trial has lost its workers.
         """
@@ -63,7 +65,8 @@ class WorkerGroups:
 
         actor = ray.remote(num_cpus=0)(Broker).options(max_concurrency=MAX_WAITING, scheduling_strategy=beside_us())
         self.broker = cast("BrokerActor", actor.remote(count, resources.workers))
-        self.count, self._resources, self._storage, self._max_tasks = count, resources, storage, max_tasks
+        self.count, self._resources, self._storage = count, resources, storage
+        self._modules, self._max_tasks = modules, max_tasks
         self._say, self._closing = say, threading.Event()
         self._trainers: dict[str, InProcessTorchTrainer] = {}
         self._threads = [threading.Thread(target=self._keep_alive, args=(i,), daemon=True) for i in range(count)]
@@ -167,6 +170,7 @@ class WorkerGroups:
             "gpus": gpus,
             "timeout": self._resources.timeout,
             "max_tasks": self._max_tasks,
+            "modules": self._modules,
         }
         trainer = InProcessTorchTrainer(
             serve,

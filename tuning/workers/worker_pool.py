@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ray.exceptions import RayError
 
+from kobert_core.tasks import SPECS
 from tuning.study import ResourcesConfig
 from tuning.workers.failures import MAX_LOSSES, in_one_line, is_infrastructure
 from tuning.workers.worker_groups import GroupLost, WorkerGroups
@@ -19,19 +20,34 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def modules_for(task: str) -> list[str]:
+    """What trials of a task import, seconds of it: their workers do so while the driver reads the data."""
+    implementation, _, _ = SPECS[task].implementation.partition(":")
+    return [implementation, "kobert_core.pretrained", "kobert_core.training", "transformers.models.bert.modeling_bert"]
+
+
 class WorkerPool:
     """`WorkerGroups`, which are replaced when their broker has died or no group can be started."""
 
-    def __init__(self, count: int, resources: ResourcesConfig, *, storage: Path, say: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        count: int,
+        resources: ResourcesConfig,
+        *,
+        storage: Path,
+        modules: Sequence[str],
+        say: Callable[[str], object],
+    ) -> None:
         """See `WorkerGroups`; `say` is also told why a task runs again."""
-        self.count, self._resources, self._storage, self._say = count, resources, storage, say
+        self.count, self._resources, self._storage = count, resources, storage
+        self._modules, self._say = modules, say
         self._lock, self._starts = threading.Lock(), 0
         self._groups = self._start()
 
     def _start(self) -> WorkerGroups:
         self._starts += 1
         storage = self._storage / f"groups-{self._starts}"
-        return WorkerGroups(self.count, self._resources, storage=storage, say=self._say)
+        return WorkerGroups(self.count, self._resources, storage=storage, modules=self._modules, say=self._say)
 
     @property
     def broker(self) -> BrokerActor:

@@ -45,31 +45,6 @@ def _score_all(dataset: Mapping[str, Any], predictions: Mapping[str, str]) -> li
     ]
 
 
-def score_squad2(
-    dataset: Mapping[str, Any], predictions: Mapping[str, str], null_scores: Mapping[str, float] | None = None
-) -> dict[str, float]:
-    """The totals of the official SQuAD 2.0 script, in percent, of KorQuAD's exact match and F1.
-
-    Args:
-        dataset: the parsed JSON file.
-        predictions: question id to text, empty for "no answer".
-        null_scores: question id to how sure it is that there is no answer; then `predictions` hold the best answers
-            whether or not there is one.
-
-    Returns:
-        `exact`, `f1`, those of `squad2_totals`, and with `null_scores` also those of `best_totals`. An id that occurs
-        twice counts once, as in that script.
-    """
-    each = score_each(dataset, predictions)
-    has_answer = {question["id"]: bool(_golds(question)) for question in _questions(dataset)}
-    scores, answerable = list(each.values()), np.array(list(has_answer.values()))
-    totals = total(scores)
-    result = {"exact": totals["exact_match"], "f1": totals["f1"]} | squad2_totals(scores, answerable)
-    if null_scores is not None:
-        result |= best_totals(scores, np.array([null_scores[key] for key in each]), answerable)
-    return result
-
-
 def score_answer(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
     """Exact match and F1 of one prediction, each the best over the gold answers; without these, nothing is right."""
     words = normalize(prediction)

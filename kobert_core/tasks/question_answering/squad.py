@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from kobert_core.data.formats import BOM, character_problem
+from kobert_core.data.set_aside import check_usable
 from kobert_core.errors import InputError
 from kobert_core.garbage import no_collection
-
-PLACES_SHOWN = 5
+from kobert_core.texts import character_problem
 
 Use = Literal["training", "scoring", "asking"]
 """What a file is read for. Each needs less of a question than the one before it."""
@@ -124,13 +123,21 @@ def read_squad(path: str | Path, *, use: Use = "training", max_bad_fraction: flo
                 squad.bad.append(bad)
             else:
                 usable += problem is None
-    _check_bad(squad, usable, max_bad_fraction)
+    unusable = sum(one.questions for one in squad.bad)
+    check_usable(
+        path,
+        squad.bad,
+        unit="questions",
+        usable=usable,
+        unusable=unusable,
+        max_bad_fraction=max_bad_fraction,
+    )
     return squad
 
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes().removeprefix(BOM).decode())
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path) from error
     except (ValueError, RecursionError) as error:
@@ -235,20 +242,3 @@ def _text_problem(text: Any, name: str) -> str | None:
     if not isinstance(text, str):
         return f"{name} is missing" if text is None else f"{name} is not a string but {type(text).__name__}"
     return character_problem(text) if text.strip() else f"{name} is empty"
-
-
-def _check_bad(squad: Squad, usable: int, max_bad_fraction: float) -> None:
-    bad = sum(one.questions for one in squad.bad)
-    total = bad + usable
-    if total == 0:
-        raise InputError("has no questions", where=squad.path)
-    if usable and bad / total <= max_bad_fraction:
-        return
-    places = "; ".join(map(str, squad.bad[:PLACES_SHOWN])) + ("; …" if len(squad.bad) > PLACES_SHOWN else "")
-    shares = f"{bad / total:.2%}, at most {max_bad_fraction:.2%} may be"
-    count = (
-        f"{bad:,} of {total:,} questions are bad ({shares})"
-        if usable
-        else f"none of its {total:,} questions can be used"
-    )
-    raise InputError(f"{count}: {places}", where=squad.path)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +14,13 @@ from torch import nn
 
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
-from kobert_core.data.splits import grouped_split
+from kobert_core.data.set_aside import PLACES_SHOWN
+from kobert_core.data.splits import grouped_split, sample
 from kobert_core.data.survey import CutOff, Survey, same_files, share_of, text_digests, warn_of_same_files
 from kobert_core.errors import InputError
-from kobert_core.files import file_digest
+from kobert_core.io.checksums import file_digest
 from kobert_core.models.backbone import make_bert_config
-from kobert_core.tasks.base import PLACES_SHOWN, Chance, Inputs, Purpose, Task
+from kobert_core.tasks.base import Chance, Inputs, Purpose, Task
 from kobert_core.tasks.question_answering.config import SPEC, QuestionAnsweringData, QuestionAnsweringModel
 from kobert_core.tasks.question_answering.decoding import Answers, Outputs, decode, perfect_outputs, texts
 from kobert_core.tasks.question_answering.metrics import chosen_threshold, gold_texts, score_answers, span_loss
@@ -138,29 +138,6 @@ class QuestionAnswering(Task[WindowExamples]):
         if metric not in ("eval/f1", "eval/exact_match"):
             return None
         return Chance(100 * float(np.mean([not gold for gold in gold_texts(examples)])), "no answer at all")
-
-    def tune_decoding(
-        self,
-        examples: WindowExamples,
-        outputs: Outputs,
-        *,
-        n_best: Sequence[int] = (5, 20, 50),
-        max_answer_length: Sequence[int] = (10, 20, 30, 50),
-        trim: Sequence[bool] = (True, False),
-    ) -> list[dict[str, Any]]:
-        """Each combination of settings with its scores on kept outputs, best F1 first; nothing is trained.
-
-        The settings are values of the model's config, to be chosen on the dev split; where that has questions without
-        answers and the config no `null_threshold`, each combination has its own. Of equal ones the smaller come first.
-        """
-        rows = []
-        for settings in itertools.product(n_best, max_answer_length, trim):
-            named: dict[str, Any] = dict(zip(("n_best", "max_answer_length", "trim"), settings, strict=True))
-            answers, threshold = decode(examples, outputs, **named), self.model.null_threshold
-            if threshold is None and (threshold := chosen_threshold(examples, answers)) is not None:
-                named["null_threshold"] = threshold
-            rows.append(named | score_answers(examples, answers, threshold))
-        return sorted(rows, key=lambda row: -row["f1"])
 
     def describe(self, file: Path) -> dict[str, Any]:
         """What is in a labelled file, and the best scores that a model with this tokenizer can reach on it.
@@ -289,18 +266,11 @@ class QuestionAnswering(Task[WindowExamples]):
         """Questions of the train and the dev split: of `train` both, or of `train` and of `dev`."""
         data = self.data
         file = self._texts(data.train, "training")
-        articles = file["article"]
         dev_file = file if data.dev is None else self._texts(data.dev, "scoring")
-        if data.dev is not None:
-            train, dev = np.arange(len(articles)), np.arange(len(dev_file["article"]))
-        else:
-            try:
-                train, dev = grouped_split(articles.tolist(), dev_fraction=data.dev_fraction, seed=data.split_seed)
-            except ValueError as error:
-                raise InputError(
-                    f"no dev split can be carved by article ({error})", where=data.train, fix="give `data.dev`"
-                ) from error
-        dev = self._sample(dev, data.max_dev_examples)
+        dev_articles = None if data.dev is None else dev_file["article"]
+        train, dev = self._carve(grouped_split, file["article"].tolist(), dev_articles)
+        train = sample(train[file["trainable"][train]], data.max_train_examples, seed=data.split_seed)
+        dev = sample(dev, data.max_dev_examples, seed=data.split_seed)
         objective = self.config.objective or self.objective
         if objective.metric == "eval/loss" and not dev_file["trainable"][dev].any():
             raise InputError(
@@ -308,10 +278,4 @@ class QuestionAnswering(Task[WindowExamples]):
                 where=data.dev or data.train,
                 fix="take `objective.metric: eval/f1`",
             )
-        return {"train": self._sample(train[file["trainable"][train]], data.max_train_examples), "dev": dev}
-
-    def _sample(self, questions: np.ndarray, size: int | None) -> np.ndarray:
-        if size is None or size >= len(questions):
-            return questions
-        chosen = np.random.Generator(np.random.PCG64(self.data.split_seed)).permutation(len(questions))[:size]
-        return questions[np.sort(chosen)]
+        return {"train": train, "dev": dev}

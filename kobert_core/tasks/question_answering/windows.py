@@ -20,7 +20,7 @@ from kobert_core.data.batching import IGNORED, Batch, places_in
 from kobert_core.tasks.question_answering.config import Lengths
 from kobert_core.tasks.question_answering.graphemes import grapheme_starts, trims_needed
 from kobert_core.tasks.question_answering.squad import Question, Squad
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tokenization import Tokenizer
 
 Arrays = dict[str, np.ndarray]
 
@@ -82,7 +82,7 @@ def _target(question: Question, squad: Squad, begins: list[int]) -> tuple[int, i
     return begin, begin + len(text.strip())
 
 
-def piece_arrays(texts: Arrays, tokenizer: KoBertTokenizer) -> Arrays:
+def piece_arrays(texts: Arrays, tokenizer: Tokenizer) -> Arrays:
     """The pieces of every context and question, and where each target lies in them.
 
     Returns:
@@ -190,7 +190,7 @@ class WindowExamples:
         texts: Arrays,
         pieces: Arrays,
         windows: Arrays,
-        tokenizer: KoBertTokenizer,
+        tokenizer: Tokenizer,
         *,
         max_query_length: int,
         questions: np.ndarray | None = None,

@@ -6,19 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
 from kobert_core.data.batching import Batch, places_in
 from kobert_core.tasks.text_classification.rows import Rows
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tokenization import Tokenizer
 
 CODE_VERSION = 2
 """Part of the cache's key: raised when files would be read, or arrays come out, differently."""
 
 
-class TextExamples(Dataset[dict[str, torch.Tensor]]):
-    """Labelled texts, tokenized; a `Dataset` whose `collate_fn` goes into any `DataLoader`.
+class TextExamples:
+    """Labelled texts, tokenized.
 
     All ids lie end to end in one array without special tokens and untruncated, so that one memory map
     serves every `max_length` and every split.
@@ -31,7 +29,7 @@ class TextExamples(Dataset[dict[str, torch.Tensor]]):
         ids: np.ndarray,
         starts: np.ndarray,
         labels: np.ndarray,
-        tokenizer: KoBertTokenizer,
+        tokenizer: Tokenizer,
         *,
         max_length: int,
         rows: np.ndarray | None = None,
@@ -68,31 +66,6 @@ class TextExamples(Dataset[dict[str, torch.Tensor]]):
         """The number of rows."""
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """`input_ids` of shape (length,) with `[CLS] … [SEP]`, and the scalar `labels`."""
-        row = self.rows[index]
-        start = self._starts[row]
-        pieces = self._ids[start : start + self.lengths[index] - 2]
-        ids = np.concatenate(([self._tokenizer.cls_id], pieces, [self._tokenizer.sep_id]))
-        return {
-            "input_ids": torch.from_numpy(ids.astype(np.int64)),
-            "labels": torch.tensor(int(self.labels[index])),
-        }
-
-    def collate_fn(self, items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Items of `__getitem__`, padded to the longest: int64 tensors of shape (batch, width), labels (batch,)."""
-        input_ids = torch.nn.utils.rnn.pad_sequence(
-            [item["input_ids"] for item in items], batch_first=True, padding_value=self._tokenizer.pad_id
-        )
-        lengths = torch.tensor([len(item["input_ids"]) for item in items])
-        attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": torch.zeros_like(input_ids),
-            "labels": torch.stack([item["labels"] for item in items]),
-        }
-
     def batch(self, indices: np.ndarray) -> Batch:
         """The examples at `indices`, as the model takes them; the target is `labels`."""
         lengths = self.lengths[indices]
@@ -118,7 +91,7 @@ class TextExamples(Dataset[dict[str, torch.Tensor]]):
         )
 
 
-def tokenize_parts(parts: Iterable[Rows], tokenizer: KoBertTokenizer) -> Iterator[dict[str, np.ndarray]]:
+def tokenize_parts(parts: Iterable[Rows], tokenizer: Tokenizer) -> Iterator[dict[str, np.ndarray]]:
     """`tokenize` of a file that is read in parts; joined, they are what it gives for the whole."""
     begin = 0
     for number, rows in enumerate(parts):
@@ -128,7 +101,7 @@ def tokenize_parts(parts: Iterable[Rows], tokenizer: KoBertTokenizer) -> Iterato
         yield arrays | {"starts": starts[1:] if number else starts}
 
 
-def tokenize(texts: Sequence[str], labels: np.ndarray, tokenizer: KoBertTokenizer) -> dict[str, np.ndarray]:
+def tokenize(texts: Sequence[str], labels: np.ndarray, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     """The arrays that `TextExamples` views: `ids`, `starts` and `labels`."""
     ids, starts = tokenizer.encode_batch_flat(texts)
     return {"ids": ids, "starts": starts, "labels": np.asarray(labels, dtype=np.int64)}

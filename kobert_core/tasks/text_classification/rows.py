@@ -7,20 +7,22 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kobert_core.data.formats import BLOCK, BOM, Record, character_problem, read_table
+from kobert_core.data.formats import Record, read_table
+from kobert_core.data.set_aside import check_usable
 from kobert_core.errors import InputError
 from kobert_core.tasks.text_classification.columns import Columns
 from kobert_core.tasks.text_classification.labels import MAX_INFERRED, Classes, LabelCounts
-from kobert_core.texts import composed, distinct
+from kobert_core.texts import character_problem, composed, distinct
 
-PLACES_SHOWN = 5
 NAMES_SHOWN = 20
 ROWS_AT_ONCE = 10_000
+
+Picked = tuple[object, str, str]
+"""Text, label and id of a record, before they are checked."""
 
 
 @dataclass(frozen=True)
@@ -112,17 +114,19 @@ def row_chunks(
     if not 0 <= max_bad_fraction <= 1:
         raise ValueError(f"`0 <= max_bad_fraction <= 1` must hold, but got {max_bad_fraction}.")
     path = Path(path)
-    _check_readable(path)
     picked = _picked(path, columns, labelled=labelled)
     classes = Classes(labels) if labelled and labels else None
-    earlier, usable, bad = EarlierIds(), 0, list[BadRow]()
-    while records_left := list(itertools.islice(picked, size)):
-        rows = _fill(path, records_left, classes, earlier)
+    line_of_id, usable, bad = dict[str, int](), 0, list[BadRow]()
+    while some := list(itertools.islice(picked, size)):
+        rows = _fill(path, some, classes, line_of_id)
         usable += len(rows)
         bad.extend(rows.bad)
         yield rows
-    advice = classes.advice(usable, len(bad), columns.label) if classes else None
-    _check_bad(path, usable, bad, max_bad_fraction, advice)
+    if 2 * sum(row.reason == "broken UTF-8" for row in bad) > len(bad):
+        fix: str | None = "write the file as UTF-8"
+    else:
+        fix = classes.advice(usable, len(bad), columns.label) if classes else None
+    check_usable(path, bad, unit="rows", usable=usable, unusable=len(bad), max_bad_fraction=max_bad_fraction, fix=fix)
 
 
 def infer_labels(path: str | Path, columns: Columns) -> list[str]:
@@ -132,7 +136,6 @@ def infer_labels(path: str | Path, columns: Columns) -> list[str]:
         InputError: the file cannot be read, or what is in the label column are no classes.
     """
     path, found = Path(path), LabelCounts()
-    _check_readable(path)
     for _, values in _picked(path, columns, labelled=True):
         if not isinstance(values, str) and not _text_problem(values[0]) and not character_problem(values[1]):
             found.add(values[1])
@@ -145,54 +148,7 @@ def infer_labels(path: str | Path, columns: Columns) -> list[str]:
         raise InputError(what, where=path, fix="check `data.label_column`, or write `data.labels` down") from error
 
 
-def _check_readable(path: Path) -> None:
-    try:
-        with open(path, "rb") as file:
-            begin = file.read(len(BOM)).removeprefix(BOM)
-            while not begin.strip():
-                begin = file.read(BLOCK)
-                if not begin:
-                    raise InputError("is empty", where=path)
-    except FileNotFoundError:
-        raise InputError("there is no such file", where=path) from None
-    except IsADirectoryError:
-        raise InputError("is a folder", where=path, fix="give a file") from None
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path) from error
-
-
-class EarlierIds:
-    """The ids of all parts of a file so far, 16 bytes each, where a dict would take 160.
-
-    Held as 64-bit hashes: in one of 10 million files of a million rows, an id would be taken for another one.
-    """
-
-    def __init__(self) -> None:
-        self._runs: list[npt.NDArray[np.int64]] = []
-        """Each of shape (2, ids), sorted hashes and their lines; each longer than the next one."""
-
-    def lines(self, ids: Sequence[str]) -> dict[str, int]:
-        """Those of these ids that were there before, with their lines."""
-        found: dict[str, int] = {}
-        if self._runs:
-            hashes = np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids))
-            for known, lines in self._runs:
-                places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-                for at in np.flatnonzero(known[places] == hashes).tolist():
-                    found[ids[at]] = int(lines[places[at]])
-        return found
-
-    def add(self, ids: Sequence[str], lines: Sequence[int]) -> None:
-        """Remember more of them, each new."""
-        if not ids:
-            return
-        run = np.stack([np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids)), np.array(lines)])
-        while self._runs and self._runs[-1].shape[1] <= run.shape[1]:
-            run = np.concatenate([self._runs.pop(), run], axis=1)
-        self._runs.append(run[:, np.argsort(run[0])])
-
-
-def _picked(path: Path, columns: Columns, *, labelled: bool) -> Iterator[tuple[int, tuple[Any, str, str] | str]]:
+def _picked(path: Path, columns: Columns, *, labelled: bool) -> Iterator[tuple[int, Picked | str]]:
     """Line, and text, label and id of each record of a file, or why there are none."""
     wanted = {columns.text} | ({columns.label} if labelled else set()) | ({columns.id} if columns.id else set())
     names, records = read_table(path, set(map(composed, wanted)))
@@ -221,7 +177,7 @@ def _position(names: Sequence[str], wanted: str, role: str, path: Path) -> int:
 
 def _pick(
     records: Iterable[Record], text_at: int, label_at: int | None, id_at: int | None
-) -> Iterator[tuple[int, tuple[Any, str, str] | str]]:
+) -> Iterator[tuple[int, Picked | str]]:
     """Line, and text, label and id of each record; the id is the record's number where the file has none."""
     for number, (line, values) in enumerate(records, start=1):
         if isinstance(values, str):
@@ -232,7 +188,7 @@ def _pick(
             yield line, (values[text_at], _as_string(label), _as_string(row_id))
 
 
-def _as_string(value: Any) -> str:
+def _as_string(value: object) -> str:
     """A label or id as it would stand in a text file; nothing there is an empty string."""
     if isinstance(value, str):
         return value
@@ -244,40 +200,35 @@ def _as_string(value: Any) -> str:
 
 
 def _fill(
-    path: Path,
-    picked: Sequence[tuple[int, tuple[Any, str, str] | str]],
-    classes: Classes | None,
-    earlier: EarlierIds,
+    path: Path, picked: Iterable[tuple[int, Picked | str]], classes: Classes | None, line_of_id: dict[str, int]
 ) -> Rows:
-    """The rows with every record either taken in or set aside; `classes` None means without labels."""
+    """The rows, with every record either taken in or set aside; `classes` None means without labels.
+
+    `line_of_id` are the ids of the rows that were taken in before, to which these are added.
+    """
     texts, ids, lines, labels, bad = [], [], [], [], []
-    line_of_id: dict[str, int] = {}
-    if classes is not None:
-        line_of_id = earlier.lines([values[2] for _, values in picked if not isinstance(values, str)])
     for line, values in picked:
         if isinstance(values, str):
             bad.append(BadRow(line, values))
             continue
         text, label, row_id = values
-        index, problem = None, _text_problem(text)
+        problem = _text_problem(text)
         if problem is None and classes is not None:
             index = classes.index(label)
             problem = _label_problem(label, classes) if index is None else _id_problem(row_id, line_of_id)
         if problem is not None:
             bad.append(BadRow(line, problem))
             continue
-        if index is not None:
+        if classes is not None:
             line_of_id[row_id] = line
             labels.append(index)
-        texts.append(text)
+        texts.append(str(text))
         ids.append(row_id)
         lines.append(line)
-    if classes is not None:
-        earlier.add(ids, lines)
     return Rows(path=path, ids=ids, texts=texts, labels=np.array(labels, dtype=np.int64), lines=lines, bad=bad)
 
 
-def _text_problem(text: Any) -> str | None:
+def _text_problem(text: object) -> str | None:
     if text is None:
         return "missing text"
     if not isinstance(text, str):
@@ -293,22 +244,3 @@ def _id_problem(row_id: str, line_of_id: Mapping[str, int]) -> str | None:
     if row_id in line_of_id:
         return f"id {row_id!r} is already on line {line_of_id[row_id]}"
     return character_problem(row_id) if row_id.strip() else "missing id"
-
-
-def _check_bad(path: Path, usable: int, bad: Sequence[BadRow], max_bad_fraction: float, advice: str | None) -> None:
-    total = usable + len(bad)
-    if total == 0:
-        raise InputError("has no rows", where=path)
-    if usable and len(bad) / total <= max_bad_fraction:
-        return
-    places = "; ".join(map(str, bad[:PLACES_SHOWN])) + ("; …" if len(bad) > PLACES_SHOWN else "")
-    other_encoding = 2 * sum(row.reason == "broken UTF-8" for row in bad) > len(bad)
-    shares = f"{len(bad) / total:.2%}, at most {max_bad_fraction:.2%} may be"
-    count = (
-        f"{len(bad):,} of {total:,} rows are bad ({shares})" if usable else f"none of its {total:,} rows can be used"
-    )
-    raise InputError(
-        f"{count}: {places}",
-        where=path,
-        fix="write the file as UTF-8" if other_encoding else advice,
-    )

@@ -14,12 +14,13 @@ from torch import nn
 
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays, joined
-from kobert_core.data.splits import stratified_sample, stratified_split
+from kobert_core.data.set_aside import PLACES_SHOWN
+from kobert_core.data.splits import sample, stratified_split
 from kobert_core.data.survey import CutOff, Digests, Survey, same_files, share_of, text_digests, warn_of_same_files
 from kobert_core.errors import InputError
-from kobert_core.files import file_digest
+from kobert_core.io.checksums import file_digest
 from kobert_core.models.backbone import make_bert_config
-from kobert_core.tasks.base import PLACES_SHOWN, Chance, Inputs, Purpose, Task
+from kobert_core.tasks.base import Chance, Inputs, Purpose, Task
 from kobert_core.tasks.text_classification.config import SPEC, TextClassificationData, TextClassificationModel
 from kobert_core.tasks.text_classification.examples import CODE_VERSION, TextExamples, tokenize_parts
 from kobert_core.tasks.text_classification.metrics import accuracy, class_report, cross_entropy, macro_f1, probabilities
@@ -266,28 +267,14 @@ class TextClassification(Task[TextExamples]):
     def _split(self) -> dict[str, np.ndarray]:
         """Rows of the train and the dev split: of `train` both, or of `train` and of `dev`."""
         data = self.data
-
         train_labels = self._facts(data.train)["labels"]
-        if data.dev is None:
-            try:
-                train, dev = stratified_split(train_labels, dev_fraction=data.dev_fraction, seed=data.split_seed)
-            except ValueError as error:
-                raise InputError(
-                    f"no dev split can be carved ({error})", where=data.train, fix="give `data.dev`"
-                ) from error
-            dev_labels = train_labels
-        else:
-            dev_labels = self._facts(data.dev)["labels"]
-            train, dev = np.arange(len(train_labels)), np.arange(len(dev_labels))
+        dev_labels = train_labels if data.dev is None else self._facts(data.dev)["labels"]
+        train, dev = self._carve(stratified_split, train_labels, None if data.dev is None else dev_labels)
+        seed = data.split_seed
         return {
-            "train": self._sample(train, train_labels, data.max_train_examples),
-            "dev": self._sample(dev, dev_labels, data.max_dev_examples),
+            "train": sample(train, data.max_train_examples, seed=seed, labels=train_labels[train]),
+            "dev": sample(dev, data.max_dev_examples, seed=seed, labels=dev_labels[dev]),
         }
-
-    def _sample(self, rows: np.ndarray, labels: np.ndarray, size: int | None) -> np.ndarray:
-        if size is None or size >= len(rows):
-            return rows
-        return rows[stratified_sample(labels[rows], size, seed=self.data.split_seed)]
 
     @cached_property
     def _class_weights(self) -> np.ndarray | None:

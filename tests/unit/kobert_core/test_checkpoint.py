@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim import AdamW
 
 from kobert_core.checkpoint import (
+    OPTIMIZER,
     STATE,
-    SUMS,
     WEIGHTS,
+    CheckpointWriter,
     checkpoint_folder,
     get_rng_state,
     load_state,
     load_weights,
     newest_checkpoint,
-    save_checkpoint,
     set_rng_state,
 )
 from kobert_core.errors import InputError
+from kobert_core.io.checksums import SUMS, write_sums
+from tests.fixtures.checkpoints import save_checkpoint
 from tests.fixtures.disks import Mount, fill
 
 
@@ -53,7 +56,7 @@ def test_random_generators_go_on_where_they_were(folder: Path) -> None:
     assert draw() == expected
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, STATE])
+@pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER, STATE])
 @pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 0.99])
 def test_one_flipped_bit_is_noticed(folder: Path, name: str, place: float) -> None:
     content = bytearray((folder / name).read_bytes())
@@ -64,7 +67,7 @@ def test_one_flipped_bit_is_noticed(folder: Path, name: str, place: float) -> No
     assert newest_checkpoint(folder.parent) is None
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, STATE, SUMS])
+@pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER, STATE, SUMS])
 def test_a_missing_file_is_noticed(folder: Path, name: str) -> None:
     (folder / name).unlink()
     assert newest_checkpoint(folder.parent) is None
@@ -84,33 +87,57 @@ def test_a_pickle_that_would_run_code_is_refused(folder: Path, tmp_path: Path) -
             return Path.touch, (tmp_path / "ran",)
 
     torch.save({"update": Hostile()}, folder / STATE)
-    sums = (folder / SUMS).read_text().splitlines()[0]
-    digest = hashlib.sha256((folder / STATE).read_bytes()).hexdigest()
-    (folder / SUMS).write_text(f"{sums}\n{digest}  {STATE}\n")
+    write_sums(folder)
     with pytest.raises(InputError, match="holds more than tensors"):
         load_state(folder)
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("kib", [0, 4, 20, 40, 52, 60, 64])
+@pytest.mark.parametrize("kib", [0, 4, 20, 40, 60, 90, 104])
 def test_a_full_disk_leaves_the_checkpoints_that_are_there(mount_small_disk: Mount, tmp_path: Path, kib: int) -> None:
-    """Weights and state take 36 KiB each, the sums 4: there is too little for the first, the second, the third."""
+    """Weights and moments take 36 and 72 KiB, state and sums 4 each: there is too little for one of them."""
     checkpoints = mount_small_disk(tmp_path / "disk", 1024)
     model = nn.Linear(90, 90)
     folders = [checkpoint_folder(checkpoints, update) for update in (7, 9)]
-    save_checkpoint(folders[0], model, {"update": 7, "moments": torch.zeros(90, 90)})
+    optimizer = AdamW(model.parameters())
+    model(torch.ones(90)).sum().backward()
+    optimizer.step()
+    save_checkpoint(folders[0], model, {"update": 7}, optimizer)
     filler = fill(checkpoints, but=kib * 1024)
     for folder in folders:
         with pytest.raises(OSError, match="no space is left for a checkpoint"):
-            save_checkpoint(folder, model, {"update": 9, "moments": torch.ones(90, 90)})
+            save_checkpoint(folder, model, {"update": 9}, optimizer)
     assert {path.name for path in checkpoints.iterdir()} == {folders[0].name, filler.name}
     assert newest_checkpoint(checkpoints) == folders[0] and load_state(folders[0])["update"] == 7
     filler.unlink()
-    save_checkpoint(folders[1], model, {"update": 9})
+    save_checkpoint(folders[1], model, {"update": 9}, optimizer)
     assert newest_checkpoint(checkpoints) == folders[1]
+
+
+def test_tensors_are_written_while_the_block_runs(tmp_path: Path) -> None:
+    model = nn.Linear(4, 3)
+    with CheckpointWriter() as writer, writer.new(checkpoint_folder(tmp_path, 7), model, AdamW(model.parameters())):
+        deadline = time.monotonic() + 30
+        while {file.name for file in tmp_path.glob(".*/*")} != {WEIGHTS, OPTIMIZER}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert newest_checkpoint(tmp_path) is None, "it is a checkpoint once the block has ended"
+    assert newest_checkpoint(tmp_path) is not None
+
+
+def test_where_the_block_fails_there_is_no_checkpoint(tmp_path: Path) -> None:
+    model = nn.Linear(4, 3)
+    writer = CheckpointWriter()
+    with (
+        pytest.raises(ArithmeticError),
+        writer,
+        writer.new(checkpoint_folder(tmp_path, 7), model, AdamW(model.parameters())),
+    ):
+        raise ArithmeticError
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_error_that_is_no_lack_of_space_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(AttributeError, match="state_dict"):
-        save_checkpoint(checkpoint_folder(tmp_path, 7), None, {})  # type: ignore[arg-type]
+        save_checkpoint(checkpoint_folder(tmp_path, 7), nn.Linear(4, 3), {}, "no optimizer")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

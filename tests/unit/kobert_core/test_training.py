@@ -11,8 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from kobert_core.checkpoint import WEIGHTS, adopt_checkpoint, load_state, load_weights, newest_checkpoint
+from kobert_core.checkpoint import (
+    OPTIMIZER,
+    STATE,
+    WEIGHTS,
+    adopt_checkpoint,
+    load_state,
+    load_weights,
+    newest_checkpoint,
+)
 from kobert_core.data.batching import UpdateOrder, micro_batches
+from kobert_core.io.checksums import write_sums
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks.text_classification.task import TextClassification
 from kobert_core.training import CheckpointClock, NonFiniteError, evaluation_updates, train
@@ -195,6 +204,20 @@ def test_a_run_that_was_cut_goes_on_bit_for_bit(
         )
         steady = [name for name in whole.metrics if name != "train/examples_per_second"]
         assert {name: report.metrics[name] for name in steady} == {name: whole.metrics[name] for name in steady}
+
+
+def test_a_run_goes_on_from_an_older_checkpoint(cache: Path, tmp_path: Path) -> None:
+    """One that has the optimizer's moments in its state."""
+    config = tiny_config(train={"epochs": 1.5, "eval_percent": 20})
+    expected = weights_after(config, cache)
+    weights_after(config, cache, StopAfter(6, checkpoints=tmp_path))
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    state = load_state(newest)
+    (newest / OPTIMIZER).unlink()
+    torch.save(state, newest / STATE)
+    write_sums(newest)
+    assert_equal(expected, weights_after(config, cache, LocalRuntime(resume=True, checkpoints=tmp_path)))
 
 
 @pytest.mark.parametrize("interval", [600, 1e-9])

@@ -11,10 +11,11 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 
-from kobert_core.checkpoint import checkpoint_folder, save_checkpoint
+from kobert_core.checkpoint import checkpoint_folder
 from kobert_core.errors import InputError
 from kobert_core.optim import make_optimizer
 from kobert_core.tasks import task_class
+from tests.fixtures.checkpoints import save_checkpoint
 from tests.fixtures.disks import Mount, fill
 from tuning.search.journal import SweepJournal
 from tuning.study import load_study
@@ -43,7 +44,7 @@ def test_the_size_of_a_checkpoint_is_known_before_there_is_one(cache: Path, tmp_
     sum(parameter.sum() for parameter in model.parameters()).backward()
     optimizer.step()
     folder = checkpoint_folder(tmp_path, 1)
-    save_checkpoint(folder, model, {"optimizer": optimizer.state_dict()})
+    save_checkpoint(folder, model, {}, optimizer)
     assert checkpoint_bytes(task) == pytest.approx(bytes_in(folder), rel=0.02)
 
 
@@ -83,7 +84,7 @@ def test_the_worst_of_the_trials_that_ended_give_their_checkpoints_up(
         table.put(TrialRecord(number, state, {}, value=value, checkpoint=folder.name))
     disk = needs(budget=budget and int(budget * SIZE))
     recorder = Recorder(study, table, SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), disk)  # type: ignore[arg-type]
-    recorder.keep_best_checkpoints()
+    recorder.close()
     there = {int(path.parts[-3]) for path in tmp_path.glob("trials/*/checkpoints/update-*")}
     assert there == kept == {record.trial for record in TrialTable(tmp_path, study.objective) if record.checkpoint}
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from kobert_core.checkpoint import save_checkpoint
 from kobert_core.errors import InputError
-from kobert_core.files import check_sums
+from kobert_core.io.checksums import check_sums
 from kobert_core.pretrained import load_pretrained, save_model_files
 from kobert_core.tasks import task_class
+from tests.fixtures.checkpoints import save_checkpoint
 from tests.fixtures.commands import ROOT
 from tests.fixtures.tiny import SIZES
 from tuning.search.population import start_population

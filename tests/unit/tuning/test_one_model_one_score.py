@@ -11,7 +11,7 @@ import torch
 
 from kobert_core.errors import InputError
 from kobert_core.evaluation import evaluate
-from kobert_core.files import check_output
+from kobert_core.io.atomic import check_output
 from kobert_core.pretrained import keep_chosen, load_pretrained, save_model_files, save_weights
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks.question_answering.task import QuestionAnswering

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kobert_core.files import file_digest
+from kobert_core.io.checksums import file_digest
 from tuning.study import dump_study, load_study
 from tuning.workers.trial import study_of
 

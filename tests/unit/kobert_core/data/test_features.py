@@ -6,38 +6,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch.utils.data import DataLoader
 
 from kobert_core.data.cache import cached_arrays
 from kobert_core.tasks.text_classification.task import TextClassification
 from tests.fixtures.tiny import tiny_config
 
 
-def test_the_dataset_feeds_a_dataloader_with_the_same_tokens_as_the_loop(cache: Path) -> None:
-    task = TextClassification(tiny_config(data={"max_length": 12}), cache=cache)
-    examples = task.train
-    loader = DataLoader(examples, batch_size=8, collate_fn=examples.collate_fn)
-    for number, batch in zip(range(5), loader, strict=False):
-        indices = np.arange(8 * number, 8 * number + 8)
-        packed = examples.batch(indices)
-        expected = packed.padded(task.tokenizer.pad_id)
-        assert batch.keys() == expected.keys()
-        assert all(torch.equal(batch[name], expected[name]) for name in batch)
-        tokens = [examples[index]["input_ids"] for index in indices]
-        assert torch.equal(packed.inputs["input_ids"], torch.cat(tokens))
-        assert packed.inputs["lengths"] == [len(ids) for ids in tokens] == packed.inputs["starts"].diff().tolist()
-        assert torch.equal(packed.inputs["position_ids"], torch.cat([torch.arange(len(ids)) for ids in tokens]))
-        assert torch.equal(packed.targets["labels"], batch["labels"])
-
-
 def test_examples_are_the_tokens_of_their_texts(cache: Path) -> None:
-    task = TextClassification(tiny_config(data={"max_length": 10}), cache=cache)
+    task = TextClassification(tiny_config(data={"max_length": 12}), cache=cache)
     texts = task.read_rows(task.data.train).texts
-    for index in (0, 7, len(task.dev) - 1):
-        text = texts[task.dev.rows[index]]
-        assert task.dev[index]["input_ids"].tolist() == task.tokenizer.encode(text, max_length=10)
-        assert len(task.dev[index]["input_ids"]) == task.dev.lengths[index] <= 10
+    for examples in (task.train, task.dev):
+        indices = np.array([0, 7, 3, len(examples) - 1])
+        tokens = [task.tokenizer.encode(texts[row], max_length=12) for row in examples.rows[indices]]
+        batch = examples.batch(indices)
+        assert batch.inputs["input_ids"].tolist() == [one for ids in tokens for one in ids]
+        assert batch.inputs["position_ids"].tolist() == [place for ids in tokens for place in range(len(ids))]
+        assert batch.inputs["lengths"] == [len(ids) for ids in tokens] == batch.inputs["starts"].diff().tolist()
+        assert batch.inputs["lengths"] == examples.lengths[indices].tolist() and max(examples.lengths) == 12
+        assert not batch.inputs["token_type_ids"].any()
+        assert batch.targets["labels"].tolist() == examples.labels[indices].tolist()
+        padded = batch.padded(task.tokenizer.pad_id)
+        for row, mask, ids in zip(padded["input_ids"].tolist(), padded["attention_mask"].tolist(), tokens, strict=True):
+            rest = [task.tokenizer.pad_id] * (len(row) - len(ids))
+            assert row == ids + rest and mask == [1] * len(ids) + [0] * len(rest)
 
 
 def test_the_splits_share_no_example_and_all_of_a_file_is_in_one(cache: Path) -> None:

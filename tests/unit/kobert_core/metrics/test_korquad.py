@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from kobert_core.tasks.question_answering.official_metrics import (
     best_threshold,
+    best_totals,
     normalize,
     score,
     score_answer,
     score_each,
-    score_squad2,
     squad2_totals,
+    total,
 )
 
 
@@ -50,14 +51,13 @@ def test_totals_of_both_kinds() -> None:
 
 def test_the_scores_of_squad_2() -> None:
     """Two questions with an answer, one without: the threshold gives the last one up."""
-    answers = {"a": [{"text": "세종"}], "b": [{"text": "장영실"}], "c": []}
-    qas = [{"id": key, "answers": value} for key, value in answers.items()]
-    predictions = {"a": "세종", "b": "영실", "c": "이순신"}
-    scores = score_squad2({"data": [{"paragraphs": [{"qas": qas}]}]}, predictions, {"a": -2.0, "b": 1.0, "c": 3.0})
+    predictions = [("세종", ["세종"]), ("영실", ["장영실"]), ("이순신", [])]
+    each, answerable = [score_answer(text, golds) for text, golds in predictions], np.array([True, True, False])
+    scores = total(each) | squad2_totals(each, answerable) | best_totals(each, np.array([-2.0, 1.0, 3.0]), answerable)
     f1 = 2 * 1 * (2 / 3) / (1 + 2 / 3)
     assert scores == pytest.approx(
         {
-            "exact": 100 / 3,
+            "exact_match": 100 / 3,
             "f1": 100 * (1 + f1) / 3,
             "HasAns_exact": 50,
             "HasAns_f1": 50 * (1 + f1),

@@ -17,7 +17,6 @@ from kobert_core.evaluation import evaluate, predict
 from kobert_core.pretrained import keep_chosen, load_pretrained, read_train_config, save_model_files, save_weights
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import parse_train_config
-from kobert_core.tasks.question_answering.decoding import perfect_outputs
 from kobert_core.tasks.question_answering.task import QuestionAnswering, QuestionAnsweringData
 from kobert_core.training import train
 
@@ -191,18 +190,6 @@ def test_the_null_threshold_is_chosen_on_dev_and_kept(small: Path, skt: dict[str
     assert {one["id"]: one["prediction_text"] for one in answers} == {
         "0a": "1443년", "0b": "", "1a": "1592년", "1b": "", "2a": "1441년", "2b": ""
     }  # fmt: skip
-
-
-def test_decoding_is_tuned_without_training(korquad: Path, skt: dict[str, str], cache: Path) -> None:
-    task = QuestionAnswering(config_of(korquad, skt), cache=cache)
-    table = task.tune_decoding(task.dev, perfect_outputs(task.dev), n_best=(1,), max_answer_length=(1, 30))
-    assert [(row["max_answer_length"], row["trim"]) for row in table] == [
-        (30, True),
-        (30, False),
-        (1, True),
-        (1, False),
-    ]
-    assert table[0]["exact_match"] == 100
 
 
 def test_what_was_set_aside_is_told_with_its_place(small: Path, skt: dict[str, str]) -> None:

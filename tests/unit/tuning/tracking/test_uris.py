@@ -26,12 +26,10 @@ ROOT = Path(__file__).resolve().parents[4]
 
 def test_nothing_of_mlflow_is_imported_or_printed(tmp_path: Path) -> None:
     code = f"""
-        import sys, time
+        import sys
         from pathlib import Path
-        started = time.process_time()
         from tuning.tracking import Tracker, default_tracking_uri
-        took = time.process_time() - started
-        assert "mlflow" not in sys.modules and took < 0.3, took
+        assert "mlflow" not in sys.modules
         output = Path({str(tmp_path)!r})
         uri = default_tracking_uri(output)
         tracker = Tracker(spool=output / "s.jsonl", uri=uri, experiment="e", sweep="s")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kobert_core.errors import InputError
-from kobert_core.files import check_sums, sealed, sealed_line, unsealed, unsealed_line, write_sums
+from kobert_core.io.checksums import check_sums, sealed, sealed_line, unsealed, unsealed_line, write_sums
 
 
 def test_a_sealed_object_is_read_back_and_noticed_when_changed() -> None:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from kobert_core.errors import InputError
 from kobert_core.tokenization import KoBertTokenizer
 from kobert_core.tokenization.preprocessing import not_plain, preprocess, preprocess_with_positions
+from tests.fixtures.tokens import pieces_of
 
 CORPUS = [
     "정말 재미있는 영화였어요. 배우들의 연기가 좋았다!",
@@ -86,9 +87,10 @@ def monologg_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_trained_special_ids_are_those_of_skt(tokenizer: KoBertTokenizer) -> None:
-    ids = [tokenizer.unk_id, tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
-    assert ids == [0, 1, 2, 3, 4]
-    assert tokenizer.convert_ids_to_tokens(ids) == ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]"]
+    ids = [tokenizer.unk_id, tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id]
+    assert ids == [0, 1, 2, 3]
+    assert pieces_of(tokenizer, range(5)) == ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]"]
+    assert tokenizer.encode("[MASK]") == [2, 4, 3]
     assert len(tokenizer) == tokenizer.vocab_size == 90
 
 
@@ -232,7 +234,7 @@ def test_preprocess_beside_hangul_as_the_original(tokenizer: KoBertTokenizer) ->
 
 def surfaces(tokenizer: KoBertTokenizer, text: str) -> list[tuple[str, str]]:
     ids, spans = tokenizer.encode_with_offsets(text)
-    pieces = tokenizer.convert_ids_to_tokens(ids.tolist())
+    pieces = pieces_of(tokenizer, ids.tolist())
     return [(piece, text[start:end]) for piece, (start, end) in zip(pieces, spans.tolist(), strict=True)]
 
 
@@ -301,7 +303,7 @@ def test_pickled_and_shared_by_threads(tokenizer: KoBertTokenizer) -> None:
 def test_fingerprint_follows_what_ids_depend_on(tmp_path: Path, tokenizer: KoBertTokenizer) -> None:
     other = KoBertTokenizer.train(CORPUS, tmp_path, vocab_size=88)
     model = (tmp_path / "spiece.model").read_bytes()
-    tokens = other.convert_ids_to_tokens(range(len(other)))
+    tokens = pieces_of(other, range(len(other)))
     with_vocab = KoBertTokenizer(model, [*tokens[:5], *reversed(tokens[5:])])
     assert len({tokenizer.fingerprint, other.fingerprint, with_vocab.fingerprint}) == 3
     assert len(tokenizer.fingerprint) == 64
