@@ -1,4 +1,4 @@
-"""Whose columns, labels and tokenizer `describe` takes."""
+"""The task that `describe` reads a file with."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ STYLES = {
 }
 
 WIDE = 100
-"""Columns of a terminal; on a narrower one the table leaves out the number of updates, to have room for values."""
+"""Columns of a terminal; on a narrower one the table leaves out the number of steps, to have room for values."""
 
 
 class Display:
@@ -47,7 +47,7 @@ class Display:
         self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def watching(self) -> AbstractContextManager[Bars | Lines]:
-        """Show how far the work of the block has come."""
+        """Show the progress of the work in the block."""
         return watching()
 
     @contextmanager
@@ -68,7 +68,7 @@ class Display:
 
 
 class SweepProgress:
-    """How far a sweep has come, in a few words."""
+    """The progress of a sweep, in a few words."""
 
     def __init__(self, table: TrialTable, budget: Budget, *, trials: int) -> None:
         self._table, self._budget, self._trials = table, budget, trials
@@ -86,7 +86,7 @@ class SweepProgress:
 
 
 class LiveTable:
-    """The sweep as it stands, in the lines that the terminal has."""
+    """The present state of the sweep, cut to the height of the terminal."""
 
     def __init__(self, table: TrialTable, progress: SweepProgress) -> None:
         self._table, self._progress = table, progress
@@ -107,15 +107,15 @@ class LiveTable:
 def parted(
     records: list[TrialRecord], rows: int, *, best: TrialRecord | None
 ) -> tuple[list[TrialRecord], list[TrialRecord]]:
-    """The trials that are shown where there is room for so many, and the others: the best one is shown first of all,
-    then those that run, then the latest. Always in their order."""
+    """The trials to show in so many rows, and the others: the best one has priority, then running ones, then the
+    latest. Both lists keep the order."""
     ranked = sorted(records, key=lambda record: (record is best, record.state == TrialState.RUNNING, record.trial))
     hidden = {record.trial for record in ranked[:-rows]}
     return [r for r in records if r.trial not in hidden], [r for r in records if r.trial in hidden]
 
 
 def time_left_as_text(guess: float | None, limit: float | None) -> str:
-    """What follows in a line: how long the sweep will still take, and how long it may."""
+    """The end of a line: how long the sweep will still take, and how long it may take."""
     if guess is None:
         return f", {span(limit)} left by its budget" if limit is not None else ""
     if guess == 0:
@@ -126,7 +126,7 @@ def time_left_as_text(guess: float | None, limit: float | None) -> str:
 
 
 class TrialLines:
-    """One line for each thing that happens to a trial; when it has ended, also how far the sweep has come."""
+    """One line for each change of a trial; when it has ended, also the progress of the sweep."""
 
     def __init__(self, display: Display, progress: SweepProgress) -> None:
         self._display, self._progress, self._seen = display, progress, dict[int, tuple[str, int]]()
@@ -146,7 +146,7 @@ class TrialLines:
 
 
 def trial_table(table: TrialTable, records: list[TrialRecord], *, cut: bool = False, step: bool = True) -> Table:
-    """Some trials of a sweep, in this order; `cut`: each on one line, whose end is left out where it is too long."""
+    """Some trials of a sweep, in this order; `cut`: each on one line, cut off where it is too long."""
     grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for name, justify in (
         ("trial", "right"),
@@ -184,7 +184,7 @@ def values_as_text(record: TrialRecord) -> str:
 
 
 def time_left(record: TrialRecord) -> str:
-    """Until a running trial would end, at the pace it has had."""
+    """The time until a running trial ends, at its pace so far."""
     if record.state != TrialState.RUNNING or not record.progress:
         return ""
     return span(record.seconds * (100 - record.progress) / record.progress)

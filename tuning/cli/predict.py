@@ -22,7 +22,7 @@ FORMATS = (".tsv", ".jsonl")
 
 
 def predict_file(model_dir: Path, source: Path, output: Path, *, progress: Progress = unseen) -> tuple[int, list[str]]:
-    """Write one record for each usable row of a file: its id, its text, and what the model says.
+    """Write one record for each usable row of a file: its id, its text, and the prediction.
 
     Returns:
         How many there were, and the place and reason of each row that was set aside.
@@ -92,13 +92,13 @@ def evaluate_file(
 
 
 def as_tsv(records: list[dict[str, object]]) -> str:
-    """Records with a header row, without quoting; what would break a row becomes a space."""
+    """Records with a header row, without quoting; tabs and line ends become spaces."""
     rows = [columns(records[0]), *(record.values() for record in records)] if records else []
     return "".join("\t".join(map(in_one_line, row)) + "\n" for row in rows)
 
 
 def columns(names: Iterable[str]) -> list[str]:
-    """Names of columns in one line each; of those that become one, all but the first get a number."""
+    """Names of columns without line ends; if two become equal, the later ones get a number."""
     found: dict[str, None] = {}
     for name in map(in_one_line, names):
         numbered = (f"{name} ({number})" for number in itertools.count(2))

@@ -1,4 +1,4 @@
-"""The Ray cluster that a sweep runs on: one of its own on this machine, or one that is there."""
+"""The Ray cluster that a sweep runs on: its own on this machine, or an existing one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trial table and MLflow hold what they would write
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep stops its trials itself
 }
-"""Settings of Ray that a sweep is built on, whatever the user's environment says."""
+"""Settings of Ray that a sweep needs; they override the user's environment."""
 PREFERRED = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # those of trials that are stopped; the others are told by the sweep
@@ -37,14 +37,14 @@ PREFERRED = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own snapshots are not used
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""Settings where the user has not made them."""
+"""Defaults; the user's environment overrides them."""
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Keeps a Ray that is started here to 127.0.0.1, as Ray does by itself on macOS and Windows; elsewhere its processes
 listen on all interfaces."""
 
 SECONDS_TO_ANSWER = 60.0
 LEAST_FREE = 16 * 2**20
-"""Bytes without which Ray does not start: it would wait long, and not say why."""
+"""Free bytes that Ray needs to start: without them it waits long, and does not say why."""
 
 
 def set_environment(address: str | None = None) -> None:
@@ -96,7 +96,7 @@ def ray_cluster(address: str | None) -> Iterator[list[dict[str, float]]]:
 
 
 def _start_here() -> None:
-    """Start a Ray of our own. A busy machine may not have it up in the 30 s that Ray waits: it gets three tries."""
+    """Start a Ray of our own. On a busy machine this may take longer than the 30 s that Ray waits: try three times."""
     import ray
 
     temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
@@ -145,7 +145,7 @@ def on_every_node(function: Callable[P, T], *arguments: P.args, **options: P.kwa
 
 
 def groups_that_fit(nodes: Sequence[Mapping[str, float]], resources: ResourcesConfig) -> int:
-    """How many worker groups run at once: as many as there is room for, at most as many as the study says.
+    """How many worker groups run at once: as many as fit, but no more than the study says.
 
     Args:
         nodes: Resources of each machine, such as `{"CPU": 16, "GPU": 2}`; a worker has all of its own on one.

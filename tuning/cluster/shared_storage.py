@@ -33,7 +33,7 @@ def check_shared(folder: Path, files: Sequence[Path]) -> None:
 
 
 def storage_problems(folder: Path, files: Sequence[Path]) -> list[str]:
-    """One line for each machine and each thing that it does not see as this one does; empty when all is shared."""
+    """One line for each machine and each file or folder that it does not share; empty when all is shared."""
     token = folder / f"{SHARED}{uuid.uuid4().hex}"
     sizes = {str(path): path.stat().st_size for path in files if path.is_file()}
     try:
@@ -56,7 +56,7 @@ def storage_problems(folder: Path, files: Sequence[Path]) -> list[str]:
 
 
 class Answer(TypedDict):
-    """What a machine says."""
+    """The answer of a machine."""
 
     name: str
     problem: str | None

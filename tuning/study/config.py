@@ -38,7 +38,7 @@ PUBLIC = {
 
 
 class StudyHead(FrozenConfig):
-    """What stands in a study file outside of its sections."""
+    """The keys of a study file outside of its sections."""
 
     schema_version: Literal[1]
     """Version of the layout of study files."""

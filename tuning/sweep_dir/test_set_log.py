@@ -1,4 +1,4 @@
-"""Who looked at which test file, and how often: a test score is honest the first time."""
+"""A log of every reading of a test file: a test score is honest only the first time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kobert_core.errors import InputError
 from kobert_core.io.checksums import sealed_line, unsealed_line
 from tuning.sweep_dir.layout import TEST_SET_LOG
 
-_END = rb'"crc32":"[0-9a-f]{8}".|}$'
-"""What a line that was torn has not."""
+_WHOLE = rb'"crc32":"[0-9a-f]{8}".|}$'
+"""The end of a whole line."""
 
 
 def record_reading(
     folder: Path, *, file: Path, sha256: str, by: str, metrics: Mapping[str, object], **more: object
 ) -> None:
-    """Note in a sweep's or a model's folder that a file was read for scores.
+    """Log in the folder of a sweep or a model that a file was read for scores.
 
     Raises:
         OSError: the folder cannot be written.
@@ -42,12 +42,12 @@ def record_reading(
 
 
 def times_read(folder: Path, sha256: str) -> int:
-    """How often a file was read, as a folder knows."""
+    """How often a file was read, according to the log in a folder."""
     return sum(reading["sha256"] == sha256 for reading in read_log(folder))
 
 
 def read_before(folder: Path, *, sha256: str, weights: dict[str, str]) -> dict[str, dict[str, float]] | None:
-    """What a sweep's folder knows of the metrics of these weights on a file; None when it was not read for them."""
+    """The logged metrics of these weights on a file; None when it was not read for them."""
     for reading in read_log(folder):
         is_it = reading["sha256"] == sha256 and reading.get("weights") == weights
         if is_it and not any(map(tuned_on_test, reading["metrics"].values())):
@@ -56,12 +56,12 @@ def read_before(folder: Path, *, sha256: str, weights: dict[str, str]) -> dict[s
 
 
 def tuned_on_test(metrics: Mapping[str, float]) -> bool:
-    """Whether these metrics are of an older version, which chose the null threshold on the test file itself."""
+    """Whether these metrics are from an older version, which chose the null threshold on the test file itself."""
     return "test/null_threshold" in metrics
 
 
 class Reading(TypedDict):
-    """A line of the log. One of `evaluate` has the metrics themselves, and no weights."""
+    """A line of the log of a sweep. In those of `evaluate`, `metrics` has the values themselves."""
 
     sha256: str
     metrics: dict[str, dict[str, float]]
@@ -69,7 +69,7 @@ class Reading(TypedDict):
 
 
 def read_log(folder: Path) -> list[Reading]:
-    """All readings that a folder knows of, oldest first; what was torn by a crash is passed over.
+    """All readings in the log, oldest first; a line torn by a crash is skipped.
 
     Raises:
         InputError: a line is not what was written.
@@ -77,7 +77,7 @@ def read_log(folder: Path) -> list[Reading]:
     path = folder / TEST_SET_LOG
     found: list[Reading] = []
     for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else [], start=1):
-        if not re.search(_END, line):
+        if not re.search(_WHOLE, line):
             continue
         try:
             found.append(cast(Reading, unsealed_line(line)))

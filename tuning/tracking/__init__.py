@@ -1,5 +1,5 @@
-"""MLflow, the only place that imports it, and only in the thread that sends: a sweep's reports go to a local
-spool first, so that a slow, broken or missing server never stops, loses or doubles anything."""
+"""MLflow. Only this package imports it, and a sweep only in the thread that sends. Reports go to a local spool first,
+so that a slow, broken or missing server never stops a sweep, and no report is lost or doubled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MLflow refused for good, with its reasons: JSON Lines beside the spool, written under the spool's lock."""
+"""Records that MLflow refused for good, with the reasons: JSON Lines beside the spool, under its lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sends a spool to MLflow: in order, in batches, each record once, and again until it is accepted."""
+"""Sends a spool to MLflow, in order and in batches; each record again until it is accepted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class Seen:
-    """What the accepted records held: a metric's step and a parameter count once, the first one."""
+    """What was accepted: of a metric at a step, and of a parameter, only the first value counts."""
 
     def __init__(self) -> None:
         self._points: dict[str | None, set[tuple[int, str]]] = {}
@@ -61,7 +61,7 @@ class Seen:
 
 
 class Sender:
-    """Carries one spool to one store; `start` does so in a thread that never raises.
+    """Sends one spool to one store; `start` does so in a thread that never raises.
 
     Beside the spool lie `<spool>.state.json` (how far the store has accepted it) and `<spool>.dead.jsonl`
     (what the store refused for good, with its reason).
@@ -88,7 +88,7 @@ class Sender:
         return self._to_send + self._spool.appended - self._accepted
 
     def start(self) -> None:
-        """Begin to send in the background; the thread closes the spool when it ends."""
+        """Send in the background; the thread closes the spool when it ends."""
         self._thread.start()
 
     def flush(self, timeout: float) -> int:
@@ -107,12 +107,12 @@ class Sender:
         self._thread.join(timeout)
 
     def forget(self) -> None:
-        """After its end: remove the spool, and how far it was sent."""
+        """After its end: remove the spool and its state."""
         for path in (self._spool.path, self._state_path):
             path.unlink(missing_ok=True)
 
     def send(self) -> None:
-        """Send all there is; what keeps the store from taking it is raised, and `send` can be repeated."""
+        """Send everything; raises why the store does not take it. Can be called again."""
         try:
             end = self._spool.settle()
             if self._offset < end:
@@ -135,7 +135,7 @@ class Sender:
             self._spool.close()
 
     def _try_to_send(self) -> float:
-        """Send; the seconds to wait until the next time."""
+        """Send, and return the seconds to wait until the next time."""
         before = self._failures
         try:
             self.send()
@@ -227,7 +227,7 @@ class Sender:
         self._send_or_bury(lambda some: store.remove_tags(trial, some, time=at), gone, record)
 
     def _send_or_bury(self, send: Callable[[list[T]], None], items: list[T], record: Record) -> None:
-        """Send items together; of those that are refused, find the bad ones by halving and set them aside."""
+        """Send items together; find refused ones by halving, and keep them as dead letters."""
         if not items:
             return
         try:
@@ -263,7 +263,7 @@ class Sender:
         return seen
 
     def _saved_offset(self) -> int:
-        """How far this store had accepted the spool; 0 when that is not known: sending again is harmless."""
+        """How far this store has accepted the spool; 0 when unknown: sending again is harmless."""
         try:
             state = json.loads(self._state_path.read_text("utf-8"))
             offset = int(state["offset"])
@@ -282,7 +282,7 @@ class Sender:
 
 
 def reason_of(error: BaseException) -> str:
-    """Why the store did not take something, in a line: of an error of the network, what the system says."""
+    """Why the store did not take something, in a line; for a network error, the system's text."""
     root = error
     while cause := root.__cause__ or root.__context__:
         root = cause

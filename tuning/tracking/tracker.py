@@ -1,4 +1,4 @@
-"""What the driver of a sweep calls: appends to the spool and returns."""
+"""The driver's side of tracking: appends to the spool and returns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _INTERRUPTED: End = ("KILLED", INTERRUPTED_TAGS)
 
 
 class Tracker:
-    """Appends what a sweep reports to a local spool (JSON Lines); one background thread sends it to MLflow.
+    """Appends the reports of a sweep to a local spool (JSON Lines); a background thread sends them to MLflow.
 
     No method waits for MLflow but `flush` and `close`, and none raises because of it. A spool that is there
     already is continued: its own sweep name, experiment and identity count.
@@ -55,11 +55,11 @@ class Tracker:
 
     @property
     def unwritten(self) -> int:
-        """The number of records that are only in memory, since the disk is full: they are lost with this process."""
+        """The number of records that are only in memory because the disk is full: they are lost with this process."""
         return self._spool.unwritten
 
     def start_sweep(self, *, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
-        """Open the parent run, or take it up again."""
+        """Open or reopen the parent run."""
         self._start(None, params, tags)
 
     def log_dataset(self, *, name: str, path: str, sha256: str, examples: int, context: str) -> None:
@@ -67,7 +67,7 @@ class Tracker:
         self._append("dataset", name=name, path=str(path), sha256=sha256, examples=int(examples), context=context)
 
     def start_trial(self, trial: str, *, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
-        """Open a trial's run, or take it up again; of a parameter with two values the first stays."""
+        """Open or reopen a trial's run; if a parameter is given twice, the first value stays."""
         self._start(trial, params, tags)
 
     def log_metrics(self, trial: str | None, metrics: Mapping[str, float], *, step: int) -> None:
@@ -85,11 +85,11 @@ class Tracker:
     def log_result(
         self, trial: str, *, metrics: Mapping[str, float], step: int, tags: Mapping[str, str | None]
     ) -> None:
-        """What came out of a trial that has ended: metrics, and tags; None takes a tag away. Its run stays ended."""
+        """The results of a trial that has ended: metrics, and tags; None removes a tag. Its run stays ended."""
         self._append("result", trial=trial, step=int(step), metrics=_plain(metrics), tags=dict(tags))
 
     def log_artifact(self, path: Path, *, trial: str | None = None, artifact_path: str | None = None) -> None:
-        """Upload a file or folder; the spool holds its path, so what is sent is what is there by then."""
+        """Upload a file or folder; the spool holds its path, so its content is read when it is sent."""
         self._append("artifact", trial=trial, path=str(path.absolute()), artifact_path=artifact_path)
 
     def log_winner(
@@ -117,7 +117,7 @@ class Tracker:
         )
 
     def end_left_open(self, ends: Ends) -> None:
-        """Close the runs of trials that ended when their driver was killed, before it could say so here."""
+        """Close the runs of trials that ended just before their driver was killed."""
         for trial in open_runs(self._spool):
             if trial in ends:
                 _end_run(self._spool, trial, ends)
@@ -131,7 +131,7 @@ class Tracker:
         return self._sender.flush(timeout)
 
     def close(self, timeout: float = 30.0) -> int:
-        """`flush` and end the thread; what is left stays in the spool for `send_spool`. May be called twice."""
+        """`flush` and end the thread; what is left stays in the spool for `send_spool`. Can be called twice."""
         if not self._closed:
             deadline = time.monotonic() + timeout
             self._sender.flush(timeout)
@@ -140,8 +140,8 @@ class Tracker:
         return self._sender.left
 
     def forget(self) -> None:
-        """After `close`: remove the spool of a sweep that came to no trial, all of which MLflow has. What follows under
-        its name is another sweep, with a run of its own."""
+        """After `close`: remove the spool of a sweep without any trial, if MLflow has all of it. A later sweep of this
+        name is another one, with its own run."""
         if self._closed and not self._sender.left:
             self._sender.forget()
 
@@ -156,7 +156,7 @@ class Tracker:
 
 @dataclass(frozen=True)
 class SyncResult:
-    """What `send_spool` did."""
+    """The result of `send_spool`."""
 
     sent: int
     """Records that were accepted."""
@@ -170,7 +170,7 @@ class SyncResult:
 
 
 def send_spool(spool: Path, *, uri: str, ends: Ends | None = None, attempts: int = 3) -> SyncResult:
-    """Send what is left in a spool, in this thread; `attempts` failures without progress end it.
+    """Send what is left in a spool, in this thread; gives up after `attempts` failures without progress.
 
     No driver is there any more. So what it left open is ended first, with the time of its last record: trials as
     `ends` says, all others, and the sweep, as interrupted. A resume takes them up again.
@@ -205,7 +205,7 @@ def send_spool(spool: Path, *, uri: str, ends: Ends | None = None, attempts: int
 
 
 def open_runs(spool: Spool) -> list[str | None]:
-    """The trials, and None for the sweep, that a spool leaves running."""
+    """The trials, and None for the sweep, whose runs a spool has not ended."""
     found: dict[str | None, None] = {}
     for record in spool.records():
         if record["kind"] in ("start", "metrics"):

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 import psutil
-import ray.train
-import ray.train.torch
+import ray
 import torch
 import torch.distributed as dist
 from ray import cloudpickle
@@ -45,10 +44,12 @@ class WorkerConfig(TypedDict):
 
 def serve(config: WorkerConfig) -> None:
     """Run by each Ray Train worker: task after task, until there are no more or the process is worn out."""
+    from ray.train import get_context
+    from ray.train.torch import get_device
+
     broker, group = config["broker"], config["group"]
-    context = ray.train.get_context()
-    rank, workers = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
+    rank, workers = get_context().get_world_rank(), get_context().get_world_size()
+    device = get_device()
     if 0 < config["gpus"] < 1:
         keep_to_share_of_memory(device, config["gpus"])
     cpu_group = dist.new_group(backend="gloo") if workers > 1 else None
