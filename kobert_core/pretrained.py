@@ -25,7 +25,7 @@ from kobert_core.tokenization import load_tokenizer
 TRAIN_CONFIG = "train_config.json"
 
 
-def save_model_files(folder: Path, task: Task[Any]) -> None:
+def save_model_files(folder: Path, task: Task) -> None:
     """All files of a model's folder but its weights: `config.json`, the tokenizer's, `train_config.json`.
 
     They are the same for every checkpoint of a run, and make its export need neither data nor hub.
@@ -39,7 +39,7 @@ def save_model_files(folder: Path, task: Task[Any]) -> None:
         write_sums(temporary)
 
 
-def save_weights(folder: Path, task: type[Task[Any]], weights: Mapping[str, torch.Tensor]) -> None:
+def save_weights(folder: Path, task: type[Task], weights: Mapping[str, torch.Tensor]) -> None:
     """Write the weights of a checkpoint as they lie in an exported folder, and `SHA256SUMS` of all that is in it.
 
     What transformers does not know lies beside `model.safetensors`, in the files that the task names.
@@ -50,7 +50,7 @@ def save_weights(folder: Path, task: type[Task[Any]], weights: Mapping[str, torc
     write_sums(folder)
 
 
-def split_weights(task: type[Task[Any]], weights: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+def split_weights(task: type[Task], weights: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
     """The weights of each file of an exported folder, by its name; together they are all of `weights`."""
     files = {
         name: {key: tensor for key, tensor in weights.items() if key.startswith(prefix)}
@@ -60,7 +60,7 @@ def split_weights(task: type[Task[Any]], weights: Mapping[str, torch.Tensor]) ->
     return {WEIGHTS: {key: tensor for key, tensor in weights.items() if key not in apart}} | files
 
 
-def keep_chosen(folder: Path, task: type[Task[Any]], metrics: Mapping[str, float]) -> None:
+def keep_chosen(folder: Path, task: type[Task], metrics: Mapping[str, float]) -> None:
     """Write into `train_config.json` what the dev split chose, such as the null threshold of SQuAD 2.0.
 
     Args:
@@ -80,7 +80,7 @@ def keep_chosen(folder: Path, task: type[Task[Any]], metrics: Mapping[str, float
 class Pretrained:
     """A model with the task that it was trained for."""
 
-    task: Task[Any]
+    task: Task
     model: nn.Module
     """On the CPU, in evaluation mode."""
 
@@ -105,7 +105,7 @@ def load_pretrained(folder: Path, *, progress: Progress = unseen) -> Pretrained:
     return Pretrained(task, model.eval())
 
 
-def empty_model(folder: Path, *, cache: Path | None = None, progress: Progress = unseen) -> tuple[Task[Any], nn.Module]:
+def empty_model(folder: Path, *, cache: Path | None = None, progress: Progress = unseen) -> tuple[Task, nn.Module]:
     """The task and the model of a folder, before its weights are loaded; neither data nor hub is needed.
 
     Raises:

@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from torch import nn
+from typing_extensions import TypeVar
 
 from kobert_core.config import DataConfig, ModelConfig, Objective, TrainConfig
 from kobert_core.data.batching import Batch
@@ -66,7 +67,8 @@ class Chance(NamedTuple):
     """Which answer that is, in words."""
 
 
-E = TypeVar("E", bound=Examples)
+E = TypeVar("E", bound=Examples, default=Any)
+"""A task alone stands for one with any kind of examples."""
 
 log = logging.getLogger(__name__)
 Purpose = Literal["training", "scoring"]
@@ -250,7 +252,9 @@ class Task(ABC, Generic[E]):
         try:
             model = self.build_on_meta(weights=weights)
             with torch.device("meta"):
-                tensors = {name: part.to("meta") for name, part in batch.inputs.items() if name != "lengths"}
+                tensors = {
+                    name: part.to("meta") for name, part in batch.inputs.items() if isinstance(part, torch.Tensor)
+                }
                 model(**tensors, lengths=batch.inputs["lengths"])
         except InputError:
             raise
@@ -290,7 +294,7 @@ class Task(ABC, Generic[E]):
         """What there is to predict in a file, which needs no labels."""
 
     @abstractmethod
-    def describe(self, file: Path) -> dict[str, Any]:
+    def describe(self, file: Path) -> dict[str, object]:
         """What is in a labelled file, however much of it must be set aside: JSON values.
 
         Raises:
@@ -298,7 +302,7 @@ class Task(ABC, Generic[E]):
         """
 
     @abstractmethod
-    def answers(self, ids: list[str], examples: E, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    def answers(self, ids: list[str], examples: E, outputs: dict[str, np.ndarray]) -> list[dict[str, object]]:
         """One flat record an id: what the model says of it, in a form for people."""
 
     @abstractmethod
@@ -321,7 +325,7 @@ class Task(ABC, Generic[E]):
         Nothing is chosen here: the config's own values hold, as for `answers`.
         """
 
-    def score_in_detail(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def score_in_detail(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, object]:
         """What more there is to say of the outputs than one number a metric, as JSON values."""
         return {}
 
