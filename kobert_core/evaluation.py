@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import nn
@@ -61,7 +59,7 @@ def _in_order(parts: list[tuple[np.ndarray, dict[str, np.ndarray]]], size: int) 
         dtype = parts[0][1][name].dtype
         rows = np.full((size, *width), -np.inf if dtype.kind == "f" else 0, dtype=dtype)
         for indices, part in parts:
-            place: Any = (indices, *(slice(0, length) for length in part[name].shape[1:]))
+            place: tuple[np.ndarray | slice, ...] = (indices, *(slice(0, length) for length in part[name].shape[1:]))
             rows[place] = part[name]
         outputs[name] = rows
     return outputs

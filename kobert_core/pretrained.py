@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -129,7 +128,7 @@ def read_train_config(folder: Path) -> TrainConfig:
     """The config with which the model in a folder was trained. Raises InputError when it is not there."""
     path = folder / TRAIN_CONFIG
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
         return parse_train_config(values)
     except (OSError, ValueError, ValidationError) as error:
         raise InputError(

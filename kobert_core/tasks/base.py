@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self
@@ -182,8 +182,8 @@ class Task(ABC, Generic[E]):
     def _carve(
         self,
         split: Callable[..., tuple[Indices, Indices]],
-        train: Sequence[Any] | np.ndarray,
-        dev: Sequence[Any] | np.ndarray | None,
+        train: Sequence[Hashable] | np.ndarray,
+        dev: Sequence[Hashable] | np.ndarray | None,
     ) -> tuple[Indices, Indices]:
         """All items of the training file and of the dev file, or the two parts of the training file.
 
@@ -220,8 +220,15 @@ class Task(ABC, Generic[E]):
 
     def build_model(self) -> nn.Module:
         """A model with its encoder in `model.bert`, on the CPU, initialised as the config says."""
-        needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
-        return self._with_head(load_bert(self.model, self.tokenizer, cache=self._cache, **needs))
+        bert = load_bert(
+            self.model,
+            self.tokenizer,
+            longest=self.longest,
+            segments=self.segments,
+            pooler=self.pooler,
+            cache=self._cache,
+        )
+        return self._with_head(bert)
 
     def build_on_meta(self, *, weights: bool = False) -> nn.Module:
         """What `build_model` gives, on PyTorch's meta device: shapes without numbers, in no memory and next to no time.
@@ -232,8 +239,14 @@ class Task(ABC, Generic[E]):
         Raises:
             InputError: the model cannot be built.
         """
-        needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
-        bert = check_bert(self.model, self.tokenizer, weights=weights, **needs)
+        bert = check_bert(
+            self.model,
+            self.tokenizer,
+            longest=self.longest,
+            segments=self.segments,
+            pooler=self.pooler,
+            weights=weights,
+        )
         with torch.device("meta"):
             return self._with_head(bert)
 

@@ -223,12 +223,13 @@ def _golds(entry: dict[str, object]) -> tuple[list[str] | None, str | None]:
     return golds, None
 
 
-def _answers(entry: dict[str, Any], golds: list[str], context: str) -> list[tuple[int, int]] | str:
+def _answers(entry: dict[str, object], golds: list[str], context: str) -> list[tuple[int, int]] | str:
     """Where the answers of a question lie, or what is wrong with them."""
     if entry.get("is_impossible", False) is True:
         return "is_impossible, but it has answers"
-    found = []
-    for answer, text in zip(entry["answers"], golds, strict=True):
+    found, answers = [], entry["answers"]
+    assert isinstance(answers, list)
+    for answer, text in zip(answers, golds, strict=True):
         problem, start = _text_problem(text, "answer"), answer.get("answer_start")
         if problem is not None:
             return problem
