@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -28,7 +28,7 @@ NUMBERS = 1
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
-def seconds(value: Any) -> Any:
+def seconds(value: object) -> object:
     """A duration such as `90s`, `10m`, `2h`, `1h30m`, or a number of seconds, in seconds."""
     if not isinstance(value, str):
         return value
@@ -85,7 +85,7 @@ class ModelConfig(FrozenConfig):
     """Branch, tag or commit of `backbone` on the hub."""
     init: Literal["pretrained", "random"] = "pretrained"
     """Where the weights of the encoder come from. Random only when the study says so."""
-    config: dict[str, Any] = Field(default_factory=dict)
+    config: dict[str, object] = Field(default_factory=dict)
     """Values of `transformers.BertConfig` that replace those of `backbone`; sizes only with `init: random`."""
     tokenizer: str | None = None
     """Hub name or local folder of the tokenizer, when it is not that of `backbone`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import nn
@@ -16,12 +14,12 @@ TOKENS_PER_BATCH = {"cpu": 8_192, "cuda": 32_768}
 """Tokens that go through the model together: evaluation needs no memory for gradients."""
 
 
-def evaluate(model: nn.Module, task: Task[Any], examples: Examples, runtime: Runtime) -> dict[str, float]:
+def evaluate(model: nn.Module, task: Task, examples: Examples, runtime: Runtime) -> dict[str, float]:
     """The task's `eval/…` metrics over all examples, each counted once however many workers share them."""
     return task.score(examples, predict(model, task, examples, runtime))
 
 
-def evaluate_on_dev(model: nn.Module, task: Task[Any], runtime: Runtime) -> dict[str, float]:
+def evaluate_on_dev(model: nn.Module, task: Task, runtime: Runtime) -> dict[str, float]:
     """The metrics on the dev split, by what is chosen on it, and that with them: nowhere else is anything chosen.
 
     `Task.with_chosen` of these metrics is the task with which the same weights are to be used from then on.
@@ -32,7 +30,7 @@ def evaluate_on_dev(model: nn.Module, task: Task[Any], runtime: Runtime) -> dict
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, task: Task[Any], examples: Examples, runtime: Runtime) -> dict[str, np.ndarray]:
+def predict(model: nn.Module, task: Task, examples: Examples, runtime: Runtime) -> dict[str, np.ndarray]:
     """The task's outputs of all examples, in their order: arrays with one row an example, on every worker.
 
     The same on dev during training as ever after, but for what another number of threads or another device rounds.
@@ -61,7 +59,7 @@ def _in_order(parts: list[tuple[np.ndarray, dict[str, np.ndarray]]], size: int) 
         dtype = parts[0][1][name].dtype
         rows = np.full((size, *width), -np.inf if dtype.kind == "f" else 0, dtype=dtype)
         for indices, part in parts:
-            place: Any = (indices, *(slice(0, length) for length in part[name].shape[1:]))
+            place: tuple[np.ndarray | slice, ...] = (indices, *(slice(0, length) for length in part[name].shape[1:]))
             rows[place] = part[name]
         outputs[name] = rows
     return outputs

@@ -17,7 +17,7 @@ def make_optimizer(model: nn.Module, optim: OptimConfig) -> AdamW:
     return AdamW(parameter_groups(model, optim), betas=optim.betas, eps=optim.eps, fused=True)
 
 
-def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, object]]:
     """Groups with a learning rate and a weight decay each.
 
     What is in `model.bert` gets `backbone_lr`, times `layer_decay` for each layer below the pooler (the

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -25,7 +24,7 @@ from kobert_core.tokenization import load_tokenizer
 TRAIN_CONFIG = "train_config.json"
 
 
-def save_model_files(folder: Path, task: Task[Any]) -> None:
+def save_model_files(folder: Path, task: Task) -> None:
     """All files of a model's folder but its weights: `config.json`, the tokenizer's, `train_config.json`.
 
     They are the same for every checkpoint of a run, and make its export need neither data nor hub.
@@ -39,7 +38,7 @@ def save_model_files(folder: Path, task: Task[Any]) -> None:
         write_sums(temporary)
 
 
-def save_weights(folder: Path, task: type[Task[Any]], weights: Mapping[str, torch.Tensor]) -> None:
+def save_weights(folder: Path, task: type[Task], weights: Mapping[str, torch.Tensor]) -> None:
     """Write the weights of a checkpoint as they lie in an exported folder, and `SHA256SUMS` of all that is in it.
 
     What transformers does not know lies beside `model.safetensors`, in the files that the task names.
@@ -50,7 +49,7 @@ def save_weights(folder: Path, task: type[Task[Any]], weights: Mapping[str, torc
     write_sums(folder)
 
 
-def split_weights(task: type[Task[Any]], weights: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+def split_weights(task: type[Task], weights: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
     """The weights of each file of an exported folder, by its name; together they are all of `weights`."""
     files = {
         name: {key: tensor for key, tensor in weights.items() if key.startswith(prefix)}
@@ -60,7 +59,7 @@ def split_weights(task: type[Task[Any]], weights: Mapping[str, torch.Tensor]) ->
     return {WEIGHTS: {key: tensor for key, tensor in weights.items() if key not in apart}} | files
 
 
-def keep_chosen(folder: Path, task: type[Task[Any]], metrics: Mapping[str, float]) -> None:
+def keep_chosen(folder: Path, task: type[Task], metrics: Mapping[str, float]) -> None:
     """Write into `train_config.json` what the dev split chose, such as the null threshold of SQuAD 2.0.
 
     Args:
@@ -80,7 +79,7 @@ def keep_chosen(folder: Path, task: type[Task[Any]], metrics: Mapping[str, float
 class Pretrained:
     """A model with the task that it was trained for."""
 
-    task: Task[Any]
+    task: Task
     model: nn.Module
     """On the CPU, in evaluation mode."""
 
@@ -105,7 +104,7 @@ def load_pretrained(folder: Path, *, progress: Progress = unseen) -> Pretrained:
     return Pretrained(task, model.eval())
 
 
-def empty_model(folder: Path, *, cache: Path | None = None, progress: Progress = unseen) -> tuple[Task[Any], nn.Module]:
+def empty_model(folder: Path, *, cache: Path | None = None, progress: Progress = unseen) -> tuple[Task, nn.Module]:
     """The task and the model of a folder, before its weights are loaded; neither data nor hub is needed.
 
     Raises:
@@ -129,7 +128,7 @@ def read_train_config(folder: Path) -> TrainConfig:
     """The config with which the model in a folder was trained. Raises InputError when it is not there."""
     path = folder / TRAIN_CONFIG
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
         return parse_train_config(values)
     except (OSError, ValueError, ValidationError) as error:
         raise InputError(

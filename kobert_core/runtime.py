@@ -8,11 +8,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 
 from kobert_core.config import TrainConfig
+
+T = TypeVar("T")
 
 Phase = Literal["model", "data", "forward", "backward", "graph", "optimizer", "evaluation", "checkpoint", "logging"]
 """What a run can be doing; `model` is to build it, or to put it where a checkpoint left it, and `graph` to go forward
@@ -64,11 +66,11 @@ class Runtime(Protocol):
         """Replace each tensor by its sum over all workers, in place."""
         ...
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """The values of all workers, in the order of their ranks, on every worker."""
         ...
 
-    def phase(self, name: Phase) -> AbstractContextManager[Any]:
+    def phase(self, name: Phase) -> AbstractContextManager[object]:
         """Entered while the run does this; phases do not overlap. For those who want to know where the time goes."""
         ...
 
@@ -94,10 +96,10 @@ class LocalRuntime:
     def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
         pass
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         return [value]
 
-    def phase(self, name: Phase) -> AbstractContextManager[Any]:
+    def phase(self, name: Phase) -> AbstractContextManager[object]:
         return nullcontext()
 
 
@@ -124,7 +126,8 @@ def own_stream(device: torch.device) -> Iterator[None]:
 @cache
 def _stream_of(device: torch.device) -> torch.cuda.Stream:
     """The same for all runs of a process: cuBLAS keeps memory for each stream that it ever saw."""
-    return torch.cuda.Stream(device)
+    stream: torch.cuda.Stream = torch.cuda.Stream(device)
+    return stream
 
 
 @contextmanager

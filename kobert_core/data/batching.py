@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
@@ -28,14 +28,26 @@ class Shape(NamedTuple):
     sequences: int
 
 
+class PackedInputs(TypedDict):
+    """What `packed_encoder.encode` takes of sequences that lie end to end."""
+
+    input_ids: torch.Tensor
+    """int64, shape (tokens,), as the next two."""
+    token_type_ids: torch.Tensor
+    position_ids: torch.Tensor
+    starts: torch.Tensor
+    """int32, shape (sequences + 1,): sequence i is `starts[i]` up to `starts[i + 1]`."""
+    lengths: list[int]
+    """The tokens of each sequence."""
+    longest: NotRequired[int]
+    """After `Batch.fill`: the most tokens of any sequence of the data."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Examples that go through the model together. Their tokens lie end to end: there is no padding."""
 
-    inputs: dict[str, Any]
-    """What `packed_encoder.encode` takes: `input_ids`, `token_type_ids` and `position_ids`, int64, of shape
-    (tokens,); `starts`, int32, of shape (examples + 1,); `lengths`, a list of numbers; and after `fill` also
-    `longest`."""
+    inputs: PackedInputs
     targets: dict[str, torch.Tensor]
     """What the loss takes besides: tensors of shape (examples,)."""
 
@@ -54,11 +66,14 @@ class Batch:
             targets: Arrays of shape (examples,).
         """
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        inputs: dict[str, Any] = {
-            name: torch.from_numpy(array.astype(np.int64, copy=False)) for name, array in tokens.items()
-        }
-        inputs["starts"] = torch.from_numpy(starts.astype(np.int32))
-        inputs["lengths"] = lengths.tolist()
+        arrays = {name: torch.from_numpy(array.astype(np.int64, copy=False)) for name, array in tokens.items()}
+        inputs = PackedInputs(
+            input_ids=arrays["input_ids"],
+            token_type_ids=arrays["token_type_ids"],
+            position_ids=arrays["position_ids"],
+            starts=torch.from_numpy(starts.astype(np.int32)),
+            lengths=lengths.tolist(),
+        )
         return cls(inputs, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in targets.items()})
 
     @classmethod
@@ -66,10 +81,13 @@ class Batch:
         """A batch from padded tensors as transformers takes them: `attention_mask` tells what is padding."""
         mask = padded["attention_mask"].bool()
         lengths = mask.sum(dim=1)
-        inputs: dict[str, Any] = {name: padded[name][mask] for name in INPUTS}
-        inputs["position_ids"] = torch.arange(mask.shape[1]).expand(mask.shape)[mask]
-        inputs["starts"] = F.pad(lengths.cumsum(0), (1, 0)).int()
-        inputs["lengths"] = lengths.tolist()
+        inputs = PackedInputs(
+            input_ids=padded["input_ids"][mask],
+            token_type_ids=padded["token_type_ids"][mask],
+            position_ids=torch.arange(mask.shape[1]).expand(mask.shape)[mask],
+            starts=F.pad(lengths.cumsum(0), (1, 0)).int(),
+            lengths=lengths.tolist(),
+        )
         return cls(inputs, {name: padded[name] for name in padded if name not in (*INPUTS, "attention_mask")})
 
     def padded(self, pad_id: int = 0) -> dict[str, torch.Tensor]:
@@ -77,9 +95,11 @@ class Batch:
         lengths = torch.tensor(self.inputs["lengths"])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         padded = {"attention_mask": mask.long()}
-        for name, fill in zip(INPUTS, (pad_id, 0), strict=True):
+        for name, part, fill in zip(
+            INPUTS, (self.inputs["input_ids"], self.inputs["token_type_ids"]), (pad_id, 0), strict=True
+        ):
             padded[name] = torch.full(mask.shape, fill)
-            padded[name][mask] = self.inputs[name]
+            padded[name][mask] = part
         return padded | self.targets
 
     def fill(self, longest: int) -> Batch:
@@ -91,12 +111,15 @@ class Batch:
         shape = filled_shape(self.shape, longest)
         more = Shape(shape.tokens - self.shape.tokens, shape.sequences - self.shape.sequences)
         lengths = [more.tokens // more.sequences + (n < more.tokens % more.sequences) for n in range(more.sequences)]
-        inputs: dict[str, Any] = {
-            name: F.pad(self.inputs[name], (0, more.tokens)) for name in (*INPUTS, "position_ids")
-        }
         ends = self.shape.tokens + torch.tensor(lengths).cumsum(0)
-        inputs["starts"] = torch.cat([self.inputs["starts"], ends.int()])
-        inputs |= {"lengths": [*self.inputs["lengths"], *lengths], "longest": longest}
+        inputs = PackedInputs(
+            input_ids=F.pad(self.inputs["input_ids"], (0, more.tokens)),
+            token_type_ids=F.pad(self.inputs["token_type_ids"], (0, more.tokens)),
+            position_ids=F.pad(self.inputs["position_ids"], (0, more.tokens)),
+            starts=torch.cat([self.inputs["starts"], ends.int()]),
+            lengths=[*self.inputs["lengths"], *lengths],
+            longest=longest,
+        )
         targets = {name: F.pad(target, (0, more.sequences), value=IGNORED) for name, target in self.targets.items()}
         return Batch(inputs, targets)
 
@@ -105,10 +128,8 @@ class Batch:
         if device.type != "cuda":
             return self
         moved = {name: part.pin_memory().to(device, non_blocking=True) for name, part in self._tensors().items()}
-        return Batch(
-            {name: moved.get(name, value) for name, value in self.inputs.items()},
-            {name: moved[name] for name in self.targets},
-        )
+        inputs = cast(PackedInputs, {name: moved.get(name, value) for name, value in self.inputs.items()})
+        return Batch(inputs, {name: moved[name] for name in self.targets})
 
     def copy_to(self, other: Batch) -> None:
         """Put this batch where one of the same shape lies on a CUDA device, likewise."""
@@ -117,13 +138,14 @@ class Batch:
             places[name].copy_(part.pin_memory(), non_blocking=True)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        return {name: part for name, part in (self.inputs | self.targets).items() if isinstance(part, torch.Tensor)}
+        return {name: part for name, part in self.inputs.items() if isinstance(part, torch.Tensor)} | self.targets
 
 
 def places_in(lengths: np.ndarray) -> np.ndarray:
     """The place of each token in its example, int64, shape (tokens,)."""
     ends = np.cumsum(lengths, dtype=np.int64)
-    return np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    places: np.ndarray = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    return places
 
 
 def filled_shape(shape: Shape, longest: int) -> Shape:

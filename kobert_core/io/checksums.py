@@ -89,7 +89,7 @@ def check_sums(folder: Path) -> None:
             )
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(content: Mapping[str, object]) -> dict[str, object]:
     """A JSON object with its own SHA-256 as its last value."""
     return {**content, SEAL: _seal_of(content)}
 
@@ -113,11 +113,11 @@ def unsealed(content: object, *, where: object) -> dict[str, Any]:
     return content
 
 
-def _seal_of(content: Mapping[str, Any]) -> str:
+def _seal_of(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def sealed_line(record: Mapping[str, Any]) -> bytes:
+def sealed_line(record: Mapping[str, object]) -> bytes:
     """A line of JSON that ends in its own CRC-32."""
     body = json.dumps(record, ensure_ascii=False, separators=(",", ":"))[:-1].encode("utf-8", "replace")
     return body + _crc_of(body) + b"\n"

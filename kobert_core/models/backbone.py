@@ -72,7 +72,8 @@ def load_bert(
     if pooler and POOLER - own.keys():
         log.warning(NEW_POOLER, backbone)
         draw_pooler(bert)
-    return bert.train()
+    bert.train()
+    return bert
 
 
 def draw_pooler(bert: BertModel) -> None:
@@ -249,7 +250,7 @@ def make_bert_config(config: ModelConfig, tokenizer: Tokenizer, *, longest: int,
     """
     from transformers import AutoConfig, BertConfig
 
-    values = dict(config.config)
+    values: dict[str, Any] = dict(config.config)
     if config.hidden_dropout is not None:
         values["hidden_dropout_prob"] = config.hidden_dropout
     if config.attention_dropout is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kobert_core.config import FrozenConfig, TrainConfig
 from kobert_core.tasks.question_answering.config import SPEC as QUESTION_ANSWERING
@@ -18,14 +18,14 @@ SPECS: dict[str, TaskSpec] = {spec.name: spec for spec in (TEXT_CLASSIFICATION, 
 """By the name that a study gives."""
 
 
-def task_class(name: str) -> type[Task[Any]]:
+def task_class(name: str) -> type[Task]:
     """The implementation of a task, which imports PyTorch."""
     module, _, attribute = SPECS[name].implementation.partition(":")
-    task: type[Task[Any]] = getattr(import_module(module), attribute)
+    task: type[Task] = getattr(import_module(module), attribute)
     return task
 
 
-def parse_train_config(values: Mapping[str, Any]) -> TrainConfig:
+def parse_train_config(values: Mapping[str, object]) -> TrainConfig:
     """A config from plain values, such as those of a JSON file; `data` and `model` become those of its task.
 
     Raises:

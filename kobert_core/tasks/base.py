@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from torch import nn
+from typing_extensions import TypeVar
 
 from kobert_core.config import DataConfig, ModelConfig, Objective, TrainConfig
 from kobert_core.data.batching import Batch
@@ -66,7 +67,8 @@ class Chance(NamedTuple):
     """Which answer that is, in words."""
 
 
-E = TypeVar("E", bound=Examples)
+E = TypeVar("E", bound=Examples, default=Any)
+"""A task alone stands for one with any kind of examples."""
 
 log = logging.getLogger(__name__)
 Purpose = Literal["training", "scoring"]
@@ -180,8 +182,8 @@ class Task(ABC, Generic[E]):
     def _carve(
         self,
         split: Callable[..., tuple[Indices, Indices]],
-        train: Sequence[Any] | np.ndarray,
-        dev: Sequence[Any] | np.ndarray | None,
+        train: Sequence[Hashable] | np.ndarray,
+        dev: Sequence[Hashable] | np.ndarray | None,
     ) -> tuple[Indices, Indices]:
         """All items of the training file and of the dev file, or the two parts of the training file.
 
@@ -218,8 +220,15 @@ class Task(ABC, Generic[E]):
 
     def build_model(self) -> nn.Module:
         """A model with its encoder in `model.bert`, on the CPU, initialised as the config says."""
-        needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
-        return self._with_head(load_bert(self.model, self.tokenizer, cache=self._cache, **needs))
+        bert = load_bert(
+            self.model,
+            self.tokenizer,
+            longest=self.longest,
+            segments=self.segments,
+            pooler=self.pooler,
+            cache=self._cache,
+        )
+        return self._with_head(bert)
 
     def build_on_meta(self, *, weights: bool = False) -> nn.Module:
         """What `build_model` gives, on PyTorch's meta device: shapes without numbers, in no memory and next to no time.
@@ -230,8 +239,14 @@ class Task(ABC, Generic[E]):
         Raises:
             InputError: the model cannot be built.
         """
-        needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
-        bert = check_bert(self.model, self.tokenizer, weights=weights, **needs)
+        bert = check_bert(
+            self.model,
+            self.tokenizer,
+            longest=self.longest,
+            segments=self.segments,
+            pooler=self.pooler,
+            weights=weights,
+        )
         with torch.device("meta"):
             return self._with_head(bert)
 
@@ -250,7 +265,9 @@ class Task(ABC, Generic[E]):
         try:
             model = self.build_on_meta(weights=weights)
             with torch.device("meta"):
-                tensors = {name: part.to("meta") for name, part in batch.inputs.items() if name != "lengths"}
+                tensors = {
+                    name: part.to("meta") for name, part in batch.inputs.items() if isinstance(part, torch.Tensor)
+                }
                 model(**tensors, lengths=batch.inputs["lengths"])
         except InputError:
             raise
@@ -290,7 +307,7 @@ class Task(ABC, Generic[E]):
         """What there is to predict in a file, which needs no labels."""
 
     @abstractmethod
-    def describe(self, file: Path) -> dict[str, Any]:
+    def describe(self, file: Path) -> dict[str, object]:
         """What is in a labelled file, however much of it must be set aside: JSON values.
 
         Raises:
@@ -298,7 +315,7 @@ class Task(ABC, Generic[E]):
         """
 
     @abstractmethod
-    def answers(self, ids: list[str], examples: E, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    def answers(self, ids: list[str], examples: E, outputs: dict[str, np.ndarray]) -> list[dict[str, object]]:
         """One flat record an id: what the model says of it, in a form for people."""
 
     @abstractmethod
@@ -321,7 +338,7 @@ class Task(ABC, Generic[E]):
         Nothing is chosen here: the config's own values hold, as for `answers`.
         """
 
-    def score_in_detail(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def score_in_detail(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, object]:
         """What more there is to say of the outputs than one number a metric, as JSON values."""
         return {}
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from kobert_core.config import DataConfig, ModelConfig, Objective
 
 
-def nothing_follows(data: dict[str, Any]) -> None:
+def nothing_follows(data: dict[str, object]) -> None:
     """What is said of the data is complete."""
 
 
@@ -30,6 +29,6 @@ class TaskSpec:
     """Its subclass of `kobert_core.tasks.base.Task`, as `module:class`."""
     predictions_by_id: bool = False
     """Whether official scripts take a file of its predictions, `{id: text}`."""
-    complete: Callable[[dict[str, Any]], None] = nothing_follows
+    complete: Callable[[dict[str, object]], None] = nothing_follows
     """Puts what follows from the data's files into the `data` section of a study, whose paths are absolute; raises
     InputError when it does not follow from them."""

@@ -57,7 +57,8 @@ def not_plain(texts: Sequence[str]) -> list[int]:
     if not positions:
         return []
     ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)) + 1)
-    return np.unique(np.searchsorted(ends, positions, side="right")).tolist()
+    indices: list[int] = np.unique(np.searchsorted(ends, positions, side="right")).tolist()
+    return indices
 
 
 def preprocess(text: str) -> str:

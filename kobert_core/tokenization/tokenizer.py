@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from itertools import chain
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +113,7 @@ class KoBertTokenizer:
     def __repr__(self) -> str:
         return f"KoBertTokenizer(vocab_size={len(self)}, fingerprint={self.fingerprint[:12]!r})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[KoBertTokenizer], tuple[bytes, tuple[str, ...] | None]]:
         return type(self), (self._model, self._vocab)
 
     @property

@@ -139,7 +139,8 @@ class QUniform(_Range):
         return math.isclose(steps, round(steps), rel_tol=0, abs_tol=1e-8)
 
     def identity(self, value: Any) -> Hashable:
-        return round((value - self.min) / self.q)
+        steps: int = round((value - self.min) / self.q)
+        return steps
 
     def count(self) -> int:
         return int((Decimal(str(self.max)) - Decimal(str(self.min))) / Decimal(str(self.q))) + 1

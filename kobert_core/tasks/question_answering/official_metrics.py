@@ -5,18 +5,50 @@ from __future__ import annotations
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
 # The script puts a blank for these signs, and then drops ASCII punctuation.
 _NORMALISATION = str.maketrans({sign: "" for sign in string.punctuation} | dict.fromkeys("'\"《》<>〈〉()‘’", " "))
 
+
+class Answer(TypedDict):
+    """A gold answer."""
+
+    text: str
+
+
+class Question(TypedDict):
+    """A question of a file in the format of SQuAD."""
+
+    id: str
+    answers: NotRequired[list[Answer]]
+
+
+class Paragraph(TypedDict):
+    """The questions on one context."""
+
+    qas: list[Question]
+
+
+class Article(TypedDict):
+    """Its paragraphs."""
+
+    paragraphs: list[Paragraph]
+
+
+class Dataset(TypedDict):
+    """The parsed JSON file."""
+
+    data: list[Article]
+
+
 Scores = dict[str, tuple[float, float]]
 """Exact match (0.0 or 1.0) and F1 (0 to 1) of each question, by its id."""
 
 
-def score(dataset: Mapping[str, Any], predictions: Mapping[str, str]) -> dict[str, float]:
+def score(dataset: Dataset, predictions: Mapping[str, str]) -> dict[str, float]:
     """Exact match and F1 over all questions of a file, in percent; a question without a prediction counts 0.
 
     Args:
@@ -28,7 +60,7 @@ def score(dataset: Mapping[str, Any], predictions: Mapping[str, str]) -> dict[st
     return total(_score_all(dataset, predictions))
 
 
-def score_each(dataset: Mapping[str, Any], predictions: Mapping[str, str]) -> Scores:
+def score_each(dataset: Dataset, predictions: Mapping[str, str]) -> Scores:
     """Exact match and F1 of each question, (0.0, 0.0) without a prediction.
 
     A question without answers (SQuAD 2.0) is right when its prediction normalises to nothing.
@@ -37,7 +69,7 @@ def score_each(dataset: Mapping[str, Any], predictions: Mapping[str, str]) -> Sc
     return dict(zip(ids, _score_all(dataset, predictions), strict=True))
 
 
-def _score_all(dataset: Mapping[str, Any], predictions: Mapping[str, str]) -> list[tuple[float, float]]:
+def _score_all(dataset: Dataset, predictions: Mapping[str, str]) -> list[tuple[float, float]]:
     """Exact match and F1 of each question in its order; an id that occurs twice counts twice."""
     return [
         score_answer(predictions[question["id"]], _golds(question)) if question["id"] in predictions else (0.0, 0.0)
@@ -137,11 +169,11 @@ def _f1(prediction: str, gold: str) -> float:
     return (2 * precision * recall) / (precision + recall)
 
 
-def _questions(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _questions(dataset: Dataset) -> Iterator[Question]:
     for article in dataset["data"]:
         for paragraph in article["paragraphs"]:
             yield from paragraph["qas"]
 
 
-def _golds(question: Mapping[str, Any]) -> list[str]:
+def _golds(question: Question) -> list[str]:
     return [answer["text"] for answer in question.get("answers", [])]

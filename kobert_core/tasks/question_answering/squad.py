@@ -147,7 +147,7 @@ def _parse(path: Path) -> dict[str, Any]:
     return content
 
 
-def _version(content: dict[str, Any], path: Path) -> str:
+def _version(content: dict[str, object], path: Path) -> str:
     version = content.get("version")
     if isinstance(version, (str, float)) and _KNOWN_VERSION.fullmatch(str(version)):
         return str(version)
@@ -158,15 +158,15 @@ def _version(content: dict[str, Any], path: Path) -> str:
     )
 
 
-def _paragraphs(articles: list[Any], squad: Squad) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _paragraphs(articles: list[object], squad: Squad) -> Iterator[tuple[str, str, dict[str, object]]]:
     """Place, article and content of each paragraph that is one."""
     for number, article in enumerate(articles):
         place = f"data[{number}]"
-        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
+        entry: dict[str, object] = article if isinstance(article, dict) else {}
+        paragraphs, title = entry.get("paragraphs"), entry.get("title")
         if not isinstance(paragraphs, list):
             squad.bad.append(BadQuestion(place, "`paragraphs` is no list"))
             continue
-        title = article.get("title")
         for position, paragraph in enumerate(paragraphs):
             here = f"{place}.paragraphs[{position}]"
             if isinstance(paragraph, dict):
@@ -176,10 +176,10 @@ def _paragraphs(articles: list[Any], squad: Squad) -> Iterator[tuple[str, str, d
 
 
 def _question(
-    raw: Any, place: str, context: str, number: int, place_of_id: dict[str, str], use: Use
+    raw: object, place: str, context: str, number: int, place_of_id: dict[str, str], use: Use
 ) -> tuple[Question | None, BadQuestion | None]:
     """A question of the file, unless nobody can say how it is to be answered, and what is wrong with it."""
-    entry: dict[str, Any] = raw if isinstance(raw, dict) else {}
+    entry: dict[str, object] = raw if isinstance(raw, dict) else {}
     question_id, text = entry.get("id"), entry.get("question")
     no_id, no_text = _text_problem(question_id, "id"), _text_problem(text, "question")
     unasked = "is no object" if entry is not raw else no_id or no_text
@@ -207,7 +207,7 @@ def _question(
     return question, BadQuestion(place, reason, spoils=spoils, counted=question is not None)
 
 
-def _golds(entry: dict[str, Any]) -> tuple[list[str] | None, str | None]:
+def _golds(entry: dict[str, object]) -> tuple[list[str] | None, str | None]:
     """The texts of a question's answers, None if they are not known; and what is wrong with them."""
     answers = entry.get("answers")
     if not answers:
@@ -223,12 +223,13 @@ def _golds(entry: dict[str, Any]) -> tuple[list[str] | None, str | None]:
     return golds, None
 
 
-def _answers(entry: dict[str, Any], golds: list[str], context: str) -> list[tuple[int, int]] | str:
+def _answers(entry: dict[str, object], golds: list[str], context: str) -> list[tuple[int, int]] | str:
     """Where the answers of a question lie, or what is wrong with them."""
     if entry.get("is_impossible", False) is True:
         return "is_impossible, but it has answers"
-    found = []
-    for answer, text in zip(entry["answers"], golds, strict=True):
+    found, answers = [], entry["answers"]
+    assert isinstance(answers, list)
+    for answer, text in zip(answers, golds, strict=True):
         problem, start = _text_problem(text, "answer"), answer.get("answer_start")
         if problem is not None:
             return problem
@@ -238,7 +239,7 @@ def _answers(entry: dict[str, Any], golds: list[str], context: str) -> list[tupl
     return found
 
 
-def _text_problem(text: Any, name: str) -> str | None:
+def _text_problem(text: object, name: str) -> str | None:
     if not isinstance(text, str):
         return f"{name} is missing" if text is None else f"{name} is not a string but {type(text).__name__}"
     return character_problem(text) if text.strip() else f"{name} is empty"

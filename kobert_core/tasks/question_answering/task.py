@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ class QuestionAnswering(Task[WindowExamples]):
         questions = [question.text for question in squad.questions]
         return Inputs(file["ids"].tolist(), {"question": questions}, examples, squad.bad)
 
-    def answers(self, ids: list[str], examples: WindowExamples, outputs: Outputs) -> list[dict[str, Any]]:
+    def answers(self, ids: list[str], examples: WindowExamples, outputs: Outputs) -> list[dict[str, object]]:
         """For each question its answer, cut from the context; empty where the model says that there is none."""
         found = texts(examples, self._decode(examples, outputs), null_threshold=self.model.null_threshold)
         return [{"id": one, "prediction_text": text} for one, text in zip(ids, found, strict=True)]
@@ -139,7 +139,7 @@ class QuestionAnswering(Task[WindowExamples]):
             return None
         return Chance(100 * float(np.mean([not gold for gold in gold_texts(examples)])), "no answer at all")
 
-    def describe(self, file: Path) -> dict[str, Any]:
+    def describe(self, file: Path) -> dict[str, object]:
         """What is in a labelled file, and the best scores that a model with this tokenizer can reach on it.
 
         Returns:

@@ -311,8 +311,8 @@ class WindowExamples:
     def piece_of(self, indices: np.ndarray, token: np.ndarray | int) -> NDArray[np.int64]:
         """The place in `pieces` of a token of each window, which must be the context's; shape (batch,)."""
         context = self.texts["context"][self.question[indices]]
-        start: NDArray[np.int64] = self.pieces["piece_starts"][context] + self.first[indices]
-        return start - self.query[indices] - 2 + token
+        piece: NDArray[np.int64] = self.pieces["piece_starts"][context] + self.first[indices] - self.query[indices]
+        return np.add(piece - 2, token)
 
     def _tokens(self, indices: np.ndarray) -> Tokens:
         lengths, query = self.lengths[indices], self.query[indices]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -73,15 +73,16 @@ class TextClassificationModel(ModelConfig):
     """Weight of each class in the loss; `balanced` is inverse to its frequency in the training examples."""
 
 
-def infer_labels_of(data: dict[str, Any]) -> None:
+def infer_labels_of(data: dict[str, object]) -> None:
     """Put the labels of the training file in the place of `labels: infer`."""
-    if data.get("labels") == INFER and isinstance(data.get("train"), str):
+    train = data.get("train")
+    if data.get("labels") == INFER and isinstance(train, str):
         given = {name: data[name] for name in ("text_column", "label_column", "id_column") if name in data}
         if all(isinstance(value, str | None) for value in given.values()):
             from kobert_core.tasks.text_classification.rows import infer_labels
 
-            columns = TextClassificationData(train=data["train"], **given).columns
-            data["labels"] = infer_labels(data["train"], columns)
+            columns = TextClassificationData.model_validate({"train": train, **given}).columns
+            data["labels"] = infer_labels(train, columns)
 
 
 def _text(value: object) -> str:

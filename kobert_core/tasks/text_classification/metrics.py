@@ -4,7 +4,6 @@ second."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -27,7 +26,7 @@ def macro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(f1_score(labels, logits.argmax(axis=1), average="macro", zero_division=0.0))
 
 
-def class_report(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+def class_report(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, object]:
     """Scores of each class, and which one is taken for which.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class TextClassification(Task[TextExamples]):
         ids, texts, bad = list[str](), list[str](), list[BadRow]()
 
         def parts() -> Iterator[Rows]:
-            for rows in self._watched(path, labels=None, labelled=False):
+            for rows in self._watched(path, labelled=False):
                 ids.extend(rows.ids)
                 texts.extend(rows.texts)
                 bad.extend(rows.bad)
@@ -87,7 +87,9 @@ class TextClassification(Task[TextExamples]):
         arrays = joined(tokenize_parts(parts(), self.tokenizer))
         return Inputs(ids, {"text": texts}, self._examples(arrays), bad)
 
-    def answers(self, ids: list[str], examples: TextExamples, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    def answers(
+        self, ids: list[str], examples: TextExamples, outputs: dict[str, np.ndarray]
+    ) -> list[dict[str, object]]:
         """For each id its label as the training file has it, the name of that class, and all probabilities."""
         labels, names = list(self.data.labels), list(self.data.labels.values())
         return [
@@ -113,7 +115,7 @@ class TextClassification(Task[TextExamples]):
             "eval/examples": examples.items,
         }
 
-    def score_in_detail(self, examples: TextExamples, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def score_in_detail(self, examples: TextExamples, outputs: dict[str, np.ndarray]) -> dict[str, object]:
         """`classes`: precision, recall, F1 and support of each; `confusion_matrix`: how many examples of a class, a
         row each, were taken for which one."""
         return class_report(outputs["logits"], examples.labels, list(self.data.labels.values()))
@@ -138,7 +140,8 @@ class TextClassification(Task[TextExamples]):
 
     def read_rows(self, path: Path) -> Rows:
         """The usable rows of a labelled file, and those that were set aside."""
-        return read_rows(path, **self._how)
+        data = self.data
+        return read_rows(path, columns=data.columns, labels=data.labels, max_bad_fraction=data.max_bad_fraction)
 
     def _parts(self, path: Path) -> Iterator[Rows]:
         """`read_rows` in parts; its facts are kept on the way, so that a file is read once for both."""
@@ -148,20 +151,20 @@ class TextClassification(Task[TextExamples]):
             yield rows
         self._kept_facts(path, lambda: facts)
 
-    def _watched(self, path: Path, **how: Any) -> Iterator[Rows]:
-        """The parts of a file. That one is done is told when the next one is asked for: by then it is tokenized."""
+    def _watched(self, path: Path, *, labelled: bool = True, max_bad_fraction: float | None = None) -> Iterator[Rows]:
+        """The parts of a file. A part counts as done when the next one is asked for: by then it is tokenized."""
         work, done = f"reading {path.name}", 0
         self.progress(work, done)
-        for rows in row_chunks(path, **(self._how | how)):
+        for rows in self._chunks(path, labelled=labelled, max_bad_fraction=max_bad_fraction):
             yield rows
             done += len(rows) + len(rows.bad)
             self.progress(work, done)
         self.progress(work, done, done)
 
-    @property
-    def _how(self) -> dict[str, Any]:
+    def _chunks(self, path: Path, *, labelled: bool = True, max_bad_fraction: float | None = None) -> Iterator[Rows]:
         data = self.data
-        return {"columns": data.columns, "labels": data.labels, "max_bad_fraction": data.max_bad_fraction}
+        share = data.max_bad_fraction if max_bad_fraction is None else max_bad_fraction
+        return row_chunks(path, columns=data.columns, labels=data.labels, labelled=labelled, max_bad_fraction=share)
 
     def bad_rows(self, path: Path, purpose: Purpose = "scoring") -> list[BadRow]:
         """The rows of a labelled file that were set aside, for either purpose the same."""
@@ -170,7 +173,7 @@ class TextClassification(Task[TextExamples]):
 
     def _facts(self, path: Path) -> dict[str, np.ndarray]:
         """What is known of a file's rows before they are tokenized."""
-        return self._kept_facts(path, lambda: [_facts_of(rows) for rows in row_chunks(path, **self._how)])
+        return self._kept_facts(path, lambda: [_facts_of(rows) for rows in self._chunks(path)])
 
     def _kept_facts(self, path: Path, parts: Callable[[], list[Facts]]) -> dict[str, np.ndarray]:
         def build() -> dict[str, np.ndarray]:
@@ -185,7 +188,7 @@ class TextClassification(Task[TextExamples]):
 
         return cached_arrays(self._cache, self._file_key(path) | {"facts": FACTS_VERSION}, build)
 
-    def describe(self, file: Path) -> dict[str, Any]:
+    def describe(self, file: Path) -> dict[str, object]:
         """Examples by class, what is set aside, and how long the texts are in tokens, special ones counted."""
         labels, bad = list[np.ndarray](), list[BadRow]()
 

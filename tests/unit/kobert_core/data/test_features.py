@@ -40,38 +40,6 @@ def test_the_splits_share_no_example_and_all_of_a_file_is_in_one(cache: Path) ->
     assert np.bincount(sampled.train.labels).tolist() == [50, 50]
 
 
-def test_arrays_are_built_once_and_mapped_after(tmp_path: Path) -> None:
-    built = []
-
-    def build() -> dict[str, np.ndarray]:
-        built.append(1)
-        return {"ids": np.arange(10)}
-
-    for _ in range(3):
-        arrays = cached_arrays(tmp_path, {"file": "a"}, build)
-        assert arrays["ids"].tolist() == list(range(10))
-    assert isinstance(arrays["ids"], np.memmap) and not arrays["ids"].flags.writeable
-    assert len(built) == 1
-    cached_arrays(tmp_path, {"file": "b"}, build)
-    assert len(built) == 2
-
-
-def test_a_torn_entry_is_built_anew(tmp_path: Path) -> None:
-    def build() -> dict[str, np.ndarray]:
-        return {"ids": np.arange(10)}
-
-    cached_arrays(tmp_path, {"file": "a"}, build)
-    (file,) = tmp_path.glob("*/ids.npy")
-    file.write_bytes(b"torn")
-    assert cached_arrays(tmp_path, {"file": "a"}, build)["ids"].tolist() == list(range(10))
-
-
-def test_an_empty_array_is_kept_too(tmp_path: Path) -> None:
-    for _ in range(2):
-        arrays = cached_arrays(tmp_path, {"file": "a"}, lambda: {"none": np.zeros(0, dtype=np.int64)})
-        assert arrays["none"].shape == (0,)
-
-
 def test_runs_of_one_process_share_a_tokenizer(cache: Path) -> None:
     one, other = (TextClassification(tiny_config(optim={"backbone_lr": rate}), cache=cache) for rate in (1e-3, 1e-4))
     assert one.tokenizer is other.tokenizer
