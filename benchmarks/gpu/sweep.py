@@ -193,25 +193,25 @@ def environment() -> dict[str, str]:
     return given | {"PYTHONPATH": os.pathsep.join(paths), "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
 
-def spells_of(sweep_folder: Path, plan: Plan) -> tuple[list[Spell], str]:
+def spells_of(open_sweep_dir: Path, plan: Plan) -> tuple[list[Spell], str]:
     """Those of the whole trials in the order of their ends, and how many trials came to which end.
 
     Raises:
         RuntimeError: no trial is whole.
     """
-    records = records_of(sweep_folder)
+    records = records_of(open_sweep_dir)
     whole = [record for record in records if record["state"] == "COMPLETE"]
     reasons = [str(record["reason"]).strip().splitlines()[-1] for record in records if record.get("reason")]
     if not whole:
         raise RuntimeError(f"no trial is whole: {reasons[:1] or [record['state'] for record in records]}")
     states = sorted({record["state"] for record in records})
     counts = [f"{sum(record['state'] == state for record in records)} {state}" for state in states]
-    spells = [spell_of(sweep_folder, record, plan) for record in whole]
+    spells = [spell_of(open_sweep_dir, record, plan) for record in whole]
     return sorted(spells, key=lambda spell: spell.ended), ", ".join(counts + reasons[:1])
 
 
-def spell_of(sweep_folder: Path, record: dict[str, Any], plan: Plan) -> Spell:
-    folder = sweep_folder / "trials" / f"{record['trial']:04d}"
+def spell_of(open_sweep_dir: Path, record: dict[str, Any], plan: Plan) -> Spell:
+    folder = open_sweep_dir / "trials" / f"{record['trial']:04d}"
     made = (folder / "model").stat()  # a folder that was written aside and then renamed
     return Spell(
         began=record["started"],
@@ -237,7 +237,7 @@ def tell_added(results: Results, plan: Plan, spells: list[Spell], span: float) -
         f"{plan.title}, time added a trial",
         added,
         unit="s",
-        bar=None if plan.tiny else ADDED,
+        bar=None if plan.tiny or plan.long else ADDED,
         note=note,
         between=[round(seconds, 4) for seconds in between],
     )

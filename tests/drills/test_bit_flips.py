@@ -31,10 +31,10 @@ from tuning.sweep.export import export_model
 from tuning.sweep_dir.layout import TABLE
 from tuning.sweep_dir.provenance import refuse_other_provenance
 from tuning.sweep_dir.saved_study import load_sweep_study
-from tuning.sweep_dir.test_set_log import readings
+from tuning.sweep_dir.test_set_log import read_log
 from tuning.sweep_dir.trial_table import TrialTable, read_winner
 from tuning.tracking.spool import Spool, record_of
-from tuning.tracking.tracker import _make_syncer
+from tuning.tracking.tracker import _make_sender
 
 FLIPS = 200
 SETTINGS = ("--set", "train.epochs=1", "--set", "train.eval_percent=50")
@@ -82,7 +82,7 @@ def reports_of(output: Path) -> Any:
             some = spool.read(offset, spool._end)
             lines += [record_of(line) for _, line in some]
             offset = some[-1][0]
-        return lines, _make_syncer(spool, f"sqlite:///{ORIGINAL[0]}/mlflow.db").left
+        return lines, _make_sender(spool, f"sqlite:///{ORIGINAL[0]}/mlflow.db").left
     finally:
         spool.close()
 
@@ -92,7 +92,7 @@ def ground_under(output: Path) -> Any:
 
 
 def readings_of(output: Path) -> Any:
-    return readings(output / "one")
+    return read_log(output / "one")
 
 
 def checkpoint_of(output: Path) -> Any:

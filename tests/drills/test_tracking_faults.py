@@ -28,7 +28,7 @@ from tests.fixtures.reports import Place, Reporter, count_losses, first_times
 from tests.fixtures.sweeps import QUICKSTART, records_of, reported_curves, start_sweep, stored_curves
 from tests.fixtures.tracking import closed_port
 from tuning.study import dump_study, load_study
-from tuning.sweep_dir.opening import sweep_folder
+from tuning.sweep_dir.opening import open_sweep_dir
 from tuning.tracking import Tracker, default_tracking_uri
 
 pytestmark = pytest.mark.usefixtures("short_requests")
@@ -185,9 +185,9 @@ def test_the_syncer_is_killed_while_it_sends(
         (tmp_path / "tracking.jsonl.state.json").unlink()
         command = [*TUNE, "sync", str(tmp_path), "--tracking-uri", server.url]
         for seconds in (3, 5, 7):
-            with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL) as syncer:
+            with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL) as sender:
                 time.sleep(seconds)
-                syncer.kill()
+                sender.kill()
     done = tune("sync", tmp_path, "--tracking-uri", server.url, cwd=tmp_path)
     assert "sent" in done.stdout and "left" not in done.stdout
     times = first_times(spool.read_bytes().splitlines())
@@ -288,7 +288,10 @@ def test_a_read_only_sweep_folder(tmp_path: Path, drill: Drill) -> None:
         dump_study(study, folder / "study.yaml")
         (folder / "tracking.jsonl").touch()
         make_read_only(disk)
-        with pytest.raises(InputError, match="Read-only file system"), sweep_folder(study, disk / "new", resume=False):
+        with (
+            pytest.raises(InputError, match="Read-only file system"),
+            open_sweep_dir(study, disk / "new", resume=False),
+        ):
             pass
         commands = (["sweep", QUICKSTART, "--output", disk, "--resume"], ["sync", folder])
         said = [tune(*command, cwd=tmp_path, code=2).stderr for command in commands]

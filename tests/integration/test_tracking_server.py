@@ -14,7 +14,7 @@ from kobert_core.config import Objective
 from tests.fixtures.browser import listed_runs, need_browser, page_html, screenshot
 from tests.fixtures.mlflow_server import Server
 from tests.fixtures.tracking import report_sweep
-from tuning.tracking import Tracker, default_tracking_uri, reach, sync
+from tuning.tracking import Tracker, default_tracking_uri, reach, send_spool
 from tuning.tracking.ui import sweep_page
 
 pytestmark = pytest.mark.usefixtures("short_requests")
@@ -57,7 +57,7 @@ def test_a_sweep_is_read_back_through_rest(
 
     spool = tmp_path / "s.jsonl"
     spool.with_name("s.jsonl.state.json").unlink()
-    assert sync(spool, uri=server.url).left == 0
+    assert send_spool(spool, uri=server.url).left == 0
     assert server.runs(request.node.name) == runs
     assert len(server.history(runs["trial-3"], "eval/accuracy")) == 3
     experiments = [server.experiment_id(request.node.name)]

@@ -1,4 +1,4 @@
-"""The command line. Parses, calls, prints; imports what is heavy only in the command that needs it."""
+"""The command line: parses, calls, prints. Heavy libraries are imported only by the command that needs them."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def sweep(
 def _study_and_folder(
     file: Path, overrides: list[str], name: str | None, output: Path | None
 ) -> tuple[StudyConfig, Path]:
-    """The study of a sweep, and where the sweep lies."""
+    """The study of a sweep, and the sweep's folder."""
     from tuning.study import load_study
 
     study = load_study(file, overrides)
@@ -299,7 +299,7 @@ def describe(
     as_json: AsJson = False,
 ) -> None:
     """What is in a file: counts, what is set aside, lengths; for questions, the best score that a model can reach."""
-    from tuning.cli.description import describing_task
+    from tuning.cli.describe import describing_task
     from tuning.cli.progress import watching
     from tuning.cli.tables import print_table, table_of
 

@@ -1,4 +1,4 @@
-"""Commands that talk to a Ray cluster from outside, or look whether one is fit."""
+"""Commands that send sweeps to a Ray cluster, or check one."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ STYLES = {
 }
 
 WIDE = 100
-"""Columns of a terminal; on a narrower one the table leaves out the number of updates, to have room for values."""
+"""Columns of a terminal; on a narrower one the table leaves out the number of steps, to have room for values."""
 
 
 class Display:
@@ -47,28 +47,28 @@ class Display:
         self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def watching(self) -> AbstractContextManager[Bars | Lines]:
-        """Show how far the work of the block has come."""
+        """Show the progress of the work in the block."""
         return watching()
 
     @contextmanager
     def showing(self, table: TrialTable, study: StudyConfig, budget: Budget) -> Iterator[None]:
         """Show the trials for as long as the block runs."""
-        progress = Progress(table, budget, trials=study.trials_left())
+        progress = SweepProgress(table, budget, trials=study.trials_left())
         if not self.console.is_terminal:
-            table.on_change = LinesOfTrials(self, progress).changed
+            table.on_change = TrialLines(self, progress).changed
             yield
             table.on_change = None
             return
         table.on_change = progress.hear
-        picture = Picture(table, progress)
+        picture = LiveTable(table, progress)
         with Live(console=self.console, get_renderable=lambda: picture, refresh_per_second=4, transient=True):
             yield
         table.on_change = None
         self.console.print(trial_table(table, list(table)))
 
 
-class Progress:
-    """How far a sweep has come, in a few words."""
+class SweepProgress:
+    """The progress of a sweep, in a few words."""
 
     def __init__(self, table: TrialTable, budget: Budget, *, trials: int) -> None:
         self._table, self._budget, self._trials = table, budget, trials
@@ -85,10 +85,10 @@ class Progress:
         return line + (" — stopping" if self._budget.interrupted or self._budget.gave_up else "")
 
 
-class Picture:
-    """The sweep as it stands, in the lines that the terminal has."""
+class LiveTable:
+    """The present state of the sweep, cut to the height of the terminal."""
 
-    def __init__(self, table: TrialTable, progress: Progress) -> None:
+    def __init__(self, table: TrialTable, progress: SweepProgress) -> None:
         self._table, self._progress = table, progress
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -107,15 +107,15 @@ class Picture:
 def parted(
     records: list[TrialRecord], rows: int, *, best: TrialRecord | None
 ) -> tuple[list[TrialRecord], list[TrialRecord]]:
-    """The trials that are shown where there is room for so many, and the others: the best one is shown first of all,
-    then those that run, then the latest. Always in their order."""
+    """The trials to show in so many rows, and the others: the best one has priority, then running ones, then the
+    latest. Both lists keep the order."""
     ranked = sorted(records, key=lambda record: (record is best, record.state == TrialState.RUNNING, record.trial))
     hidden = {record.trial for record in ranked[:-rows]}
     return [r for r in records if r.trial not in hidden], [r for r in records if r.trial in hidden]
 
 
 def time_left_as_text(guess: float | None, limit: float | None) -> str:
-    """What follows in a line: how long the sweep will still take, and how long it may."""
+    """The end of a line: how long the sweep will still take, and how long it may take."""
     if guess is None:
         return f", {span(limit)} left by its budget" if limit is not None else ""
     if guess == 0:
@@ -125,10 +125,10 @@ def time_left_as_text(guess: float | None, limit: float | None) -> str:
     return f", about {span(min(guess, limit))} left ({span(limit)} by its budget)"
 
 
-class LinesOfTrials:
-    """One line for each thing that happens to a trial; when it has ended, also how far the sweep has come."""
+class TrialLines:
+    """One line for each change of a trial; when it has ended, also the progress of the sweep."""
 
-    def __init__(self, display: Display, progress: Progress) -> None:
+    def __init__(self, display: Display, progress: SweepProgress) -> None:
         self._display, self._progress, self._seen = display, progress, dict[int, tuple[str, int]]()
 
     def changed(self, record: TrialRecord) -> None:
@@ -146,7 +146,7 @@ class LinesOfTrials:
 
 
 def trial_table(table: TrialTable, records: list[TrialRecord], *, cut: bool = False, step: bool = True) -> Table:
-    """Some trials of a sweep, in this order; `cut`: each on one line, whose end is left out where it is too long."""
+    """Some trials of a sweep, in this order; `cut`: each on one line, cut off where it is too long."""
     grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for name, justify in (
         ("trial", "right"),
@@ -184,7 +184,7 @@ def values_as_text(record: TrialRecord) -> str:
 
 
 def time_left(record: TrialRecord) -> str:
-    """Until a running trial would end, at the pace it has had."""
+    """The time until a running trial ends, at its pace so far."""
     if record.state != TrialState.RUNNING or not record.progress:
         return ""
     return span(record.seconds * (100 - record.progress) / record.progress)

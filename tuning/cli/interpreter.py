@@ -1,4 +1,4 @@
-"""What the environment may tell Python itself that a sweep, and the libraries below it, cannot run with."""
+"""Settings of Python itself that a sweep and its libraries cannot run with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kobert_core.errors import InputError
 
 
 def settle_interpreter() -> None:
-    """Make warnings what they are by default where Python was told to raise them; processes that follow do so, too.
+    """Restore the default warnings if Python was told to raise them, also for child processes.
 
     Raises:
         InputError: Python dropped the docstrings, of which libraries make their own.

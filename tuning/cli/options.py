@@ -1,10 +1,10 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options of several commands."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,7 +14,7 @@ from tuning.sweep_dir.layout import CACHE, PROFILES
 
 SWEEPS = Path("sweeps")
 MAX_NAME_BYTES = 200
-"""A file system takes 255; names of temporary files are made of it."""
+"""File systems allow 255; names of temporary files are longer."""
 EXIT_NOTHING_WON = EXIT_UNSENT = 1
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
@@ -37,7 +37,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object last
 
 
 def sweep_name(name: str) -> str:
-    """A name that is a folder of its own and nothing else.
+    """Check that a name can be that of a sweep's folder.
 
     Raises:
         InputError: it could lead out of the output folder.
@@ -53,8 +53,8 @@ def sweep_name(name: str) -> str:
     return name
 
 
-def print_json(content: dict[str, Any]) -> None:
-    """What `--json` asks for: one object, alone on the last line of stdout."""
+def print_json(content: dict[str, object]) -> None:
+    """The output of `--json`: one object, alone on the last line of stdout."""
     echo(json.dumps(content, ensure_ascii=False))
 
 

@@ -22,7 +22,7 @@ FORMATS = (".tsv", ".jsonl")
 
 
 def predict_file(model_dir: Path, source: Path, output: Path, *, progress: Progress = unseen) -> tuple[int, list[str]]:
-    """Write one record for each usable row of a file: its id, its text, and what the model says.
+    """Write one record for each usable row of a file: its id, its text, and the prediction.
 
     Returns:
         How many there were, and the place and reason of each row that was set aside.
@@ -82,7 +82,7 @@ def evaluate_file(
         answers = pretrained.task.answers(examples.ids, examples, outputs)
         given = {answer["id"]: answer["prediction_text"] for answer in answers if answer["id"]}
         atomic_write_json(predictions, given)
-    result: dict[str, Any] = {name.removeprefix("eval/"): value for name, value in metrics.items()}
+    result: dict[str, object] = {name.removeprefix("eval/"): value for name, value in metrics.items()}
     result["set_aside"] = pretrained.task.set_aside(source)
     try:
         record_reading(model_dir, file=source, sha256=digest, by="evaluate", metrics=result)
@@ -91,14 +91,14 @@ def evaluate_file(
     return result | {"earlier_readings": earlier} | pretrained.task.score_in_detail(examples, outputs)
 
 
-def as_tsv(records: list[dict[str, Any]]) -> str:
-    """Records with a header row, without quoting; what would break a row becomes a space."""
+def as_tsv(records: list[dict[str, object]]) -> str:
+    """Records with a header row, without quoting; tabs and line ends become spaces."""
     rows = [columns(records[0]), *(record.values() for record in records)] if records else []
     return "".join("\t".join(map(in_one_line, row)) + "\n" for row in rows)
 
 
 def columns(names: Iterable[str]) -> list[str]:
-    """Names of columns in one line each; of those that become one, all but the first get a number."""
+    """Names of columns without line ends; if two become equal, the later ones get a number."""
     found: dict[str, None] = {}
     for name in map(in_one_line, names):
         numbered = (f"{name} ({number})" for number in itertools.count(2))
@@ -111,6 +111,6 @@ def in_one_line(cell: object) -> str:
     return " ".join(str(cell).split())
 
 
-def as_json_lines(records: list[dict[str, Any]]) -> str:
+def as_json_lines(records: list[dict[str, object]]) -> str:
     """One JSON object a line."""
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

@@ -1,4 +1,4 @@
-"""How far long work has come, on stderr: bars on a terminal, elsewhere a line now and then."""
+"""The progress of long work, on stderr: bars on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Bars:
-    """A bar for the work that was heard of last; it takes the place of the one before."""
+    """A bar for the latest work; it replaces the one before."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
@@ -50,7 +50,7 @@ class Bars:
         self._bars.update(self._known[work], completed=done, count=count)
 
     def hide(self) -> None:
-        """Make room for other output; what is heard of next is shown again."""
+        """Make room for other output; the next call shows a bar again."""
         if self._shown is not None:
             self._bars.stop()
             self._bars.update(self._known[self._shown], visible=False)
@@ -58,14 +58,14 @@ class Bars:
 
 
 class Lines:
-    """A line each so many seconds, for work that takes longer."""
+    """A line every `seconds` seconds, for work that takes longer."""
 
     def __init__(
         self, console: Console, *, seconds: float = SECONDS_BETWEEN_LINES, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._console, self._seconds, self._clock = console, seconds, clock
         self._begun: dict[str, tuple[float, int]] = {}
-        """Of each kind of work under way when it was first heard of, and how much of it was then done."""
+        """For each unfinished work: when it was first seen, and how much was done then."""
         self._last = 0.0
 
     def __call__(self, work: str, done: int, total: int | None = None, /) -> None:
@@ -85,11 +85,11 @@ class Lines:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def hide(self) -> None:
-        """There is nothing that other output could tear."""
+        """Nothing to hide: lines do not mix with other output."""
 
 
 def beside(shown: Bars | Lines, *, err: bool = False) -> Callable[[str], None]:
-    """Prints lines that the bars do not tear."""
+    """Prints lines without breaking the bars."""
 
     def say(line: str) -> None:
         shown.hide()
@@ -100,7 +100,7 @@ def beside(shown: Bars | Lines, *, err: bool = False) -> Callable[[str], None]:
 
 @contextmanager
 def watching() -> Iterator[Bars | Lines]:
-    """Show how far the work of the block has come."""
+    """Show the progress of the work in the block."""
     console = Console(stderr=True)
     shown = Bars(console) if console.is_interactive else Lines(console)
     try:

@@ -1,5 +1,5 @@
-"""A sweep runs in a child process: Ray ends the process that drives it when its own daemons die, from the inside and at
-once. What is left here starts the sweep again, which goes on as after any kill."""
+"""A sweep runs in a child process, because Ray ends the driver's process at once when one of its daemons dies. The
+parent then starts the sweep again, which continues as after any kill."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WITH_THREADS = {"ray", "torch"}
 
 @contextmanager
 def supervised(say: Callable[[str], object], *, own_ray: bool) -> Iterator[Session]:
-    """The block runs in a child process, and again in another one when that has died; this one ends as it ended.
+    """Run the block in a child process, and again in another one if that dies; exit as the child did.
 
     A process that has threads of libraries cannot be split: where they are loaded already, the block runs in this one.
 
@@ -86,7 +86,7 @@ class _Supervisor:
                 os.kill(self._child, number)
 
     def _explain(self, code: int) -> None:
-        """Say what has happened, and that the sweep goes on, or how to go on."""
+        """Say what happened, and that the sweep continues, or how to continue it."""
         what = f"the sweep's process was killed ({signal.Signals(-code).name})" if code < 0 else "Ray has died"
         if code > 0 and not self._own_ray:
             what = "the Ray cluster is gone"
@@ -100,7 +100,7 @@ class _Supervisor:
 
 
 def command_to_go_on() -> str:
-    """What a user types to go on with the sweep of this process."""
+    """The command that continues the sweep of this process."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return "kobert-tune submit, the same study and --resume"
     again = sys.argv[1:] if "--resume" in sys.argv else [*sys.argv[1:], "--resume"]
@@ -108,7 +108,7 @@ def command_to_go_on() -> str:
 
 
 def _kill_descendants() -> None:
-    """What a child that has died leaves, or forgets: workers would go on writing."""
+    """Kill what a dead child has left: its workers would continue to write."""
     left = psutil.Process().children(recursive=True)
     for process in left:
         process.kill()
@@ -116,7 +116,7 @@ def _kill_descendants() -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End as the child did, which has said all there is to say."""
+    """Exit as the child did, without another word."""
     os._exit(code if code >= 0 else 128 - code)
 
 

@@ -1,10 +1,10 @@
-"""Commands that look at sweeps: which there are, what became of their trials, what a trial printed."""
+"""Commands that show sweeps, their trials, and the logs of trials."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -67,8 +67,8 @@ def _table_of(sweep_dir: Path) -> TrialTable:
     return TrialTable(sweep_dir, load_sweep_study(sweep_dir).objective)
 
 
-def _summary(table: TrialTable) -> dict[str, Any]:
-    """A sweep as `--json` has it."""
+def _summary(table: TrialTable) -> dict[str, object]:
+    """A sweep, for `--json`."""
     from tuning.sweep.comparison import trial_as_json
 
     winner = table.winner()
@@ -129,15 +129,15 @@ def _sorted(table: TrialTable, key: str) -> list[TrialRecord]:
     return [records[place] for place in places]
 
 
-def _comparable(cell: Any) -> tuple[int, Any]:
-    """A cell that can be held against any other: numbers, then texts and what else a value may be, then nothing."""
+def _comparable(cell: object) -> tuple[int, float | str]:
+    """A sort key: numbers first, then texts and other values, then missing ones."""
     if isinstance(cell, int | float):
         return (0, cell)
     return (2, 0) if cell is None else (1, str(cell))
 
 
 def _is_cut_off(table: TrialTable) -> bool:
-    """Whether the process that ran a sweep is gone, and had no time to say so."""
+    """Whether the process of a sweep was killed."""
     from tuning.sweep_dir.lock import is_running
     from tuning.sweep_dir.trial_status import TrialState
 
@@ -181,7 +181,7 @@ def logs(
 
 
 def _begun(sweep_dir: Path, trial: int) -> TrialRecord:
-    """Wait for a trial that a running sweep has still to begin."""
+    """Wait for a trial that has not begun yet."""
     from tuning.sweep_dir.lock import is_running
     from tuning.sweep_dir.saved_study import load_sweep_study
 

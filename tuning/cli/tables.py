@@ -1,10 +1,9 @@
-"""What `evaluate` and `describe` found, as tables for people; `--json` has the same for programs."""
+"""The results of `evaluate` and `describe` as tables; `--json` has the same for programs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +12,7 @@ from rich.text import Text
 from kobert_core.texts import printable
 
 MAX_CLASSES = 20
-"""A confusion matrix of more is no picture any more."""
+"""Without a confusion matrix for more classes than this."""
 
 
 def print_table(table: Table) -> None:
@@ -24,8 +23,8 @@ def print_table(table: Table) -> None:
     console.print(table)
 
 
-def table_of(found: Mapping[str, Any]) -> Table:
-    """Names and values; what lies below a name is indented."""
+def table_of(found: Mapping[str, object]) -> Table:
+    """Names and values; nested ones are indented."""
     grid = Table(box=None, pad_edge=False, show_header=False)
     grid.add_column(no_wrap=True)
     grid.add_column()
@@ -34,7 +33,7 @@ def table_of(found: Mapping[str, Any]) -> Table:
     return grid
 
 
-def _rows(found: Mapping[str, Any], indent: str = "") -> Iterator[tuple[str, str]]:
+def _rows(found: Mapping[str, object], indent: str = "") -> Iterator[tuple[str, str]]:
     for name, value in found.items():
         if isinstance(value, Mapping):
             yield f"{indent}{name}", ""
@@ -49,7 +48,7 @@ def _rows(found: Mapping[str, Any], indent: str = "") -> Iterator[tuple[str, str
 
 
 def class_tables(classes: Mapping[str, Mapping[str, float]], matrix: list[list[int]]) -> list[Table]:
-    """The scores of each class, and which is taken for which, unless there are too many."""
+    """The scores of each class, and the confusion matrix, unless there are too many classes."""
     scores = Table(box=None, pad_edge=False, header_style="dim")
     scores.add_column("class")
     for name in next(iter(classes.values())):
@@ -70,5 +69,5 @@ def class_tables(classes: Mapping[str, Mapping[str, float]], matrix: list[list[i
 
 
 def cell(text: str) -> Text:
-    """A user's text in one line of a table: what steers a terminal is written out, what ends a line is a blank."""
+    """A user's text in one line of a table: control characters are escaped, line ends become blanks."""
     return Text(printable(re.sub(r"\s", " ", text)))

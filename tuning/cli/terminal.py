@@ -1,4 +1,4 @@
-"""What goes to a terminal: no name, text or log of a user moves its cursor or changes its colours."""
+"""Output to a terminal: no name, text or log of a user can move the cursor or change colours."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from kobert_core.texts import printable
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Print a text, what would steer the terminal written out."""
+    """Print a text with its control characters escaped."""
     typer.echo(printable(text), err=err, nl=nl)  # noqa: TID251
 
 
 class PrintableFormatter(logging.Formatter):
-    """A format of log lines in which nothing steers the terminal."""
+    """A format of log lines with control characters escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """Format a record."""
         return printable(super().format(record))
 
 

@@ -1,4 +1,4 @@
-"""How long a sweep will still take, by what its trials have taken so far."""
+"""An estimate of the time until a sweep ends, from the times of its trials so far."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 
 class TimeLeft:
-    """Told of every change of a trial, it knows between two of them how much of the last guess has gone by."""
+    """Told of every change of a trial, it counts the time since then."""
 
     def __init__(self, table: TrialTable, *, trials: int, groups: int) -> None:
-        """`groups`: so many of the `trials` run at once."""
+        """`groups`: the number of the `trials` that run at once."""
         self._table, self._trials, self._groups = table, trials, groups
         self._heard: dict[int, float] = {}
 
     def hear(self, record: TrialRecord) -> None:
-        """A trial begins, reports or ends now."""
+        """A trial has started, reported or ended now."""
         self._heard[record.trial] = time.monotonic()
 
     def seconds(self) -> float | None:

@@ -1,4 +1,4 @@
-"""The command that brings MLflow up to date."""
+"""The command that sends unsent records to MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the head of a Ray cluster answers. Ray itself would try for minutes, and say so in its own words."""
+"""Whether the head of a Ray cluster answers. Ray itself would try for minutes, without a plain message."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from kobert_core.errors import InputError
 
 SECONDS_TO_CONNECT, SECONDS_TO_ANSWER = 4.0, 5.0
 _IS_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
-"""Ray's own question to a head, whose empty message asks for no node in particular."""
+"""Ray's own call to a head; an empty message names no node."""
 
 
 def named_address(option: str | None) -> tuple[str | None, str]:
-    """The cluster to join, None where one is to be started here, and what names it: `--address`, or `RAY_ADDRESS`."""
+    """The address of the cluster to join, None to start one here; and where the address is from."""
     variable = os.environ.get("RAY_ADDRESS")
     address = variable if variable and option in (None, "auto") else option
     return (
@@ -24,7 +24,7 @@ def named_address(option: str | None) -> tuple[str | None, str]:
 
 
 def starts_here(option: str | None) -> bool:
-    """Whether a Ray is started here, rather than one joined."""
+    """Whether a new Ray is started here."""
     return named_address(option)[0] is None
 
 
@@ -97,7 +97,7 @@ def _ask(address: str, where: str) -> None:
 
 
 def refused_token(where: str, *, gave_one: bool) -> InputError:
-    """The cluster wants a token, or another one than it got."""
+    """The error when the cluster wants a token, or another one."""
     return InputError(
         "the cluster has another token than this machine" if gave_one else "the cluster asks for a token",
         where=where,
@@ -111,7 +111,7 @@ def _unreachable(reason: str, where: str) -> InputError:
 
 
 def _token() -> str | None:
-    """The token that Ray would send: as its documentation says, by the environment or from a file."""
+    """The token that Ray would send, from the environment or a file."""
     if _by_other_means():
         return None
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
@@ -124,5 +124,5 @@ def _token() -> str | None:
 
 
 def _by_other_means() -> bool:
-    """Whether Ray is told to prove who it is in another way than by a token, or not at all."""
+    """Whether Ray is told to authenticate by other means than a token."""
     return os.environ.get("RAY_AUTH_MODE", "token").lower() not in ("token", "disabled")

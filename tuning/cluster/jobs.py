@@ -1,4 +1,4 @@
-"""Sweeps as Ray Jobs: sent to a cluster from outside, they go on when whoever sent them is gone."""
+"""Sweeps as Ray Jobs: they are sent to a cluster, and do not depend on the machine that sent them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kobert_core.errors import InputError
 from tuning.cluster.web import problem_at
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PACKAGES = ("kobert_core", "search_spaces", "tuning")
 SECONDS_TO_ANSWER = 8
 SECONDS_TO_STOP = 120
-"""A stopped sweep has so long to write its last checkpoints; Ray's own 3 s would kill it before."""
+"""The time of a stopped sweep for its last checkpoints; Ray's default of 3 s is too short."""
 OURS = "kobert_tuning"
 """Key of a job's metadata that tells our jobs from others; its value is our version."""
 
@@ -48,7 +48,7 @@ class Job:
     """So far, or until its end."""
     exit_code: int | None
     message: str | None
-    """What Ray says of its state."""
+    """Ray's text about its state."""
 
 
 class Jobs:
@@ -166,7 +166,7 @@ class Jobs:
 
 
 def job_id(sweep: str) -> str:
-    """The id of a new job: the sweep's name, as far as it can be a part of an address, and the time."""
+    """The id of a new job: the sweep's name, made fit for an address, and the time."""
     plain = re.sub(r"[^\w.-]", "-", sweep)
     return f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}"
 
@@ -181,7 +181,7 @@ def package_into(folder: Path) -> None:
 
 
 def job_environment() -> dict[str, str]:
-    """What a job gets of our environment. Everybody who sees the dashboard sees it.
+    """The environment of a job. Everybody who sees the dashboard sees it.
 
     Raises:
         InputError: the tracking address holds a secret, or no store can be there.
@@ -203,8 +203,8 @@ def job_environment() -> dict[str, str]:
 
 
 def as_job(details: JobDetails) -> Job:
-    """A job as Ray tells of it; its times are in milliseconds there."""
-    metadata: dict[str, Any] = details.metadata or {}
+    """A job from Ray's description, whose times are in milliseconds."""
+    metadata = details.metadata or {}
     started = details.start_time / 1000 if details.start_time else None
     ended = details.end_time / 1000 if details.end_time else time.time()
     return Job(

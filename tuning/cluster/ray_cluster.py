@@ -1,4 +1,4 @@
-"""The Ray cluster that a sweep runs on: one of its own on this machine, or one that is there."""
+"""The Ray cluster that a sweep runs on: its own on this machine, or an existing one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 from kobert_core.errors import InputError
 from tuning.cluster.head import check_head, named_address, refused_token, starts_here
 from tuning.study import ResourcesConfig
 
+P = ParamSpec("P")
+T = TypeVar("T")
 ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",  # its worker groups are what trials run on
     "RAY_AIR_NEW_OUTPUT": "0",  # the sweep draws its own table
@@ -22,7 +24,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trial table and MLflow hold what they would write
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep stops its trials itself
 }
-"""Settings of Ray that a sweep is built on, whatever the user's environment says."""
+"""Settings of Ray that a sweep needs; they override the user's environment."""
 PREFERRED = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # those of trials that are stopped; the others are told by the sweep
@@ -35,13 +37,14 @@ PREFERRED = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own snapshots are not used
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""Settings where the user has not made them."""
+"""Defaults; the user's environment overrides them."""
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Keeps a Ray that is started here to 127.0.0.1, as Ray does by itself on macOS and Windows; elsewhere its processes
 listen on all interfaces."""
 
+SECONDS_TO_ANSWER = 60.0
 LEAST_FREE = 16 * 2**20
-"""Bytes without which Ray does not start: it would wait long, and not say why."""
+"""Free bytes that Ray needs to start: without them it waits long, and does not say why."""
 
 
 def set_environment(address: str | None = None) -> None:
@@ -68,10 +71,14 @@ def ray_cluster(address: str | None) -> Iterator[list[dict[str, float]]]:
         check_head(address, where=where)
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         try:
-            ray.init(address=address, runtime_env={"env_vars": PREFERRED | ENVIRONMENT}, **quiet)
+            ray.init(
+                address=address,
+                runtime_env={"env_vars": PREFERRED | ENVIRONMENT},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
             cause = str(error.__cause__ or error)
             if "InvalidAuthToken" in cause:
@@ -81,15 +88,15 @@ def ray_cluster(address: str | None) -> Iterator[list[dict[str, float]]]:
                 f"no Ray cluster can be reached ({reason})", where=where, fix="see `ray status` there"
             ) from error
     else:
-        _start_here(quiet)
+        _start_here()
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
 
 
-def _start_here(options: dict[str, Any]) -> None:
-    """Start a Ray of our own. A busy machine may not have it up in the 30 s that Ray waits: it gets three tries."""
+def _start_here() -> None:
+    """Start a Ray of our own. On a busy machine this may take longer than the 30 s that Ray waits: try three times."""
     import ray
 
     temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
@@ -101,7 +108,7 @@ def _start_here(options: dict[str, Any]) -> None:
         )
     for left in (2, 1, 0):
         try:
-            ray.init(address="local", include_dashboard=False, **options)
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             return
         except Exception as error:  # Ray raises a plain Exception here
             ray.shutdown()
@@ -109,7 +116,7 @@ def _start_here(options: dict[str, Any]) -> None:
                 raise InputError(f"Ray does not start on this machine ({str(error).splitlines()[0]})") from error
 
 
-def on_every_node(function: Callable[..., Any], *arguments: Any, seconds: float = 60) -> dict[str, Any]:
+def on_every_node(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> dict[str, T | RuntimeError]:
     """Run a function on each machine of the cluster that this process has joined.
 
     Returns:
@@ -126,9 +133,9 @@ def on_every_node(function: Callable[..., Any], *arguments: Any, seconds: float 
         while (name := address if number == 1 else f"{address} (node {number})") in asked:
             number += 1
         here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[name] = remote.options(scheduling_strategy=here).remote(*arguments)
-    ray.wait(list(asked.values()), num_returns=len(asked), timeout=seconds)
-    results: dict[str, Any] = {}
+        asked[name] = remote.options(scheduling_strategy=here).remote(*arguments, **options)
+    ray.wait(list(asked.values()), num_returns=len(asked), timeout=SECONDS_TO_ANSWER)
+    results: dict[str, T | RuntimeError] = {}
     for name, reference in asked.items():
         try:
             results[name] = ray.get(reference, timeout=0)
@@ -138,7 +145,7 @@ def on_every_node(function: Callable[..., Any], *arguments: Any, seconds: float 
 
 
 def groups_that_fit(nodes: Sequence[Mapping[str, float]], resources: ResourcesConfig) -> int:
-    """How many worker groups run at once: as many as there is room for, at most as many as the study says.
+    """How many worker groups run at once: as many as fit, but no more than the study says.
 
     Args:
         nodes: Resources of each machine, such as `{"CPU": 16, "GPU": 2}`; a worker has all of its own on one.

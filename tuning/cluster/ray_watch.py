@@ -1,4 +1,4 @@
-"""Watches over the daemons of a Ray of our own: without one of them all waits for ever, or for a minute."""
+"""Watches the daemons of a Ray of our own: if one dies, everything else may wait for ever."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ DAEMONS = ("gcs_server", "raylet")
 
 @contextmanager
 def ending_with_ray() -> Iterator[None]:
-    """While Ray is up: end this process at once when a daemon of it dies that this process has started, as Ray itself
-    does after some time. Nothing is lost by that which is not by any kill: see `supervised`."""
+    """While Ray is up: end this process at once when one of Ray's daemons dies that this process has started. Ray
+    itself does so after some time. The sweep then continues as after any kill: see `supervised`."""
     daemons = [child for child in psutil.Process().children() if child.name() in DAEMONS]
     over = threading.Event()
 
@@ -36,8 +36,8 @@ def ending_with_ray() -> Iterator[None]:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it runs, and does not only wait for its parent to hear of its end."""
+    """Whether a process runs, and is no zombie."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False

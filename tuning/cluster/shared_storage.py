@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from kobert_core.errors import InputError
 from tuning.cluster.ray_cluster import on_every_node
@@ -32,7 +33,7 @@ def check_shared(folder: Path, files: Sequence[Path]) -> None:
 
 
 def storage_problems(folder: Path, files: Sequence[Path]) -> list[str]:
-    """One line for each machine and each thing that it does not see as this one does; empty when all is shared."""
+    """One line for each machine and each file or folder that it does not share; empty when all is shared."""
     token = folder / f"{SHARED}{uuid.uuid4().hex}"
     sizes = {str(path): path.stat().st_size for path in files if path.is_file()}
     try:
@@ -54,7 +55,15 @@ def storage_problems(folder: Path, files: Sequence[Path]) -> list[str]:
             path.unlink()
 
 
-def answer(token: str, sizes: dict[str, int]) -> dict[str, object]:
+class Answer(TypedDict):
+    """The answer of a machine."""
+
+    name: str
+    problem: str | None
+    missing: list[str]
+
+
+def answer(token: str, sizes: dict[str, int]) -> Answer:
     """On a machine: read the token, write an answer beside it, look for files of these sizes."""
     name, problem = uuid.uuid4().hex, None
     try:

@@ -8,7 +8,7 @@ import urllib.request
 
 
 def problem_at(url: str, *, seconds: float = 10, refusals: bool = True) -> str | None:
-    """Why a GET does not succeed; None when it does, or when the server refuses it and `refusals` are no problem."""
+    """Why a GET fails; None when it succeeds, or when the server refuses it and `refusals` is false."""
     try:
         with urllib.request.urlopen(url, timeout=seconds):
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DriverOnly:
-    """Ray Tune pickles and copies what it is given, for a restore that is never used: here it gets nothing."""
+    """Pickled as None, and never copied: Ray Tune pickles its callbacks for a restore that is never used."""
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()

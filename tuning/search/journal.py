@@ -1,4 +1,4 @@
-"""Optuna's journal of a sweep: whole lines only, with a checksum beside it, since its format has none."""
+"""Optuna's journal of a sweep: whole lines only, with a checksum in a file beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from optuna.storages.journal import JournalFileBackend
 
@@ -19,9 +18,9 @@ from tuning.sweep_dir.layout import SUM
 
 
 class SweepJournal(JournalFileBackend):
-    """A journal file whose first so many bytes have a known SHA-256, in `<journal>.sha256`. One driver writes it.
+    """A journal file; `<journal>.sha256` has the SHA-256 of its first bytes, and their number. One driver writes it.
 
-    The sum is written after the journal: what a crash leaves at the journal's end is not covered, and not refused.
+    The sum is written after the journal, so it does not cover what a crash leaves at the journal's end.
 
     Raises:
         InputError: the journal is not what was written.
@@ -35,8 +34,8 @@ class SweepJournal(JournalFileBackend):
         self._mend()
         super().__init__(str(path))
 
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append records, all or none, and count them in.
+    def append_logs(self, logs: list[dict[str, object]]) -> None:
+        """Append records, all or none, and update the sum.
 
         Raises:
             DiskFull: there is no space for them.
@@ -57,8 +56,8 @@ class SweepJournal(JournalFileBackend):
             atomic_write_json(self._sum_path, sealed({"bytes": self._size, "of": self._hash.hexdigest()}))
 
     def _mend(self) -> None:
-        """Cut off what a killed driver left of a line, and take its lock away: the sweep's own lock says that it is
-        gone. Optuna would take over the lock after half a minute, and never get past the line."""
+        """Remove a torn last line and the lock of a killed driver: the sweep's own lock says that it is dead. Optuna
+        would wait half a minute for the lock, and fail at the line."""
         for left in self._path.parent.glob(f"{self._path.name}.lock*"):
             left.unlink()
         if not self._path.is_file():

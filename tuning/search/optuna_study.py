@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
@@ -37,8 +36,8 @@ def open_optuna_study(
 ) -> optuna.Study:
     """The persistent Optuna study of a sweep: a journal file in its folder, or the study file's storage URL.
 
-    A killed driver may not have told Optuna how a trial ended: it is told from the `ledger`. Trials that run
-    according to both go back to WAITING. Without a `ledger` the study is taken as it is.
+    A killed driver may not have told Optuna how a trial ended: Optuna is told now, from the `ledger`. Trials that are
+    running in both go back to WAITING.
 
     `refuse_other_search` looks beforehand whether it is the sweep's own.
 
@@ -68,11 +67,11 @@ def open_optuna_study(
 def refuse_other_search(
     folder: Path, *, name: str, search: SearchConfig, resume: bool, ledger: Sequence[TrialRecord] | None
 ) -> None:
-    """Look whether a sweep can begin or go on with what the storage holds, and leave that as it is.
+    """Check that a sweep can start or resume with what the storage holds; change nothing.
 
     Raises:
-        InputError: a new sweep finds a study of its name in the storage, the storage cannot be opened, or what is in
-            it are not the trials of the ledger.
+        InputError: a new sweep finds a study of its name in the storage, the storage cannot be opened, or its trials
+            are not those of the ledger.
     """
     file = _file_of(folder, search)
     if file is not None and not file.exists():
@@ -109,7 +108,7 @@ def _file_of(folder: Path, search: SearchConfig) -> Path | None:
 
 
 def _storage_of(folder: Path, search: SearchConfig) -> BaseStorage | str:
-    """What Optuna takes."""
+    """As Optuna takes it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if search.storage is None:
         return JournalStorage(SweepJournal(folder / JOURNAL))
@@ -132,7 +131,7 @@ def _refusing_broken(folder: Path, search: SearchConfig) -> Iterator[None]:
 
 
 def _refuse_other_trials(trials: Sequence[FrozenTrial], ledger: Sequence[TrialRecord], where: Path | str) -> None:
-    """Optuna hears of a trial before the ledger, and of its end after it: neither may know of one alone."""
+    """Optuna hears of a trial before the ledger does, and of its end after it; so each must know the other's trials."""
     known = {record.trial for record in ledger}
     problem = None
     for record in ledger:
@@ -147,8 +146,8 @@ def _refuse_other_trials(trials: Sequence[FrozenTrial], ledger: Sequence[TrialRe
         raise InputError(f"this search is not that of the sweep's {LEDGER}: {problem}", where=where, fix=OTHER_TRIALS)
 
 
-def _equal(value: Any, other: Any) -> bool:
-    """As equal as a database gives back what it was given."""
+def _equal(value: object, other: object) -> bool:
+    """Equal up to the rounding of a database."""
     if isinstance(value, float) and isinstance(other, int | float):
         return math.isclose(value, other, rel_tol=1e-12)
     return bool(value == other)
@@ -165,5 +164,5 @@ def tell(study: optuna.Study, trial: int, state: TrialState, curve: Mapping[int,
 
 
 def put_back(study: optuna.Study, trial_id: int) -> None:
-    """A trial that runs waits again."""
+    """Set a running trial back to WAITING."""
     study._storage.set_trial_state_values(trial_id, state=OptunaState[OPTUNA_STATES[TrialState.INTERRUPTED]])

@@ -1,9 +1,9 @@
-"""Schedulers by name. Their clock is the percentage of a trial's own updates, so that trials of any length compare."""
+"""Schedulers by name. Their time is the percentage of a trial's own steps, so that trials of any length compare."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search_spaces.distributions import Space
 from tuning.study import SchedulerConfig, SearchConfig
@@ -24,15 +24,15 @@ def make_scheduler(
     search: SearchConfig,
     earlier: Iterable[TrialRecord] = (),
 ) -> TrialScheduler:
-    """The Ray Tune scheduler that a study names; `pbt` explores in its space.
+    """The Ray Tune scheduler that a study names; `pbt` perturbs values within its space.
 
-    What compares trials knows the curves of the `earlier` ones: they ended, or go on, after an interruption.
+    Schedulers that compare trials get the curves of the `earlier` ones, from before an interruption.
     """
     from ray.tune.schedulers import FIFOScheduler
 
     from tuning.search.replay import CLOCK, Asha, Median
 
-    common: dict[str, Any] = {"time_attr": CLOCK, "metric": metric, "mode": mode}
+    common = {"time_attr": CLOCK, "metric": metric, "mode": mode}
     if config.name in ("asha", "hyperband"):
         return Asha(
             earlier,

@@ -1,14 +1,14 @@
-"""An Optuna study as the searcher of Ray Tune, told the truth about every trial.
+"""An Optuna study as Ray Tune's searcher.
 
-Ray's own `OptunaSearch` tells stopped trials to Optuna as COMPLETE, without their curves. Here a trial's curve is
-reported as it comes; a stopped trial is PRUNED, a crashed one FAIL, and one that the sweep was interrupted in goes back
-to WAITING: `ask` hands it out again, with the same number and values, when the sweep is resumed.
+Ray's own `OptunaSearch` tells Optuna that stopped trials are COMPLETE, and reports no curves. Here each point of a
+curve is reported as it comes; a stopped trial is PRUNED and a failed one FAIL. An interrupted trial goes back to
+WAITING: when the sweep is resumed, `ask` returns it again, with the same number and values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.trial import TrialState as OptunaState
@@ -18,13 +18,14 @@ from ray.tune.search import Searcher
 
 from kobert_core.config import Objective
 from search_spaces.distributions import Space
-from tuning.search.draws import Draws, make_sampler, tried_in, write_down
 from tuning.search.driver_only import DriverOnly
 from tuning.search.optuna_study import put_back, tell
+from tuning.search.sampling import PointSampler, make_sampler, tried_in, write_down
 from tuning.study import SearchConfig
 from tuning.sweep_dir.trial_status import state_at_end
 from tuning.sweep_dir.trial_table import TrialRecord
 from tuning.workers.failures import failure_of
+from tuning.workers.results import TrialResult
 
 
 class OptunaSearcher(DriverOnly, Searcher):
@@ -39,8 +40,8 @@ class OptunaSearcher(DriverOnly, Searcher):
         *,
         ledger: Iterable[TrialRecord] = (),
     ) -> None:
-        """`ledger`: which of its trials go on though Optuna was told that they failed: see `take_up_lost`. Optuna
-        cannot take that back, and hears nothing more of them."""
+        """`ledger`: some of its trials may continue although Optuna was told that they failed (see
+        `resume_lost_trials`). Optuna cannot undo that, so nothing more about them is reported to it."""
         super().__init__(metric="objective", mode=objective.mode)
         self._study, self._space, self._search, self._objective = study, space, search, objective
         points = space.points()
@@ -51,12 +52,14 @@ class OptunaSearcher(DriverOnly, Searcher):
         ended = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
         self._taken_up = [record for record in ledger if not record.has_ended and record.trial in ended]
 
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, object], **spec: Any
+    ) -> bool:
         """Metric and mode are the study's own."""
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """Values for a new trial, or for one that was interrupted; the end when no point is left."""
+    def suggest(self, trial_id: str) -> dict[str, object]:
+        """The config of a new or an interrupted trial; `FINISHED` when no point is left."""
         if self._taken_up:
             record = self._taken_up.pop(0)
             return {"trial": record.trial, "values": record.values}
@@ -70,20 +73,21 @@ class OptunaSearcher(DriverOnly, Searcher):
         trial = study.ask()
         frozen = study.get_trials(deepcopy=False)[number]
         is_whole = space.identity(frozen.params) is not None
-        values = frozen.params if is_whole else Draws(study, space, self._search, number).new_values()
+        values = frozen.params if is_whole else PointSampler(study, space, self._search, number).new_values()
         self._running[trial_id] = trial
         self._reported[trial_id] = dict(frozen.intermediate_values)
         return {"trial": number, "values": write_down(trial, space, values)}
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """One point of a trial's curve, at its percentage of the run."""
-        value, progress = result["objective"], result["progress"]
+    def on_trial_result(self, trial_id: str, result: dict[str, object]) -> None:
+        """Report a point of a trial's curve, at its percentage of the run."""
+        said = cast(TrialResult, result)
+        value, progress = said["objective"], said["progress"]
         if trial_id in self._running and progress not in self._reported[trial_id]:
             self._running[trial_id].report(value, step=progress)
             self._reported[trial_id][progress] = value
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The end of a trial: it is told when the sweep's ledger has it, see `Teller`."""
+    def on_trial_complete(self, trial_id: str, result: dict[str, object] | None = None, error: bool = False) -> None:
+        """A trial ended. Optuna is told after the ledger has it: see `Teller`."""
         if trial_id in self._running:
             if result is not None and not error:
                 self.on_trial_result(trial_id, result)
@@ -97,7 +101,7 @@ class OptunaSearcher(DriverOnly, Searcher):
             tell(self._study, trial.number, state, curve, self._objective)
 
     def put_back(self) -> None:
-        """The sweep ends before its trials: those that run go back to WAITING, for a resume."""
+        """The sweep ends: running trials go back to WAITING, for a resume."""
         for trial in self._running.values():
             put_back(self._study, trial._trial_id)
         self._running.clear()
@@ -110,16 +114,17 @@ class OptunaSearcher(DriverOnly, Searcher):
 
 
 class Teller(DriverOnly, Callback):
-    """Hears of a trial's end after the ledger: what Optuna calls ended, a killed driver has written down."""
+    """Tells Optuna that a trial ended, after the ledger was written: a killed driver must not leave Optuna ahead of
+    it."""
 
     def __init__(self, searcher: OptunaSearcher) -> None:
         self._searcher = searcher
 
-    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Its own end, or the scheduler's."""
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
+        """It ran to its end, or the scheduler stopped it."""
         self._searcher.tell(trial.trial_id)
 
-    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """It failed; if it was cut off, it goes back with all that run."""
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
+        """It failed, or its process was lost: then it goes back to WAITING with all that run."""
         if failure_of(trial) is not None:
             self._searcher.tell(trial.trial_id)

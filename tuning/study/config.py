@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeVar, cast
 
 from pydantic import ConfigDict, Field, PlainSerializer, SerializeAsAny, field_validator
 
@@ -38,7 +38,7 @@ PUBLIC = {
 
 
 class StudyHead(FrozenConfig):
-    """What stands in a study file outside of its sections."""
+    """The keys of a study file outside of its sections."""
 
     schema_version: Literal[1]
     """Version of the layout of study files."""
@@ -95,7 +95,7 @@ class StudyConfig(StudyHead):
     tracking: TrackingConfig = TrackingConfig()
     """Where MLflow keeps the runs."""
 
-    def train_config(self, values: Mapping[str, Any]) -> TrainConfig:
+    def train_config(self, values: Mapping[str, object]) -> TrainConfig:
         """The config of one run: the fixed values, with searched ones in their place.
 
         Args:
@@ -148,11 +148,11 @@ class StudyConfig(StudyHead):
                     fix=f"{here} `data.{name}`, whose relative paths start from the study file's folder",
                 )
 
-    def example_values(self) -> dict[str, Any]:
+    def example_values(self) -> dict[str, object]:
         """The first point given in advance; what it leaves out, or all without points, is the space's middle."""
         return self.space.suggest(_Middle(self.search.points[0] if self.search.points else {}))
 
-    def trials_left(self, ended: Sequence[Mapping[str, Any]] = ()) -> int:
+    def trials_left(self, ended: Sequence[Mapping[str, object]] = ()) -> int:
         """How many trials are still to be run after those with these values: as many as the budget has, but no more
         than the space has points. A repeat would give the same numbers, but for a population, which changes values."""
         left, points = self.budget.trials - len(ended), self.space.points()
@@ -160,7 +160,7 @@ class StudyConfig(StudyHead):
             return left
         return min(left, len(points) - len({self.space.identity(values) for values in ended}))
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, object]:
         """The whole study file, with defaults and absolute paths, as plain values."""
         content = self.model_dump(mode="json")
         content["parameters"] = content.pop("space")
@@ -176,7 +176,7 @@ class StudyConfig(StudyHead):
                 optim.pop(name, None)
         return content
 
-    def _train_config(self, values: Mapping[str, Any], problems: Problems) -> TrainConfig | None:
+    def _train_config(self, values: Mapping[str, object], problems: Problems) -> TrainConfig | None:
         self.space.find_problems(values, key="", problems=problems)
         if problems:
             return None
@@ -198,21 +198,27 @@ class StudyConfig(StudyHead):
         return TrainConfig.model_validate({"task": self.task, "objective": self.objective, **parts})
 
 
+Number = TypeVar("Number", int, float)
+
+
 class _Middle:
     """Takes given values, and the middle of what is left open."""
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
+    def __init__(self, given: Mapping[str, object]) -> None:
         self._given = given
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         middle = (low * high) ** 0.5 if log else (low + high) / 2
-        return self._given.get(name, middle if step is None else low + step * ((middle - low) // step))
+        return self._value(name, middle if step is None else low + step * ((middle - low) // step))
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         middle = int((low * high) ** 0.5) if log else (low + high) // 2
-        return self._given.get(name, low + step * ((middle - low) // step))
+        return self._value(name, low + step * ((middle - low) // step))
 
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+    def _value(self, name: str, middle: Number) -> Number:
+        return cast(Number, self._given.get(name, middle))
+
+    def suggest_categorical(self, name: str, choices: Sequence[object]) -> object:
         return self._given.get(name, choices[0])

@@ -116,7 +116,7 @@ def dump_study(study: StudyConfig, path: str | os.PathLike[str]) -> None:
     atomic_write_text(path, f"# sha256 {hashlib.sha256(content.encode()).hexdigest()}\n{content}")
 
 
-def _quoted(value: Any) -> Any:
+def _quoted(value: object) -> object:
     """A value whose texts, where not all of their characters can be printed, will stand in quotes, written out: ruamel
     would fold some of these away."""
     if isinstance(value, dict):
@@ -262,7 +262,7 @@ def _check_population(space: Space, search: SearchConfig, problems: Problems) ->
             problems.add(f"parameters.{name}", what, f"search some of {', '.join(CHANGEABLE)}")
 
 
-def _kinds(annotation: Any) -> Iterator[Any]:
+def _kinds(annotation: object) -> Iterator[object]:
     """The types that a value may have: the branches of unions, without what is annotated to them."""
     if get_origin(annotation) is Annotated:
         yield from _kinds(get_args(annotation)[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ByteSize, Field, model_validator
 
@@ -12,7 +12,7 @@ from tuning.tracking.uris import address_problem, redact_uri
 
 
 def without_secret(value: str) -> str:
-    """An address as it is, unless it holds a secret: a study file is copied into sweeps and MLflow."""
+    """An address without a secret: a study file is copied into sweeps and MLflow."""
     alone = re.sub(r"^(?!http)([\w+]+://)[^/@:]+@(?=[^@]*$)", r"\1", value)  # a database's user is no secret
     if redact_uri(alone) != alone:
         raise ValueError("a password or token does not belong into a study file: give it by the environment")
@@ -27,7 +27,7 @@ def usable_store(value: str) -> str:
 
 
 def printable(value: str) -> str:
-    """A text of one line, without characters that steer a terminal."""
+    """A text of one line, without control characters."""
     if not value.isprintable():
         raise ValueError(f"a name has printable characters only, but got {value!r}")
     return value
@@ -47,7 +47,7 @@ class SearchConfig(FrozenConfig):
     """Seed of the sampler."""
     startup_trials: PositiveInt = 10
     """Random trials before `tpe` or `cmaes` begins to learn from results."""
-    points: tuple[dict[str, Any], ...] = ()
+    points: tuple[dict[str, object], ...] = ()
     """Trials given in advance, which run first; values that one leaves out are chosen by the search."""
     baselines: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     """Numbers of the trials that the others are compared with: trial 0, and points given in advance. They are never
@@ -81,19 +81,19 @@ class SchedulerConfig(FrozenConfig):
     """Ray Tune's: `asha`; `hyperband` (asynchronous, in three brackets, each with a later first rung); `median`; `pbt`
     (population based training: it stops no trial, and takes the place of the search)."""
     grace_percent: Annotated[int, Field(ge=1, le=100)] = 10
-    """No trial is stopped before this percentage of its own updates."""
+    """No trial is stopped before this percentage of its own steps."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """One of this many trials goes on at each rung."""
+    """One of this many trials continues at each rung."""
     interval_percent: Annotated[int, Field(ge=1, le=100)] = 20
-    """With `pbt`, after each so many percent of its own updates a trial is held against the others: one of the worst
-    quarter goes on from the weights of one of the best, with values near its."""
+    """With `pbt`, the percentage of its own steps after which a trial is compared with the others: one of the worst
+    quarter continues from the weights of one of the best, with values near to its."""
 
 
 class ResourcesConfig(FrozenConfig):
     """What a trial runs on, and how many run at once."""
 
     workers: PositiveInt = 1
-    """Workers of one trial; they share each of its updates."""
+    """Workers of one trial; they share each of its steps."""
     cpus_per_worker: PositiveInt = 1
     """CPU cores, and so threads, of one worker."""
     gpus_per_worker: Annotated[float, Field(ge=0, le=1)] = 0
@@ -105,7 +105,7 @@ class ResourcesConfig(FrozenConfig):
     process that was killed, a worker that hangs), or found too little memory or disk space. Any other error, such as a
     loss that is NaN, would come again: it fails the trial at once."""
     timeout: Duration = 1800
-    """A worker that has not ended an update or reported for so long (such as `30m`) hangs, and is replaced."""
+    """A worker that has not ended a step or reported for so long (such as `30m`) hangs, and is replaced."""
 
     @model_validator(mode="after")
     def _workers_do_not_share(self) -> ResourcesConfig:

@@ -1,4 +1,4 @@
-"""When a sweep ends before its last trial: its budget is spent, too much goes wrong, or somebody interrupts it."""
+"""When a sweep ends before its last trial: its budget is spent, too many trials fail, or it is interrupted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 from pydantic import ByteSize
 from ray.tune import Stopper
@@ -37,15 +37,15 @@ class Budget(DriverOnly, Stopper):
         least_free: int,
         session: Session,
     ) -> None:
-        """A budget that begins now, or has begun in this session.
+        """A budget that begins now, or has begun earlier in this session.
 
         Args:
             study: Sets it.
-            groups: So many of the study's resources are held as long as the sweep runs.
+            groups: The number of worker groups, whose resources are held as long as the sweep runs.
             tell: Is called when it ends.
             folder: On a disk that must not become full …
             least_free: … but have so many bytes free.
-            session: Holds since when, and why trials have failed in it.
+            session: Knows when the budget began, and why trials have failed.
         """
         resources, budget = study.resources, study.budget
         self.groups = groups
@@ -59,7 +59,7 @@ class Budget(DriverOnly, Stopper):
         self.seconds = min((limit for limit in limits if limit is not None), default=None)
         self.interrupted = False
         self.gave_up: str | None = None
-        """Why the sweep does not go on, though it could later."""
+        """Why the sweep stopped early; it can be resumed."""
         self._failed_trials, self._session = budget.failed_trials, session
         self._folder, self._least_free = folder, least_free
         self._tell: Callable[[], object] | None = tell
@@ -72,7 +72,7 @@ class Budget(DriverOnly, Stopper):
 
     @property
     def is_over(self) -> bool:
-        """Whether it is known that the sweep ends."""
+        """Whether the sweep is about to end."""
         return self.interrupted or self.gave_up is not None or self.seconds_left == 0.0
 
     def count_failure(self, reason: str) -> None:
@@ -90,7 +90,7 @@ class Budget(DriverOnly, Stopper):
             f"`budget.failed_trials: {self._failed_trials}` allows; {count} of them so: {example}"
         )
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+    def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
         """Never stops a single trial."""
         return False
 
@@ -110,10 +110,10 @@ class Budget(DriverOnly, Stopper):
 
 @contextlib.contextmanager
 def stopping_cleanly(budget: Budget) -> Iterator[Budget]:
-    """The first Ctrl-C or SIGTERM interrupts the sweep at its trials' next update; the second one kills.
+    """The first Ctrl-C or SIGTERM interrupts the sweep at its trials' next step; the second one kills.
 
-    Who ends all processes of a command, as Ray's job server and systemd do, tells this one and the supervisor, which
-    passes it on: what follows within moments is the first one.
+    Ray's job server and systemd signal all processes of a command: this one, and the supervisor, which passes the
+    signal on. So signals that arrive within moments count as one.
     """
     signals = (signal.SIGINT, signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread():
@@ -122,7 +122,7 @@ def stopping_cleanly(budget: Budget) -> Iterator[Budget]:
     before = {number: signal.getsignal(number) for number in signals}
     heard = list[float]()
 
-    def interrupt(number: int, frame: Any) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         budget.interrupted = True
         heard.append(time.monotonic())
         if heard[-1] - heard[0] > SECONDS_OF_ONE_SIGNAL:

@@ -1,9 +1,8 @@
-"""What a sweep's winner is held against: baselines, its equals, and what needs no look at the text."""
+"""What a sweep's winner is compared with: baselines, ties, and chance."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from kobert_core.tasks.base import Chance
 from tuning.study import StudyConfig
@@ -14,18 +13,18 @@ SHOWN = ("trial", "state", "progress", "value", "values", "metrics", "best_progr
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """It names; it does not judge."""
+    """What the winner is compared with, without a judgement."""
 
     baselines: tuple[TrialRecord, ...] = ()
-    """Those that have begun, the winner too if it is one."""
+    """The baselines that have begun, including the winner if it is one."""
     ties: tuple[int, ...] = ()
-    """The trials that share the winner's value, it included; none when it is alone."""
+    """The trials that share the winner's value, including it; empty without a tie."""
     chance: Chance | None = None
-    """What the winner's value is worth nothing below, where that is simply defined."""
+    """The value that a model without any knowledge of the text has, where that is defined."""
     notes: tuple[str, ...] = ()
-    """What a reader must know beside the winner's value, a sentence each."""
+    """Sentences that belong beside the winner's value."""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Plain values, for `--json` and `winner.json`."""
         return {
             "baselines": [trial_as_json(record) for record in self.baselines],
@@ -36,7 +35,7 @@ class Comparison:
 
 
 def compare(table: TrialTable, study: StudyConfig, winner: TrialRecord | None, chance: Chance | None) -> Comparison:
-    """Hold a winner against the others; without one there are only the baselines."""
+    """Compare the winner with the others; without a winner, only list the baselines."""
     baselines = baselines_of(table, study)
     if winner is None:
         return Comparison(baselines=baselines, chance=chance)
@@ -55,7 +54,7 @@ def baselines_of(table: TrialTable, study: StudyConfig) -> tuple[TrialRecord, ..
 
 
 def compared(winner: TrialRecord, baselines: tuple[TrialRecord, ...]) -> dict[str, TrialRecord]:
-    """The trials that the test file is read for, by the names that they have in its metrics."""
+    """The trials that are scored on the test file, by their names in its metrics."""
     return {"winner": winner} | {test_name(record): record for record in baselines}
 
 
@@ -64,6 +63,6 @@ def test_name(baseline: TrialRecord) -> str:
     return f"trial_{baseline.trial}"
 
 
-def trial_as_json(record: TrialRecord) -> dict[str, Any]:
+def trial_as_json(record: TrialRecord) -> dict[str, object]:
     """A trial as the command line and `winner.json` show it."""
     return {name: value for name, value in asdict(record).items() if name in SHOWN}

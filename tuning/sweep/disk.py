@@ -1,4 +1,4 @@
-"""The room that the checkpoints of a sweep take on its disk."""
+"""The disk space that the checkpoints of a sweep need."""
 
 from __future__ import annotations
 
@@ -6,40 +6,39 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ByteSize
 
 from kobert_core.errors import InputError
-from kobert_core.tasks.base import Task
+from kobert_core.tasks.base import Examples, Task
 from tuning.study import StudyConfig
 from tuning.sweep_dir.layout import MAX_PBT_CHECKPOINTS, TRIALS
 
 EACH_RUNNING = 4
 """Checkpoints of a trial that runs: the newest, the one before, the best, and one that is being written."""
 LEAST_FREE = 16 * 2**20
-"""Bytes for all else that the driver writes: records, logs."""
+"""Bytes for the other files of the driver: records, logs."""
 
 
 @dataclass(frozen=True)
 class DiskNeeds:
-    """What the checkpoints of a sweep take, in bytes."""
+    """The space for the checkpoints of a sweep, in bytes."""
 
     checkpoint: int
     """One of them."""
     trials: int
-    """So many can still go on at the same time …"""
+    """The number of trials that can be unfinished at the same time."""
     each: int
-    """… and each of them has so many checkpoints."""
+    """The number of checkpoints of each of them."""
     kept: int
     """Checkpoints of trials that ended."""
     budget: int | None
-    """What the study allows."""
+    """The limit of the study."""
 
     @classmethod
-    def of(cls, study: StudyConfig, task: Task[Any], *, running: int) -> DiskNeeds:
+    def of(cls, study: StudyConfig, task: Task[Examples], *, running: int) -> DiskNeeds:
         """The needs of a study with so many trials at once."""
-        in_population = study.scheduler.name == "pbt"  # all of it can go on, and hold checkpoints for each other
+        in_population = study.scheduler.name == "pbt"  # all of its trials are unfinished at the same time
         return cls(
             checkpoint=checkpoint_bytes(task),
             trials=study.budget.trials if in_population else min(running, study.budget.trials),
@@ -50,17 +49,17 @@ class DiskNeeds:
 
     @property
     def least_free(self) -> int:
-        """With less than this, what the running trials write next may find no room."""
+        """With less free space, the next checkpoints of the running trials may not fit."""
         return self.trials * self.checkpoint + LEAST_FREE
 
     def for_ended(self, live: int) -> float:
-        """What is left of the budget for trials that ended, while `live` others can still go on."""
+        """What is left of the budget for trials that ended, while `live` others are unfinished."""
         if self.budget is None:
             return math.inf
         return self.budget - (max(live, self.trials) * self.each + 1) * self.checkpoint  # one is the exported model
 
     def check(self, folder: Path) -> None:
-        """Hold the needs against the budget and the free space, before a sweep starts in its folder.
+        """Compare the needs with the budget and the free space, before a sweep starts.
 
         Raises:
             InputError: there is too little of one of them.
@@ -88,13 +87,13 @@ class DiskNeeds:
             )
 
 
-def checkpoint_bytes(task: Task[Any]) -> int:
+def checkpoint_bytes(task: Task[Examples]) -> int:
     """The size of a checkpoint: float32 weights, and the two moments that AdamW keeps of each."""
     return 3 * 4 * sum(parameter.numel() for parameter in task.build_on_meta().parameters())
 
 
 def bytes_in(folder: Path) -> int:
-    """The size of all files below a folder; what goes away meanwhile does not count."""
+    """The size of all files below a folder; files that disappear meanwhile do not count."""
     total = 0
     for path in folder.rglob("*"):
         try:

@@ -1,4 +1,4 @@
-"""What may keep a sweep from running on a cluster, found before it is launched."""
+"""Problems that would keep a sweep from running on a cluster, found before it is launched."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from kobert_core.errors import InputError
 from tuning.cluster.head import starts_here
@@ -86,7 +86,17 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
     return findings
 
 
-def look(tracking_uri: str) -> dict[str, Any]:
+class Machine(TypedDict):
+    """What a machine reports about itself."""
+
+    versions: dict[str, str]
+    gpus: list[str]
+    free: int
+    clock: float
+    mlflow: str | None
+
+
+def look(tracking_uri: str) -> Machine:
     """On a machine: versions, devices, disk, clock, and whether MLflow answers."""
     import torch
 
@@ -107,8 +117,8 @@ def version_of(package: str) -> str:
         return "none"
 
 
-def differences(seen: Mapping[str, dict[str, Any]], tracking_uri: str) -> list[Finding]:
-    """What the machines said, held against each other."""
+def differences(seen: Mapping[str, Machine], tracking_uri: str) -> list[Finding]:
+    """Compare the reports of the machines."""
     findings = []
     for package in ("Python", *PACKAGES):
         by_version: dict[str, list[str]] = {}

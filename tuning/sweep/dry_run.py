@@ -1,10 +1,9 @@
-"""What a sweep would do, after all that it depends on was looked at."""
+"""What a sweep would do, after everything that it depends on was checked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kobert_core.data.set_aside import PLACES_SHOWN
 from kobert_core.progress import Progress, unseen
@@ -13,7 +12,7 @@ from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
 from tuning.study import StudyConfig
-from tuning.sweep.preflight import files_of, prepare, survey, this_machine, unheard
+from tuning.sweep.preflight import files_of, prepare, survey, this_machine, tracking_warnings
 from tuning.sweep_dir.layout import CACHE, STUDY
 from tuning.tracking import resolve_tracking_uri
 from tuning.tracking.databases import check_database
@@ -47,7 +46,7 @@ class DryRun:
         return max(1, round(epochs * -(-len(self.splits["train"]) // self.examples_per_update)))
 
     def lines(self) -> list[tuple[str, object]]:
-        """All but the warnings, for people: what each is, and what it says."""
+        """Labels and values for people, without the warnings."""
         study, resources = self.study, self.study.resources
         trials, points = study.trials_left(), study.space.points()
         all_points = " (all points)" if points and trials == len(points) else ""
@@ -74,7 +73,7 @@ class DryRun:
             *((f"  {name}", distribution) for name, distribution in study.space.items()),
         ]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Plain values, for `--json`."""
         return {
             "study": self.study.resolved(),
@@ -93,12 +92,12 @@ class DryRun:
 
 
 def look(study: StudyConfig, folder: Path, address: str | None, *, progress: Progress = unseen) -> DryRun:
-    """Look at all that a sweep depends on: the machine or the cluster at an address, addresses, models, data.
+    """Check everything that a sweep depends on: the machine or the cluster at an address, addresses, models, data.
 
     Raises:
         InputError: the sweep could not run.
     """
-    at_once = trials_at_once(study, folder, address)
+    at_once = count_trials_at_once(study, folder, address)
     if study.search.storage:
         check_database(study.search.storage, where="search.storage")
     task = prepare(study, folder, progress=progress)
@@ -112,12 +111,12 @@ def look(study: StudyConfig, folder: Path, address: str | None, *, progress: Pro
         | ({"test": task.read(study.data.test)} if study.data.test else {}),
         facts=facts,
         set_aside=set_aside(study, task),
-        warnings=warnings + unheard(resolve_tracking_uri(study.tracking.uri, folder.parent)),
+        warnings=warnings + tracking_warnings(resolve_tracking_uri(study.tracking.uri, folder.parent)),
         at_once=at_once,
     )
 
 
-def trials_at_once(study: StudyConfig, folder: Path, address: str | None) -> int:
+def count_trials_at_once(study: StudyConfig, folder: Path, address: str | None) -> int:
     """How many trials run at the same time here, or on the cluster at an address, which is asked.
 
     Raises:
@@ -132,7 +131,7 @@ def trials_at_once(study: StudyConfig, folder: Path, address: str | None) -> int
         return groups_that_fit(cluster, study.resources)
 
 
-def set_aside(study: StudyConfig, task: Task[Any]) -> list[tuple[Path, str]]:
+def set_aside(study: StudyConfig, task: Task[Examples]) -> list[tuple[Path, str]]:
     """A few of the rows or questions of each file that cannot be used."""
     data = study.data
     bad = [(data.train, task.bad_rows(data.train, "training"))]

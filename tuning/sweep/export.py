@@ -9,7 +9,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from kobert_core.checkpoint import load_weights
 from kobert_core.errors import InputError
@@ -41,8 +40,8 @@ def export_model(
         study: Of that sweep.
         record: The trial.
         output: Folder to make.
-        test: Of the winner alone: metrics on the test file, its own and those of the baselines.
-        comparison: Of the winner alone: what it is held against.
+        test: For the winner only: metrics on the test file, its own and those of the baselines.
+        comparison: For the winner only: what it is compared with.
 
     Raises:
         InputError: the trial has no checkpoint any more, it is corrupt, it was trained with other values than the
@@ -77,20 +76,20 @@ def check_model_output(output: Path) -> None:
 
 
 def is_free(output: Path) -> bool:
-    """Whether a new folder can take this name: nothing is there, or an empty folder that is no disk of its own."""
+    """Whether a new folder can have this name: nothing is there, or an empty folder that is not a mount point."""
     return not output.exists() or (output.is_dir() and not any(output.iterdir()) and not os.path.ismount(output))
 
 
 def unused(output: Path) -> Path:
-    """The folder, or one with a number after its name when somebody has taken it since `check_model_output`."""
+    """The folder, or one with a number in its name if it was taken since `check_model_output`."""
     numbered = (output.with_name(f"{output.name}-{number}") for number in itertools.count(2))
     return output if is_free(output) else next(filter(is_free, numbered))
 
 
 def take_values(folder: Path, record: TrialRecord, *, where: Path) -> None:
-    """Make a model's files say what the ledger says its weights were trained with.
+    """Write the values that the weights were trained with, according to the ledger, into a model's files.
 
-    They are written when a trial begins, and only in a population (`pbt`) do its values change after that.
+    The files are written when a trial begins; only in a population (`pbt`) do its values change later.
 
     Raises:
         InputError: they differ for any other trial.
@@ -192,6 +191,6 @@ def code(name: str) -> str:
     return f"{fence} {name} {fence}" if "`" in name else f"{fence}{name}{fence}"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as the card shows it."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What would fail in every trial of a study, or make its numbers worth little, found before anything starts."""
+"""Checks of a study before anything starts: what would fail in every trial, or make its numbers worthless."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from kobert_core.data.survey import CutOff, Survey
 from kobert_core.errors import InputError
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks import task_class
-from kobert_core.tasks.base import Task
+from kobert_core.tasks.base import Examples, Task
 from search_spaces.validation import show
 from tuning.cluster.web import problem_at
 from tuning.study import StudyConfig
@@ -25,12 +24,12 @@ from tuning.tracking.uris import is_server, redact_uri, sqlite_path
 
 CORNERS = 2000
 MAX_SHAPES = 64
-"""So many combinations of values that shape the examples or the model are tried."""
+"""The number of combinations of values that shape the examples or the model and are checked."""
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-"""Where Linux says how much of its CPUs a container may use: a quota and its period, or `max`."""
+"""The CPU limit of a container on Linux: a quota and its period, or `max`."""
 
 
-def check_study(study: StudyConfig, cache: Path | None, *, progress: Progress = unseen) -> Task[Any]:
+def check_study(study: StudyConfig, cache: Path | None, *, progress: Progress = unseen) -> Task[Examples]:
     """Build a model of each shape that the space has. Data is read where the tokenizer or the loss is made from it.
 
     Returns:
@@ -53,14 +52,16 @@ def check_study(study: StudyConfig, cache: Path | None, *, progress: Progress = 
 
 
 def is_here(study: StudyConfig) -> bool:
-    """Whether all that a study names is on this machine; the hub may not be in its reach, and does not count."""
+    """Whether all files and models of a study are on this machine; names on the hub count as absent."""
     files = [path for path in (study.data.train, study.data.dev, study.data.test) if path]
     models = [Path(name) for name in (study.model.backbone, study.model.tokenizer) if name]
     return all(path.is_file() for path in files) and all(path.is_dir() for path in models)
 
 
-def shapes(study: StudyConfig, task: Task[Any], cache: Path | None) -> Iterator[tuple[dict[str, Any], Task[Any]]]:
-    """The ends of what shapes the examples or the model in a study's space, each with a task of its own."""
+def shapes(
+    study: StudyConfig, task: Task[Examples], cache: Path | None
+) -> Iterator[tuple[dict[str, object], Task[Examples]]]:
+    """The extreme values of the parameters that shape the examples or the model, each with its own task."""
     seen: set[str] = set()
     for values in study.space.corners(CORNERS):
         shaping = {
@@ -74,8 +75,8 @@ def shapes(study: StudyConfig, task: Task[Any], cache: Path | None) -> Iterator[
             yield shaping, type(task)(study.train_config(values), cache=cache, tokenizer=task.tokenizer)
 
 
-def survey(study: StudyConfig, task: Task[Any], cache: Path | None) -> Survey:
-    """What the task says of its data, and how much of it is cut off with the values that are searched."""
+def survey(study: StudyConfig, task: Task[Examples], cache: Path | None) -> Survey:
+    """Facts and warnings about the data, and the share of it that is cut off with the searched values."""
     facts, warnings = task.survey(study.data.test)
     cut: dict[str, dict[int, CutOff]] = {}
     for _, shaped in shapes(study, task, cache):
@@ -90,7 +91,7 @@ def survey(study: StudyConfig, task: Task[Any], cache: Path | None) -> Survey:
 
 
 def too_much_cut_off(found: Iterable[CutOff]) -> list[str]:
-    """A line for each length that is probably too short."""
+    """A warning for each length that is probably too short."""
     return [
         f"{each.what}: {each.share:.2%} at `{each.key}: {each.limit}`, which is probably too short"
         for each in found
@@ -99,7 +100,7 @@ def too_much_cut_off(found: Iterable[CutOff]) -> list[str]:
 
 
 def this_machine() -> dict[str, float]:
-    """What Ray would find here."""
+    """The resources that Ray would find here."""
     import torch
 
     return {"CPU": float(cpus_here()), "GPU": float(torch.cuda.device_count())}
@@ -116,7 +117,7 @@ def cpus_here(cpu_max: Path = CPU_MAX) -> int:
 
 
 def tracking_problem(uri: str) -> str | None:
-    """That nothing answers at a tracking address, in a line; None when it does, or the store is a file."""
+    """Why a tracking store does not answer, in a line; None when it does, or is a file."""
     if sqlite_path(uri) is not None:
         return None
     what, reason = (
@@ -127,9 +128,9 @@ def tracking_problem(uri: str) -> str | None:
     return reason and f"no {what} at {redact_uri(uri)} ({reason})"
 
 
-def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) -> Task[Any]:
-    """Look at the models, read and tokenize the data, look at the disk of the sweep's folder, so that what cannot work
-    fails before anything starts."""
+def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) -> Task[Examples]:
+    """Check the models, read and tokenize the data, and check the disk space, so that errors come before anything
+    starts."""
     resolve_tracking_uri(study.tracking.uri, folder.parent)
     task = check_study(study, folder.parent / CACHE, progress=progress)
     if not len(task.train) or not len(task.dev):
@@ -141,14 +142,14 @@ def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) ->
     return task
 
 
-def unheard(tracking_uri: str) -> list[str]:
-    """A line when no MLflow server or database answers at an address."""
+def tracking_warnings(tracking_uri: str) -> list[str]:
+    """A warning when no MLflow server or database answers at an address."""
     problem = tracking_problem(tracking_uri)
     return [f"{problem}: what it should get is kept in the sweep's folder until one does"] if problem else []
 
 
 def files_of(study: StudyConfig) -> list[Path]:
-    """All that a study names which the workers read: data, and the model where it is a folder."""
+    """The files that the workers read: data, and the model if it is a folder."""
     data, model = study.data, study.model
     folders = [Path(name) for name in (model.backbone, model.tokenizer) if name and Path(name).is_dir()]
     files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]

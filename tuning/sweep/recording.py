@@ -1,4 +1,4 @@
-"""Writes down what happens to the trials of a sweep: in its table, in MLflow, on the disk that checkpoints fill."""
+"""Records what happens to trials: in the ledger and MLflow; and removes checkpoints that are no longer needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
@@ -23,6 +23,7 @@ from tuning.sweep_dir.trial_status import TrialState, run_end, state_at_end
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import Tracker
 from tuning.workers.failures import TrialRefused, error_of, failure_of
+from tuning.workers.results import TrialResult
 
 
 class Recorder(DriverOnly, Callback):
@@ -36,8 +37,8 @@ class Recorder(DriverOnly, Callback):
         self._remover = ThreadPoolExecutor(1, thread_name_prefix="remover")
         self._session: dict[int, tuple[float, float]] = {}
 
-    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """A trial begins, or goes on after an interruption or a pause."""
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
+        """A trial starts, or continues after an interruption or a pause."""
         number, values = trial.config["trial"], trial.config["values"]
         record = self._table.get(number) or TrialRecord(number, TrialState.RUNNING, values)
         record.state, record.started = TrialState.RUNNING, record.started or time.time()
@@ -52,14 +53,15 @@ class Recorder(DriverOnly, Callback):
             del config["optim"]["accumulation"]  # it follows
         tags = {"trial": str(number)} | ({"lineage": json.dumps(record.lineage)} if record.lineage else {})
         tags |= {"micro_batch": str(record.micro_batch)} if record.micro_batch else {}
-        self._tracker.start_trial(str(number), params=flat(config), tags=tags)
+        self._tracker.start_trial(str(number), params=flatten(config), tags=tags)
 
     def on_trial_result(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, object], **info: object
     ) -> None:
         """An evaluation."""
-        record, report = self._table[trial.config["trial"]], result["report"]
-        self._rounds.trial_of[result.get("pid", 0)] = record.trial
+        record, said = self._table[trial.config["trial"]], cast(TrialResult, result)
+        report = said["report"]
+        self._rounds.trial_of[cast(int, result.get("pid", 0))] = record.trial
         if len(lineage := trial.config.get("lineage", [])) > len(record.lineage):  # now the copy is made
             record.lineage, record.update = lineage, -1
             self._start_run(record)
@@ -73,11 +75,12 @@ class Recorder(DriverOnly, Callback):
         record.progress, record.update = report["progress"], report["update"]
         if report["progress"] not in record.curve:
             self._rounds.come_further()
-        record.curve[report["progress"]] = result["objective"]
+        record.curve[report["progress"]] = said["objective"]
         if report["is_best"]:
+            assert report["checkpoint"] is not None
             record.metrics, record.best_progress = dict(report["metrics"]), report["progress"]
             record.values = record.values_at(report["progress"])
-            record.value, record.checkpoint = result["objective"], Path(report["checkpoint"]).name
+            record.value, record.checkpoint = said["objective"], Path(report["checkpoint"]).name
         self._note_time(record)
         self._table.put(record)
         metrics = report["metrics"] | {"progress": float(report["progress"])}
@@ -85,13 +88,13 @@ class Recorder(DriverOnly, Callback):
             metrics |= {f"best/{name}": value for name, value in metrics.items()}
         self._tracker.log_metrics(str(record.trial), metrics, step=record.step)
 
-    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """The end of a trial that did not fail: its own, or the scheduler's."""
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
+        """A trial ran to its end, or the scheduler stopped it."""
         record = self._table[trial.config["trial"]]
         self._end(record, state_at_end(record.progress))
 
-    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """The end of a trial that failed, or whose process was lost: that is no failure, and it goes on."""
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
+        """A trial failed, or its process was lost: the latter is no failure, and the trial continues."""
         number, failure = trial.config["trial"], failure_of(trial)
         record = self._table.get(number) or TrialRecord(number, TrialState.RUNNING, trial.config["values"])
         if failure is None:
@@ -105,7 +108,7 @@ class Recorder(DriverOnly, Callback):
         self._budget.count_failure(record.reason)
 
     def interrupt(self) -> None:
-        """The sweep ends before its trials."""
+        """The sweep ends: its running trials are interrupted."""
         for record in self._table:
             if record.state == TrialState.RUNNING:
                 self._end(record, state_at_end(record.progress, lost=True))
@@ -116,8 +119,9 @@ class Recorder(DriverOnly, Callback):
         self._remover.shutdown()
 
     def keep_best_checkpoints(self) -> None:
-        """Of the trials that ended, the best few and the baselines keep their best checkpoint, as the disk budget
-        allows; interrupted ones keep all. A thread removes the others: that takes seconds where they are large."""
+        """Of the trials that ended, the best few and the baselines keep their best checkpoint, if the disk budget
+        allows; interrupted trials keep all checkpoints. A thread removes the others: it takes seconds if they are
+        large."""
         best = [record.trial for record in self._table.best(len(self._table))]
         wanted = list(dict.fromkeys([*best[: self._study.keep_checkpoints], *self._study.search.baselines]))
         room = self._disk.for_ended(live=sum(not record.has_ended for record in self._table))
@@ -152,10 +156,10 @@ class Recorder(DriverOnly, Callback):
             record.seconds = before + time.monotonic() - begin
 
 
-def flat(values: dict[str, Any]) -> dict[str, Any]:
-    """Sections to dotted keys, as a study's parameters are called. What is nested deeper becomes JSON: the keys there,
-    such as labels, are texts of users, and not names."""
-    result: dict[str, Any] = {}
+def flatten(values: dict[str, object]) -> dict[str, object]:
+    """Nested sections as dotted keys. What is nested deeper becomes JSON, because its keys, such as labels, are texts
+    of users."""
+    result: dict[str, object] = {}
     for section, content in values.items():
         fields = content if isinstance(content, dict) else {"": content}
         for name, value in fields.items():

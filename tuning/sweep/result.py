@@ -1,10 +1,9 @@
-"""What a sweep has to show at its end."""
+"""The result of a sweep."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tuning.sweep.comparison import Comparison, trial_as_json
 from tuning.sweep_dir.trial_table import TrialRecord
@@ -12,7 +11,7 @@ from tuning.sweep_dir.trial_table import TrialRecord
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """What a sweep has to show."""
+    """The result of a sweep."""
 
     folder: Path
     states: dict[str, int]
@@ -20,16 +19,16 @@ class SweepResult:
     test: dict[str, dict[str, float]]
     """Metrics on the test file: of the `winner`, and of each baseline, such as `trial_0`. Empty without a test file."""
     comparison: Comparison
-    """What the winner is held against."""
+    """What the winner is compared with."""
     model: Path | None
     """Folder of the exported winner."""
     tracking_uri: str
     seconds: float
     interrupted: bool
     gave_up: str | None
-    """Why it ended before its time, when neither its budget was spent nor somebody stopped it; it can go on."""
+    """Why it stopped early, if neither its budget was spent nor somebody stopped it; it can be resumed."""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Plain values, for `--json` and `winner.json`."""
         return {
             "sweep": str(self.folder),

@@ -1,15 +1,14 @@
-"""A sweep outlives the processes around its trials: it goes in rounds, each of which begins as a resumed sweep does.
+"""A sweep survives the death of processes around its trials: it runs in rounds, and each starts as a resumed sweep.
 
-A process that has died ends a round. Its trials are interrupted at their next update, as by Ctrl-C; the next round
-takes them up from their checkpoints, with the search and the scheduler as the ledger has them. So the same numbers
-follow as if nothing had been.
+A process that dies ends a round. All trials are interrupted at their next step, as by Ctrl-C. The next round resumes
+them from their checkpoints, with the search and the scheduler as the ledger has them. So the numbers are the same as
+without the loss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from ray.tune import Stopper
 
@@ -23,7 +22,7 @@ from tuning.workers.worker_pool import WorkerPool
 
 
 class Rounds(DriverOnly, Stopper):
-    """Asked by Ray Tune whether to stop all trials: when the budget says so, and when this round can go no further."""
+    """Tells Ray Tune to stop all trials when the budget is spent or the round is over."""
 
     def __init__(
         self,
@@ -42,7 +41,7 @@ class Rounds(DriverOnly, Stopper):
         """Which trial a process of Ray Tune follows, by its id."""
 
     def lost(self, error: object) -> None:
-        """A process was lost: all trials stop, to go on in another round."""
+        """A process was lost: all trials stop, and continue in another round."""
         if self._lost is None:
             trial = self.trial_of.get(process_of(error) or -1)
             self._lost = in_one_line(error) if trial is None else f"trial {trial}: {in_one_line(error)}"
@@ -52,16 +51,16 @@ class Rounds(DriverOnly, Stopper):
         self._session.count_report()
 
     def stop_trial(self, trial: int) -> None:
-        """Tell its workers."""
+        """Tell the workers of a trial to stop."""
         self._groups.stop_owned_by(trial)
 
     def refused(self, line: str) -> None:
-        """The first trial of all found that what a user gave cannot be trained."""
+        """The first trial found that the user's input cannot be trained."""
         self._refusal = self._refusal or line
 
     @contextmanager
     def noting_losses(self) -> Iterator[None]:
-        """Around what asks Ray: that processes have died ends the round, and no more."""
+        """Around calls of Ray: the death of a process ends the round, and is no error."""
         try:
             yield
         except Exception as error:
@@ -70,7 +69,7 @@ class Rounds(DriverOnly, Stopper):
             self.lost(error)
 
     def another(self) -> bool:
-        """At the end of a round: whether another one is to follow; if so, why is said, and all groups are free for it.
+        """At the end of a round: whether another one follows. If so, says why, and frees all groups.
 
         Raises:
             InputError: what a user gave cannot be trained.
@@ -89,12 +88,12 @@ class Rounds(DriverOnly, Stopper):
         return True
 
     def stop_all(self) -> bool:
-        """Whether all trials are to stop now; the workers are told once."""
+        """Whether all trials must stop now; the workers are told once."""
         if (self._lost is not None or self._refusal is not None) and not self._over:
             self._over = True
             self._groups.stop_all()
         return self._budget.stop_all() or self._over
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+    def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
         """Never stops a single trial."""
         return False

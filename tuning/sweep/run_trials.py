@@ -39,7 +39,7 @@ class TrialRunner:
         self._resume, self._count = resume, 0
 
     def run(self) -> None:
-        """All trials that are left; a loss of processes ends a round, and another one follows."""
+        """Run all trials that are left, in rounds: a lost process ends a round, and another one follows."""
         self._round()
         while self._rounds.another():
             self._round()

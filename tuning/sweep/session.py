@@ -1,4 +1,4 @@
-"""What belongs to one command from its start to its end, though processes die and others take their place."""
+"""The state of one command from its start to its end, across the processes that replace one another."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tuning.workers.failures import MAX_LOSSES
 
 @dataclass
 class Session:
-    """Counts what must not be forgotten when the process that counts dies: memory that is shared has it at once."""
+    """Counters that survive the process that counts: they are in shared memory."""
 
     begin: float = field(default_factory=time.monotonic)
     budget_begin: float | None = None
-    """When Ray and the data were ready for the first time: what is spent from then on counts."""
+    """When Ray and the data were first ready: the budget counts from then on."""
     failures: list[str] = field(default_factory=list)
     """Why trials have failed."""
     reports: int = 0
@@ -26,19 +26,19 @@ class Session:
     reports_then: int = -1
     """When the latest process was lost."""
     ended: bool = False
-    """Whether the process came to its own end."""
+    """Whether the process ended by itself."""
     descriptor: int | None = field(default=None, repr=False, compare=False)
     """Of a file in memory; None without another process."""
 
     def begin_budget(self) -> float:
-        """When the budget began, which is now if it had not."""
+        """When the budget began; it begins now if it had not."""
         if self.budget_begin is None:
             self.budget_begin = time.monotonic()
             self._save()
         return self.budget_begin
 
     def count_report(self) -> None:
-        """A trial has come further."""
+        """A trial has a new report."""
         self.reports += 1
         self._save()
 
@@ -48,19 +48,19 @@ class Session:
         self._save()
 
     def count_loss(self) -> bool:
-        """A process was lost: whether to go on is worth it."""
+        """A process was lost; whether to try again."""
         self.losses = self.losses + 1 if self.reports == self.reports_then else 1
         self.reports_then = self.reports
         self._save()
         return self.losses <= MAX_LOSSES
 
     def end(self) -> None:
-        """The process comes to its own end."""
+        """The process ends by itself."""
         self.ended = True
         self._save()
 
     def read(self) -> None:
-        """Take over what another process has counted."""
+        """Read what another process has counted."""
         if self.descriptor is not None:
             size = os.fstat(self.descriptor).st_size
             for name, value in json.loads(os.pread(self.descriptor, size, 0) or b"{}").items():

@@ -11,12 +11,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_json, atomic_write_text, is_disk_full
 from kobert_core.io.checksums import sealed
-from kobert_core.tasks.base import Task
+from kobert_core.tasks.base import Examples, Task
 from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
@@ -27,13 +27,13 @@ from tuning.sweep.comparison import Comparison, compare
 from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.display import SweepDisplay
 from tuning.sweep.export import export_model
-from tuning.sweep.preflight import files_of, prepare, survey, this_machine, unheard
+from tuning.sweep.preflight import files_of, prepare, survey, this_machine, tracking_warnings
 from tuning.sweep.result import SweepResult
 from tuning.sweep.session import Session
 from tuning.sweep.tracking import end_tracking, log_results, log_winner, start_tracking
 from tuning.sweep_dir.disk_full import DiskFull
 from tuning.sweep_dir.layout import CACHE, ENVIRONMENT, MODEL, SCRATCH, WINNER
-from tuning.sweep_dir.opening import sweep_folder
+from tuning.sweep_dir.opening import open_sweep_dir
 from tuning.sweep_dir.provenance import write_provenance
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -57,11 +57,11 @@ def run_sweep(
 
     Args:
         study: What to search.
-        folder: Where all that it leaves goes; its parent holds the MLflow store and the feature cache.
+        folder: Of the sweep; its parent holds the MLflow store and the feature cache.
         address: A Ray cluster to join; by default one is started here.
-        resume: Go on in a folder that a sweep began; one that was killed goes on in any case.
+        resume: Continue an earlier sweep in the folder; one that was killed continues in any case.
         display: Shows the trials.
-        session: The one that goes on, where this process takes the place of one that has died.
+        session: The session to continue, if this process replaces one that has died.
 
     Raises:
         InputError: something that a user gave cannot be used.
@@ -70,7 +70,7 @@ def run_sweep(
     session = session or Session()
     if starts_here(address):
         groups_that_fit([this_machine()], study.resources)
-    with sweep_folder(study, folder, resume=resume, say=display.say) as used:
+    with open_sweep_dir(study, folder, resume=resume, say=display.say) as used:
         if used and not resume and not session.losses:
             display.say("the sweep was cut off: going on where it was")
         try:
@@ -83,7 +83,7 @@ def run_sweep(
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the search came to."""
+    """The outcome of the search."""
 
     winner: TrialRecord | None
     test: dict[str, dict[str, float]]
@@ -108,18 +108,20 @@ class Sweep:
         self.study, self.folder, self.display, self.resume = study, folder, display, resume
         self.session = session or Session()
         self.table = TrialTable(folder, study.objective)
-        take_up_lost(self.table)
+        resume_lost_trials(self.table)
         self.uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
 
     def run(self, address: str | None) -> SweepResult:
-        """Search, judge, export. Once the data is read and Ray is up, MLflow is told how it ended, whatever happens."""
+        """Search, judge, export. Once the data is read and Ray is up, MLflow hears how it ended, whatever happens."""
         study, folder, say = self.study, self.folder, self.display.say
         if study.scheduler.name != "pbt":  # before Ray starts, and MLflow hears of the sweep
             ledger = list(self.table)
             refuse_other_search(folder, name=folder.name, search=study.search, resume=self.resume, ledger=ledger)
         say("reading the data, starting Ray and its worker groups …")
         reading = in_background(self._read)
-        in_background(lambda: self._warn(unheard(self.uri)))  # a server may take its time: nothing waits for it
+        in_background(
+            lambda: self._warn(tracking_warnings(self.uri))
+        )  # a server may take its time: nothing waits for it
         with ExitStack() as ray_is_up:
             groups = ray_is_up.enter_context(self._worker_groups(address, reading))
             task = reading.result()
@@ -139,7 +141,7 @@ class Sweep:
                 end_tracking(tracker, folder, status=status, say=say)
         return result
 
-    def _read(self) -> Task[Any]:
+    def _read(self) -> Task[Examples]:
         with self.display.watching() as progress:
             task = prepare(self.study, self.folder, progress=progress)
         self._warn(survey(self.study, task, self.folder.parent / CACHE).warnings)
@@ -152,8 +154,8 @@ class Sweep:
             self.display.say(f"warning: {warning}")
 
     @contextmanager
-    def _worker_groups(self, address: str | None, reading: Future[Task[Any]]) -> Iterator[WorkerPool]:
-        """Ray with worker groups that begin to start: what takes longest is under way while the data is read."""
+    def _worker_groups(self, address: str | None, reading: Future[Task[Examples]]) -> Iterator[WorkerPool]:
+        """Ray with worker groups that are starting: this takes longest, and runs while the data is read."""
         from tuning.cluster.ray_watch import ending_with_ray
         from tuning.workers.worker_pool import WorkerPool, modules_for
 
@@ -208,7 +210,7 @@ class Sweep:
             )
 
     def _conclude(self, outcome: Outcome, comparison: Comparison, tracker: Tracker) -> SweepResult:
-        """Export the winner and write down what the sweep came to."""
+        """Export the winner and write the result."""
         winner, test = outcome.winner, outcome.test
         result = SweepResult(
             folder=self.folder,
@@ -237,8 +239,8 @@ class Sweep:
         return model
 
 
-def take_up_lost(table: TrialTable) -> None:
-    """Trials that an older version called failed, and that had only lost processes around them, go on."""
+def resume_lost_trials(table: TrialTable) -> None:
+    """Resume trials that an older version marked as failed although only processes around them had died."""
     for record in table:
         if record.state == TrialState.FAILED and was_infrastructure(record.reason or ""):
             record.state, record.reason = TrialState.INTERRUPTED, None

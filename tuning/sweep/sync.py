@@ -1,4 +1,4 @@
-"""What MLflow was not told yet: sends it without Ray, for a sweep whose driver is gone."""
+"""Sends the unsent records of a sweep whose driver is gone, without Ray."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tuning.sweep_dir.lock import sweep_lock
 from tuning.sweep_dir.saved_study import load_sweep_study
 from tuning.sweep_dir.trial_status import run_ends
 from tuning.sweep_dir.trial_table import TrialTable
-from tuning.tracking import Ends, SyncResult, resolve_tracking_uri, sync
+from tuning.tracking import Ends, SyncResult, resolve_tracking_uri, send_spool
 
 
 def sync_sweep(folder: Path, *, uri: str | None = None) -> SyncResult:
-    """Send what is left of a sweep to its MLflow store; runs that a killed driver left open are ended.
+    """Send the unsent records of a sweep to its MLflow store; end runs that a killed driver left open.
 
     Args:
         folder: Of the sweep.
@@ -33,4 +33,4 @@ def sync_sweep(folder: Path, *, uri: str | None = None) -> SyncResult:
             uri = uri or study.tracking.uri
             with contextlib.suppress(InputError):  # without its ledger, what is open counts as interrupted
                 ends = run_ends(TrialTable(folder, study.objective))
-        return sync(folder / SPOOL, uri=resolve_tracking_uri(uri, folder.resolve().parent), ends=ends)
+        return send_spool(folder / SPOOL, uri=resolve_tracking_uri(uri, folder.resolve().parent), ends=ends)

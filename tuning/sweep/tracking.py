@@ -7,10 +7,9 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from kobert_core.io.checksums import file_digest
-from kobert_core.tasks.base import Task
+from kobert_core.tasks.base import Examples, Task
 from tuning.study import StudyConfig
 from tuning.sweep.comparison import baselines_of, compared
 from tuning.sweep_dir.layout import ENVIRONMENT, LEDGER, SPOOL, STUDY, TABLE, WINNER
@@ -19,7 +18,7 @@ from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import Status, Tracker, dead_letters_path
 
 
-def start_tracking(study: StudyConfig, table: TrialTable, task: Task[Any], *, uri: str) -> Tracker:
+def start_tracking(study: StudyConfig, table: TrialTable, task: Task[Examples], *, uri: str) -> Tracker:
     """Open the run of a sweep in MLflow, or take it up again, with its study and its data."""
     folder = table.folder
     experiment = study.tracking.experiment or study.name
@@ -30,7 +29,7 @@ def start_tracking(study: StudyConfig, table: TrialTable, task: Task[Any], *, ur
     return tracker
 
 
-def sweep_params(study: StudyConfig) -> dict[str, Any]:
+def sweep_params(study: StudyConfig) -> dict[str, object]:
     """What the parent run says of the study."""
     return {
         "objective": f"{study.objective.mode} {study.objective.metric}",
@@ -42,7 +41,7 @@ def sweep_params(study: StudyConfig) -> dict[str, Any]:
     }
 
 
-def log_datasets(study: StudyConfig, task: Task[Any], tracker: Tracker) -> None:
+def log_datasets(study: StudyConfig, task: Task[Examples], tracker: Tracker) -> None:
     """The splits of a sweep with their hashes, as MLflow's inputs of its run."""
     data = study.data
     tracker.log_dataset(

@@ -9,13 +9,13 @@ from kobert_core.io.atomic import is_disk_full
 
 
 class DiskFull(BaseException):
-    """The driver can write down no more. No `Exception`, which Ray Tune would take for a fault of the trial whose turn
-    it was: the sweep ends where it is, as if it had been killed, and can go on from there."""
+    """The driver cannot write any more. This is no `Exception`, which Ray Tune would take for an error of the current
+    trial: the sweep ends as if it had been killed, and can be resumed."""
 
 
 @contextmanager
 def ending_when_full() -> Iterator[None]:
-    """Around what the driver must not go on without.
+    """Around writes that the driver must not continue without.
 
     Raises:
         DiskFull: the disk is.

@@ -25,9 +25,9 @@ SPOOL = "tracking.jsonl"
 """`tuning.tracking` writes two more files beside it."""
 LOCK = ".lock"
 SCRATCH = ".ray"
-"""What Ray writes for itself."""
+"""Ray's own files."""
 SHARED = ".shared-"
-"""Begins the names of files that are written to see whether all machines have this folder."""
+"""Prefix of files that are written to check that all machines share the folder."""
 TRIALS = "trials"
 """A folder for each trial: see `trial_folder`."""
 
@@ -36,7 +36,7 @@ CHECKPOINTS = "checkpoints"
 PBT_CHECKPOINTS = "donations"
 """Checkpoints that are kept for other trials of a population."""
 MAX_PBT_CHECKPOINTS = 5
-"""So many of each trial."""
+"""The largest number of them for each trial."""
 MODEL_FILES = "model"
 """The trial's config and tokenizer."""
 
@@ -50,7 +50,7 @@ def trial_folder(sweep: Path, trial: int) -> Path:
 
 
 def checkpoint_of(sweep: Path, record: TrialRecord) -> Path:
-    """The folder of a trial's best checkpoint, inside its sweep wherever that lies now.
+    """The folder of a trial's best checkpoint, in its sweep's present folder.
 
     Raises:
         InputError: it has none any more.

@@ -14,7 +14,7 @@ from tuning.sweep_dir.layout import LOCK
 
 @contextmanager
 def sweep_lock(folder: Path) -> Iterator[TextIO]:
-    """Hold the folder of a sweep for this process. The system gives the lock back when the process dies.
+    """Lock the folder of a sweep for this process. The lock ends with the process.
 
     Yields the file of the lock, for reading and appending.
 
@@ -34,7 +34,7 @@ def sweep_lock(folder: Path) -> Iterator[TextIO]:
 
 
 def goes_on(folder: Path) -> bool:
-    """Whether the sweep of a folder runs, or was cut off and would go on there by itself."""
+    """Whether the sweep of a folder is running, or was killed and would continue without `--resume`."""
     try:
         return is_running(folder) or bool((folder / LOCK).read_text(encoding="utf-8"))
     except OSError:
@@ -42,7 +42,7 @@ def goes_on(folder: Path) -> bool:
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a process holds the folder of a sweep now."""
+    """Whether a process holds the lock now."""
     try:
         with open(folder / LOCK, encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

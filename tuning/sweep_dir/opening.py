@@ -1,4 +1,4 @@
-"""The folder of a sweep: who may write in it, and what a killed driver left there."""
+"""Opening the folder of a sweep, new or to be resumed, for the one process that may write in it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from tuning.sweep_dir.layout import JOURNAL, LEDGER, PROVENANCE, SCRATCH, STUDY,
 from tuning.sweep_dir.lock import goes_on, sweep_lock
 from tuning.sweep_dir.provenance import refuse_other_provenance
 from tuning.sweep_dir.saved_study import load_sweep_study
-from tuning.sweep_dir.test_set_log import readings
+from tuning.sweep_dir.test_set_log import read_log
 from tuning.sweep_dir.trial_table import TrialTable
 
 
 @contextmanager
-def sweep_folder(
+def open_sweep_dir(
     study: StudyConfig, folder: Path, *, resume: bool, say: Callable[[str], object] = print
 ) -> Iterator[bool]:
-    """Hold the folder of a sweep for this process; make it, or take up the one that is there. Which of both it was.
-    `say` gets what has changed since the sweep began, if it does no harm.
+    """Make the folder of a sweep, or open the one that is there, and lock it; yields whether it was there.
 
-    The lock ends with its process, and its file says for how long a sweep runs: one that was killed left it so, and
-    goes on also without `resume`.
+    `say` is told of harmless changes since the sweep began. The lock file is not empty while a sweep runs: a killed
+    sweep leaves it so, and continues without `resume`.
 
     Raises:
-        InputError: the name is in use, another process holds it, or the study, or what it stands on, is not that
-            which began there.
+        InputError: the name is in use, another process holds the lock, or the study, its data or its models have
+            changed since the sweep began.
     """
     used = (folder / STUDY).exists()
     if resume and not used:
@@ -49,9 +48,9 @@ def sweep_folder(
             if len(TrialTable(folder, study.objective)):
                 for note in refuse_other_provenance(folder, study):
                     say(note)
-            else:  # nothing stands on it yet
+            else:  # no trial depends on it yet
                 (folder / PROVENANCE).unlink(missing_ok=True)
-            readings(folder)  # what is damaged is told now, and not after the last trial
+            read_log(folder)  # a damaged file is an error now, not after the last trial
         print("running", file=lock, flush=True)
         remove_leftovers(folder)
         dump_study(study, folder / STUDY)
@@ -68,7 +67,7 @@ def sweep_folder(
 
 
 def refuse_used(folder: Path) -> None:
-    """Refuse what `sweep_folder` would refuse without `resume`, before anything starts.
+    """Refuse what `open_sweep_dir` refuses without `resume`, before anything starts.
 
     Raises:
         InputError: a sweep has ended in the folder.
@@ -78,21 +77,21 @@ def refuse_used(folder: Path) -> None:
 
 
 def name_in_use(folder: Path) -> InputError:
-    """What is said of a sweep that would begin where another one has ended."""
+    """The error of a new sweep in the folder of one that has ended."""
     return InputError(
         f"the sweep name `{folder.name}` is in use", where=folder, fix="give another `--name`, or `--resume`"
     )
 
 
 def forget_beginnings(folder: Path) -> None:
-    """Remove what a sweep left that came to no trial: another study may follow under its name."""
+    """Remove the files of a sweep without any trial: another study may use its name."""
     for name in (STUDY, PROVENANCE, JOURNAL, f"{JOURNAL}{SUM}"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / TRIALS, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed driver left half written, and what Ray wrote for it: Ray shall not read that again."""
+    """Remove the half-written files of a killed driver, and Ray's own files, which Ray must not read again."""
     for path in [folder / SCRATCH, *folder.glob(".*.tmp")]:
         if path.is_dir():
             shutil.rmtree(path)
@@ -101,10 +100,10 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def refuse_other_study(before: StudyConfig, now: StudyConfig, folder: Path) -> None:
-    """A resumed sweep may get another budget, tracking, and other resources but for the number of workers. Its files
-    may lie elsewhere: `refuse_other_provenance` looks at what is in them, and `open_optuna_study` into the storage.
+    """A resumed sweep may have another budget, tracking, and other resources except for the number of workers. Its
+    files may have moved: `refuse_other_provenance` checks their content, and `refuse_other_search` the Optuna storage.
 
-    All else decides what a trial is: trials before and after would not compare.
+    Everything else decides what a trial is: trials before and after would not compare.
     """
     free: dict[str, Any] = dict.fromkeys(
         ("budget", "resources", "tracking", "keep_checkpoints", "name", "storage"), True

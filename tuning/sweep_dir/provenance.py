@@ -1,5 +1,5 @@
-"""What the trials of a sweep stand on besides its study: the content of files, the numbers that this code comes to, and
-libraries. A sweep writes it down when it begins; when it goes on, what decides a trial's numbers must be the same.
+"""What the trials of a sweep depend on besides its study: the content of files, the version of this code's numbers, and
+libraries. A sweep writes it when it begins; when it is resumed, what decides a trial's numbers must be the same.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from kobert_core.config import NUMBERS
 from kobert_core.errors import InputError
@@ -19,14 +19,23 @@ from tuning.sweep_dir.layout import PROVENANCE
 
 LIBRARIES = ("kobert-tuning", "torch", "transformers", "sentencepiece", "numpy", "optuna", "ray")
 READ_OF_A_MODEL = (".json", ".safetensors", ".bin", ".model", ".txt")
-"""Suffixes of what is read of an encoder's or tokenizer's folder. The rest, such as a model card, may change."""
+"""Suffixes of the files of an encoder or tokenizer that count. Others, such as a model card, may change."""
 
 Hashes = dict[str, str]
 """SHA-256 of files, by their names; of a model on the hub its commit, by the model's name."""
 
 
+class Provenance(TypedDict):
+    """The content of the file."""
+
+    numbers: int
+    files: dict[str, Hashes]
+    test: Hashes
+    libraries: dict[str, str]
+
+
 def write_provenance(folder: Path, study: StudyConfig) -> None:
-    """Write down what the sweep in a folder stands on, unless that was done when it began."""
+    """Write what a sweep depends on, unless that was done when it began."""
     if (folder / PROVENANCE).is_file():
         return
     ground = {"numbers": NUMBERS, "files": files_under(study), "test": test_file_of(study), "libraries": libraries()}
@@ -34,7 +43,7 @@ def write_provenance(folder: Path, study: StudyConfig) -> None:
 
 
 def refuse_other_provenance(folder: Path, study: StudyConfig) -> list[str]:
-    """Hold what a sweep began with against what it would go on with; what has changed that does no harm, in words.
+    """Compare what a sweep began with to what it would continue with. Returns notes on harmless changes.
 
     Raises:
         InputError: trials before and after would not compare.
@@ -67,7 +76,7 @@ def refuse_other_provenance(folder: Path, study: StudyConfig) -> list[str]:
 
 
 def files_under(study: StudyConfig) -> dict[str, Hashes]:
-    """The content of what a study's trials are made of, by the study's keys; where it lies does not matter.
+    """The hashes of what a study's trials depend on, by the study's keys; their place does not matter.
 
     Raises:
         InputError: a file cannot be read, or a model is neither here nor on the hub.
@@ -83,12 +92,12 @@ def files_under(study: StudyConfig) -> dict[str, Hashes]:
 
 
 def test_file_of(study: StudyConfig) -> Hashes:
-    """The content of the test file, which no trial depends on."""
+    """The hash of the test file, which no trial depends on."""
     return {study.data.test.name: file_digest(study.data.test)} if study.data.test else {}
 
 
 def libraries() -> dict[str, str]:
-    """The versions of what numbers depend on in their last places."""
+    """The versions of libraries that the last digits of numbers depend on."""
     found = {each.metadata["Name"]: each.version for each in distributions()}
     return {name: found[name] for name in LIBRARIES if name in found}
 
@@ -120,7 +129,7 @@ def _refuse_other_files(key: str, before: Hashes, now: Hashes, study: StudyConfi
         )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Provenance:
     broken = InputError("the file is damaged", where=path, fix="take a copy of it from a backup")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -131,4 +140,4 @@ def _read(path: Path) -> dict[str, Any]:
         ground["numbers"], dict(ground["files"]), dict(ground["test"]), dict(ground["libraries"])
     except (LookupError, TypeError, ValueError) as error:
         raise broken from error
-    return ground
+    return cast(Provenance, ground)

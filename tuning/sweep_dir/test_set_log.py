@@ -1,4 +1,4 @@
-"""Who looked at which test file, and how often: a test score is honest the first time."""
+"""A log of every reading of a test file: a test score is honest only the first time."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, cast
 
 from kobert_core.errors import InputError
 from kobert_core.io.checksums import sealed_line, unsealed_line
 from tuning.sweep_dir.layout import TEST_SET_LOG
 
-_END = rb'"crc32":"[0-9a-f]{8}".|}$'
-"""What a line that was torn has not."""
+_WHOLE = rb'"crc32":"[0-9a-f]{8}".|}$'
+"""The end of a whole line."""
 
 
-def record_reading(folder: Path, *, file: Path, sha256: str, by: str, metrics: Any, **more: Any) -> None:
-    """Note in a sweep's or a model's folder that a file was read for scores.
+def record_reading(
+    folder: Path, *, file: Path, sha256: str, by: str, metrics: Mapping[str, object], **more: object
+) -> None:
+    """Log in the folder of a sweep or a model that a file was read for scores.
 
     Raises:
         OSError: the folder cannot be written.
@@ -40,13 +42,13 @@ def record_reading(folder: Path, *, file: Path, sha256: str, by: str, metrics: A
 
 
 def times_read(folder: Path, sha256: str) -> int:
-    """How often a file was read, as a folder knows."""
-    return sum(reading["sha256"] == sha256 for reading in readings(folder))
+    """How often a file was read, according to the log in a folder."""
+    return sum(reading["sha256"] == sha256 for reading in read_log(folder))
 
 
 def read_before(folder: Path, *, sha256: str, weights: dict[str, str]) -> dict[str, dict[str, float]] | None:
-    """What a sweep's folder knows of the metrics of these weights on a file; None when it was not read for them."""
-    for reading in readings(folder):
+    """The logged metrics of these weights on a file; None when it was not read for them."""
+    for reading in read_log(folder):
         is_it = reading["sha256"] == sha256 and reading.get("weights") == weights
         if is_it and not any(map(tuned_on_test, reading["metrics"].values())):
             return dict(reading["metrics"])
@@ -54,23 +56,31 @@ def read_before(folder: Path, *, sha256: str, weights: dict[str, str]) -> dict[s
 
 
 def tuned_on_test(metrics: Mapping[str, float]) -> bool:
-    """Whether these metrics are of an older version, which chose the null threshold on the test file itself."""
+    """Whether these metrics are from an older version, which chose the null threshold on the test file itself."""
     return "test/null_threshold" in metrics
 
 
-def readings(folder: Path) -> list[dict[str, Any]]:
-    """All readings that a folder knows of, oldest first; what was torn by a crash is passed over.
+class Reading(TypedDict):
+    """A line of the log of a sweep. In those of `evaluate`, `metrics` has the values themselves."""
+
+    sha256: str
+    metrics: dict[str, dict[str, float]]
+    weights: NotRequired[dict[str, str]]
+
+
+def read_log(folder: Path) -> list[Reading]:
+    """All readings in the log, oldest first; a line torn by a crash is skipped.
 
     Raises:
         InputError: a line is not what was written.
     """
     path = folder / TEST_SET_LOG
-    found = []
+    found: list[Reading] = []
     for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else [], start=1):
-        if not re.search(_END, line):
+        if not re.search(_WHOLE, line):
             continue
         try:
-            found.append(unsealed_line(line))
+            found.append(cast(Reading, unsealed_line(line)))
             found[-1]["sha256"]
         except (ValueError, LookupError) as error:
             raise InputError(

@@ -1,4 +1,4 @@
-"""The states of a trial, and what they are called in Optuna and MLflow. How a trial ended is decided here alone."""
+"""The states of a trial, and their names in Optuna and MLflow. Only this module decides how a trial ended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TrialState(StrEnum):
     FAILED = "FAILED"
     """Its training function raised an error, or its workers were lost again and again."""
     INTERRUPTED = "INTERRUPTED"
-    """The sweep stopped before it, or its processes died: it goes on when the sweep does."""
+    """The sweep stopped, or processes died: the trial continues when the sweep does."""
 
 
 UNFINISHED = (TrialState.RUNNING, TrialState.INTERRUPTED)
@@ -36,14 +36,14 @@ OPTUNA_STATES = {
     TrialState.FAILED: "FAIL",
     TrialState.INTERRUPTED: "WAITING",
 }
-"""Names of Optuna's states: `ask` hands a waiting trial out again."""
+"""Names of Optuna's states. `ask` returns a waiting trial again."""
 RUN_STATUS: dict[TrialState, Status] = {
     TrialState.COMPLETE: "FINISHED",
     TrialState.PRUNED: "KILLED",
     TrialState.FAILED: "FAILED",
     TrialState.INTERRUPTED: "KILLED",
 }
-"""MLflow's status of the run of a trial that does not run."""
+"""MLflow's status of the run, for a trial that is not running."""
 
 
 def state_at_end(progress: int, *, failed: bool = False, lost: bool = False) -> TrialState:

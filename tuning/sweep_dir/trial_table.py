@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NotRequired, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # of typing, Pydantic reads it from Python 3.12 on
 
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
@@ -27,18 +28,39 @@ if TYPE_CHECKING:
     from tuning.study import StudyConfig
 
 
+Copied = TypedDict(
+    "Copied",
+    {"from": int, "progress": int, "values": dict[str, object], "weights_of": NotRequired[dict[str, object]]},
+)
+"""A trial went on `from` another one's weights, which were trained with `weights_of`; from there on it has `values`."""
+
+
+class Winner(TypedDict):
+    """Of the winner, in `winner.json`."""
+
+    trial: int
+
+
+class WinnerFile(TypedDict):
+    """The parts of `winner.json` that are read."""
+
+    winner: Winner
+    test: dict[str, dict[str, float]]
+    notes: NotRequired[list[str]]
+
+
 @dataclass
 class TrialRecord:
-    """What a sweep knows of one trial."""
+    """One trial in the ledger."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     trial: Annotated[int, Field(ge=0)]
     state: TrialState
-    values: dict[str, Any]
-    """Searched values, by parameter; with `pbt` those that its best checkpoint was trained with at last."""
+    values: dict[str, object]
+    """Searched values, by parameter; with `pbt` the last ones that its best checkpoint was trained with."""
     progress: int = 0
-    """Percent of its own updates that are done."""
+    """Percent of its own steps that are done."""
     update: int = 0
     value: float | None = None
     """The objective at the best evaluation: that of the checkpoint that would be exported."""
@@ -48,33 +70,32 @@ class TrialRecord:
     metrics: dict[str, float] = field(default_factory=dict)
     """All metrics of the best evaluation."""
     checkpoint: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = None
-    """Name of the best checkpoint's folder; None when there is none, or it was not among the best few."""
+    """Name of the best checkpoint's folder; None when there is none, or it was removed."""
     started: float = 0.0
     """Seconds since 1970."""
     seconds: float = 0.0
     """Wall time of the trial over all its sessions."""
     reason: str | None = None
     """Why it failed."""
-    lineage: list[dict[str, Any]] = field(default_factory=list)
-    """With `pbt`, each time that it went on from another trial's weights: `{from, progress, values, weights_of}`, which
-    are its own values from there on, and those that the weights were trained with."""
+    lineage: list[Copied] = field(default_factory=list)
+    """With `pbt`, each time that it continued from another trial's weights."""
     micro_batch: int | None = None
-    """Examples that go through the model at once, where memory ran out with as many as the study says."""
+    """The size of its micro-batches, if memory ran out with that of the study."""
     step: int = 0
-    """Of its latest metrics in MLflow: the updates done, unless the trial went back for another's weights."""
+    """Of its latest metrics in MLflow: the steps done, unless it went back to another trial's weights."""
 
     @property
     def has_ended(self) -> bool:
-        """Whether it does not go on, whatever happens to the sweep."""
+        """Whether it will not continue, even if the sweep is resumed."""
         return self.state not in UNFINISHED
 
     @property
-    def newest_values(self) -> dict[str, Any]:
-        """What it trains with, or did at its end."""
+    def newest_values(self) -> dict[str, object]:
+        """The values that it trains with, or had at its end."""
         return dict(self.lineage[-1]["values"]) if self.lineage else self.values
 
-    def values_at(self, progress: int) -> dict[str, Any]:
-        """What the weights of a report were trained with: a copy's first one is that of the other trial."""
+    def values_at(self, progress: int) -> dict[str, object]:
+        """The values that the weights of a report were trained with: a copy's first weights are another trial's."""
         if self.lineage and progress <= self.lineage[-1]["progress"]:
             return dict(self.lineage[-1].get("weights_of", self.values))
         return self.newest_values
@@ -84,7 +105,8 @@ _RECORD = TypeAdapter(TrialRecord)
 
 
 class TrialTable:
-    """All trials of a sweep, written to its folder at every change: `trials.json` for us, `trials.csv` for people."""
+    """All trials of a sweep, written to its folder at every change: `trials.json` for the program, `trials.csv` for
+    people."""
 
     def __init__(self, folder: Path, objective: Objective) -> None:
         """The table of a sweep's folder, empty if there is none yet."""
@@ -138,7 +160,7 @@ class TrialTable:
             atomic_write_text(self.folder / TABLE, as_csv(records))
 
     def forget(self) -> None:
-        """Remove all trials and both files: none of them came to anything."""
+        """Remove all trials and both files."""
         with self.lock:
             self._records.clear()
             for name in (LEDGER, TABLE):
@@ -153,7 +175,7 @@ class TrialTable:
         return dict(Counter(record.state for record in self))
 
     def best(self, count: int) -> list[TrialRecord]:
-        """The trials to keep, best first: whole ones before pruned ones, so that equal efforts are compared."""
+        """The best trials, best first: complete ones before pruned ones, so that equal efforts are compared."""
         ranked = [r for r in self if r.value is not None and r.state != TrialState.FAILED]
         sign = -1 if self.objective.mode == "max" else 1
         ranked.sort(key=lambda r: (r.state != TrialState.COMPLETE, sign * (r.value or 0.0), r.trial))
@@ -164,7 +186,7 @@ class TrialTable:
         return next(iter(self.best(1)), None)
 
     def ties(self, winner: TrialRecord) -> list[TrialRecord]:
-        """The trials that are as good as the winner and came as far, it included: only the first of them wins."""
+        """The trials with the winner's value that came as far, including it: only the first of them wins."""
         equal = (winner.value, winner.state == TrialState.COMPLETE)
         return [
             record for record in self.best(len(self)) if (record.value, record.state == TrialState.COMPLETE) == equal
@@ -172,13 +194,13 @@ class TrialTable:
 
 
 def standing(record: TrialRecord) -> str:
-    """Whose value it is that stands beside this, and how far that trial came: `trial 3, pruned at 50%`."""
+    """A trial, its state and its progress: `trial 3, pruned at 50%`."""
     how_far = "" if record.state == TrialState.COMPLETE else f" at {record.progress}%"
     return f"trial {record.trial}, {record.state.lower()}{how_far}"
 
 
-def as_row(record: TrialRecord) -> dict[str, Any]:
-    """A trial as JSON has it."""
+def as_row(record: TrialRecord) -> dict[str, object]:
+    """A trial as JSON."""
     return asdict(record) | {"curve": {str(progress): value for progress, value in record.curve.items()}}
 
 
@@ -191,7 +213,7 @@ def as_csv(records: list[TrialRecord]) -> str:
     plain = ["trial", "state", "progress", "value", "best_progress", "seconds"]
     writer.writerow([*plain, *parameters, *metrics, "checkpoint", "reason"])
     for record in records:
-        row: list[Any] = [getattr(record, name) for name in plain]
+        row: list[object] = [getattr(record, name) for name in plain]
         row[-1] = round(record.seconds, 3)
         row += [record.values.get(name) for name in parameters] + [record.metrics.get(name) for name in metrics]
         reason = last_line(record.reason) if record.reason else None
@@ -199,7 +221,7 @@ def as_csv(records: list[TrialRecord]) -> str:
     return buffer.getvalue()
 
 
-def read_winner(folder: Path) -> dict[str, Any]:
+def read_winner(folder: Path) -> WinnerFile:
     """`winner.json` of a sweep. Raises InputError when there is none."""
     path = folder / WINNER
     winner = unsealed(_read_json(path), where=path)
@@ -207,7 +229,7 @@ def read_winner(folder: Path) -> dict[str, Any]:
         int(winner["winner"]["trial"]), dict(winner["test"])
     except (LookupError, TypeError, ValueError) as error:
         raise InputError("this is no result of a sweep", where=path) from error
-    return winner
+    return cast(WinnerFile, winner)
 
 
 def _read_ledger(path: Path) -> list[TrialRecord]:
@@ -222,7 +244,7 @@ def _read_ledger(path: Path) -> list[TrialRecord]:
         raise InputError(f"a trial's `{name}` cannot be {show(first['input'])}", where=path) from error
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,10 +1,10 @@
-"""MLflow, the only place that imports it, and only in the thread that sends: a sweep's reports go to a local
-spool first, so that a slow, broken or missing server never stops, loses or doubles anything."""
+"""MLflow. Only this package imports it, and a sweep only in the thread that sends. Reports go to a local spool first,
+so that a slow, broken or missing server never stops a sweep, and no report is lost or doubled."""
 
 from __future__ import annotations
 
 from .dead_letters import count_dead_letters, dead_letters_path
-from .tracker import INTERRUPTED_TAGS, End, Ends, Status, SyncResult, Tracker, sync
+from .tracker import INTERRUPTED_TAGS, End, Ends, Status, SyncResult, Tracker, send_spool
 from .ui import reach, serve_ui, show_ui, ui_command, ui_environment
 from .uris import address_problem, default_tracking_uri, redact_uri, resolve_tracking_uri, shown_uri
 
@@ -22,10 +22,10 @@ __all__ = [
     "reach",
     "redact_uri",
     "resolve_tracking_uri",
+    "send_spool",
     "serve_ui",
     "show_ui",
     "shown_uri",
-    "sync",
     "ui_command",
     "ui_environment",
 ]

@@ -1,4 +1,4 @@
-"""Names and values in a form that MLflow takes: it refuses others for good, or cuts them without a word."""
+"""Names and values in a form that MLflow accepts: it refuses others, or cuts them silently."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ LONGEST_KEY, LONGEST_PARAM, LONGEST_TAG, LONGEST_NAME = 250, 6000, 8000, 500
 
 
 def accepted_key(name: str) -> str:
-    r"""A name of a parameter, metric or tag: what MLflow has no room for becomes its code point between colons.
+    r"""A name of a parameter, metric or tag: a character that MLflow does not allow becomes its code point between
+    colons.
 
     A tab is `:9:`, and a colon `:3a:`, so that no two names become one. A longer one than MLflow takes ends in eight
     digits of its SHA-256.
@@ -25,7 +26,7 @@ def accepted_key(name: str) -> str:
 
 
 def accepted_text(value: str, longest: int) -> str:
-    """A value of at most so many characters, which says how many there were; a database has no room for a NUL."""
+    """A value of at most `longest` characters; a cut one says how many it had. A NUL is replaced for databases."""
     value = value.replace("\0", "\N{REPLACEMENT CHARACTER}")
     if len(value) <= longest:
         return value
@@ -34,7 +35,7 @@ def accepted_text(value: str, longest: int) -> str:
 
 
 def accepted_model_name(name: str) -> str:
-    """A name of a LoggedModel: `_` for each character that it must not have."""
+    """A name of a LoggedModel, with `_` for each forbidden character."""
     return re.sub(r"[/:.%\"']", "_", name)
 
 

@@ -9,7 +9,7 @@ CONNECT_SECONDS = 5
 
 
 def try_database(uri: str) -> None:
-    """Raise what keeps a database from being reached: MLflow would try for hours before it does."""
+    """Connect to a database, or raise why that is not possible: MLflow would try for hours."""
     from sqlalchemy import create_engine
 
     seconds = {"connect_timeout": CONNECT_SECONDS} if uri.startswith(("postgresql", "mysql")) else {}
@@ -30,7 +30,7 @@ def problem_of(uri: str) -> str | None:
 
 
 def check_database(uri: str, *, where: str) -> None:
-    """Look whether a database answers, or is a file, which may be still to be made.
+    """Check that a database answers, or is a file, which need not exist yet.
 
     Raises:
         InputError: neither; `where` is the key that has the address.

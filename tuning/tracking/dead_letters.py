@@ -1,11 +1,10 @@
-"""What MLflow refused for good, with its reasons: JSON Lines beside the spool, written under the spool's lock."""
+"""Records that MLflow refused for good, with the reasons: JSON Lines beside the spool, under its lock."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from .spool import now_ms
 
@@ -30,7 +29,7 @@ class DeadLetters:
         self.path = dead_letters_path(spool)
         self._known: set[str] | None = None
 
-    def add(self, record: Any, reason: str) -> bool:
+    def add(self, record: object, reason: str) -> bool:
         """Keep a record; False when it was kept before. An OSError leaves the file as it was, or with a torn end."""
         if self._known is None:
             self._known = self._read()

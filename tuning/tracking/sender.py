@@ -1,4 +1,4 @@
-"""Sends a spool to MLflow: in order, in batches, each record once, and again until it is accepted."""
+"""Sends a spool to MLflow, in order and in batches; each record again until it is accepted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 from kobert_core.io.atomic import atomic_write_json
 from kobert_core.io.checksums import sealed
@@ -19,6 +19,7 @@ from .spool import Record, Spool, record_of
 from .store import MetricPoint, Store, is_refusal
 from .uris import redact_uri
 
+T = TypeVar("T")
 _POLL_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _BATCH = 1000  # metrics a request, MLflow's limit
@@ -26,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class Seen:
-    """What the accepted records held: a metric's step and a parameter count once, the first one."""
+    """What was accepted: of a metric at a step, and of a parameter, only the first value counts."""
 
     def __init__(self) -> None:
         self._points: dict[str | None, set[tuple[int, str]]] = {}
@@ -59,8 +60,8 @@ class Seen:
             self._params.setdefault(record["trial"], set()).update(record["params"])
 
 
-class Syncer:
-    """Carries one spool to one store; `start` does so in a thread that never raises.
+class Sender:
+    """Sends one spool to one store; `start` does so in a thread that never raises.
 
     Beside the spool lie `<spool>.state.json` (how far the store has accepted it) and `<spool>.dead.jsonl`
     (what the store refused for good, with its reason).
@@ -70,7 +71,7 @@ class Syncer:
         self.refused = 0
         self._spool, self._store, self._uri = spool, store, redact_uri(uri)
         self._state_path = spool.path.with_name(spool.path.name + ".state.json")
-        self._letters = DeadLetters(spool.path)
+        self._dead_letters = DeadLetters(spool.path)
         self._offset = self._saved_offset()
         self._saved = self._offset
         self._to_send = spool.count(self._offset) - spool.appended
@@ -79,7 +80,7 @@ class Syncer:
         self._failures = 0
         self._wake, self._stop = threading.Event(), threading.Event()
         self._progress = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="mlflow-syncer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="mlflow-sender", daemon=True)
 
     @property
     def left(self) -> int:
@@ -87,7 +88,7 @@ class Syncer:
         return self._to_send + self._spool.appended - self._accepted
 
     def start(self) -> None:
-        """Begin to send in the background; the thread closes the spool when it ends."""
+        """Send in the background; the thread closes the spool when it ends."""
         self._thread.start()
 
     def flush(self, timeout: float) -> int:
@@ -106,12 +107,12 @@ class Syncer:
         self._thread.join(timeout)
 
     def forget(self) -> None:
-        """After its end: remove the spool, and how far it was sent."""
+        """After its end: remove the spool and its state."""
         for path in (self._spool.path, self._state_path):
             path.unlink(missing_ok=True)
 
     def send(self) -> None:
-        """Send all there is; what keeps the store from taking it is raised, and `send` can be repeated."""
+        """Send everything; raises why the store does not take it. Can be called again."""
         try:
             end = self._spool.settle()
             if self._offset < end:
@@ -134,7 +135,7 @@ class Syncer:
             self._spool.close()
 
     def _try_to_send(self) -> float:
-        """Send; the seconds to wait until the next time."""
+        """Send, and return the seconds to wait until the next time."""
         before = self._failures
         try:
             self.send()
@@ -225,8 +226,8 @@ class Syncer:
         gone = [key for key, value in record["tags"].items() if value is None]
         self._send_or_bury(lambda some: store.remove_tags(trial, some, time=at), gone, record)
 
-    def _send_or_bury(self, send: Callable[[list[Any]], None], items: list[Any], record: Record) -> None:
-        """Send items together; of those that are refused, find the bad ones by halving and set them aside."""
+    def _send_or_bury(self, send: Callable[[list[T]], None], items: list[T], record: Record) -> None:
+        """Send items together; find refused ones by halving, and keep them as dead letters."""
         if not items:
             return
         try:
@@ -241,13 +242,13 @@ class Syncer:
                 self._send_or_bury(send, items[:half], record)
                 self._send_or_bury(send, items[half:], record)
 
-    def _bury(self, record: Any, reason: str) -> None:
+    def _bury(self, record: object, reason: str) -> None:
         reason = redact_uri(" ".join(reason.split()))[:1000]
-        if not self._letters.add(record, reason):
+        if not self._dead_letters.add(record, reason):
             return
         self.refused += 1
         if self.refused == 1:
-            _log.warning("MLflow refuses a record for good: %s (kept in %s)", reason[:300], self._letters.path)
+            _log.warning("MLflow refuses a record for good: %s (kept in %s)", reason[:300], self._dead_letters.path)
 
     def _accept(self, offset: int) -> None:
         with self._progress:
@@ -262,7 +263,7 @@ class Syncer:
         return seen
 
     def _saved_offset(self) -> int:
-        """How far this store had accepted the spool; 0 when that is not known: sending again is harmless."""
+        """How far this store has accepted the spool; 0 when unknown: sending again is harmless."""
         try:
             state = json.loads(self._state_path.read_text("utf-8"))
             offset = int(state["offset"])
@@ -276,12 +277,12 @@ class Syncer:
                 atomic_write_json(self._state_path, self._state(self._offset))
                 self._saved = self._offset
 
-    def _state(self, offset: int) -> dict[str, Any]:
+    def _state(self, offset: int) -> dict[str, object]:
         return sealed({"uri": self._uri, "sweep_id": self._spool.header["sweep_id"], "offset": offset})
 
 
 def reason_of(error: BaseException) -> str:
-    """Why the store did not take something, in a line: of an error of the network, what the system says."""
+    """Why the store did not take something, in a line; for a network error, the system's text."""
     root = error
     while cause := root.__cause__ or root.__context__:
         root = cause

@@ -1,4 +1,4 @@
-"""The local record of all that a sweep reports: JSON Lines, one writer, cut clean after a crash."""
+"""The local record of all reports of a sweep: JSON Lines with one writer; a torn end is removed after a crash."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from kobert_core.errors import InputError
 from kobert_core.io.checksums import sealed_line, unsealed_line
 
 Record = dict[str, Any]
+"""A line of JSON, checked by `record_of`."""
 
 _BLOCK = 1 << 20
 _GROUP_SECONDS = 0.05
@@ -65,17 +66,17 @@ class Spool:
 
     @property
     def latest(self) -> int:
-        """The time of the newest record: when the driver is last known to have lived."""
+        """The time of the newest record, when the driver was alive."""
         return self._latest
 
     @property
     def unwritten(self) -> int:
-        """The number of records that wait in memory, since the disk does not take them."""
+        """The number of records that wait in memory because the disk is full."""
         with self._lock:
             return self._unwritten.count(b"\n")
 
     def append(self, kind: str, *, at: int | None = None, **fields: object) -> None:
-        """Add a record with the time of this call, or `at`; what a full disk refuses waits in memory.
+        """Add a record with the time of this call, or `at`; if the disk is full, it waits in memory.
 
         What is here when the process is killed stays. The disk has it a little later: see `settle`.
         """
@@ -87,7 +88,7 @@ class Spool:
         self._dirty.set()
 
     def settle(self) -> int:
-        """Bring all records down to the disk; the offset up to which they are whole.
+        """Sync all records to the disk, and return the offset up to which they are whole.
 
         Only what is on the disk may be sent: a record that was sent and then lost with the machine would come
         again from the resumed trial, with another time, and MLflow would hold both.
@@ -137,7 +138,7 @@ class Spool:
         return offset == 0 or os.pread(self._fd, 1, offset - 1) == b"\n"
 
     def close(self) -> None:
-        """Give the file and its lock back."""
+        """Close the file and release its lock."""
         self._closing.set()
         self._dirty.set()
         self._keeper.join()
@@ -160,7 +161,7 @@ class Spool:
         return fd
 
     def _keep(self) -> None:
-        """An fsync takes as long as the disk likes: it is done here, for all that came meanwhile."""
+        """Sync in a thread, since an fsync may be slow; one covers all records that came meanwhile."""
         while not self._closing.is_set():
             self._dirty.wait()
             self._dirty.clear()
@@ -173,7 +174,7 @@ class Spool:
                 self._dirty.set()
 
     def _now(self) -> int:
-        """The clock's time; where the clock was set back, from the newest record on."""
+        """The time; if the clock was set back, it continues from the newest record."""
         now = now_ms() + self._shift
         self._shift += max(0, self._latest - now)
         self._latest = max(now, self._latest)
@@ -227,7 +228,7 @@ class Spool:
 
 
 def header_of(path: Path) -> Record | None:
-    """The first record of a spool, whoever has it open; None when there is none, or it is damaged."""
+    """The first record of a spool, even if another process has it open; None when there is none, or it is damaged."""
     try:
         with open(path, "rb") as file:
             header = record_of(file.readline().rstrip(b"\n"))
@@ -237,7 +238,7 @@ def header_of(path: Path) -> Record | None:
 
 
 def record_of(line: bytes) -> Record | None:
-    """The record of a line with all that its kind needs; None when a bit of it is not what was written."""
+    """The record of a line, with all fields of its kind; None when the line is damaged."""
     needs = {
         "spool": {"sweep", "sweep_id", "experiment"},
         "start": {"trial", "params", "tags"},

@@ -1,4 +1,4 @@
-"""MLflow itself: finds or creates the runs of one sweep and writes to them. Repeating a call is harmless."""
+"""Finds or creates the runs of one sweep in MLflow, and writes to them. Repeating a call is harmless."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tuning.tracking.databases import try_database
 
@@ -26,13 +26,13 @@ from .uris import artifact_root, is_server, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
 
 SWEEP_TAG = "kobert_tune.sweep_id"
 TRIAL_TAG = "kobert_tune.trial"
 _END_TAGS = frozenset({"interrupted", "pruned", "reason"})
 
-# One try a request, and a short one: the syncer repeats it, and later.
+# One try a request, and a short one: the sender repeats it, and later.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -69,8 +69,8 @@ def open_client(uri: str) -> MlflowClient:
 
 
 def _make_default_experiment(uri: str) -> None:
-    """Have MLflow make its tables and the experiment that it wants to be there, with an escaped address: its own would
-    have the current folder, whose name it puts into its SQL as it is, quotes and colons too."""
+    """Have MLflow make its tables and its default experiment, with an escaped address: by default it uses the current
+    folder, whose name it puts into its SQL without escaping."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     root = artifact_root(uri, Path.cwd())
@@ -80,7 +80,7 @@ def _make_default_experiment(uri: str) -> None:
 
 @contextlib.contextmanager
 def _alone_with(file: Path | None) -> Iterator[None]:
-    """Hold the lock beside a sqlite file: of processes that make its tables at once all but one would fail."""
+    """Hold a lock beside a sqlite file: if several processes make its tables at once, all but one fail."""
     with contextlib.ExitStack() as stack:
         if file is not None:
             with contextlib.suppress(OSError):  # where nothing can be written nothing is made
@@ -91,7 +91,7 @@ def _alone_with(file: Path | None) -> Iterator[None]:
 
 
 def is_refusal(error: Exception, *, attempts: int) -> bool:
-    """Whether the store will never take what it was sent, however often (`attempts` so far) it is repeated.
+    """Whether the store will never accept a record, however often it is sent (`attempts` times so far).
 
     A wrong password or a missing right (401, 403) is not the record's fault, and can be put right.
     """
@@ -135,7 +135,7 @@ class Store:
         self._connected = client
 
     def answers(self) -> bool:
-        """Whether the store is well: what it says of a record can then be believed.
+        """Whether the store works: only then does its refusal of a record count.
 
         In front of a server that is down, another may answer, with a 404 or a page to log in.
         """
@@ -146,7 +146,7 @@ class Store:
         return True
 
     def start_run(self, trial: str | None, *, time: int) -> None:
-        """Create a run, or take the one there up again: its status becomes RUNNING, how it ended is forgotten."""
+        """Create or reopen a run: its status becomes RUNNING, and the tags of its end are removed."""
         run = self._client.get_run(self._run_id(trial, time))
         for tag in _END_TAGS & run.data.tags.keys():
             self._client.delete_tag(run.info.run_id, tag)
@@ -155,7 +155,7 @@ class Store:
         self._ends.pop(trial, None)
 
     def end_run(self, trial: str | None, *, time: int, status: str) -> None:
-        """Write the final status and the time of the end; with the sweep's own end, look after all of its runs."""
+        """Write the final status and the time of the end; at the sweep's own end, repair all of its runs."""
         self._client.set_terminated(self._run_id(trial, time), status=status, end_time=time)
         self._ends[trial] = status, time
         if trial is None:
@@ -190,7 +190,7 @@ class Store:
             self._client.log_batch(self._run_id(trial, time), tags=batch)
 
     def remove_tags(self, trial: str | None, names: Sequence[str], *, time: int) -> None:
-        """Take tags away, where they are there."""
+        """Remove tags, where they exist."""
         run = self._client.get_run(self._run_id(trial, time))
         for name in run.data.tags.keys() & set(names):
             self._client.delete_tag(run.info.run_id, name)
@@ -305,7 +305,7 @@ class Store:
         return self._runs[trial]
 
     def _find_runs(self, client: MlflowClient, trial: str | None = None) -> dict[str | None, Run]:
-        """The runs that are there, all or a trial's; of two for one trial the empty one goes."""
+        """The existing runs, all or a trial's; if a trial has two, the empty one is deleted."""
         query = f"tags.`{SWEEP_TAG}` = '{self._sweep_id}'"
         if trial is not None:
             query += f" and tags.`{TRIAL_TAG}` = '{trial}'"
@@ -327,7 +327,7 @@ class Store:
         return {owner: runs[self._runs[owner]] for owner, runs in found.items() if self._runs[owner] in runs}
 
     def _settle_runs(self) -> None:
-        """Undo what requests that got no answer, and were repeated, did after all when their turn came.
+        """Undo the effects of requests that got no answer, were repeated, and took effect after all.
 
         A server that hung may have made a second run or model, or have set a run back to RUNNING after its end.
         """
@@ -341,6 +341,6 @@ class Store:
             if str(model.status) == "PENDING" and (model.name, model.tags.get(TRIAL_TAG)) in ready:
                 self._client.delete_logged_model(model.model_id)
 
-    def _models(self) -> list[Any]:
+    def _models(self) -> list[LoggedModel]:
         query = f"tags.`{SWEEP_TAG}` = '{self._sweep_id}'"
         return list(self._client.search_logged_models([self._experiment_id], query))

@@ -1,4 +1,4 @@
-"""What the driver of a sweep calls: appends to the spool and returns."""
+"""The driver's side of tracking: appends to the spool and returns."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kobert_core.errors import InputError
 
 from .dead_letters import count_dead_letters, dead_letters_path
-from .sender import Syncer, reason_of
+from .sender import Sender, reason_of
 from .spool import Spool
 from .store import Store, prepare_environment
 from .uris import artifact_root
@@ -27,13 +27,13 @@ _INTERRUPTED: End = ("KILLED", INTERRUPTED_TAGS)
 
 
 class Tracker:
-    """Appends what a sweep reports to a local spool (JSON Lines); one background thread sends it to MLflow.
+    """Appends the reports of a sweep to a local spool (JSON Lines); a background thread sends them to MLflow.
 
     No method waits for MLflow but `flush` and `close`, and none raises because of it. A spool that is there
     already is continued: its own sweep name, experiment and identity count.
 
     Args:
-        spool: the file; see `Syncer` for the two that lie beside it.
+        spool: the file; see `Sender` for the two that lie beside it.
         uri: MLflow's store, as `resolve_tracking_uri` gives it.
         experiment: is created when missing.
         sweep: the name of the parent run.
@@ -44,22 +44,22 @@ class Tracker:
 
     def __init__(self, *, spool: Path, uri: str, experiment: str, sweep: str) -> None:
         self._spool = Spool(spool, sweep=sweep, experiment=experiment)
-        self._syncer = _make_syncer(self._spool, uri)
+        self._sender = _make_sender(self._spool, uri)
         self._closed = False
-        self._syncer.start()
+        self._sender.start()
 
     @property
     def refused(self) -> int:
         """The number of records and values that MLflow refused for good in this process."""
-        return self._syncer.refused
+        return self._sender.refused
 
     @property
     def unwritten(self) -> int:
-        """The number of records that are only in memory, since the disk is full: they are lost with this process."""
+        """The number of records that are only in memory because the disk is full: they are lost with this process."""
         return self._spool.unwritten
 
     def start_sweep(self, *, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
-        """Open the parent run, or take it up again."""
+        """Open or reopen the parent run."""
         self._start(None, params, tags)
 
     def log_dataset(self, *, name: str, path: str, sha256: str, examples: int, context: str) -> None:
@@ -67,7 +67,7 @@ class Tracker:
         self._append("dataset", name=name, path=str(path), sha256=sha256, examples=int(examples), context=context)
 
     def start_trial(self, trial: str, *, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
-        """Open a trial's run, or take it up again; of a parameter with two values the first stays."""
+        """Open or reopen a trial's run; if a parameter is given twice, the first value stays."""
         self._start(trial, params, tags)
 
     def log_metrics(self, trial: str | None, metrics: Mapping[str, float], *, step: int) -> None:
@@ -85,11 +85,11 @@ class Tracker:
     def log_result(
         self, trial: str, *, metrics: Mapping[str, float], step: int, tags: Mapping[str, str | None]
     ) -> None:
-        """What came out of a trial that has ended: metrics, and tags; None takes a tag away. Its run stays ended."""
+        """The results of a trial that has ended: metrics, and tags; None removes a tag. Its run stays ended."""
         self._append("result", trial=trial, step=int(step), metrics=_plain(metrics), tags=dict(tags))
 
     def log_artifact(self, path: Path, *, trial: str | None = None, artifact_path: str | None = None) -> None:
-        """Upload a file or folder; the spool holds its path, so what is sent is what is there by then."""
+        """Upload a file or folder; the spool holds its path, so its content is read when it is sent."""
         self._append("artifact", trial=trial, path=str(path.absolute()), artifact_path=artifact_path)
 
     def log_winner(
@@ -117,7 +117,7 @@ class Tracker:
         )
 
     def end_left_open(self, ends: Ends) -> None:
-        """Close the runs of trials that ended when their driver was killed, before it could say so here."""
+        """Close the runs of trials that ended just before their driver was killed."""
         for trial in open_runs(self._spool):
             if trial in ends:
                 _end_run(self._spool, trial, ends)
@@ -128,35 +128,35 @@ class Tracker:
 
     def flush(self, timeout: float) -> int:
         """Wait until all is accepted, `timeout` seconds at most; the number of records not yet accepted."""
-        return self._syncer.flush(timeout)
+        return self._sender.flush(timeout)
 
     def close(self, timeout: float = 30.0) -> int:
-        """`flush` and end the thread; what is left stays in the spool for `sync`. May be called twice."""
+        """`flush` and end the thread; what is left stays in the spool for `send_spool`. Can be called twice."""
         if not self._closed:
             deadline = time.monotonic() + timeout
-            self._syncer.flush(timeout)
-            self._syncer.stop(max(0.5, deadline - time.monotonic()))
+            self._sender.flush(timeout)
+            self._sender.stop(max(0.5, deadline - time.monotonic()))
             self._closed = True
-        return self._syncer.left
+        return self._sender.left
 
     def forget(self) -> None:
-        """After `close`: remove the spool of a sweep that came to no trial, all of which MLflow has. What follows under
-        its name is another sweep, with a run of its own."""
-        if self._closed and not self._syncer.left:
-            self._syncer.forget()
+        """After `close`: remove the spool of a sweep without any trial, if MLflow has all of it. A later sweep of this
+        name is another one, with its own run."""
+        if self._closed and not self._sender.left:
+            self._sender.forget()
 
     def _start(self, trial: str | None, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
         self._append("start", trial=trial, params=_texts(params), tags=_texts(tags))
 
-    def _append(self, kind: str, **fields: Any) -> None:
+    def _append(self, kind: str, **fields: object) -> None:
         if self._closed:
             raise ValueError("the tracker is closed")
-        self._spool.append(kind, **fields)
+        self._spool.append(kind, at=None, **fields)
 
 
 @dataclass(frozen=True)
 class SyncResult:
-    """What `sync` did."""
+    """The result of `send_spool`."""
 
     sent: int
     """Records that were accepted."""
@@ -169,8 +169,8 @@ class SyncResult:
     dead_letters: Path | None
 
 
-def sync(spool: Path, *, uri: str, ends: Ends | None = None, attempts: int = 3) -> SyncResult:
-    """Send what is left in a spool, in this thread; `attempts` failures without progress end it.
+def send_spool(spool: Path, *, uri: str, ends: Ends | None = None, attempts: int = 3) -> SyncResult:
+    """Send what is left in a spool, in this thread; gives up after `attempts` failures without progress.
 
     No driver is there any more. So what it left open is ended first, with the time of its last record: trials as
     `ends` says, all others, and the sweep, as interrupted. A resume takes them up again.
@@ -182,30 +182,30 @@ def sync(spool: Path, *, uri: str, ends: Ends | None = None, attempts: int = 3) 
         raise InputError("no tracking spool here", where=spool)
     opened = Spool(spool)
     try:
-        syncer = _make_syncer(opened, uri)
+        sender = _make_sender(opened, uri)
         for trial in sorted(open_runs(opened), key=lambda trial: trial is None):  # the sweep itself last
             _end_run(opened, trial, ends or {})
-        before, failures, reason = syncer.left, 0, None
-        while syncer.left and failures < attempts:
-            left = syncer.left
+        before, failures, reason = sender.left, 0, None
+        while sender.left and failures < attempts:
+            left = sender.left
             try:
-                syncer.send()
+                sender.send()
                 reason = None
             except Exception as error:
                 reason = reason_of(error)
-                failures = failures + 1 if syncer.left == left else 1
+                failures = failures + 1 if sender.left == left else 1
                 if failures < attempts:
                     time.sleep(float(failures))
         refused = count_dead_letters(spool)
         return SyncResult(
-            before - syncer.left, syncer.left, reason, refused, dead_letters_path(spool) if refused else None
+            before - sender.left, sender.left, reason, refused, dead_letters_path(spool) if refused else None
         )
     finally:
         opened.close()
 
 
 def open_runs(spool: Spool) -> list[str | None]:
-    """The trials, and None for the sweep, that a spool leaves running."""
+    """The trials, and None for the sweep, whose runs a spool has not ended."""
     found: dict[str | None, None] = {}
     for record in spool.records():
         if record["kind"] in ("start", "metrics"):
@@ -220,7 +220,7 @@ def _end_run(spool: Spool, trial: str | None, ends: Ends) -> None:
     spool.append("end", trial=trial, status=status, tags=_texts(tags), at=spool.latest)
 
 
-def _make_syncer(spool: Spool, uri: str) -> Syncer:
+def _make_sender(spool: Spool, uri: str) -> Sender:
     prepare_environment()
     header = spool.header
     store = Store(
@@ -230,7 +230,7 @@ def _make_syncer(spool: Spool, uri: str) -> Syncer:
         sweep_id=header["sweep_id"],
         artifact_root=artifact_root(uri, spool.path.parent),
     )
-    return Syncer(spool, store, uri=uri)
+    return Sender(spool, store, uri=uri)
 
 
 def _texts(values: Mapping[str, object]) -> dict[str, str]:

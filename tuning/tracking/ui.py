@@ -59,7 +59,7 @@ def show_ui(
     objective: Objective | None = None,
     say: Callable[[str], object],
 ) -> int:
-    """Say where the page is, and serve it until Ctrl-C or SIGTERM; a store that is a server serves it itself.
+    """Serve the page until Ctrl-C or SIGTERM, and say where it is; a store that is a server serves it itself.
 
     Args:
         uri: The store.
@@ -89,7 +89,7 @@ def show_ui(
 
 
 def reach(uri: str) -> MlflowClient:
-    """A client of a store: of a file when it is open, of any other within ten seconds.
+    """A client of a store; waits ten seconds at most, unless the store is a file.
 
     Raises:
         InputError: nobody answers there.
@@ -134,7 +134,7 @@ def sweep_page(client: MlflowClient, server: str, spool: Path, objective: Object
 
 
 def runs_page(server: str, experiment_id: str, only: str, order: str, *, ascending: bool) -> str:
-    """The address of a list of runs, of those that a filter leaves, in an order.
+    """The address of a filtered and ordered list of runs.
 
     MLflow's own start page is the one for language model applications, and folds trials into their sweep.
     """
@@ -194,7 +194,7 @@ def _listens(host: str, port: int) -> bool:
 
 
 def _as_seen_from_here(host: str) -> str:
-    """A host to listen on as a link has it; all addresses are also this machine's own."""
+    """The host of a link, for a host to listen on."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
 

@@ -1,4 +1,4 @@
-"""Where MLflow's store is, which kinds of store can be used, and how an address may be shown."""
+"""Addresses of MLflow's stores: which is used, which kinds are supported, and how one may be shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote, urlsplit
 from kobert_core.errors import InputError
 
 STORE_FILE, ARTIFACTS = "mlflow.db", "mlartifacts"
-"""In the folder of all sweeps, where no other store is named."""
+"""In the folder of all sweeps, unless another store is given."""
 _SQLITE = "sqlite:///"
 _DRIVER = "sqlite+pysqlite:///"
 _DATABASES = ("postgresql", "mysql", "mssql")
@@ -65,7 +65,7 @@ def resolve_tracking_uri(study_uri: str | None, output: Path) -> str:
 
 
 def address_problem(uri: str) -> tuple[str, str] | None:
-    """Why no MLflow store can be at this address, and what would be right; None when one can."""
+    """Why no MLflow store can have this address, and how to fix it; None when one can."""
     scheme = uri.partition(":")[0]
     kind = scheme.partition("+")[0]
     if scheme in ("http", "https"):
@@ -112,7 +112,7 @@ def is_server(uri: str) -> bool:
 
 
 def shown_uri(uri: str) -> str:
-    """A store's address as it may be shown: a file's as it is, all others without what may be secret."""
+    """A store's address for display: that of a file as it is, others without secrets."""
     return uri if sqlite_path(uri) else redact_uri(uri)
 
 
@@ -128,7 +128,7 @@ def redact_uri(text: str) -> str:
 
 
 def _problem_here(uri: str) -> tuple[str, str] | None:
-    """What this machine lacks for the store: a place for its file, or its database's driver."""
+    """What the store lacks on this machine: a folder for its file, or a database driver."""
     if is_server(uri):
         return None
     if path := sqlite_path(uri):

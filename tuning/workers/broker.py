@@ -1,4 +1,4 @@
-"""Where tasks go to worker groups, and reports come back: one actor that does nothing but wait and pass on."""
+"""The broker: an actor that passes tasks to worker groups, and their reports back."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReportContent(TypedDict):
 
 
 def packed(function: Function, **arguments: object) -> bytes:
-    """A task as it goes through the broker, which need not import what the function needs."""
+    """A task in pickled form: the broker need not import what the function needs."""
     packed_task: bytes = cloudpickle.dumps((function, arguments))
     return packed_task
 
@@ -54,11 +54,11 @@ class Lease:
     told: int = 0
     """Reports so far."""
     asked: int = 0
-    """How often somebody asked for the next thing; more than `told` means: go on."""
+    """How often the owner asked for the next message; more than `told` means: continue."""
     ended: set[int] = field(default_factory=set)
     """Ranks that are done with it."""
     alive: dict[int, float] = field(default_factory=dict)
-    """When each rank gave its last sign of life, by the broker's own clock, in seconds."""
+    """When the broker last heard of each rank, in seconds of its own clock."""
 
     def undecided(self) -> bool:
         """Whether its workers wait for a decision on their report."""
@@ -74,7 +74,7 @@ class Ticket:
 
 
 class Broker:
-    """An actor between trials, which lease groups, and the workers of the groups."""
+    """Runs as an actor between trials, which lease groups, and the workers of the groups."""
 
     def __init__(self, groups: int, workers: int) -> None:
         """For so many groups of so many workers."""
@@ -118,7 +118,7 @@ class Broker:
         return number
 
     async def take(self, number: int) -> Message:
-        """The next thing that a task has to say. To ask for it is to say: go on."""
+        """The next message of a task. Asking for it tells the task to continue."""
         self._leases[number].asked += 1
         await self._notify()
         return await self._leases[number].outcome.get()
@@ -129,7 +129,7 @@ class Broker:
         await self._notify()
 
     async def stop_owned_by(self, owner: int) -> None:
-        """Stop what an owner has, whether it runs or waits: its actor may be gone and unable to say so."""
+        """Stop the tasks of an owner, running or waiting: its actor may be gone."""
         await self._stop_where(lambda each: each.owner == owner)
 
     async def stop_all(self) -> None:
@@ -154,7 +154,7 @@ class Broker:
         return bool(self._tickets)
 
     async def close(self) -> None:
-        """Send all workers home once they are done."""
+        """End all workers once they are done."""
         self._closed = True
         await self.stop_all()
         for inbox in self._inboxes.values():
@@ -176,7 +176,7 @@ class Broker:
         return group in self._waiting
 
     async def silent(self, seconds: float) -> list[bytes]:
-        """The workers, as pickled actors, of groups in which one has given no sign of life for so long in its task."""
+        """The workers, as pickled actors, of groups in which one has sent no heartbeat for so long in its task."""
         handles: list[bytes] = []
         now = time.monotonic()
         for lease in self._leases:
@@ -187,10 +187,10 @@ class Broker:
         return handles
 
     async def lost(self, group: str, reason: str, *, for_good: bool) -> tuple[str, list[int]]:
-        """A group is gone: whoever leases it hears why; `for_good` says that no other takes its place.
+        """A group is gone: whoever leases it hears why; `for_good` means that it is not replaced.
 
         Returns:
-            The reason, which is known better here for workers that gave no sign of life, and the leases' owners.
+            The reason, which the broker knows better for workers without heartbeats, and the owners of the leases.
         """
         reason = self._silent.get(group, reason)
         if group in self._free:
@@ -213,7 +213,7 @@ class Broker:
             group: Name of its group.
             rank: Its rank.
             worker: Its actor, pickled: to know one is to import Ray Train.
-            worn_out: Whether its process has had its time; one such worker ends the group, and a fresh one follows.
+            worn_out: Whether its process must be replaced; one such worker ends the group, and a new one follows.
         """
         if self._closed:
             return None
@@ -231,10 +231,10 @@ class Broker:
         return None if number is None else (number, self._leases[number].task)
 
     async def report(self, number: int, content: ReportContent) -> bool:
-        """For a worker of rank 0: something to say before the end. Whether somebody heard it and says: go on.
+        """For a worker of rank 0: hand on a report. Returns whether it was heard and the task is to continue.
 
-        Waits for the decision, so that a stopped trial ends at the very evaluation that stopped it: no update
-        more is computed, and no checkpoint is written that nobody knows of.
+        Waits for the decision, so that a stopped trial ends at the very evaluation that stopped it: it computes no
+        further step, and writes no checkpoint that nobody knows of.
         """
         lease = self._leases[number]
         lease.told += 1
@@ -244,15 +244,15 @@ class Broker:
         lease.alive = dict.fromkeys(lease.alive, time.monotonic())
         return not lease.stop.is_set()
 
-    async def live(self, number: int, rank: int) -> None:
-        """For a worker: a sign of life."""
+    async def heartbeat(self, number: int, rank: int) -> None:
+        """For a worker: it is alive."""
         self._leases[number].alive[rank] = time.monotonic()
 
     async def end(self, number: int, rank: int, kind: Kind, content: object) -> None:
-        """For a worker: it is done, with a `value` (rank 0's counts), or any other kind of end (the first counts)."""
+        """For a worker: its task ended with a `value` (rank 0's counts), or otherwise (the first end counts)."""
         lease = self._leases[number]
         if kind == "short" and lease.stop.is_set():
-            kind = "error"  # nobody wants it to go on
+            kind = "error"  # it is to stop anyway
         lease.ended.add(rank)
         lease.stop.set()
         lease.alive = dict.fromkeys(lease.alive, time.monotonic())
@@ -315,7 +315,7 @@ if TYPE_CHECKING:
         lost = _remote(Broker.lost)
         next = _remote(Broker.next)
         report = _remote(Broker.report)
-        live = _remote(Broker.live)
+        heartbeat = _remote(Broker.heartbeat)
         end = _remote(Broker.end)
         all_ended = _remote(Broker.all_ended)
         stopped = _remote(Broker.stopped)

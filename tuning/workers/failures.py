@@ -1,4 +1,4 @@
-"""Whose fault it was. What its training function raised fails a trial; the death of processes around it does not."""
+"""Failures of trials and losses of processes. Only an error of its training function fails a trial."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
 
 MAX_LOSSES = 3
-"""So often in a row may processes be lost without a new report of a trial between; then somebody has to look."""
+"""A sweep gives up after more losses of processes in a row than this, without a new report of a trial between."""
 
 
 class TrialFailed(RuntimeError):
-    """The one error that fails a trial: what its training function raised, or that its workers were lost again and
-    again without any progress between. All else that may end a trial in Ray Tune is a loss of infrastructure."""
+    """The only error that fails a trial: its training function raised it, or its workers were lost again and again
+    without progress. Any other error of a trial in Ray Tune is a loss of infrastructure."""
 
 
 class TrialRefused(TrialFailed):
-    """An `InputError` of the training function, as its line: what a user gave cannot be trained."""
+    """The line of an `InputError` of the training function: the user's input cannot be trained."""
 
 
 def failure_of(trial: TuneTrial) -> TrialFailed | None:
-    """Why a trial failed that ended with an error in Ray Tune; None when it was not the trial that did."""
+    """Why a trial failed that ended with an error in Ray Tune; None when it did not fail, but was lost."""
     from ray import cloudpickle
 
     if trial.pickled_error_file is None:
@@ -37,7 +37,7 @@ def failure_of(trial: TuneTrial) -> TrialFailed | None:
 
 
 def error_of(trial: TuneTrial) -> str:
-    """What Ray Tune says of the error."""
+    """Ray Tune's text of the error."""
     try:
         return Path(trial.error_file).read_text(encoding="utf-8")
     except (OSError, TypeError):
@@ -45,7 +45,7 @@ def error_of(trial: TuneTrial) -> str:
 
 
 def is_infrastructure(error: BaseException | None) -> bool:
-    """Whether an exception that came out of Ray's own functions says that processes have died or do not answer."""
+    """Whether an exception from Ray's functions means that processes have died or do not answer."""
     from ray.exceptions import RayError
 
     while error is not None:
@@ -56,13 +56,13 @@ def is_infrastructure(error: BaseException | None) -> bool:
 
 
 def was_infrastructure(reason: str) -> bool:
-    """Whether a trial that an older version called failed had only lost processes around it: its reason is then the
-    text of an error of Ray, which is not the one that passes a training function's traceback on."""
+    """Whether a trial that an older version marked as failed had only lost processes around it: its reason is then an
+    error of Ray, other than the one that carries a training function's traceback."""
     return bool(_LOST.search(reason)) and not _RAISED.search(reason)
 
 
 def in_one_line(error: object) -> str:
-    """What has died, by an error of Ray or its text, and what a user can do about it."""
+    """What died, according to an error of Ray or its text, and what a user can do about it."""
     text = str(error)
     who = f"the process `{found[1]}`" if (found := _PROCESS.search(text)) else "a process"
     if memory := _MEMORY.search(text):

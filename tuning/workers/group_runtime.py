@@ -1,4 +1,4 @@
-"""What a trial sees of the worker group that it runs on."""
+"""The runtime of a trial on a worker group."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tuning.workers.broker import ReportContent
 if TYPE_CHECKING:
     from tuning.workers.broker import BrokerActor
 
-SECONDS_BETWEEN_SIGNS_OF_LIFE = 5.0
+SECONDS_BETWEEN_HEARTBEATS = 5.0
 STEPS_BETWEEN_AGREEMENTS = 8
-"""How often workers of a group agree whether to stop: they talk once in so many steps."""
+"""The workers of a group agree whether to stop once in so many steps."""
 
 
 class WorkerLost(RuntimeError):
@@ -47,11 +47,11 @@ class GroupRuntime:
         self.checkpoints: Path | None = None
         self.resume = False
         self.on_report: Callable[[Report], object] = lambda report: None
-        """Hears of each report before it is handed on."""
+        """Called with each report before it is handed on."""
         self._broker, self._number, self._cpu_group = broker, number, cpu_group
         self._asked_to_stop = threading.Event()
         self._updates, self._reported = 0, False
-        self.seconds_between_signs, self._last_sign = SECONDS_BETWEEN_SIGNS_OF_LIFE, time.monotonic()
+        self.seconds_between_heartbeats, self._last_heartbeat = SECONDS_BETWEEN_HEARTBEATS, time.monotonic()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -69,8 +69,8 @@ class GroupRuntime:
         return True
 
     def should_stop(self) -> bool:
-        """Whether the lease was ended. Workers agree on the CPU, so that the device never waits."""
-        self._give_sign_of_life()
+        """Whether the lease has ended. Workers agree through the CPU, so that the device never waits."""
+        self._send_heartbeat()
         if self.workers == 1:
             return self._asked_to_stop.is_set()
         self._updates += 1
@@ -104,14 +104,14 @@ class GroupRuntime:
         return values
 
     def phase(self, name: Phase) -> contextlib.AbstractContextManager[object]:
-        """Nobody asks where the time of a trial goes."""
+        """A trial is not profiled."""
         return contextlib.nullcontext()
 
-    def _give_sign_of_life(self) -> None:
+    def _send_heartbeat(self) -> None:
         now = time.monotonic()
-        if now - self._last_sign > self.seconds_between_signs:
-            self._last_sign = now
-            self._broker.live.remote(self._number, self.rank)
+        if now - self._last_heartbeat > self.seconds_between_heartbeats:
+            self._last_heartbeat = now
+            self._broker.heartbeat.remote(self._number, self.rank)
 
 
 @contextlib.contextmanager

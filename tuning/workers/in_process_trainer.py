@@ -1,7 +1,7 @@
-"""Ray Train's `TorchTrainer` without the processes that a worker group has no use for.
+"""Ray Train's `TorchTrainer` without the processes that a worker group does not need.
 
-For two groups Ray Train (2.60) starts nine processes besides the workers, and every one of them imports Ray: on 2
-cores that was half of the time until the first trial began. There are no settings for this.
+For two groups Ray Train (2.60) starts nine processes besides the workers, and each of them imports Ray: on 2 cores this
+took half of the time until the first trial began. Ray has no settings for this.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
 
-class LeanTorchTrainer(TorchTrainer):
-    """Its controller runs in the thread that calls `fit`; `give_up` ends a start that nobody needs any more."""
+class InProcessTorchTrainer(TorchTrainer):
+    """A `TorchTrainer` whose controller runs in the thread that calls `fit`, and whose start can be cancelled."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._start = Start()
+        self._start = StartingGroup()
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Ray's own without Ray Data, since the groups read memory-mapped features, and without what removes the
-        placement group of a controller that died: here it is the driver's own, and goes with it."""
+        """Ray's own, without the one for Ray Data, which the groups do not use, and without the one that removes the
+        placement group of a dead controller: here it belongs to the driver, and is removed with it."""
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # Ray's own, not in its stubs
         unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
         return [each for each in callbacks if type(each).__name__ not in unused]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Result:
-        parts["scaling_policy"] = WhatIsThere(self.scaling_config)  # type: ignore[arg-type]  # Ray's stubs have the one of Train V1
+        parts["scaling_policy"] = NoAutoscaling(self.scaling_config)  # type: ignore[arg-type]  # Ray's stubs have the one of Train V1
         controller = TrainController(**parts)
         controller.worker_group_cls = self._start.group()
-        with contextlib.suppress(GivenUp):
+        with contextlib.suppress(StartCancelled):
             asyncio.run(controller.run())
             return controller.get_result()
-        raise RuntimeError("the start was given up")
+        raise RuntimeError("the start was cancelled")
 
-    def give_up(self) -> None:
-        """Called in another thread while `fit` waits for the workers to start: it then ends with an error."""
-        self._start.give_up()
+    def cancel_start(self) -> None:
+        """Called from another thread while `fit` waits for the workers: `fit` then ends with an error."""
+        self._start.cancel_start()
 
 
-class Alone(TorchConfig):
-    """Of a group of one worker, which has nobody to talk to: torch would listen on all interfaces, for anybody."""
+class SingleWorkerConfig(TorchConfig):
+    """For a group of one worker, which needs no process group: torch would listen on all interfaces."""
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -57,38 +57,38 @@ class Alone(TorchConfig):
         return Backend
 
 
-class GivenUp(BaseException):
-    """No error that the controller might answer with another try."""
+class StartCancelled(BaseException):
+    """A `BaseException`, so that the controller does not try again."""
 
 
-class Start:
-    """Of a worker group: its workers are killed with the placement group that holds their resources."""
+class StartingGroup:
+    """A worker group that is starting. Removing its placement group kills its workers."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._placement_group: Any = None
-        self._given_up = False
+        self._cancelled = False
 
     def group(self) -> type[WorkerGroup]:
-        """The class of a group that starts here."""
-        return type("Group", (LeanWorkerGroup,), {"start": self})
+        """The class of the worker group, for Ray to instantiate."""
+        return type("Group", (InProcessWorkerGroup,), {"start": self})
 
     def hold(self, placement_group: Any) -> None:
         with self._lock:
             self._placement_group = placement_group
-            if self._given_up:
+            if self._cancelled:
                 placement_group.shutdown()
-                raise GivenUp
+                raise StartCancelled
 
-    def give_up(self) -> None:
+    def cancel_start(self) -> None:
         with self._lock:
-            self._given_up = True
+            self._cancelled = True
             if self._placement_group is not None:
                 self._placement_group.shutdown()
 
 
-class WhatIsThere(FixedScalingPolicy):
-    """Asks no autoscaler for machines: so many groups are started as the cluster has room for."""
+class NoAutoscaling(FixedScalingPolicy):
+    """Requests no machines from an autoscaler: the groups fit into the cluster as it is."""
 
     def _send_resource_request(self) -> None:
         pass
@@ -100,10 +100,10 @@ class WhatIsThere(FixedScalingPolicy):
         pass
 
 
-class LeanWorkerGroup(WorkerGroup):
-    """Its workers have the environment of Ray's other processes, so that one which is already up can be taken."""
+class InProcessWorkerGroup(WorkerGroup):
+    """Its workers have the environment of Ray's other processes, so that an idle process can be reused."""
 
-    start: Start
+    start: StartingGroup
 
     def _create_placement_group(self, *arguments: Any, **options: Any) -> Any:
         handle = super()._create_placement_group(*arguments, **options)

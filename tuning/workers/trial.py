@@ -6,8 +6,9 @@ import contextlib
 import functools
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 from pyarrow.fs import LocalFileSystem
@@ -22,64 +23,66 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
     from ray.tune.search import Searcher
 
-    from kobert_core.runtime import Report
+    from kobert_core.runtime import Report, Runtime
     from tuning.study import StudyConfig
-    from tuning.workers.broker import Function
+    from tuning.workers.broker import Function, ReportContent
+    from tuning.workers.group_runtime import GroupRuntime
+    from tuning.workers.results import TrialConfig, TrialResult
     from tuning.workers.worker_groups import WorkerGroups
     from tuning.workers.worker_pool import WorkerPool
 
 
 class Trial(tune.Trainable):
-    """A trial as Ray Tune sees it: it leases a worker group and passes on what the group reports.
+    """A trial as Ray Tune sees it: it leases a worker group and passes on the group's reports.
 
-    Tune's actor holds no resources and no model, so that it can be reused, killed or started anew at no cost.
+    Tune's actor holds no resources and no model, so that it can be reused, killed or restarted at no cost.
     """
 
-    def setup(self, config: dict[str, Any], **shared: Any) -> None:
+    def setup(self, config: dict[str, object], **shared: Any) -> None:
         """`shared`: the `broker`, the `metric` to compare by, the `function` of a trial, its `fixed` arguments, and
-        `max_failures`: how often in a row, without a report between, it goes on after its workers were lost, or found
-        too little memory or disk space."""
+        `max_failures`: how often in a row, without a report between, it continues after its workers were lost, or ran
+        out of memory or disk space."""
         self._shared, self._lease = shared, None
         self._begin()
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The same actor, the next trial."""
+    def reset_config(self, new_config: dict[str, object]) -> bool:
+        """Reuse the actor for the next trial."""
         self._end()
         self._begin()
         return True
 
     def _begin(self) -> None:
         self._failures, self._heard = 0, -1
-        self._report: dict[str, Any] | None = None
+        self._report: ReportContent | None = None
         self._adopt: str | None = None
 
-    def step(self) -> dict[str, Any]:
+    def step(self) -> dict[str, object]:
         """The next report of the trial, as a result of Ray Tune."""
         if self._shared["take_turns"] and ray.get(self._shared["broker"].is_awaited.remote()):
             self._end()
         content = self._next_report()
-        while content["progress"] <= self._heard:  # a run that goes on repeats its last report
+        while content["progress"] <= self._heard:  # a resumed run repeats its last report
             content = self._next_report()
         self._heard, self._report, self._adopt, self._failures = content["progress"], content, None, 0
-        return {
+        result: TrialResult = {
             "objective": content["metrics"][self._shared["metric"]],
             "progress": content["progress"],
             "report": content,
             "done": content["progress"] == 100,
         }
+        return dict(result)
 
-    def _next_report(self) -> dict[str, Any]:
+    def _next_report(self) -> ReportContent:
         broker = self._shared["broker"]
         while True:
-            if self._lease is None:  # not in `reset_config`: Tune resets an actor before it restores it
+            if self._lease is None:  # not in `reset_config`: Tune resets an actor before it restores a checkpoint
                 arguments = self._shared["fixed"] | {"trial": self.config["trial"], "values": self.config["values"]}
                 arguments |= {"adopt": self._adopt} if self._adopt else {}
                 task = packed(self._shared["function"], **arguments)
                 self._lease = ray.get(broker.submit.remote(task, self.config["trial"]))
             kind, content = ray.get(broker.take.remote(self._lease))
             if kind == "report":
-                report: dict[str, Any] = content
-                return report
+                return cast("ReportContent", content)
             if kind == "input":
                 raise TrialRefused(content)
             if kind == "error":
@@ -95,12 +98,13 @@ class Trial(tune.Trainable):
         """The trial is over, however it ended."""
         self._end()
 
-    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """Hold the checkpoint of the last report for others: the worker wrote it, and will remove it in time."""
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, object]:
+        """Keep the checkpoint of the last report for other trials: the worker will remove its own copy."""
         held = None
         if self._shared["take_turns"] and self._report is not None:
             from kobert_core.checkpoint import link_checkpoint
 
+            assert self._report["checkpoint"] is not None
             checkpoint = Path(self._report["checkpoint"])
             donations = checkpoint.parents[1] / PBT_CHECKPOINTS
             before = sorted(int(folder.name) for folder in donations.glob("*"))
@@ -111,8 +115,9 @@ class Trial(tune.Trainable):
                 shutil.rmtree(donations / str(number))
         return {"trial": self.config["trial"], "heard": self._heard, "checkpoint": str(held) if held else None}
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """A trial goes on from its newest whole checkpoint by itself; another's it adopts."""
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Continue from the newest whole checkpoint of the trial, or adopt that of another one."""
+        assert checkpoint is not None, "as `save_checkpoint` gave it"
         if checkpoint["trial"] == self.config["trial"]:
             self._heard = checkpoint["heard"]
         else:
@@ -127,10 +132,10 @@ class Trial(tune.Trainable):
 def make_tuner(
     groups: WorkerGroups | WorkerPool,
     function: Function,
-    fixed: dict[str, Any],
+    fixed: dict[str, object],
     *,
     metric: str,
-    configs: Searcher | list[dict[str, Any]],
+    configs: Searcher | list[TrialConfig],
     scheduler: TrialScheduler,
     trials: int,
     storage: Path,
@@ -142,20 +147,18 @@ def make_tuner(
     """A Ray Tune run of so many trials on worker groups.
 
     Args:
-        groups: They do the work, as many trials at once as there are groups.
-        function: Runs on the workers as `function(runtime, trial=…, values=…, **fixed)` and reports.
-        fixed: Its arguments that are the same for all trials.
-        metric: The name, in a report, of what trials are compared by.
-        configs: Of the trials, each `{"trial": number, "values": {…}}`: a searcher that gives one when a group is
-            free, or all of them. Then all trials begin at once and share the groups: a trial gives its group up after
-            a report when another one waits.
+        groups: They do the work, as many trials at once as there are groups. function: Runs on the workers as
+        `function(runtime, trial=…, values=…, **fixed)` and reports. fixed: Its arguments that are the same for all
+        trials. metric: The name, in a report, of what trials are compared by. configs: Of the trials: a searcher that
+        gives one when a group is free, or a list. With a list all trials begin at
+            once and share the groups: a trial gives up its group after a report when another one waits.
         scheduler: Stops trials; its metric is `objective`, its clock `progress`.
         trials: How many.
-        storage: Folder for what Tune writes for itself.
-        callbacks: Hear of every trial.
-        stop: Asked whether to stop all.
-        max_failures: How often in a row a trial goes on from its newest checkpoint after its workers were lost, or
-            found too little memory or disk space, before it comes to its next report.
+        storage: Folder for Tune's own files.
+        callbacks: Of Ray Tune.
+        stop: Decides when to stop all trials.
+        max_failures: How often in a row a trial continues from its newest checkpoint after its workers were lost, or
+            ran out of memory or disk space, before its next report.
         name: Of the folder in `storage`.
     """
     trainable = tune.with_parameters(
@@ -170,12 +173,19 @@ def make_tuner(
     # Tune wants resources, but the CPUs and GPUs are the groups': a request of one byte, on the driver's machine.
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     beside_us = tune.PlacementGroupFactory([{"CPU": 0, "memory": 1}], bundle_label_selector=[here])
-    common: dict[str, Any] = {"reuse_actors": True, "scheduler": scheduler}
     if isinstance(configs, list):
-        space, how = tune.grid_search(configs), tune.TuneConfig(**common)
+        space, how = tune.grid_search(configs), tune.TuneConfig(reuse_actors=True, scheduler=scheduler)
     else:
-        space = None
-        how = tune.TuneConfig(num_samples=trials, max_concurrent_trials=groups.count, search_alg=configs, **common)
+        space, how = (
+            None,
+            tune.TuneConfig(
+                reuse_actors=True,
+                scheduler=scheduler,
+                num_samples=trials,
+                max_concurrent_trials=groups.count,
+                search_alg=configs,
+            ),
+        )
     return tune.Tuner(
         tune.with_resources(trainable, beside_us),
         param_space=space,
@@ -192,7 +202,14 @@ def make_tuner(
 
 
 def train_trial(
-    runtime: Any, *, trial: int, values: dict[str, Any], study: str, folder: str, cache: str, adopt: str | None = None
+    runtime: GroupRuntime,
+    *,
+    trial: int,
+    values: dict[str, object],
+    study: str,
+    folder: str,
+    cache: str,
+    adopt: str | None = None,
 ) -> None:
     """On the workers of a group: train with these values, from the trial's newest checkpoint if it has one.
 
@@ -245,16 +262,16 @@ def print_report(report: Report) -> None:
 
 
 def evaluate_checkpoint(
-    runtime: Any, *, model: str, cache: str, checkpoint: str, metrics: dict[str, float], file: str
+    runtime: Runtime, *, model: str, cache: str, checkpoint: str, metrics: dict[str, float], file: str
 ) -> dict[str, float]:
-    """On the workers of a group: the metrics of a checkpoint on another labelled file, the same as its export's.
+    """On the workers of a group: the metrics of a checkpoint on another labelled file, equal to those of its export.
 
     Args:
         runtime: The worker's runtime.
         model: Folder with the trial's config and tokenizer.
         cache: Folder of the feature cache.
         checkpoint: Folder of the checkpoint.
-        metrics: Its own, on the dev split: what was chosen there holds.
+        metrics: Of the checkpoint on the dev split, with what was chosen there.
         file: What to read.
     """
     from kobert_core.checkpoint import load_weights
@@ -269,8 +286,8 @@ def evaluate_checkpoint(
 
 
 @contextlib.contextmanager
-def printing_to(log: Path, *, rank: int) -> Any:
-    """What Python code prints and logs goes to the trial's log; each rank but 0 has a file of its own."""
+def printing_to(log: Path, *, rank: int) -> Iterator[None]:
+    """Redirect prints and logs to the trial's log; ranks other than 0 have files of their own."""
     import logging
     import traceback
 

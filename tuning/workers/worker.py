@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 import psutil
-import ray.train
-import ray.train.torch
+import ray
 import torch
 import torch.distributed as dist
 from ray import cloudpickle
@@ -21,14 +20,14 @@ from kobert_core.errors import InputError
 from kobert_core.io.atomic import is_disk_full
 from kobert_core.memory import is_out_of_memory
 from tuning.workers.broker import Kind
-from tuning.workers.group_runtime import SECONDS_BETWEEN_SIGNS_OF_LIFE, GroupRuntime, WorkerLost
+from tuning.workers.group_runtime import SECONDS_BETWEEN_HEARTBEATS, GroupRuntime, WorkerLost
 
 if TYPE_CHECKING:
     from tuning.workers.broker import BrokerActor
 
 SECONDS_TO_FAIL_TOGETHER = 10
 MAX_GROWTH = 2 * 2**30
-"""So many bytes may a worker's process grow after its first task before its group starts anew."""
+"""A group whose worker has grown by more bytes since its first task is replaced."""
 
 
 class WorkerConfig(TypedDict):
@@ -44,11 +43,13 @@ class WorkerConfig(TypedDict):
 
 
 def serve(config: WorkerConfig) -> None:
-    """What each Ray Train worker runs: task after task, until there are no more or the process has had its time."""
+    """Run by each Ray Train worker: task after task, until there are no more or the process is worn out."""
+    from ray.train import get_context
+    from ray.train.torch import get_device
+
     broker, group = config["broker"], config["group"]
-    context = ray.train.get_context()
-    rank, workers = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
+    rank, workers = get_context().get_world_rank(), get_context().get_world_size()
+    device = get_device()
     if 0 < config["gpus"] < 1:
         keep_to_share_of_memory(device, config["gpus"])
     cpu_group = dist.new_group(backend="gloo") if workers > 1 else None
@@ -58,20 +59,19 @@ def serve(config: WorkerConfig) -> None:
     while (task := ray.get(broker.next.remote(group, rank, actor, worn_out=wear.is_out()))) is not None:
         number, content = task
         runtime = GroupRuntime(broker, number, device=device, rank=rank, workers=workers, cpu_group=cpu_group)
-        runtime.seconds_between_signs = min(config["timeout"] / 4, SECONDS_BETWEEN_SIGNS_OF_LIFE)
+        runtime.seconds_between_heartbeats = min(config["timeout"] / 4, SECONDS_BETWEEN_HEARTBEATS)
         try:
             function, arguments = cloudpickle.loads(content)
             with clean_slate(config["threads"]):
                 value = function(runtime, **arguments)
-        except (WorkerLost, ray.exceptions.RayError):  # of Ray knows only the runtime: its broker does not answer
-            os._exit(1)  # with this process ends the group, and the task is told that its workers were lost
+        except (WorkerLost, ray.exceptions.RayError):  # only the runtime calls Ray: the broker does not answer
+            os._exit(1)  # this ends the group, and the task hears that its workers were lost
         except Exception as error:
             kind = kind_of(error)
             reason = str(error) if kind == "input" else traceback.format_exc()
             ray.get(broker.end.remote(number, rank, kind, reason))
-            # What fails on all workers alike, such as a loss that is NaN, leaves the group as it was. If another one
-            # does not end, it waits for this one in a collective: that breaks with this process, and the whole group
-            # starts anew.
+            # An error of all workers, such as a loss that is NaN, leaves the group intact. A worker that does not end
+            # waits for this one in a collective: when this process ends, so does the group, and a new one starts.
             try:
                 ray.get(broker.all_ended.remote(number), timeout=SECONDS_TO_FAIL_TOGETHER)
             except ray.exceptions.GetTimeoutError:
@@ -88,7 +88,7 @@ def prepare(modules: Sequence[str], device: torch.device) -> None:
 
 
 def keep_to_share_of_memory(device: torch.device, share: float) -> None:
-    """Let this process find too little memory before it takes that of those who share the GPU with it."""
+    """Limit this process to its share of a GPU's memory."""
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(0.95 * share, device)  # each has a CUDA context besides
 
@@ -101,13 +101,13 @@ def kind_of(error: Exception) -> Kind:
 
 
 class Wear:
-    """How much a worker's process has done, and grown by."""
+    """Whether a worker's process must be replaced: it has run many tasks, or its memory has grown."""
 
     def __init__(self, max_tasks: int) -> None:
         self._process, self._tasks, self._max_tasks = psutil.Process(), -1, max_tasks
 
     def is_out(self) -> bool:
-        """Asked before each task: whether the process should serve no further one."""
+        """Asked before each task: whether the process must not take another one."""
         self._tasks += 1
         bytes_now = self._process.memory_info().rss
         if self._tasks <= 1:
@@ -117,7 +117,7 @@ class Wear:
 
 @contextlib.contextmanager
 def clean_slate(threads: int) -> Iterator[None]:
-    """A task sees a process as if it were new, and leaves nothing behind for the next."""
+    """A task finds the settings of a new process, and leaves nothing behind for the next one."""
     torch.set_num_threads(threads)
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)

@@ -1,8 +1,8 @@
 """Ray Train worker groups that stay warm from trial to trial.
 
-A group is one `TorchTrainer` whose training function does not end with a trial: its workers wait at the broker for
-the next task. The driver starts the groups and owns them; trials lease them. A trial so costs milliseconds, where
-`TorchTrainer.fit` in a Tune trial starts 6 processes or more for each.
+A group is one `TorchTrainer` whose training function does not end with a trial: its workers ask the broker for the next
+task. The driver starts and owns the groups; trials lease them. So a trial starts in milliseconds, while
+`TorchTrainer.fit` in a Tune trial starts six or more processes for each.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tuning.study import ResourcesConfig
 from tuning.workers.broker import Broker, packed
 from tuning.workers.failures import in_one_line
-from tuning.workers.group_runtime import SECONDS_BETWEEN_SIGNS_OF_LIFE
+from tuning.workers.group_runtime import SECONDS_BETWEEN_HEARTBEATS
 from tuning.workers.worker import WorkerConfig, serve
 
 if TYPE_CHECKING:
     from tuning.workers.broker import BrokerActor
-    from tuning.workers.in_process_trainer import LeanTorchTrainer
+    from tuning.workers.in_process_trainer import InProcessTorchTrainer
 
 T = TypeVar("T")
 MAX_FAILED_STARTS = 3
-"""A group that was lost more often than this in a row before its workers waited for a task is given up."""
+"""A group that is lost more often in a row than this before its workers wait for a task is not started again."""
 MAX_WAITING = 10_000
-"""Calls of the broker that wait at the same time: each worker waits for a task, and for a stop."""
+"""Calls of the broker that can wait at the same time: each worker waits for a task, and for a stop."""
 SECONDS_TO_CLOSE = 60.0
-"""Time for a last checkpoint: a trial that is interrupted writes one at its next update."""
+"""Time for a last checkpoint: an interrupted trial writes one at its next step."""
 MAX_TASKS = 500
 
 
 class WorkerGroups:
-    """The driver's side: starts groups, keeps them alive, ends them."""
+    """Worker groups as the driver sees them: it starts them, replaces lost ones, and ends them."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class WorkerGroups:
         max_tasks: int = MAX_TASKS,
         say: Callable[[str], object] = lambda line: None,
     ) -> None:
-        """Begin to start `count` groups, each with the workers of one trial; does not wait for them.
+        """Start `count` groups, each with the workers of one trial, without waiting for them.
 
         Args:
             count: Number of groups.
@@ -59,7 +59,7 @@ class WorkerGroups:
             storage: Folder for what Ray Train writes for itself.
             modules: Names of those that tasks need: workers import them before their first task.
             max_tasks: After so many tasks a group is replaced by a fresh one.
-            say: Is called, in a thread, when a trial lost its workers, with a line.
+            say: Is called with a line, in a thread, when a trial has lost its workers.
         """
         import tuning.workers.in_process_trainer  # noqa: F401  (not first in the threads: Ray Train and Tune import each other)
 
@@ -68,14 +68,14 @@ class WorkerGroups:
         self.count, self._resources, self._storage = count, resources, storage
         self._modules, self._max_tasks = modules, max_tasks
         self._say, self._closing = say, threading.Event()
-        self._trainers: dict[str, LeanTorchTrainer] = {}
+        self._trainers: dict[str, InProcessTorchTrainer] = {}
         self._threads = [threading.Thread(target=self._keep_alive, args=(i,), daemon=True) for i in range(count)]
         self._threads.append(threading.Thread(target=self._end_hung_groups, daemon=True))
         for thread in self._threads:
             thread.start()
 
     def wait_until_ready(self, give_up: Callable[[], bool] = lambda: False) -> None:
-        """Wait until a group's workers wait for a task, or `give_up` says that it is no longer worth it.
+        """Wait until the workers of a group wait for a task, or `give_up` returns true.
 
         Raises:
             RuntimeError: no group can be started.
@@ -101,11 +101,11 @@ class WorkerGroups:
                 raise (GroupLost if kind == "lost" else RuntimeError)(content)
 
     def stop_owned_by(self, owner: int) -> None:
-        """End what an owner has; does not wait for it."""
+        """End the tasks of an owner, without waiting."""
         self.broker.stop_owned_by.remote(owner)
 
     def stop_all(self) -> None:
-        """End every task, and those that wait for a group. An broker that is gone has none."""
+        """End every task, and those that wait for a group. A broker that is gone has none."""
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self.broker.stop_all.remote(), timeout=SECONDS_TO_CLOSE)
 
@@ -113,23 +113,23 @@ class WorkerGroups:
         """End every task, and wait until no worker has one.
 
         Raises:
-            RayError: this cannot be had: the groups are to be closed, and others started.
+            RayError: this is not possible: close the groups, and start others.
         """
         ray.get(self.broker.stop_all.remote(), timeout=SECONDS_TO_CLOSE)
         ray.get(self.broker.settled.remote(), timeout=SECONDS_TO_CLOSE)
 
     def close(self, timeout: float = SECONDS_TO_CLOSE) -> None:
-        """End all groups; what they hold is free when this returns."""
+        """End all groups and free their resources."""
         self._closing.set()
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self.broker.close.remote(), timeout=timeout)
             for group, trainer in list(self._trainers.items()):
                 if not ray.get(self.broker.was_ready.remote(group), timeout=timeout):
-                    trainer.give_up()  # to wait for its start, only to end it then, would take long
+                    trainer.cancel_start()  # to wait for its start, only to end it then, would take long
         for thread in self._threads:
             thread.join(timeout)
         for trainer in list(self._trainers.values()):
-            trainer.give_up()  # its workers hang, or nobody is left to tell them: they must not outlive their group
+            trainer.cancel_start()  # workers that hang, or that nobody can reach, must not outlive their group
 
     def _keep_alive(self, index: int) -> None:
         failures = 0
@@ -150,17 +150,17 @@ class WorkerGroups:
 
     def _end_hung_groups(self) -> None:
         timeout = self._resources.timeout
-        while not self._closing.wait(min(timeout / 4, SECONDS_BETWEEN_SIGNS_OF_LIFE)):
+        while not self._closing.wait(min(timeout / 4, SECONDS_BETWEEN_HEARTBEATS)):
             with contextlib.suppress(ray.exceptions.RayError):  # it may be gone: then workers end by themselves
                 for worker in ray.get(self.broker.silent.remote(timeout)):
                     ray.kill(cloudpickle.loads(worker))
 
     def _run_group(self, group: str) -> str:
-        """Run one group until it ends; why it did."""
+        """Run one group until it ends; returns why it did."""
         from pyarrow.fs import LocalFileSystem
         from ray.train import RunConfig, ScalingConfig
 
-        from tuning.workers.in_process_trainer import Alone, LeanTorchTrainer
+        from tuning.workers.in_process_trainer import InProcessTorchTrainer, SingleWorkerConfig
 
         cpus, gpus = self._resources.cpus_per_worker, self._resources.gpus_per_worker
         config: WorkerConfig = {
@@ -172,10 +172,10 @@ class WorkerGroups:
             "max_tasks": self._max_tasks,
             "modules": self._modules,
         }
-        trainer = LeanTorchTrainer(
+        trainer = InProcessTorchTrainer(
             serve,
             train_loop_config=config,
-            torch_config=Alone() if self._resources.workers == 1 else None,
+            torch_config=SingleWorkerConfig() if self._resources.workers == 1 else None,
             scaling_config=ScalingConfig(
                 num_workers=self._resources.workers,
                 use_gpu=gpus > 0,
@@ -197,9 +197,9 @@ class WorkerGroups:
 
 
 class GroupLost(RuntimeError):
-    """The workers of a task were lost: another try may find others."""
+    """The workers of a task were lost; it can be tried again."""
 
 
 def beside_us() -> NodeAffinitySchedulingStrategy:
-    """Places an actor on the driver's machine: it shares the driver's fate, and no other machine's."""
+    """Places an actor on the driver's machine, so that it depends on no other machine."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -1,4 +1,4 @@
-"""Worker groups that a sweep has for as long as Ray lives, whatever dies of what holds them together."""
+"""The worker groups of a sweep. They are replaced when the broker dies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def modules_for(task: str) -> list[str]:
 
 
 class WorkerPool:
-    """`WorkerGroups`, and others in their place when their broker has died or none of them can be had any more."""
+    """`WorkerGroups`, which are replaced when their broker has died or no group can be started."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class WorkerPool:
         modules: Sequence[str],
         say: Callable[[str], object],
     ) -> None:
-        """See `WorkerGroups`; `say` also hears why a task is run again."""
+        """See `WorkerGroups`; `say` is also told why a task runs again."""
         self.count, self._resources, self._storage = count, resources, storage
         self._modules, self._say = modules, say
         self._lock, self._starts = threading.Lock(), 0
@@ -51,20 +51,20 @@ class WorkerPool:
 
     @property
     def broker(self) -> BrokerActor:
-        """Of the groups that are there now."""
+        """The broker of the present groups."""
         return self._groups.broker
 
     def wait_until_ready(self, give_up: Callable[[], bool]) -> None:
-        """Wait until a group's workers wait for a task, or `give_up` says that it is no longer worth it.
+        """Wait until the workers of a group wait for a task, or `give_up` returns true.
 
         Raises:
             RuntimeError: no group can be started.
-            RayError: what holds them together has died.
+            RayError: the broker has died.
         """
         self._groups.wait_until_ready(give_up)
 
     def run(self, function: Callable[..., T], **arguments: object) -> T:
-        """Run a task on a free group and return its value; that processes die meanwhile costs another try.
+        """Run a task on a free group and return its value; if processes die meanwhile, try again.
 
         Raises:
             RuntimeError: with the task's traceback, or why its workers were lost again and again.
@@ -84,7 +84,7 @@ class WorkerPool:
         raise AssertionError("not reached")
 
     def stop_owned_by(self, owner: int) -> None:
-        """End what an owner has; does not wait for it."""
+        """End the tasks of an owner, without waiting."""
         self._groups.stop_owned_by(owner)
 
     def stop_all(self) -> None:
@@ -92,7 +92,7 @@ class WorkerPool:
         self._groups.stop_all()
 
     def settle(self) -> None:
-        """End every task, and wait until no worker has one. Where that cannot be had, other groups start."""
+        """End every task, and wait until no worker has one. If that is not possible, replace the groups."""
         groups = self._groups
         try:
             groups.settle()
@@ -100,7 +100,7 @@ class WorkerPool:
             self._renew(groups)
 
     def close(self) -> None:
-        """End all groups; what they hold is free when this returns."""
+        """End all groups and free their resources."""
         self._groups.close()
 
     def _renew(self, groups: WorkerGroups) -> None:

@@ -23,7 +23,7 @@ from tuning.sweep.dry_run import look
 from tuning.sweep.preflight import tracking_problem
 from tuning.sweep.sweep import Sweep
 from tuning.sweep_dir.layout import SPOOL
-from tuning.sweep_dir.opening import sweep_folder
+from tuning.sweep_dir.opening import open_sweep_dir
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import databases, default_tracking_uri
 from tuning.tracking.databases import check_database, problem_of
@@ -44,7 +44,7 @@ def closed() -> str:
 
 def run(study: StudyConfig, folder: Path, *, resume: bool = False) -> None:
     """Run a sweep in this process."""
-    with sweep_folder(study, folder, resume=resume):
+    with open_sweep_dir(study, folder, resume=resume):
         Sweep(study, folder, Display(Console()), resume=resume).run(None)
 
 
@@ -104,7 +104,7 @@ def test_another_search_is_refused_before_ray_starts(mine: bool, tmp_path: Path,
     open_optuna_study(folder, name="one", objective=study.objective, search=study.search, resume=False)
     if mine:
         folder.mkdir()
-        with sweep_folder(study, folder, resume=False):
+        with open_sweep_dir(study, folder, resume=False):
             TrialTable(folder, study.objective).put(TrialRecord(0, "COMPLETE", {"optim.backbone_lr": 1e-4}))
     with pytest.raises(InputError, match="it lacks trial 0" if mine else "the storage has a study `one` already"):
         run(study, folder, resume=mine)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from kobert_core.config import Objective
 from tests.fixtures.commands import ROOT
-from tuning.cli.display import Display, Picture, Progress, time_left_as_text
+from tuning.cli.display import Display, LiveTable, SweepProgress, time_left_as_text
 from tuning.cli.time_left import TimeLeft
 from tuning.study import load_study
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -44,7 +44,7 @@ def test_the_running_trials_and_the_best_are_on_any_terminal(tmp_path: Path, wid
     table = a_sweep(tmp_path)
     console = Console(width=width, height=height, force_terminal=True, color_system=None)
     with console.capture() as capture:
-        console.print(Picture(table, Progress(table, budget_of(3600.0), trials=40)))
+        console.print(LiveTable(table, SweepProgress(table, budget_of(3600.0), trials=40)))
     lines = capture.get().splitlines()
     assert len(lines) <= height and all(len(line) <= width for line in lines)
     shown = {int(line.split()[0]): line.split()[1] for line in lines if line.split()[0].isdigit()}
@@ -64,7 +64,7 @@ def test_more_trials_run_than_there_are_lines(tmp_path: Path) -> None:
         table.put(TrialRecord(number, "COMPLETE" if number == 0 else "RUNNING", {}, value=0.5))
     console = Console(width=80, height=8, force_terminal=True, color_system=None)
     with console.capture() as capture:
-        console.print(Picture(table, Progress(table, budget_of(), trials=30)))
+        console.print(LiveTable(table, SweepProgress(table, budget_of(), trials=30)))
     lines = capture.get().splitlines()
     assert len(lines) == 8 and lines[2].startswith("    0  complete") and lines[-1] == "… and 25 more: 25 running"
 

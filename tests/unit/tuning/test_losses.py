@@ -24,7 +24,7 @@ from tuning.sweep.budget import Budget
 from tuning.sweep.recording import Recorder
 from tuning.sweep.rounds import Rounds
 from tuning.sweep.session import Session
-from tuning.sweep.sweep import take_up_lost
+from tuning.sweep.sweep import resume_lost_trials
 from tuning.sweep_dir.layout import LEDGER
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.workers.failures import (
@@ -232,7 +232,7 @@ def test_a_trial_that_an_older_version_failed_for_its_loss_goes_on(tmp_path: Pat
     table.put(TrialRecord(0, "FAILED", values[0], reason=reason))
     table.put(TrialRecord(1, "RUNNING", values[1]))
 
-    take_up_lost(table)
+    resume_lost_trials(table)
     study = opened()
     again = OptunaSearcher(study, space, search, objective, ledger=table)
     first, second = again.suggest("c"), again.suggest("d")

@@ -13,22 +13,22 @@ from tests.fixtures.commands import environment
 from tests.fixtures.sweeps import QUICKSTART
 from tuning.study import load_study
 from tuning.sweep_dir.layout import LEDGER, SCRATCH
-from tuning.sweep_dir.opening import STUDY, sweep_folder
+from tuning.sweep_dir.opening import STUDY, open_sweep_dir
 
 STUDY_FILE = load_study(QUICKSTART)
 DIES = """
 import os, sys
 from pathlib import Path
 from tuning.study import load_study
-from tuning.sweep_dir.opening import sweep_folder
-with sweep_folder(load_study(Path(sys.argv[1])), Path(sys.argv[2]), resume=False):
+from tuning.sweep_dir.opening import open_sweep_dir
+with open_sweep_dir(load_study(Path(sys.argv[1])), Path(sys.argv[2]), resume=False):
     (Path(sys.argv[2]) / "trials.json").write_text("[]")
     os.kill(os.getpid(), 9)
 """
 
 
 def run(folder: Path, *, resume: bool = False, error: BaseException | None = None) -> bool:
-    with sweep_folder(STUDY_FILE, folder, resume=resume) as used:
+    with open_sweep_dir(STUDY_FILE, folder, resume=resume) as used:
         (folder / LEDGER).write_text("[]")
         if error:
             raise error
@@ -78,13 +78,13 @@ def test_a_killed_sweep_does_not_go_on_with_another_study(tmp_path: Path) -> Non
     killed(tmp_path / "one")
     other = load_study(QUICKSTART, ["train.epochs=9"])
     began = pytest.raises(InputError, match="`train` is not what this sweep began with")
-    with began, sweep_folder(other, tmp_path / "one", resume=False):
+    with began, open_sweep_dir(other, tmp_path / "one", resume=False):
         pass
     assert run(tmp_path / "one"), "the refused one took nothing away"
 
 
 def test_a_name_stays_free_when_nothing_began(tmp_path: Path) -> None:
-    with pytest.raises(InputError), sweep_folder(STUDY_FILE, tmp_path / "one", resume=False):
+    with pytest.raises(InputError), open_sweep_dir(STUDY_FILE, tmp_path / "one", resume=False):
         (tmp_path / "one" / "optuna_journal.log").touch()
         raise InputError("no cluster")
     assert not (tmp_path / "one" / STUDY).exists()
@@ -92,7 +92,7 @@ def test_a_name_stays_free_when_nothing_began(tmp_path: Path) -> None:
 
 
 def test_the_second_process_is_refused(tmp_path: Path) -> None:
-    with sweep_folder(STUDY_FILE, tmp_path / "one", resume=False):
+    with open_sweep_dir(STUDY_FILE, tmp_path / "one", resume=False):
         for resume in (False, True):
             with pytest.raises(InputError, match="another process runs this sweep"):
                 run(tmp_path / "one", resume=resume)

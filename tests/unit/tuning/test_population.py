@@ -11,7 +11,7 @@ from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from search_spaces.distributions import Space
 from tests.fixtures.commands import ROOT
-from tuning.search.population import Drawn, Explored, start_population
+from tuning.search.population import PerturbedTrial, RandomTrial, start_population
 from tuning.study import SearchConfig, dump_study, load_study
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
@@ -26,7 +26,7 @@ SPACE = Space.from_dict(
 
 def test_copies_stay_near_their_donor_and_inside_the_space() -> None:
     donor = {"optim.backbone_lr": 9e-4, "optim.weight_decay": 0.1, "model.dropout": 0.3}
-    seen = [SPACE.suggest(Explored(np.random.default_rng(seed), donor)) for seed in range(400)]
+    seen = [SPACE.suggest(PerturbedTrial(np.random.default_rng(seed), donor)) for seed in range(400)]
     for values in seen:
         check(values)
     rates = np.array([values["optim.backbone_lr"] for values in seen])
@@ -55,7 +55,7 @@ def test_a_population_starts_with_the_points_and_fills_the_space(tmp_path: Path)
     rates = [np.log10(member["values"]["optim.backbone_lr"]) for member in population]
     assert np.histogram(rates, bins=4, range=(-5, -3))[0].min() >= 5
     assert {member["values"]["model.dropout"] for member in population} == {0.0, 0.1, 0.2, 0.3}
-    assert SPACE.suggest(Drawn(np.random.default_rng(0), population[5]["values"])) == population[5]["values"]
+    assert SPACE.suggest(RandomTrial(np.random.default_rng(0), population[5]["values"])) == population[5]["values"]
 
 
 def test_a_resumed_population_is_the_same_one(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tuning.cli.app import app
 from tuning.study import StudyConfig, load_study
 from tuning.sweep.preflight import check_study, cpus_here, survey, this_machine
 from tuning.sweep.train_local import train_once
-from tuning.sweep_dir.opening import refuse_used, sweep_folder
+from tuning.sweep_dir.opening import open_sweep_dir, refuse_used
 
 SAMPLE = ROOT / "search_spaces" / "sample"
 STUDY = f"""
@@ -194,7 +194,7 @@ def test_train_warns_of_what_is_probably_a_mistake(study: Callable[..., StudyCon
 def test_a_used_name_is_refused_as_the_sweep_would_refuse_it(study: Callable[..., StudyConfig], tmp_path: Path) -> None:
     folder = tmp_path / "sweeps" / "small"
     refuse_used(folder)
-    with sweep_folder(study(), folder, resume=False):
+    with open_sweep_dir(study(), folder, resume=False):
         refuse_used(folder)  # it runs: that is another line
         (folder / "trials.json").write_text("[]")
     with pytest.raises(InputError, match="the sweep name `small` is in use"):

@@ -17,7 +17,7 @@ from tuning.search.searcher import OptunaSearcher
 from tuning.study import StudyConfig, load_study
 from tuning.sweep_dir import provenance
 from tuning.sweep_dir.layout import JOURNAL, LEDGER, PROVENANCE
-from tuning.sweep_dir.opening import sweep_folder
+from tuning.sweep_dir.opening import open_sweep_dir
 from tuning.sweep_dir.provenance import files_under, write_provenance
 from tuning.sweep_dir.saved_study import load_sweep_study
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -43,7 +43,7 @@ def study_file(tmp_path: Path) -> Path:
 
 def begin(study: StudyConfig, folder: Path) -> None:
     """A session in which one trial ended."""
-    with sweep_folder(study, folder, resume=False):
+    with open_sweep_dir(study, folder, resume=False):
         TrialTable(folder, study.objective).put(TrialRecord(0, "COMPLETE", RATE))
         write_provenance(folder, study)
 
@@ -51,7 +51,7 @@ def begin(study: StudyConfig, folder: Path) -> None:
 def resume(study: StudyConfig, folder: Path) -> list[str]:
     """What is told when it goes on."""
     told: list[str] = []
-    with sweep_folder(study, folder, resume=True, say=lambda text: told.append(str(text))):
+    with open_sweep_dir(study, folder, resume=True, say=lambda text: told.append(str(text))):
         write_provenance(folder, study)
     return told
 
@@ -127,7 +127,7 @@ def test_a_sweep_of_an_older_version_goes_on_and_is_told_so_once(study_file: Pat
 
 def test_before_the_first_trial_everything_may_change(study_file: Path, tmp_path: Path) -> None:
     study, folder = load_study(study_file), tmp_path / "sweep"
-    with sweep_folder(study, folder, resume=False):
+    with open_sweep_dir(study, folder, resume=False):
         (folder / LEDGER).write_text("[]")
         write_provenance(folder, study)
     with open(study.data.train, "a", encoding="utf-8") as changed:

@@ -8,7 +8,7 @@ import pytest
 
 from kobert_core.errors import InputError
 from tuning.sweep_dir.layout import TEST_SET_LOG
-from tuning.sweep_dir.test_set_log import readings, record_reading, times_read
+from tuning.sweep_dir.test_set_log import read_log, record_reading, times_read
 
 
 def read(folder: Path, by: str) -> int:
@@ -19,7 +19,7 @@ def read(folder: Path, by: str) -> int:
 
 def test_readings_are_counted(tmp_path: Path) -> None:
     assert [read(tmp_path, "a"), read(tmp_path, "b"), read(tmp_path, "c")] == [0, 1, 2]
-    assert [reading["by"] for reading in readings(tmp_path)] == ["a", "b", "c"]
+    assert [reading["by"] for reading in read_log(tmp_path)] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 12, 60])
@@ -28,9 +28,9 @@ def test_a_torn_line_is_passed_over_and_stays_alone(tmp_path: Path, cut: int) ->
     content = (tmp_path / TEST_SET_LOG).read_bytes()
     (tmp_path / TEST_SET_LOG).write_bytes(content[:-cut])
     whole = ["a", "b"] if cut == 1 else ["a"]
-    assert [reading["by"] for reading in readings(tmp_path)] == whole
+    assert [reading["by"] for reading in read_log(tmp_path)] == whole
     assert read(tmp_path, "c") == len(whole)
-    assert [reading["by"] for reading in readings(tmp_path)] == [*whole, "c"]
+    assert [reading["by"] for reading in read_log(tmp_path)] == [*whole, "c"]
 
 
 def test_a_damaged_line_is_not_passed_over(tmp_path: Path) -> None:

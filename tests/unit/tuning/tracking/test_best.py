@@ -13,7 +13,7 @@ from tuning.sweep.recording import Recorder
 from tuning.sweep.tracking import log_results
 from tuning.sweep_dir.trial_status import TrialState, run_end
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
-from tuning.tracking import default_tracking_uri, sync
+from tuning.tracking import default_tracking_uri, send_spool
 
 STUDY = load_study(QUICKSTART)
 ROUNDS = SimpleNamespace(trial_of={}, come_further=lambda: None)
@@ -93,5 +93,7 @@ def test_the_winner_is_tagged_and_another_one_takes_its_place(output: Path) -> N
     assert {run.info.status for name, run in runs.items() if name in ("trial-0", "trial-2")} == {"FINISHED"}
     before = dump(output)
     spool_of(output).with_name("tracking.jsonl.state.json").unlink()
-    assert sync(spool_of(output), uri=default_tracking_uri(output)).left == 0  # it ends the sweep, and changes no trial
+    assert (
+        send_spool(spool_of(output), uri=default_tracking_uri(output)).left == 0
+    )  # it ends the sweep, and changes no trial
     assert before.pop("first") and {name: run for name, run in dump(output).items() if name != "first"} == before

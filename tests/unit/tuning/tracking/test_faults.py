@@ -21,10 +21,7 @@ import pytest
 
 from kobert_core.errors import InputError
 from tests.fixtures.tracking import client_of, closed_port, history, open_tracker, report_sweep, runs_of, spool_of
-from tuning.tracking import (
-    default_tracking_uri,
-    sync,
-)
+from tuning.tracking import default_tracking_uri, send_spool
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -102,11 +99,11 @@ def test_a_server_that_is_not_there_is_one_warning(output: Path, caplog: pytest.
     assert "cannot send to MLflow at http://***@127.0.0.1" in warnings[0].getMessage()
     assert "geheim" not in caplog.text
 
-    result = sync(spool_of(output), uri=uri, attempts=1)
+    result = send_spool(spool_of(output), uri=uri, attempts=1)
     assert (result.sent, result.left) == (0, left)
     assert result.reason and "geheim" not in result.reason
     # To another store it goes from the beginning.
-    assert sync(spool_of(output), uri=default_tracking_uri(output)).sent == left
+    assert send_spool(spool_of(output), uri=default_tracking_uri(output)).sent == left
     assert len(runs_of(output)) == 5
     for file in spool_of(output).parent.iterdir():
         assert "geheim" not in file.read_text("utf-8")
@@ -229,15 +226,15 @@ def test_a_slow_disk_keeps_no_report_waiting(output: Path, monkeypatch: pytest.M
 def test_a_spool_has_one_writer(output: Path, tmp_path: Path) -> None:
     tracker = open_tracker(output)
     with pytest.raises(InputError, match="in use"):
-        sync(spool_of(output), uri=default_tracking_uri(output))
+        send_spool(spool_of(output), uri=default_tracking_uri(output))
     assert tracker.close(60) == 0
-    assert sync(spool_of(output), uri=default_tracking_uri(output)).left == 0
+    assert send_spool(spool_of(output), uri=default_tracking_uri(output)).left == 0
     with pytest.raises(InputError, match="no tracking spool"):
-        sync(tmp_path / "missing.jsonl", uri=default_tracking_uri(output))
+        send_spool(tmp_path / "missing.jsonl", uri=default_tracking_uri(output))
     strange = tmp_path / "strange.jsonl"
     strange.write_text('{"a": 1}\n')
     with pytest.raises(InputError, match="not a tracking spool"):
-        sync(strange, uri=default_tracking_uri(output))
+        send_spool(strange, uri=default_tracking_uri(output))
 
 
 @pytest.mark.parametrize("state", ["", "{}", "[]", '{"offset": 5}', "\x00"])

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.fixtures.tracking import client_of, history, open_tracker, runs_of, spool_of
-from tuning.sweep.recording import flat
+from tuning.sweep.recording import flatten
 from tuning.tracking import dead_letters_path
 from tuning.tracking.accepted import LONGEST_KEY, accepted_key, accepted_text
 
@@ -90,6 +90,8 @@ def test_names_that_mlflow_takes_stay_as_they_are() -> None:
 
 def test_labels_are_one_parameter() -> None:
     labels = {"부\t정": "a|b", "1.0": "긍정\n"}
-    params = flat({"task": "nsmc", "data": {"labels": labels, "max_length": 32}, "model": {"config": {"a": {"b": 1}}}})
+    params = flatten(
+        {"task": "nsmc", "data": {"labels": labels, "max_length": 32}, "model": {"config": {"a": {"b": 1}}}}
+    )
     assert params.keys() == {"task", "data.labels", "data.max_length", "model.config"}
     assert json.loads(params["data.labels"]) == labels

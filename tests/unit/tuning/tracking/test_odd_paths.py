@@ -15,7 +15,7 @@ from kobert_core.errors import InputError
 from tests.fixtures.sweeps import QUICKSTART
 from tests.fixtures.tracking import client_of, open_tracker, runs_of, spool_of
 from tuning.study import load_study
-from tuning.tracking import default_tracking_uri, resolve_tracking_uri, shown_uri, sync
+from tuning.tracking import default_tracking_uri, resolve_tracking_uri, send_spool, shown_uri
 
 NAMES = {
     "another character's code": "o_%41",
@@ -37,7 +37,7 @@ def test_a_store_is_in_its_own_folder(name: str, tmp_path: Path, empty_store: Pa
     (output / "sweep" / "file.txt").write_text(name)
     tracker.log_artifact(output / "sweep" / "file.txt")
     assert tracker.close(60) == 0 == tracker.refused
-    assert sync(spool_of(output), uri=default_tracking_uri(output)).left == 0
+    assert send_spool(spool_of(output), uri=default_tracking_uri(output)).left == 0
 
     run = runs_of(output)["first"]
     got = client_of(output).download_artifacts(run.info.run_id, "file.txt")

@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.tracking import client_of, dump, history, open_tracker, report_sweep, runs_of, spool_of
-from tuning.tracking import (
-    default_tracking_uri,
-    sync,
-)
+from tuning.tracking import default_tracking_uri, send_spool
 
 
 def test_a_sweep_becomes_a_parent_and_a_child_a_trial(output: Path) -> None:
@@ -78,7 +75,7 @@ def test_sending_everything_again_changes_nothing(output: Path) -> None:
     first = dump(output)
     spool_of(output).with_name("tracking.jsonl.state.json").unlink()
 
-    result = sync(spool_of(output), uri=default_tracking_uri(output))
+    result = send_spool(spool_of(output), uri=default_tracking_uri(output))
 
     assert (result.left, result.refused) == (0, 0)
     assert result.sent == len(spool_of(output).read_text("utf-8").splitlines())

@@ -5,13 +5,19 @@ another trial has is not taken: it is drawn again, with a seed that follows from
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalChoiceType,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
@@ -25,7 +31,7 @@ TRIES, MORE_TRIES = 10, 1000
 def make_sampler(
     search: SearchConfig, space: Space, *, trial: int, parameter: str = "", attempt: int = 0
 ) -> BaseSampler:
-    """The sampler for a trial, or for one parameter of it that is drawn apart from the others.
+    """The sampler for a trial, or for one parameter of it that is sampled independently.
 
     Its random state is not in Optuna's storage, so it follows from the study's seed, the trial's number and how often
     it was drawn: a resumed study neither repeats its first suggestions nor depends on having been interrupted.
@@ -54,30 +60,30 @@ def make_sampler(
 class _Grid(optuna.samplers.GridSampler):
     """Optuna's grid, in a loop that is not Optuna's: `OptunaSearcher` ends it."""
 
-    def after_trial(self, *_: Any, **__: Any) -> None:
+    def after_trial(self, *_: object, **__: object) -> None:
         """Nothing: Optuna would end its own loop after the last point."""
 
 
 def tried_in(study: optuna.Study, space: Space, *, but: int | None = None) -> set[Hashable]:
-    """The points that a study's trials have, by their identity, without that of one trial."""
+    """The identities of the points of a study's trials, except for one trial."""
     trials = study.get_trials(deepcopy=False)
     return {space.identity(trial.params) for trial in trials if trial.number != but} - {None}
 
 
 @dataclass(frozen=True)
-class Draws:
-    """What is drawn for a trial that was just asked for."""
+class PointSampler:
+    """Samples a point for a trial that was just asked for."""
 
     study: optuna.Study
     space: Space
     search: SearchConfig
     trial: int
 
-    def new_values(self) -> dict[str, Any]:
+    def new_values(self) -> dict[str, object]:
         """Values that no other trial of the study has.
 
-        They depend on the seed, the trial's number and the other trials, and not on whether a driver was killed as it
-        wrote them. A point given in advance stays, unless all that goes with it is tried.
+        They depend on the seed, the trial's number and the other trials, but not on whether a driver was killed while
+        it wrote them. A given point is kept, unless everything that goes with it is tried.
         """
         written = self._frozen.params
         point = self.search.points[self.trial] if self.trial < len(self.search.points) else {}
@@ -90,17 +96,18 @@ class Draws:
     def _frozen(self) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[self.trial]
 
-    def _first_new(self, given: Mapping[str, Any], must: Mapping[str, Any]) -> dict[str, Any]:
-        """The first candidate that is no repeat; the last one if all are."""
+    def _first_new(self, given: Mapping[str, object], must: Mapping[str, object]) -> dict[str, object]:
+        """The first candidate that is new; the last one if none is."""
         tried = tried_in(self.study, self.space, but=self.trial)
-        values: dict[str, Any] = {}
+        values: dict[str, object] = {}
         for values in self._candidates(given, must):
             if self.space.identity(values) not in tried:
                 break
         return values
 
-    def _candidates(self, given: Mapping[str, Any], must: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """What the search draws to go with what is given; then anything that goes with it, or with what must be."""
+    def _candidates(self, given: Mapping[str, object], must: Mapping[str, object]) -> Iterator[dict[str, object]]:
+        """Samples of the search around the given values; then any point with them, or with those that `must` be
+        kept."""
         for attempt in range(TRIES):
             yield self._drawn(given, self.search, attempt)
         points = self.space.points() or []
@@ -111,32 +118,32 @@ class Draws:
         for attempt in range(TRIES, TRIES + MORE_TRIES):
             yield self._drawn(must, at_random, attempt)
 
-    def _drawn(self, given: Mapping[str, Any], search: SearchConfig, attempt: int) -> dict[str, Any]:
+    def _drawn(self, given: Mapping[str, object], search: SearchConfig, attempt: int) -> dict[str, object]:
         def sampler_of(parameter: str) -> BaseSampler:
             return make_sampler(search, self.space, trial=self.trial, parameter=parameter, attempt=attempt)
 
-        return self.space.suggest(Draft(self.study, self._frozen, given, sampler_of))
+        return self.space.suggest(UnsavedTrial(self.study, self._frozen, given, sampler_of))
 
 
-class Draft:
-    """Takes the place of an Optuna trial for `Space.suggest`: values given, or drawn; nothing is written down.
+class UnsavedTrial:
+    """Stands in for an Optuna trial in `Space.suggest`: takes given values, samples the others, and writes nothing.
 
-    What is not drawn together has a sampler for each parameter: when a driver is killed while the values are written,
-    the others do not become what these would have been.
+    Parameters that are sampled independently have a sampler each. So a value does not depend on how many of the others
+    a killed driver had already written.
     """
 
     def __init__(
         self,
         study: optuna.Study,
         trial: FrozenTrial,
-        given: Mapping[str, Any],
+        given: Mapping[str, object],
         sampler_of: Callable[[str], BaseSampler],
     ) -> None:
-        """`sampler_of` gives the sampler of a parameter, and for no name that of what is drawn together."""
+        """`sampler_of` gives the sampler of a parameter; for an empty name, that of the relative sampling."""
         self._study, self._trial, self._sampler_of = study, trial, sampler_of
-        together = sampler_of("")
-        space = together.infer_relative_search_space(study, trial)
-        self._known = together.sample_relative(study, trial, space) | dict(given)
+        relative = sampler_of("")
+        space = relative.infer_relative_search_space(study, trial)
+        self._known = relative.sample_relative(study, trial, space) | dict(given)
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -146,7 +153,7 @@ class Draft:
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         return int(self._value(name, IntDistribution(low, high, log=log, step=step)))
 
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
+    def suggest_categorical(self, name: str, choices: Sequence[CategoricalChoiceType]) -> object:
         return self._value(name, CategoricalDistribution(choices))
 
     def _value(self, name: str, distribution: BaseDistribution) -> Any:
@@ -156,7 +163,7 @@ class Draft:
         return self._known[name]
 
 
-def write_down(trial: optuna.Trial, space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
+def write_down(trial: optuna.Trial, space: Space, values: Mapping[str, object]) -> dict[str, object]:
     """Put values into the storage as those of a trial; what is there already stays. All that the trial then has."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -1,23 +1,22 @@
-"""Whose columns, labels and tokenizer `describe` takes."""
+"""The task that `describe` reads a file with."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
 from kobert_core.pretrained import TRAIN_CONFIG, read_train_config
 from kobert_core.progress import Progress
 from kobert_core.tasks import SPECS, parse_train_config, task_class
-from kobert_core.tasks.base import Task
+from kobert_core.tasks.base import Examples, Task
 from kobert_core.tokenization import KoBertTokenizer
 from tuning.study import load_study
 
 
 def describing_task(
     file: Path, study: Path | None, model: str | None, task: str | None, *, progress: Progress
-) -> Task[Any]:
+) -> Task[Examples]:
     """A task that knows how to read a file.
 
     Args:

@@ -1,0 +1,25 @@
+"""What passes through Ray Tune, which has no types for it."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+from tuning.sweep_dir.trial_table import Copied
+from tuning.workers.broker import ReportContent
+
+
+class TrialConfig(TypedDict):
+    """What the search, or a population, gives a trial."""
+
+    trial: int
+    values: dict[str, object]
+    lineage: NotRequired[list[Copied]]
+
+
+class TrialResult(TypedDict):
+    """What a trial says at each evaluation."""
+
+    objective: float
+    progress: int
+    report: ReportContent
+    done: bool
