@@ -59,13 +59,13 @@ def encode(
     by_length = None if starts.is_cuda else lengths  # a compiled layer would be compiled for each number of them
     within: dict[str, Any] = {"cu_seq_lens_k": starts, "max_length_k": longest, "key_lengths": by_length}
     whole = within | {"cu_seq_lens_q": starts, "max_length_q": longest, "query_lengths": by_length}
-    hidden = bert.embeddings(input_ids[None], token_type_ids[None], position_ids[None])
+    hidden: torch.Tensor = bert.embeddings(input_ids[None], token_type_ids[None], position_ids[None])
     *lower, top = bert.encoder.layer
     for layer in lower:
         hidden = layer(hidden, **whole)
     if not first_tokens_only:
-        states: torch.Tensor = top(hidden, **whole).squeeze(0)
-        return states
+        hidden = top(hidden, **whole)
+        return hidden.squeeze(0)
     ones = torch.arange(len(starts), dtype=starts.dtype, device=starts.device)
     single = within | {"cu_seq_lens_q": ones, "max_length_q": 1, "query_lengths": by_length and [1] * len(lengths)}
     return _for_queries(top, hidden.index_select(1, starts[:-1]), hidden, **single).squeeze(0)
@@ -78,8 +78,8 @@ def _for_queries(layer: Any, queries: torch.Tensor, hidden: torch.Tensor, **leng
     attention = layer.attention.self
 
     def heads(projected: torch.Tensor) -> torch.Tensor:
-        parts: torch.Tensor = projected.unflatten(-1, (attention.num_attention_heads, -1))
-        return parts.transpose(1, 2)
+        split: torch.Tensor = projected.unflatten(-1, (attention.num_attention_heads, -1))
+        return split.transpose(1, 2)
 
     context, _ = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation](
         attention,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kobert_core.data.batching import IGNORED
+from kobert_core.data.batching import IGNORED, PackedInputs
 from kobert_core.models.packed_encoder import encode, use_packed_attention
 from kobert_core.tasks.question_answering.windows import MAX_TRIM_END, MAX_TRIM_START
 
@@ -72,32 +71,29 @@ class KoBertForQuestionAnswering(nn.Module):
 
     def forward(
         self,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        starts: torch.Tensor,
-        lengths: Sequence[int],
-        longest: int | None = None,
+        *,
         start_positions: torch.Tensor | None = None,
         end_positions: torch.Tensor | None = None,
         trim_start: torch.Tensor | None = None,
         trim_end: torch.Tensor | None = None,
         reduction: str = "mean",
+        **packed: Unpack[PackedInputs],
     ) -> AnswerOutput:
         """Logits, and with positions the loss too: as BERT's, the mean of the cross-entropies of start and end.
 
         The boundary head's loss is the mean of its two cross-entropies at the true tokens, times its weight.
 
         Args:
-            input_ids, token_type_ids, position_ids, starts, lengths, longest: as `encoder.encode` takes them.
             start_positions, end_positions: tokens, counted in their sequence, shape (sequences,); those that are
                 `IGNORED` are not counted.
             trim_start, trim_end: classes, shape (sequences,); negative ones are not counted.
             reduction: `mean` or `sum` over the sequences.
+            packed: The sequences.
         """
-        hidden = self.dropout(encode(self.bert, input_ids, token_type_ids, position_ids, starts, lengths, longest))
-        place = (_rows(starts, tokens=len(position_ids)), position_ids)
-        shape = (len(lengths), longest or max(lengths))
+        hidden = self.dropout(encode(self.bert, **packed))
+        position_ids, lengths = packed["position_ids"], packed["lengths"]
+        place = (_rows(packed["starts"], tokens=len(position_ids)), position_ids)
+        shape = (len(lengths), packed.get("longest") or max(lengths))
         start_logits, end_logits = _in_rows(self.qa_outputs(hidden), place, shape, fill=-torch.inf).unbind(-1)
         trims: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
         if self.boundary is not None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kobert_core.data.batching import IGNORED
+from kobert_core.data.batching import IGNORED, PackedInputs
 from kobert_core.models.packed_encoder import encode, use_packed_attention
 
 if TYPE_CHECKING:
@@ -52,24 +51,19 @@ class KoBertClassifier(nn.Module):
 
     def forward(
         self,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        starts: torch.Tensor,
-        lengths: Sequence[int],
-        longest: int | None = None,
+        *,
         labels: torch.Tensor | None = None,
         reduction: str = "mean",
+        **packed: Unpack[PackedInputs],
     ) -> ClassifierOutput:
         """Logits, and with `labels` of shape (sequences,) the cross-entropy too.
 
         Args:
-            input_ids, token_type_ids, position_ids, starts, lengths, longest: as `encoder.encode` takes them.
             labels: Class indices; those that are `IGNORED` are not counted.
             reduction: `mean` (weighted, as PyTorch does it) or `sum`.
+            packed: The sequences.
         """
-        packed = input_ids, token_type_ids, position_ids, starts, lengths, longest
-        first = encode(self.bert, *packed, first_tokens_only=True)
+        first = encode(self.bert, **packed, first_tokens_only=True)
         pooler: Any = self.bert.pooler
         pooled = pooler(first[:, None])
         logits = self.classifier(self.dropout(pooled))
