@@ -170,7 +170,7 @@ def make_passes(model: nn.Module, task: Task[Any], runtime: Runtime, autocast: A
     return kind(model, task, runtime, autocast)
 
 
-class Step:
+class OptimizerStep:
     """A step of the optimizer by gradients that are clipped, and are gone after it."""
 
     def __init__(self, optimizer: AdamW, parameters: list[nn.Parameter], max_grad_norm: float | None) -> None:
@@ -186,7 +186,7 @@ class Step:
         self._optimizer.step()
 
 
-class CudaStep(Step):
+class CudaOptimizerStep(OptimizerStep):
     """The same in a graph, from the second step on: the first makes the optimizer's moments.
 
     It reads the learning rates where the schedule writes them, and leaves the gradients where they are, at zero.
@@ -216,9 +216,9 @@ class CudaStep(Step):
         self._optimizer.zero_grad(set_to_none=False)
 
 
-def make_step(optimizer: AdamW, parameters: list[nn.Parameter], max_grad_norm: float | None) -> Step:
+def make_optimizer_step(optimizer: AdamW, parameters: list[nn.Parameter], max_grad_norm: float | None) -> OptimizerStep:
     """That for the device of the weights."""
-    kind = CudaStep if parameters[0].is_cuda else Step
+    kind = CudaOptimizerStep if parameters[0].is_cuda else OptimizerStep
     return kind(optimizer, parameters, max_grad_norm)
 
 

@@ -31,7 +31,7 @@ from kobert_core.data.batching import UpdateOrder, micro_batches
 from kobert_core.evaluation import evaluate_on_dev
 from kobert_core.memory import Attempt, half_of, keep_freed_memory, tokens_that_fit
 from kobert_core.optim import make_optimizer, make_schedule
-from kobert_core.passes import make_passes, make_step
+from kobert_core.passes import make_optimizer_step, make_passes
 from kobert_core.runtime import Report, Runtime, deterministic, in_precision, own_stream
 from kobert_core.tasks.base import Task
 
@@ -114,7 +114,7 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: Check
         if runtime.should_stop():
             return model
     passes = make_passes(model, task, runtime, autocast)
-    step = make_step(optimizer, parameters, optim.max_grad_norm)
+    optimizer_step = make_optimizer_step(optimizer, parameters, optim.max_grad_norm)
     clock = CheckpointClock(config.train.checkpoint_interval, progress.update)
     while progress.update < updates:
         examples = order.update(progress.update)
@@ -143,7 +143,7 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: Check
                 continue
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
-            step()
+            optimizer_step()
             schedule.step()
         progress.update += 1
         task.progress("training", progress.update, updates)
