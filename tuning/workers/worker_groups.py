@@ -142,7 +142,7 @@ class WorkerGroups:
                 failures = 0 if ray.get(self.broker.was_ready.remote(group)) else failures + 1
                 reason, owners = ray.get(self.broker.lost.remote(group, reason, for_good=failures > MAX_FAILED_STARTS))
             except ray.exceptions.RayError:
-                return  # without an broker a group has nothing to do; whoever asks it will start other groups
+                return  # without a broker a group has nothing to do; whoever asks it will start other groups
             for trial in owners:
                 self._say(f"trial {trial}: {in_one_line(reason)}")
             if failures > MAX_FAILED_STARTS:
