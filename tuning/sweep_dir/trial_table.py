@@ -62,6 +62,7 @@ class TrialRecord:
     progress: int = 0
     """Percent of its own steps that are done."""
     update: int = 0
+    """The steps that are done."""
     value: float | None = None
     """The objective at the best evaluation: that of the checkpoint that would be exported."""
     best_progress: int | None = None

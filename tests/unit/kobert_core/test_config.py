@@ -47,9 +47,9 @@ def test_what_contradicts_itself_is_refused(kind: type[Any], values: dict[str, A
         kind(**values)
 
 
-def test_examples_per_update() -> None:
-    assert OptimConfig(batch_size=8, accumulation=3).examples_per_update(workers=2) == 48
-    assert OptimConfig(batch_size=8, effective_batch_size=20).examples_per_update(workers=2) == 20
+def test_examples_per_step() -> None:
+    assert OptimConfig(batch_size=8, accumulation=3).examples_per_step(workers=2) == 48
+    assert OptimConfig(batch_size=8, effective_batch_size=20).examples_per_step(workers=2) == 20
 
 
 @pytest.mark.parametrize(("mode", "better", "worse"), [("max", 0.9, 0.8), ("min", 0.1, 0.2)])
