@@ -45,10 +45,10 @@ def test_layer_decay_falls_from_the_pooler_to_the_embeddings(model: nn.Module) -
 
 
 @pytest.mark.parametrize("schedule", ["linear", "constant"])
-@pytest.mark.parametrize(("ratio", "steps"), [(0.1, None), (0.0, None), (0.1, 7)])
-def test_schedules_are_those_of_transformers(schedule: str, ratio: float, steps: int | None) -> None:
-    steps, warmup = 50, steps if steps is not None else round(50 * ratio)
-    given = {"warmup_ratio": ratio} if steps is None else {"warmup_steps": steps}
+@pytest.mark.parametrize(("ratio", "warmup_steps"), [(0.1, None), (0.0, None), (0.1, 7)])
+def test_schedules_are_those_of_transformers(schedule: str, ratio: float, warmup_steps: int | None) -> None:
+    steps, warmup = 50, warmup_steps if warmup_steps is not None else round(50 * ratio)
+    given = {"warmup_ratio": ratio} if warmup_steps is None else {"warmup_steps": warmup_steps}
     ours = AdamW([nn.Parameter(torch.zeros(1))], lr=0.1)
     theirs = AdamW([nn.Parameter(torch.zeros(1))], lr=0.1)
     mine = make_schedule(ours, OptimConfig(schedule=schedule, **given), steps=steps)
