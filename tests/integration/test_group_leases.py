@@ -92,7 +92,7 @@ def left_over(nodes: Nodes) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+def nodes(trainer: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     """A Ray with room for four workers, however few cores the machine has; the dashboard serves Ray's state API."""
     with ray_nodes(tmp_path_factory.mktemp("nodes"), head_cpus=4, dashboard=True) as nodes:
         yield nodes
