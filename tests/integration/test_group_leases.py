@@ -82,7 +82,8 @@ def left_over(nodes: Nodes) -> list[Any]:
     def found() -> list[Any]:
         alive = [it for it in list_actors(nodes.jobs) if it.state != "DEAD" and it.class_name != of_the_cluster]
         placed = [group for group in list_placement_groups(nodes.jobs) if group.state != "REMOVED"]
-        named = [it.name() for it in psutil.process_iter() if "TrainWorker" in it.name() or "Broker" in it.name()]
+        names = [it.name() for it in psutil.Process(nodes.head.pid).children(recursive=True)]
+        named = [name for name in names if "TrainWorker" in name or "Broker" in name]
         return [*alive, *placed, *named]
 
     deadline = time.monotonic() + 10

@@ -156,17 +156,19 @@ def _differences() -> Iterator[str]:
     for overriding in OVERRIDING:
         for name, part in vars(overriding).items():
             if isinstance(part, FunctionType | staticmethod) and name.startswith("_") and name != "__init__":
-                theirs, ours = (_parameters(each, name) for each in (overriding.__bases__[0], overriding))
-                if theirs != ours:
-                    yield f"{overriding.__bases__[0].__name__}.{name} takes {theirs}, not {ours}"
+                base = overriding.__bases__[0]
+                theirs, ours = (_parameters(each, name) for each in (base, overriding))
+                if theirs is None:
+                    yield f"{base.__name__} lacks {name}"
+                elif theirs != ours:
+                    yield f"{base.__name__}.{name} takes {theirs}, not {ours}"
     yield from _missing(TrainController, CONTROLLER, dir(TrainController))
     yield from _missing(WorkerGroup, WORKER_GROUP, WorkerGroup.__init__.__code__.co_names)
     yield from _missing(RayTrainWorker, TRAIN_CONTEXT, _parameters(RayTrainWorker, "init_train_context") or ())
 
 
 def _missing(owner: type, names: Iterable[str], there: Iterable[str]) -> Iterator[str]:
-    if missing := [name for name in names if name not in there]:
-        yield f"{owner.__name__} lacks {missing}"
+    yield from (f"{owner.__name__} lacks {name}" for name in names if name not in there)
 
 
 def _parameters(owner: type, method: str) -> list[str] | None:

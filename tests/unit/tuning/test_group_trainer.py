@@ -30,11 +30,11 @@ def takes_other_arguments(self: object, scaling_config: object) -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "part", "line"),
     [
-        ("WorkerGroup", "_create_placement_group", None, "WorkerGroup._create_placement_group takes None, not "),
+        ("WorkerGroup", "_create_placement_group", None, "WorkerGroup lacks _create_placement_group)"),
         ("WorkerGroup", "_create_placement_group", takes_other_arguments, "takes ['self', 'scaling_config'], not "),
-        ("WorkerGroup", "__init__", takes_other_arguments, "WorkerGroup lacks ['_train_run_context', "),
-        ("TrainController", "worker_group_cls", None, "TrainController lacks ['worker_group_cls']"),
-        ("RayTrainWorker", "init_train_context", takes_other_arguments, "RayTrainWorker lacks ['train_run_context', "),
+        ("WorkerGroup", "__init__", takes_other_arguments, "WorkerGroup lacks _train_run_context; "),
+        ("TrainController", "worker_group_cls", None, "TrainController lacks worker_group_cls)"),
+        ("RayTrainWorker", "init_train_context", takes_other_arguments, "RayTrainWorker lacks train_run_context; "),
     ],
 )
 def test_with_another_ray_it_is_the_stock_one_and_the_log_says_so_once(
