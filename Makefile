@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ORIGINAL := .venv-original
 
-.PHONY: sweep test test-parts test-whole test-slow cases drills lint bench gpu original install clean
+.PHONY: sweep test test-parts test-whole test-slow cases drills ray-versions lint bench gpu original install clean
 
 sweep: $(INSTALLED)  ## A sweep over the sample that the package carries
 	$(BIN)/kobert-tune sweep search_spaces/quickstart.yaml --name quickstart-$$(date +%Y%m%d-%H%M%S)
@@ -28,6 +28,9 @@ cases: $(INSTALLED)  ## The inputs of ../shared/cases, which once went wrong
 
 drills: $(INSTALLED)  ## Everything that can be killed, filled or broken, is; prints what was lost
 	$(BIN)/python -m pytest tests/drills
+
+ray-versions: $(INSTALLED)  ## The quickstart's sweep on the oldest and the newest Ray that pyproject.toml allows
+	PYTHONPATH=. $(BIN)/python tests/ray_versions.py
 
 lint: $(INSTALLED)  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
@@ -61,4 +64,4 @@ $(ORIGINAL)/.installed: benchmarks/original-requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ORIGINAL) benchmarks/.results build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ORIGINAL) .venv-rays benchmarks/.results build *.egg-info .pytest_cache .mypy_cache .ruff_cache

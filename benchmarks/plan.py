@@ -218,6 +218,31 @@ MEMORY = Group(
     rounds=1,
 )
 
+TRAINERS, GROUP_COUNTS = ("in-process", "stock"), {1: "1 group", 2: "2 groups"}
+STARTS = Group(
+    title="The start of worker groups",
+    note="From `WorkerGroups` to the end of a first task on each, groups of one worker, Ray itself being up: the "
+    "trainer whose controller runs in the driver, which overrides private parts of Ray Train, beside Ray's own. It "
+    "stays as long as it saves a quarter. CPU seconds are those of all processes; processes those that are there more.",
+    sides={
+        f"{trainer}, {name}": side("group_start", "--trainer", trainer, "--groups", str(count))
+        for count, name in GROUP_COUNTS.items()
+        for trainer in TRAINERS
+    },
+    comparisons=[
+        Comparison(f"{label}, in-process against stock, {name}", quotient(figure, *sides), at_most=0.75)
+        for name in GROUP_COUNTS.values()
+        for sides in [[f"{trainer}, {name}" for trainer in TRAINERS]]
+        for figure, label in {"seconds": "time", "cpu_seconds": "CPU time"}.items()
+    ],
+    columns={
+        "seconds": lambda figures: figures["seconds"],
+        "CPU, s": lambda figures: figures["cpu_seconds"],
+        "processes": lambda figures: figures["processes"],
+    },
+    threads=None,
+)
+
 FEW, MANY = "4,000 reviews", "40,000 reviews"
 GROWTH = Group(
     title="Ten times the reviews",
@@ -302,4 +327,5 @@ GROUPS: dict[str, Group] = {
     "memory": MEMORY,
     "sweep": SWEEPS,
     "growth": GROWTH,
+    "start": STARTS,
 }

@@ -1,10 +1,11 @@
-"""One sweep, made by the README's own commands, for all tests that look at a sweep."""
+"""What tests of whole sweeps and of worker groups share."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,18 @@ def readme_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         assert done.returncode == 0, block + done.stdout + done.stderr
     return folder
+
+
+@pytest.fixture(scope="module", params=["in-process", pytest.param("stock", marks=pytest.mark.slow)])
+def trainer(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Worker groups run on the trainer that is expected of a supported Ray, and then on that for any other."""
+    from tuning.workers import group_trainer
+    from tuning.workers.in_process_trainer import InProcessTorchTrainer
+
+    if request.param == "in-process":
+        assert group_trainer.trainer_class() is InProcessTorchTrainer
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(group_trainer, "trainer_class", lambda: group_trainer.StockTorchTrainer)
+        yield

@@ -82,7 +82,8 @@ def left_over(nodes: Nodes) -> list[Any]:
     def found() -> list[Any]:
         alive = [it for it in list_actors(nodes.jobs) if it.state != "DEAD" and it.class_name != of_the_cluster]
         placed = [group for group in list_placement_groups(nodes.jobs) if group.state != "REMOVED"]
-        named = [it.name() for it in psutil.process_iter() if "TrainWorker" in it.name() or "Broker" in it.name()]
+        names = [it.name() for it in psutil.Process(nodes.head.pid).children(recursive=True)]
+        named = [name for name in names if "TrainWorker" in name or "Broker" in name]
         return [*alive, *placed, *named]
 
     deadline = time.monotonic() + 10
@@ -92,7 +93,7 @@ def left_over(nodes: Nodes) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+def nodes(trainer: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     """A Ray with room for four workers, however few cores the machine has; the dashboard serves Ray's state API."""
     with ray_nodes(tmp_path_factory.mktemp("nodes"), head_cpus=4, dashboard=True) as nodes:
         yield nodes

@@ -113,7 +113,7 @@ def train_with_dropout(runtime: Any, *, folder: str, stop_after: int | None = No
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def cluster(trainer: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Ray with room for six workers, however few cores the machine has."""
     with ray_nodes(tmp_path_factory.mktemp("nodes"), head_cpus=6) as nodes, ray_cluster(nodes.address):
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ def report_until_stopped(runtime: Any) -> int:
 
 
 @pytest.fixture(scope="module")
-def groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerGroups]:
+def groups(trainer: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerGroups]:
     with ray_cluster(None):
         groups = WorkerGroups(1, ResourcesConfig(), storage=tmp_path_factory.mktemp("ray"))
         groups.wait_until_ready()
@@ -120,4 +121,16 @@ def test_a_task_that_nobody_can_stop_any_more_is_stopped_by_its_owner(groups: Wo
     ray.get([broker.stop_owned_by.remote(8), broker.stop_owned_by.remote(7)])
     with pytest.raises(ray.exceptions.RayTaskError, match="stopped before it began"):
         ray.get(waiting)
+    assert groups.run(process) > 0
+
+
+def test_a_start_that_nobody_waits_for_is_cancelled(groups: WorkerGroups, tmp_path: Path) -> None:
+    """There is no room for it, so it would wait for ever."""
+    import ray
+
+    cores = int(ray.cluster_resources()["CPU"])
+    others = WorkerGroups(1, ResourcesConfig(workers=cores), storage=tmp_path)
+    ray.get(others.broker.is_awaited.remote())  # its broker is up
+    others.close()
+    assert not any(thread.is_alive() for thread in others._threads)
     assert groups.run(process) > 0

@@ -145,8 +145,9 @@ class Sweep:
         with self.display.watching() as progress:
             task = prepare(self.study, self.folder, progress=progress)
         self._warn(survey(self.study, task, self.folder.parent / CACHE).warnings)
-        import tuning.workers.in_process_trainer  # noqa: F401  (which the groups need next: here, while Ray starts)
+        from tuning.workers.group_trainer import trainer_class
 
+        trainer_class()  # imports what the groups need next: here, while Ray starts
         return task
 
     def _warn(self, warnings: Iterable[str]) -> None:

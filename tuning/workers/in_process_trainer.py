@@ -1,23 +1,27 @@
 """Ray Train's `TorchTrainer` without the processes that a worker group does not need.
 
-For two groups Ray Train (2.60) starts nine processes besides the workers, and each of them imports Ray: on 2 cores this
-took half of the time until the first trial began. Ray has no settings for this.
+For two groups Ray Train starts nine processes besides the workers, and each of them imports Ray. Ray has no settings
+for this, so this module overrides private parts of Ray Train. `check_ray` says whether they are what it expects;
+`tuning.workers.group_trainer` is the only one that imports it. `benchmarks/RESULTS.md` has what it gains.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import threading
+from collections.abc import Iterable, Iterator
+from types import FunctionType
 from typing import Any
 
 import ray
 from ray.train import Result
-from ray.train.backend import Backend
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
 
 
 class InProcessTorchTrainer(TorchTrainer):
@@ -34,9 +38,9 @@ class InProcessTorchTrainer(TorchTrainer):
         unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
         return [each for each in callbacks if type(each).__name__ not in unused]
 
-    def _initialize_and_run_controller(self, **parts: Any) -> Result:
-        parts["scaling_policy"] = NoAutoscaling(self.scaling_config)  # type: ignore[arg-type]  # Ray's stubs have the one of Train V1
-        controller = TrainController(**parts)
+    def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Result:
+        policy = NoAutoscaling(self.scaling_config)  # type: ignore[arg-type]  # Ray's stubs have the one of Train V1
+        controller = TrainController(**controller_init_kwargs | {"scaling_policy": policy})
         controller.worker_group_cls = self._start.group()
         with contextlib.suppress(StartCancelled):
             asyncio.run(controller.run())
@@ -46,15 +50,6 @@ class InProcessTorchTrainer(TorchTrainer):
     def cancel_start(self) -> None:
         """Called from another thread while `fit` waits for the workers: `fit` then ends with an error."""
         self._start.cancel_start()
-
-
-class SingleWorkerConfig(TorchConfig):
-    """For a group of one worker, which needs no process group: torch would listen on all interfaces."""
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        """One that starts no process group."""
-        return Backend
 
 
 class StartCancelled(BaseException):
@@ -105,8 +100,8 @@ class InProcessWorkerGroup(WorkerGroup):
 
     start: StartingGroup
 
-    def _create_placement_group(self, *arguments: Any, **options: Any) -> Any:
-        handle = super()._create_placement_group(*arguments, **options)
+    def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> Any:
+        handle = super()._create_placement_group(scaling_config, worker_group_context)
         self.start.hold(handle)
         return handle
 
@@ -131,3 +126,51 @@ class InProcessWorkerGroup(WorkerGroup):
             ]
         )
         self._decorate_worker_log_file_paths(workers)
+
+
+OVERRIDING = (InProcessTorchTrainer, NoAutoscaling, InProcessWorkerGroup)
+CONTROLLER = ("worker_group_cls", "run", "get_result")
+WORKER_GROUP = ("_train_run_context", "_storage_context", "_worker_callbacks_to_propagate")
+TRAIN_CONTEXT = (
+    "train_run_context",
+    "distributed_context",
+    "synchronization_actor",
+    "storage_context",
+    "worker_callbacks",
+    "controller_actor",
+)
+"""What is used of Ray besides the methods that are overridden."""
+
+
+def check_ray() -> None:
+    """Compare Ray's private parts with what this module expects.
+
+    Raises:
+        ImportError: it cannot work with this Ray.
+    """
+    if differences := list(_differences()):
+        raise ImportError("; ".join(differences))
+
+
+def _differences() -> Iterator[str]:
+    for overriding in OVERRIDING:
+        for name, part in vars(overriding).items():
+            if isinstance(part, FunctionType | staticmethod) and name.startswith("_") and name != "__init__":
+                base = overriding.__bases__[0]
+                theirs, ours = (_parameters(each, name) for each in (base, overriding))
+                if theirs is None:
+                    yield f"{base.__name__} lacks {name}"
+                elif theirs != ours:
+                    yield f"{base.__name__}.{name} takes {theirs}, not {ours}"
+    yield from _missing(TrainController, CONTROLLER, dir(TrainController))
+    yield from _missing(WorkerGroup, WORKER_GROUP, WorkerGroup.__init__.__code__.co_names)
+    yield from _missing(RayTrainWorker, TRAIN_CONTEXT, _parameters(RayTrainWorker, "init_train_context") or ())
+
+
+def _missing(owner: type, names: Iterable[str], there: Iterable[str]) -> Iterator[str]:
+    yield from (f"{owner.__name__} lacks {name}" for name in names if name not in there)
+
+
+def _parameters(owner: type, method: str) -> list[str] | None:
+    found = getattr(owner, method, None)
+    return None if found is None else list(inspect.signature(found).parameters)

@@ -26,7 +26,7 @@ from tuning.workers.worker import WorkerConfig, serve
 
 if TYPE_CHECKING:
     from tuning.workers.broker import BrokerActor
-    from tuning.workers.in_process_trainer import InProcessTorchTrainer
+    from tuning.workers.group_trainer import GroupTrainer
 
 T = TypeVar("T")
 MAX_FAILED_STARTS = 3
@@ -61,14 +61,15 @@ class WorkerGroups:
             max_tasks: After so many tasks a group is replaced by a fresh one.
             say: Is called with a line, in a thread, when a trial has lost its workers.
         """
-        import tuning.workers.in_process_trainer  # noqa: F401  (not first in the threads: Ray Train and Tune import each other)
+        from tuning.workers.group_trainer import trainer_class
 
         actor = ray.remote(num_cpus=0)(Broker).options(max_concurrency=MAX_WAITING, scheduling_strategy=beside_us())
         self.broker = cast("BrokerActor", actor.remote(count, resources.workers))
         self.count, self._resources, self._storage = count, resources, storage
         self._modules, self._max_tasks = modules, max_tasks
         self._say, self._closing = say, threading.Event()
-        self._trainers: dict[str, InProcessTorchTrainer] = {}
+        self._trainer_class = trainer_class()  # not first in the threads: Ray Train and Tune import each other
+        self._trainers: dict[str, GroupTrainer] = {}
         self._threads = [threading.Thread(target=self._keep_alive, args=(i,), daemon=True) for i in range(count)]
         self._threads.append(threading.Thread(target=self._end_hung_groups, daemon=True))
         for thread in self._threads:
@@ -130,6 +131,8 @@ class WorkerGroups:
             thread.join(timeout)
         for trainer in list(self._trainers.values()):
             trainer.cancel_start()  # workers that hang, or that nobody can reach, must not outlive their group
+        with contextlib.suppress(ray.exceptions.RayError):
+            self._end_groups_silent_for(0.0, timeout=timeout)
 
     def _keep_alive(self, index: int) -> None:
         failures = 0
@@ -152,15 +155,18 @@ class WorkerGroups:
         timeout = self._resources.timeout
         while not self._closing.wait(min(timeout / 4, SECONDS_BETWEEN_HEARTBEATS)):
             with contextlib.suppress(ray.exceptions.RayError):  # it may be gone: then workers end by themselves
-                for worker in ray.get(self.broker.silent.remote(timeout)):
-                    ray.kill(cloudpickle.loads(worker))
+                self._end_groups_silent_for(timeout)
+
+    def _end_groups_silent_for(self, seconds: float, *, timeout: float | None = None) -> None:
+        for worker in ray.get(self.broker.silent.remote(seconds), timeout=timeout):
+            ray.kill(cloudpickle.loads(worker))
 
     def _run_group(self, group: str) -> str:
         """Run one group until it ends; returns why it did."""
         from pyarrow.fs import LocalFileSystem
         from ray.train import RunConfig, ScalingConfig
 
-        from tuning.workers.in_process_trainer import InProcessTorchTrainer, SingleWorkerConfig
+        from tuning.workers.group_trainer import SingleWorkerConfig
 
         cpus, gpus = self._resources.cpus_per_worker, self._resources.gpus_per_worker
         config: WorkerConfig = {
@@ -172,7 +178,7 @@ class WorkerGroups:
             "max_tasks": self._max_tasks,
             "modules": self._modules,
         }
-        trainer = InProcessTorchTrainer(
+        trainer = self._trainer_class(
             serve,
             train_loop_config=config,
             torch_config=SingleWorkerConfig() if self._resources.workers == 1 else None,
