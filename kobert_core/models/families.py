@@ -115,6 +115,8 @@ class Family:
     hidden_dropouts: tuple[str, ...] = ("hidden_dropout_prob",)
     attention_dropout: str = "attention_probs_dropout_prob"
     head_dropout: str = "classifier_dropout"
+    question_dropout: str | None = None
+    """The same of the head for questions, in transformers."""
 
     def positions(self, config: PretrainedConfig) -> int:
         """The longest sequence in tokens."""
@@ -166,6 +168,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             hidden_dropouts=("dropout",),
             attention_dropout="attention_dropout",
             head_dropout="seq_classif_dropout",
+            question_dropout="qa_dropout",
         ),
         "deberta-v2": Family(
             layers="encoder.layer",

@@ -230,8 +230,16 @@ def _without_blanks(texts: Sequence[str], bounds: NDArray[np.int64], offsets: ND
     while (trailing := (begin < end) & is_blank[end - 1]).any():
         end -= trailing
     # A text's own characters are all after those of the texts before it.
-    begin, end = np.maximum.accumulate(begin), np.maximum.accumulate(end)
-    return np.stack([begin - base, np.maximum(begin, end) - base], axis=1).astype(np.int32)
+    begin = np.maximum.accumulate(begin)
+    end = np.maximum.accumulate(np.maximum(begin, end))
+    # A character that melts into the one before it (a final letter, a mark) is left out by the library.
+    upto = np.append(begin[1:], 0)
+    last = bounds[1:][np.diff(bounds) > 0] - 1
+    upto[last] = starts[1:][np.diff(bounds) > 0]
+    blanks_at = np.append(np.flatnonzero(is_blank), len(is_blank))
+    next_blank = blanks_at[np.searchsorted(blanks_at, end)]
+    end = np.maximum(end, np.minimum(upto, next_blank))
+    return np.stack([begin - base, end - base], axis=1).astype(np.int32)
 
 
 def load_fast_tokenizer(folder: Path) -> FastTokenizer:

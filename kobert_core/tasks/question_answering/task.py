@@ -20,6 +20,7 @@ from kobert_core.data.survey import CutOff, Survey, same_files, share_of, text_d
 from kobert_core.errors import InputError
 from kobert_core.io.checksums import file_digest
 from kobert_core.models.backbone import encoder_config
+from kobert_core.models.families import family_of
 from kobert_core.tasks.base import Chance, Inputs, Purpose, Task
 from kobert_core.tasks.question_answering.config import SPEC, QuestionAnsweringData, QuestionAnsweringModel
 from kobert_core.tasks.question_answering.decoding import Answers, Outputs, decode, perfect_outputs, texts
@@ -69,6 +70,8 @@ class QuestionAnswering(Task[WindowExamples]):
 
         config = encoder_config(self.model, self.tokenizer, longest=self.longest, segments=self.segments)
         config.update({"architectures": [MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES[config.model_type]]})
+        if (name := family_of(config).question_dropout) is not None:
+            config.update({name: self.model.dropout})
         if config.num_labels != 2:  # a backbone may have been a classifier
             config.num_labels = 2
         return config
