@@ -10,7 +10,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from kobert_core.config import OptimConfig
-from kobert_core.models.families import layers_of
+from kobert_core.families import layers_of
 from kobert_core.models.heads import EncoderWithHead
 
 

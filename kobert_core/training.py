@@ -29,8 +29,8 @@ from kobert_core.checkpoint import (
 from kobert_core.config import Objective, TrainConfig
 from kobert_core.data.batching import UpdateOrder, micro_batches
 from kobert_core.evaluation import evaluate_on_dev
+from kobert_core.families import layers_of
 from kobert_core.memory import Attempt, half_of, keep_freed_memory, tokens_that_fit
-from kobert_core.models.families import layers_of
 from kobert_core.models.heads import EncoderWithHead
 from kobert_core.optim import make_optimizer, make_schedule
 from kobert_core.passes import make_passes, make_step

@@ -16,7 +16,7 @@ import torch
 from kobert_core.config import ModelConfig
 from kobert_core.data.cache import cached_arrays
 from kobert_core.errors import InputError
-from kobert_core.models.families import FAMILIES, family_of
+from kobert_core.families import FAMILIES, family_of
 from kobert_core.tokenization import Tokenizer
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kobert_core.models.families import family_of
+from kobert_core.families import family_of
 from kobert_core.models.packed_encoder import use_packed_attention
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from kobert_core.models.families import family_of, layers_of
+from kobert_core.families import family_of, layers_of
 
 if TYPE_CHECKING:
     from torch import nn

@@ -18,9 +18,9 @@ from kobert_core.data.set_aside import PLACES_SHOWN
 from kobert_core.data.splits import grouped_split, sample
 from kobert_core.data.survey import CutOff, Survey, same_files, share_of, text_digests, warn_of_same_files
 from kobert_core.errors import InputError
+from kobert_core.families import family_of
 from kobert_core.io.checksums import file_digest
 from kobert_core.models.backbone import encoder_config
-from kobert_core.models.families import family_of
 from kobert_core.tasks.base import Chance, Inputs, Purpose, Task
 from kobert_core.tasks.question_answering.config import SPEC, QuestionAnsweringData, QuestionAnsweringModel
 from kobert_core.tasks.question_answering.decoding import Answers, Outputs, decode, perfect_outputs, texts

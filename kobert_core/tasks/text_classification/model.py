@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from kobert_core.data.batching import IGNORED
-from kobert_core.models.families import family_of
+from kobert_core.families import family_of
 from kobert_core.models.heads import EncoderWithHead
 from kobert_core.models.packed_encoder import encode, rows_of
 

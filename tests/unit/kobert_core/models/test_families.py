@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from transformers import (
 
 from kobert_core.config import OptimConfig
 from kobert_core.errors import InputError
-from kobert_core.models.families import FAMILIES, layers_of
+from kobert_core.families import FAMILIES, layers_of
 from kobert_core.optim import parameter_groups
 from kobert_core.pretrained import load_pretrained, save_model_files, save_weights
 from kobert_core.runtime import LocalRuntime
-from kobert_core.tasks import task_class
+from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.tasks.base import Task
+from kobert_core.tasks.question_answering.windows import strings
 from kobert_core.training import train
 from tests.fixtures.encoders import FAMILIES as TINY
 from tests.fixtures.encoders import classification, make_encoder, questions
@@ -101,8 +103,6 @@ def test_what_was_trained_is_what_transformers_loads(family: str, name: str, tmp
             given = tokenizer(line, return_tensors="pt")
         else:
             file, question = task.train.texts, int(task.train.question[rows[0]])
-            from kobert_core.tasks.question_answering.windows import strings
-
             asked = strings(file["question_codes"], file["question_starts"])[question]
             context = strings(file["codes"], file["starts"])[file["context"][question]]
             encoded = tokenizer(asked, context, truncation="only_second", max_length=60, stride=20, return_tensors="pt")
@@ -214,3 +214,44 @@ def test_new_encoders_of_a_family_that_the_study_names(tmp_path: Path) -> None:
         task_of("nsmc", folder, tmp_path, **model | {"config": {"model_type": "gpt2"}}).check_model()
     with pytest.raises(InputError, match=r"`dim` is no value of transformers\.ElectraConfig"):
         task_of("nsmc", folder, tmp_path, **model | {"config": config | {"dim": 3}}).check_model()
+
+
+# Real encoders
+
+
+@pytest.mark.parametrize(("encoder", "name"), [("e5-korean", "nsmc"), ("e5-korean", "korquad"), ("e5-kobert", "nsmc")])
+def test_real_encoders_are_loaded_run_and_exported(encoder: str, name: str, shared: Path, tmp_path: Path) -> None:
+    """In half precision, without a pooler; one has KoBERT's pieces and the other its own, with two separators."""
+    file = {"nsmc": "nsmc/ratings_test.txt", "korquad": "korquad/KorQuAD_v1.0_dev.json"}[name]
+    data = {"train": shared / "data" / file, "max_train_examples": 8, "max_dev_examples": 4}
+    model = {"backbone": str(shared / "models" / encoder)}
+    task = task_class(name)(parse_train_config({"task": name, "data": data, "model": model}))
+    task.check_model()
+    torch.manual_seed(0)
+    built = task.build_model().eval()
+    save_model_files(tmp_path / "export", task)
+    save_weights(tmp_path / "export", type(task), built.state_dict())
+    loaded = AUTO[name].from_pretrained(tmp_path / "export").eval()
+    rows = np.argsort(-task.train.lengths)[:4]
+    inputs = padded(task, rows)
+    mask = inputs["attention_mask"].bool() if name == "korquad" else slice(None)
+    with torch.no_grad():
+        ours = [one[mask] for one in logits_of(built(**task.train.batch(rows).inputs))]
+        theirs = [one[mask] for one in logits_of(loaded(**inputs))]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert loaded.dtype == torch.float32
+    tokens = inputs["input_ids"][0].tolist()
+    ends = [place for place, one in enumerate(tokens) if one == task.tokenizer.sep_id]
+    if name == "korquad":
+        assert ends[0] + 1 == ends[1], "the question ends with two separators"
+
+
+def test_the_positions_of_kcbert_are_too_few_for_the_windows_of_korquad(shared: Path, tmp_path: Path) -> None:
+    for file in ("vocab.txt", "config.json"):
+        shutil.copyfile(shared / "models/kcbert-base" / file, tmp_path / file)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": false}')
+    data = {"train": shared / "data/korquad/KorQuAD_v1.0_dev.json"}
+    model = {"backbone": str(tmp_path), "init": "random"}
+    task = task_class("korquad")(parse_train_config({"task": "korquad", "data": data, "model": model}))
+    with pytest.raises(InputError, match="examples of 384 tokens are longer than the encoder's 300 positions"):
+        task.build_on_meta()
