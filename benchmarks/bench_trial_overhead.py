@@ -66,7 +66,7 @@ def parts(folder: Path) -> tuple[OptunaSearcher, Any]:
 def no_training(runtime: Any, *, trial: int, values: dict[str, Any]) -> None:
     """One report, at once."""
     metrics = {"eval/accuracy": values["optim.backbone_lr"]}
-    runtime.report(Report(progress=100, update=1, metrics=metrics, is_best=True, checkpoint=None))
+    runtime.report(Report(progress=100, step=1, metrics=metrics, is_best=True, checkpoint=None))
 
 
 def warm_groups(workers: int, trials: int, folder: Path) -> tuple[float, list[float]]:

@@ -75,7 +75,7 @@ def features(texts: list[str], rounds: int) -> dict[str, float]:
 
 
 class Clock(LocalRuntime):
-    """Knows when the first update began and the last one ended."""
+    """Knows when the first step began and the last one ended."""
 
     began, ended = 0.0, 0.0
 
@@ -89,7 +89,7 @@ class Clock(LocalRuntime):
 
 
 def our_seconds(folder: Path, reviews: int) -> tuple[float, int]:
-    """Seconds of one epoch, and its updates."""
+    """Seconds of one epoch, and its steps."""
     values = {
         "task": "nsmc",
         "data": {"train": REVIEWS, "max_train_examples": reviews, "max_dev_examples": 8, "max_length": LENGTH},
@@ -142,7 +142,7 @@ def trainer_seconds(folder: Path, texts: list[str], labels: list[int]) -> tuple[
 
 
 def training(family: str, texts: list[str], labels: list[int], rounds: int) -> dict[str, float]:
-    """Updates a second of ours and of Trainer, and how they compare."""
+    """Steps a second of ours and of Trainer, and how they compare."""
     tokenizer = load_tokenizer(ENCODER)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -152,10 +152,10 @@ def training(family: str, texts: list[str], labels: list[int], rounds: int) -> d
         our_seconds(folder, len(texts))  # reads and tokenizes the file
         ours, its = list[float](), list[float]()
         for _ in range(rounds):
-            taken, updates = our_seconds(folder, len(texts))
-            ours.append(updates / taken)
-            taken, updates = trainer_seconds(folder, texts, labels)
-            its.append(updates / taken)
+            taken, steps = our_seconds(folder, len(texts))
+            ours.append(steps / taken)
+            taken, steps = trainer_seconds(folder, texts, labels)
+            its.append(steps / taken)
     both = statistics.median(ours), statistics.median(its)
     ratio = statistics.median(own / other for own, other in zip(ours, its, strict=True))
     return {"ours": round(both[0], 2), "Trainer": round(both[1], 2), "ratio": round(ratio, 2)}
@@ -173,7 +173,7 @@ def main() -> None:
     texts, labels = [row[1] for row in rows], [int(row[2]) for row in rows]
     print(json.dumps({"features, texts/s": features(texts, given.rounds)}), flush=True)
     for family in given.families:
-        print(json.dumps({f"{family}, updates/s": training(family, texts, labels, given.rounds)}), flush=True)
+        print(json.dumps({f"{family}, steps/s": training(family, texts, labels, given.rounds)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ _log = logging.getLogger(__name__)
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.pt", "state.pt"
 
 
-def checkpoint_folder(checkpoints: Path, update: int) -> Path:
-    """Where the checkpoint after `update` updates lies."""
-    return checkpoints / f"update-{update:08d}"
+def checkpoint_folder(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps lies."""
+    return checkpoints / f"update-{step:08d}"
 
 
 class CheckpointWriter:
@@ -59,7 +59,7 @@ class CheckpointWriter:
 
     @contextmanager
     def new(self, folder: Path, model: nn.Module, optimizer: Optimizer) -> Iterator[dict[str, Any]]:
-        """Write a checkpoint aside, and rename it when the block ends well; one of the same update is replaced.
+        """Write a checkpoint aside, and rename it when the block ends well; one of the same step is replaced.
 
         The tensors are written while the block runs, which must leave weights and moments as they are, and gives back
         a dict for the rest of the state, which the block fills.

@@ -120,21 +120,21 @@ class OptimConfig(FrozenConfig):
     classifier_lr: Annotated[float, Field(ge=0)] = 5e-5
     """Peak learning rate of the head."""
     schedule: Literal["linear", "constant"] = "linear"
-    """After the warmup: linear decay to zero at the last update, or constant."""
+    """After the warmup: linear decay to zero at the last step, or constant."""
     warmup_ratio: Fraction = 0.1
-    """Part of all updates in which the learning rates rise from zero."""
+    """Part of all steps in which the learning rates rise from zero."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    """Updates of warmup; takes the place of `warmup_ratio`."""
+    """Steps of warmup; takes the place of `warmup_ratio`."""
     batch_size: PositiveInt | Literal["auto"] = 32
     """Examples that go through the model at once, on one worker; `auto`: as many as fit into the memory of its GPU, or
     8,192 tokens on a CPU."""
     max_tokens: PositiveInt | None = None
-    """Tokens that go through the model at once, on one worker. An update is cut finer where its examples are long;
+    """Tokens that go through the model at once, on one worker. A step is cut finer where its examples are long;
     which examples it has stays the same."""
     accumulation: PositiveInt = 1
-    """Micro-batches whose gradients make one update."""
+    """Micro-batches whose gradients make one step."""
     effective_batch_size: PositiveInt | None = None
-    """Examples of one update over all workers; `accumulation` then follows from it and `batch_size`."""
+    """Examples of one step over all workers; `accumulation` then follows from it and `batch_size`."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay; never on biases and LayerNorm."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -151,13 +151,13 @@ class OptimConfig(FrozenConfig):
         if self.effective_batch_size is not None and "accumulation" in self.model_fields_set:
             raise ValueError("give `accumulation` or `effective_batch_size`, not both")
         if self.batch_size == "auto" and self.effective_batch_size is None:
-            raise ValueError("with `batch_size: auto`, `effective_batch_size` must say how many examples an update has")
+            raise ValueError("with `batch_size: auto`, `effective_batch_size` must say how many examples a step has")
         if self.warmup_steps is not None and "warmup_ratio" in self.model_fields_set:
             raise ValueError("give `warmup_ratio` or `warmup_steps`, not both")
         return self
 
-    def examples_per_update(self, workers: int) -> int:
-        """Examples of one update over all `workers`."""
+    def examples_per_step(self, workers: int) -> int:
+        """Examples of one step over all `workers`."""
         if self.effective_batch_size is not None:
             return self.effective_batch_size
         assert self.batch_size != "auto"
@@ -172,7 +172,7 @@ class RunConfig(FrozenConfig):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the weights, the order of the examples and dropout."""
     eval_percent: PositiveInt = 10
-    """Evaluate each time this percentage of the run's own updates is done; these are the scheduler's rungs."""
+    """Evaluate each time this percentage of the run's own steps is done; these are the scheduler's rungs."""
     checkpoint_interval: Duration = 600
     """Write a checkpoint at each evaluation, and between two of them each time that so long (such as `10m`) has gone
     by since the last one: the most that is lost when a run is killed."""

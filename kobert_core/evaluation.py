@@ -50,7 +50,7 @@ def predict(model: nn.Module, task: Task[Any], examples: Examples, runtime: Runt
             task.progress("running the model", done, len(examples))
     model.train(training)
     on_cpu = [(indices, {name: rows.cpu().numpy() for name, rows in outputs.items()}) for indices, outputs in mine]
-    parts = [part for parts in runtime.gather(on_cpu) for part in parts]
+    parts = [part for parts in runtime.all_gather(on_cpu) for part in parts]
     return _in_order(parts, len(examples))
 
 

@@ -26,9 +26,9 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mall
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that an update frees, for the next one, where its C library can.
+    """Let this process keep the memory that a step frees, for the next one, where its C library can.
 
-    By default glibc gives large tensors back to the system, and every update pays for the same pages again.
+    By default glibc gives large tensors back to the system, and every step pays for the same pages again.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -53,7 +53,7 @@ def tokens_that_fit(
     if runtime.device.type != "cuda":
         return min(CPU_TOKENS, optim.max_tokens or CPU_TOKENS)
     longest_first = np.argsort(-task.train.lengths, kind="stable")
-    own_part = math.ceil(optim.examples_per_update(runtime.workers) / runtime.workers)
+    own_part = math.ceil(optim.examples_per_step(runtime.workers) / runtime.workers)
     longest = int(task.train.lengths.max())
     most = int(task.train.lengths[longest_first[:own_part]].sum())
     air = allowed_memory(runtime.device) // 20
@@ -62,7 +62,7 @@ def tokens_that_fit(
     def attempt(tokens: int) -> None:
         size = max(1, int(np.searchsorted(np.cumsum(task.train.lengths[longest_first]), tokens, side="right")))
         try:
-            # What is there in the middle of an update besides: gradients, the moments of AdamW, and some air.
+            # What is there in the middle of a step besides: gradients, the moments of AdamW, and some air.
             held = [torch.empty_like(weight) for weight in weights for _ in range(2)]
             held.append(torch.empty(air, dtype=torch.uint8, device=runtime.device))
             for weight in weights:
@@ -76,7 +76,7 @@ def tokens_that_fit(
             torch.cuda.empty_cache()
 
     found = largest_that_fits(attempt, most=min(most, optim.max_tokens or most), least=longest)
-    return min(runtime.gather(found))
+    return min(runtime.all_gather(found))
 
 
 def allowed_memory(device: torch.device) -> int:
@@ -133,8 +133,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 class Attempt:
-    """The forward and backward passes of an update, as a context. Where memory runs out in them, the context ends them,
-    and `give_up` makes it as if they had not been: the update can begin again with smaller micro-batches."""
+    """The forward and backward passes of a step, as a context. Where memory runs out in them, the context ends them,
+    and `give_up` makes it as if they had not been: the step can begin again with smaller micro-batches."""
 
     def __init__(self, device: torch.device, loss: torch.Tensor) -> None:
         """`loss` is what the passes add their loss to."""
@@ -151,10 +151,10 @@ class Attempt:
         self.ran_out = is_out_of_memory(error)
         return self.ran_out
 
-    def add_up(self, gradients: list[torch.Tensor], runtime: Runtime) -> bool:
+    def all_reduce(self, gradients: list[torch.Tensor], runtime: Runtime) -> bool:
         """Sum the gradients over all workers; False when memory ran out on one of them, and so for all."""
         short = gradients[0].new_full((), float(self.ran_out))  # goes in the same message
-        runtime.add_up([*gradients, short])
+        runtime.all_reduce([*gradients, short])
         if runtime.workers > 1:
             self.ran_out = bool(short.item())
         return not self.ran_out

@@ -57,15 +57,15 @@ def _layers_above(model: EncoderWithHead, name: str) -> int:
     return 0 if is_above else layers + 1
 
 
-def make_schedule(optimizer: AdamW, optim: OptimConfig, *, updates: int) -> LambdaLR:
+def make_schedule(optimizer: AdamW, optim: OptimConfig, *, steps: int) -> LambdaLR:
     """Linear warmup from zero, then linear decay to zero or constant, as transformers' schedules do it."""
-    warmup = optim.warmup_steps if optim.warmup_steps is not None else round(optim.warmup_ratio * updates)
+    warmup = optim.warmup_steps if optim.warmup_steps is not None else round(optim.warmup_ratio * steps)
 
-    def factor(update: int) -> float:
-        if update < warmup:
-            return update / warmup
+    def factor(step: int) -> float:
+        if step < warmup:
+            return step / warmup
         if optim.schedule == "constant":
             return 1.0
-        return max(0.0, (updates - update) / max(1, updates - warmup))
+        return max(0.0, (steps - step) / max(1, steps - warmup))
 
     return LambdaLR(optimizer, factor)

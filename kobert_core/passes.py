@@ -1,4 +1,4 @@
-"""What the device does in an update: forward and backward of micro-batches, and a step of the optimizer.
+"""What the device does in a step: forward and backward of micro-batches, and a step of the optimizer.
 
 On CUDA each is a graph, once it was seen: kernels that are launched all at once.
 """
@@ -38,7 +38,7 @@ class Passes:
         self._model, self._task, self._runtime, self._autocast = model, task, runtime, autocast
 
     def __call__(self, batch: Batch, weight: float, *, is_first: bool) -> torch.Tensor:
-        """Add the gradients of a batch on the CPU to those of the update.
+        """Add the gradients of a batch on the CPU to those of the step.
 
         Args:
             batch: Examples.
@@ -76,7 +76,7 @@ class Graph:
 
 
 Key = tuple[Shape, bool]
-"""A shape, and whether its gradients are the first of an update."""
+"""A shape, and whether its gradients are the first of a step."""
 
 
 class CudaPasses(Passes):

@@ -14,8 +14,8 @@ import torch
 
 from kobert_core.runtime import LocalRuntime, Phase
 
-TRACED_UPDATES = 10
-"""The trace holds so many updates from the start: nobody could open that of a whole run. They take longer for it."""
+TRACED_STEPS = 10
+"""The trace holds so many steps from the start: nobody could open that of a whole run. They take longer for it."""
 
 
 @dataclass(kw_only=True)
@@ -26,8 +26,8 @@ class ProfilingRuntime(LocalRuntime):
     """Where the trace is written; its folder is made."""
     seconds: dict[Phase, float] = field(default_factory=lambda: dict.fromkeys(get_args(Phase), 0.0))
     """Time in each phase so far."""
-    updates: int = 0
-    """Updates that are done."""
+    steps: int = 0
+    """Steps that are done."""
 
     def __post_init__(self) -> None:
         activities = {torch.profiler.ProfilerActivity.CPU}
@@ -49,8 +49,8 @@ class ProfilingRuntime(LocalRuntime):
             self.seconds[name] += time.perf_counter() - begin
 
     def should_stop(self) -> bool:
-        self.updates += 1
-        if self.updates == TRACED_UPDATES:
+        self.steps += 1
+        if self.steps == TRACED_STEPS:
             self._write_trace()
         return super().should_stop()
 

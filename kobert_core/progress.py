@@ -9,7 +9,7 @@ class Progress(Protocol):
     """Called as often as there is something new."""
 
     def __call__(self, work: str, done: int, total: int | None = None, /) -> object:
-        """So much of some work is done: rows, examples or updates. It ends with `done == total`, or with other work;
+        """So much of some work is done: rows, examples or steps. It ends with `done == total`, or with other work;
         without `total` nobody knows how much there is."""
         ...
 

@@ -24,9 +24,9 @@ class Report:
     """What a run says at each evaluation."""
 
     progress: int
-    """Percent of the run's own updates that are done; 100 is the end."""
-    update: int
-    """Updates that are done."""
+    """Percent of the run's own steps that are done; 100 is the end."""
+    step: int
+    """Steps that are done."""
     metrics: dict[str, float]
     """Values by name, such as `eval/accuracy`."""
     is_best: bool
@@ -57,14 +57,14 @@ class Runtime(Protocol):
         ...
 
     def should_stop(self) -> bool:
-        """Whether the run is to end now; asked after every update, the same answer on all workers."""
+        """Whether the run is to end now; asked after every step, the same answer on all workers."""
         ...
 
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
         """Replace each tensor by its sum over all workers, in place."""
         ...
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """The values of all workers, in the order of their ranks, on every worker."""
         ...
 
@@ -91,10 +91,10 @@ class LocalRuntime:
     def should_stop(self) -> bool:
         return False
 
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
         pass
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         return [value]
 
     def phase(self, name: Phase) -> AbstractContextManager[Any]:

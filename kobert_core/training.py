@@ -27,7 +27,7 @@ from kobert_core.checkpoint import (
     set_rng_state,
 )
 from kobert_core.config import Objective, TrainConfig
-from kobert_core.data.batching import UpdateOrder, micro_batches
+from kobert_core.data.batching import StepOrder, micro_batches
 from kobert_core.evaluation import evaluate_on_dev
 from kobert_core.families import layers_of
 from kobert_core.memory import Attempt, half_of, keep_freed_memory, tokens_that_fit
@@ -40,7 +40,7 @@ from kobert_core.tasks.base import Task
 log = logging.getLogger(__name__)
 
 Trained = tuple[nn.Module, AdamW, LambdaLR]
-"""What an update changes."""
+"""What a step changes."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -51,7 +51,7 @@ class NonFiniteError(ArithmeticError):
 class Progress:
     """Where a run is; with the weights, the optimizer and the generators, all that a checkpoint holds."""
 
-    update: int = 0
+    step: int = 0
     max_tokens: int | None = None
     """The tokens of a micro-batch. They stay what they were at the start of a run, or its numbers would not."""
     micro_batch: int | None = None
@@ -65,19 +65,19 @@ class Progress:
 def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     """Train a model from the start, or from the newest checkpoint when the runtime says so.
 
-    Reports at each `eval_percent` of the run's own updates, after a checkpoint of that moment is on disk. A run that
+    Reports at each `eval_percent` of the run's own steps, after a checkpoint of that moment is on disk. A run that
     goes on from a checkpoint begins with its last report before it, which may so be heard twice, but never not at all.
     Between evaluations it writes a checkpoint each `checkpoint_interval`, and when it is asked to stop.
     The same config and data on the same device with the same number of threads and workers give the same
     numbers, bit for bit on CPU, also after a stop and a resume.
 
     Returns:
-        The model with the weights of the last update, in training mode.
+        The model with the weights of the last step, in training mode.
 
     Raises:
         InputError: the model cannot be built.
         NonFiniteError: the loss or a metric is not a finite number at an evaluation.
-        OutOfMemory: the memory does not hold a single example. Until then, an update that finds too little begins
+        OutOfMemory: the memory does not hold a single example. Until then, a step that finds too little begins
             again with micro-batches of half the size, which stay so: its examples and its gradient are the same.
     """
     repeatable = deterministic(runtime.device) if config.train.deterministic else nullcontext()
@@ -98,12 +98,12 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: Check
         max_tokens = tokens_that_fit(model, task, optim, runtime, autocast)
     seed_everything(config.train.seed + runtime.rank)  # the same weights on all workers, each its own dropout
 
-    examples_per_update = optim.examples_per_update(runtime.workers)
-    order = UpdateOrder(task.train.lengths, examples_per_update=examples_per_update, seed=config.train.seed)
-    updates = max(1, round(config.train.epochs * order.updates_per_epoch))
-    evaluations = evaluation_updates(updates, config.train.eval_percent)
+    examples_per_step = optim.examples_per_step(runtime.workers)
+    order = StepOrder(task.train.lengths, examples_per_step=examples_per_step, seed=config.train.seed)
+    steps = max(1, round(config.train.epochs * order.steps_per_epoch))
+    evaluations = evaluation_steps(steps, config.train.eval_percent)
     optimizer = make_optimizer(model, optim)
-    schedule = make_schedule(optimizer, optim, updates=updates)
+    schedule = make_schedule(optimizer, optim, steps=steps)
     trained = model, optimizer, schedule
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -117,11 +117,11 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: Check
             return model
     passes = make_passes(model, task, runtime, autocast)
     step = make_step(optimizer, parameters, optim.max_grad_norm)
-    clock = CheckpointClock(config.train.checkpoint_interval, progress.update)
-    while progress.update < updates:
-        examples = order.update(progress.update)
+    clock = CheckpointClock(config.train.checkpoint_interval, progress.step)
+    while progress.step < steps:
+        examples = order.examples_of(progress.step)
         weight = task.weights(task.train, examples)
-        batch_size = progress.micro_batch or (examples_per_update if optim.batch_size == "auto" else optim.batch_size)
+        batch_size = progress.micro_batch or (examples_per_step if optim.batch_size == "auto" else optim.batch_size)
         pieces = micro_batches(
             examples,
             task.train.lengths,
@@ -137,8 +137,8 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: Check
                 window.loss += passes(batch, weight, is_first=number == 0)
         with runtime.phase("optimizer"):
             gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-            if not attempt.add_up(gradients, runtime):
-                takes_less = any(runtime.gather(passes.take_less_memory()))
+            if not attempt.all_reduce(gradients, runtime):
+                takes_less = any(runtime.all_gather(passes.take_less_memory()))
                 attempt.give_up(model)
                 if not takes_less:
                     use_less_memory(progress, batch_size, math.ceil(len(examples) / runtime.workers))
@@ -147,13 +147,13 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: Check
                 parameter.grad = gradient
             step()
             schedule.step()
-        progress.update += 1
-        task.progress("training", progress.update, updates)
+        progress.step += 1
+        task.progress("training", progress.step, steps)
         window.weight += weight
         window.examples += len(examples)
 
-        if (percent := evaluations.get(progress.update)) is not None:
-            metrics = window.metrics(runtime) | learning_rates(schedule, progress.update)
+        if (percent := evaluations.get(progress.step)) is not None:
+            metrics = window.metrics(runtime) | learning_rates(schedule, progress.step)
             before = progress.report
             with saving(writer, runtime, progress, trained):  # meanwhile
                 with runtime.phase("evaluation"):
@@ -161,25 +161,25 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: Check
                 judge(objective, runtime, progress, percent, metrics)
             tell(writer, runtime, progress, before)
             window = Window(runtime.device)
-            clock.start(progress.update)
-        elif clock.is_due(progress.update, runtime):
+            clock.start(progress.step)
+        elif clock.is_due(progress.step, runtime):
             save(writer, runtime, progress, trained, window)
-            clock.start(progress.update)
+            clock.start(progress.step)
         if runtime.should_stop():
-            if progress.update not in evaluations:
+            if progress.step not in evaluations:
                 save(writer, runtime, progress, trained, window)
             break
     return model
 
 
 def use_less_memory(progress: Progress, batch_size: int, examples: int) -> None:
-    """Halve the micro-batches from here on; `examples` is one worker's part of the update that did not fit."""
+    """Halve the micro-batches from here on; `examples` is one worker's part of the step that did not fit."""
     progress.micro_batch = half_of(batch_size, examples)
     if progress.max_tokens is not None:
         progress.max_tokens = max(1, progress.max_tokens // 2)
     log.warning(
-        "out of memory after update %d: %d examples go through the model at once from here on, in as many more pieces",
-        progress.update,
+        "out of memory after step %d: %d examples go through the model at once from here on, in as many more pieces",
+        progress.step,
         progress.micro_batch,
     )
 
@@ -195,21 +195,21 @@ def prepare_encoder(model: EncoderWithHead, config: TrainConfig) -> None:
             layer.compile(dynamic=True)
 
 
-def evaluation_updates(updates: int, percent: int) -> dict[int, int]:
-    """After which updates a run evaluates, and how many percent are then done: `{update: percent}`.
+def evaluation_steps(steps: int, percent: int) -> dict[int, int]:
+    """After which steps a run evaluates, and how many percent are then done: `{step: percent}`.
 
-    The last update is always one of them. A run of few updates evaluates at most once an update.
+    The last step is always one of them. A run of few steps evaluates at most once a step.
     """
-    return {math.ceil(updates * done / 100): done for done in range(percent, 101, percent)}
+    return {math.ceil(steps * done / 100): done for done in range(percent, 101, percent)}
 
 
-def learning_rates(schedule: LambdaLR, update: int) -> dict[str, float]:
-    """The highest learning rates of the encoder and of the head in an update, by the names that a study gives them."""
+def learning_rates(schedule: LambdaLR, step: int) -> dict[str, float]:
+    """The highest learning rates of the encoder and of the head in a step, by the names that a study gives them."""
     rates = {"optim/backbone_lr": 0.0, "optim/classifier_lr": 0.0}
     groups = schedule.optimizer.param_groups
     for group, peak, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
         name = f"optim/{group['name']}_lr"
-        rates[name] = max(rates[name], float(peak) * factor(update - 1))
+        rates[name] = max(rates[name], float(peak) * factor(step - 1))
     return rates
 
 
@@ -234,7 +234,7 @@ class Window:
 
     def metrics(self, runtime: Runtime) -> dict[str, float]:
         """Mean loss over the examples, by their weights, and examples per second."""
-        runtime.add_up([self.loss])
+        runtime.all_reduce([self.loss])
         loss = float(self.loss) / self.weight  # the one wait for the device
         return {
             "train/loss": loss,
@@ -245,26 +245,26 @@ class Window:
 class CheckpointClock:
     """Says when a checkpoint between evaluations is due, by the clock of rank 0.
 
-    The other workers hear of it at updates that all of them know beforehand: after one, two, four, … updates, and when
+    The other workers hear of it at steps that all of them know beforehand: after one, two, four, … steps, and when
     it is about time.
     """
 
-    def __init__(self, seconds: float, update: int) -> None:
+    def __init__(self, seconds: float, step: int) -> None:
         self._seconds = seconds
-        self.start(update)
+        self.start(step)
 
-    def start(self, update: int) -> None:
-        """A checkpoint of this update was written."""
-        self._begin, self._first, self._next_look = time.monotonic(), update, update + 1
+    def start(self, step: int) -> None:
+        """A checkpoint of this step was written."""
+        self._begin, self._first, self._next_look = time.monotonic(), step, step + 1
 
-    def is_due(self, update: int, runtime: Runtime) -> bool:
-        """Asked by all workers after every update; the same answer for all of them."""
-        if update < self._next_look:
+    def is_due(self, step: int, runtime: Runtime) -> bool:
+        """Asked by all workers after every step; the same answer for all of them."""
+        if step < self._next_look:
             return False
-        elapsed = runtime.gather(time.monotonic() - self._begin)[0]
-        done = update - self._first
+        elapsed = runtime.all_gather(time.monotonic() - self._begin)[0]
+        done = step - self._first
         left = done * (self._seconds / max(elapsed, 1e-9) - 1)
-        self._next_look = update + max(1, int(min(done, left)))
+        self._next_look = step + max(1, int(min(done, left)))
         return bool(elapsed >= self._seconds)
 
 
@@ -273,14 +273,14 @@ def judge(objective: Objective, runtime: Runtime, progress: Progress, percent: i
     value = metrics[objective.metric]
     broken = [f"{name} is {metric}" for name, metric in metrics.items() if not math.isfinite(metric)]
     if broken:
-        raise NonFiniteError(f"after update {progress.update} {' and '.join(broken)}")
+        raise NonFiniteError(f"after step {progress.step} {' and '.join(broken)}")
     is_best = objective.is_better(value, progress.best_value)
-    folder = checkpoint_folder(runtime.checkpoints, progress.update) if runtime.checkpoints else None
+    folder = checkpoint_folder(runtime.checkpoints, progress.step) if runtime.checkpoints else None
     if is_best:
         progress.best_value, progress.best_checkpoint = value, folder.name if folder else None
     report = Report(
         progress=percent,
-        update=progress.update,
+        step=progress.step,
         metrics=metrics,
         is_best=is_best,
         checkpoint=str(folder) if folder else None,
@@ -296,7 +296,7 @@ def tell(writer: CheckpointWriter, runtime: Runtime, progress: Progress, before:
     with runtime.phase("logging"):
         heard = runtime.report(Report(**progress.report))
     if heard and runtime.checkpoints and runtime.rank == 0:
-        folder = checkpoint_folder(runtime.checkpoints, progress.update)
+        folder = checkpoint_folder(runtime.checkpoints, progress.step)
         writer.prune(runtime.checkpoints, keep=to_keep(folder, progress, before))
 
 
@@ -313,12 +313,12 @@ def saving(
     with ExitStack() as stack:
         state: dict[str, Any] = {}
         if runtime.rank == 0:
-            folder = checkpoint_folder(runtime.checkpoints, progress.update)
+            folder = checkpoint_folder(runtime.checkpoints, progress.step)
             with runtime.phase("checkpoint"):
                 state = stack.enter_context(writer.new(folder, model, optimizer))
         yield
         with runtime.phase("checkpoint"):
-            workers = runtime.gather({"generators": get_rng_state(), "window": window.state() if window else None})
+            workers = runtime.all_gather({"generators": get_rng_state(), "window": window.state() if window else None})
             state |= {"progress": vars(progress), "schedule": schedule.state_dict(), "workers": workers}
             stack.close()
 
@@ -328,7 +328,7 @@ def save(writer: CheckpointWriter, runtime: Runtime, progress: Progress, trained
     with saving(writer, runtime, progress, trained, window):
         pass
     if runtime.checkpoints and runtime.rank == 0:
-        folder = checkpoint_folder(runtime.checkpoints, progress.update)
+        folder = checkpoint_folder(runtime.checkpoints, progress.step)
         writer.prune(runtime.checkpoints, keep=to_keep(folder, progress, progress.report))
 
 
@@ -363,7 +363,7 @@ def restore(trained: Trained, window: Window, objective: Objective, runtime: Run
         return progress
     progress.report["checkpoint"] = str(folder.parent / Path(progress.report["checkpoint"]).name)  # it may have moved
     best = progress.best_checkpoint
-    if best and progress.report["update"] == progress.update and not (folder.parent / best).is_dir():
+    if best and progress.report["step"] == progress.step and not (folder.parent / best).is_dir():
         progress.best_checkpoint = folder.name  # the one before was another run's
         progress.best_value = progress.report["metrics"][objective.metric]
         progress.report["is_best"] = True

@@ -22,7 +22,7 @@ from results import Bar, Results
 from setting import clean_up, config_of, device, on_gpu, shape, task_of, wait
 from torch.nn import functional as F
 
-from kobert_core.data.batching import UpdateOrder
+from kobert_core.data.batching import StepOrder
 from kobert_core.models.packed_encoder import packed_attention
 
 HEADS, SIZE, DROPOUT = 12, 64, 0.1
@@ -90,12 +90,12 @@ def by_flex(compiled: Any, mask: Any, texts: Texts) -> torch.Tensor:
 
 
 def lengths_of(task: str, batch: int) -> list[int]:
-    """The lengths of the examples of one update as ours draws them, one of median size, sorted."""
+    """The lengths of the examples of one step as ours draws them, one of median size, sorted."""
     config = config_of(task, 8192 if task == "nsmc" else 2000, shape(tiny=True))
     lengths = task_of(config).train.lengths
-    order = UpdateOrder(lengths, examples_per_update=batch, seed=SEED)
-    updates = sorted((np.sort(lengths[order.update(n)]) for n in range(order.updates_per_epoch - 1)), key=np.sum)
-    chosen: list[int] = updates[len(updates) // 2].tolist()
+    order = StepOrder(lengths, examples_per_step=batch, seed=SEED)
+    steps = sorted((np.sort(lengths[order.examples_of(n)]) for n in range(order.steps_per_epoch - 1)), key=np.sum)
+    chosen: list[int] = steps[len(steps) // 2].tolist()
     return chosen
 
 

@@ -1,6 +1,6 @@
 """Whether the numbers on a GPU are right, and whether its memory is kept to.
 
-`correct` holds our model and our loop against transformers' padded model, cuts an update into pieces, runs out of
+`correct` holds our model and our loop against transformers' padded model, cuts a step into pieces, runs out of
 memory, fills it, counts the waits for the device and looks at what a run leaves behind.
 """
 
@@ -40,7 +40,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kobert_core.config import TrainConfig
-from kobert_core.data.batching import Batch, UpdateOrder
+from kobert_core.data.batching import Batch, StepOrder
 from kobert_core.optim import make_optimizer
 from kobert_core.runtime import LocalRuntime, Report, in_precision
 from kobert_core.training import prepare_encoder, train
@@ -51,7 +51,7 @@ MANY = {"nsmc": 4096, "korquad": 2800}
 INPUTS = ("input_ids", "token_type_ids", "attention_mask", "labels", "start_positions", "end_positions")
 FP32, BF16 = Bar(at_most=1e-4), Bar(at_most=1.5)
 SAME = Bar(at_most=1e-3)
-"""Of weights after some updates in fp32: other orders of summation, carried on from update to update."""
+"""Of weights after some steps in fp32: other orders of summation, carried on from step to step."""
 
 Numbers = dict[str, torch.Tensor]
 
@@ -206,39 +206,39 @@ def error_of(values: list[Numbers], reference: list[Numbers], chosen: Callable[[
 
 
 def the_loop(results: Results, name: str, tiny: bool) -> None:
-    """The weights after some updates: our loop against a plain one over padded examples, whole and cut into pieces."""
-    updates = 8
+    """The weights after some steps: our loop against a plain one over padded examples, whole and cut into pieces."""
+    steps = 8
     config = small_config(name, tiny)
     task = task_of(config)
     start = start_of(task)
-    whole = trained(config, task, updates)
-    reference = padded_loop(config, task, updates)
+    whole = trained(config, task, steps)
+    reference = padded_loop(config, task, steps)
     note = "largest difference over the largest change of a weight"
-    title = f"{name}, weights after {updates} updates, fp32 without dropout"
+    title = f"{name}, weights after {steps} steps, fp32 without dropout"
     results.tell(f"{title}, against a padded loop", deviation(whole, reference, start), bar=SAME, note=note)
     size = int(config.optim.batch_size)
     pieces = {"batch_size": size // 4 or 1, "effective_batch_size": size}
     cut_config = small_config(name, tiny, **pieces)
-    cut = trained(cut_config, task_of(cut_config, like=task), updates)
+    cut = trained(cut_config, task_of(cut_config, like=task), steps)
     label = f"({size}, 1) against ({size // 4 or 1}, 4)"
     results.tell(f"{title}, {label}", deviation(cut, whole, start), bar=SAME, note=note)
     bf16 = small_config(name, tiny, "bf16")
-    own = trained(bf16, task_of(bf16, like=task), updates)
-    other = padded_loop(bf16, task, updates)
+    own = trained(bf16, task_of(bf16, like=task), steps)
+    other = padded_loop(bf16, task, steps)
     mine, padded = mean_deviation(own, reference, start), mean_deviation(other, reference, start)
     note = f"error against the padded loop in fp32, by norm: ours {mine:.2e}, the padded loop in bf16 {padded:.2e}"
-    title = f"{name}, weights after {updates} updates, bf16: error in parts of the padded loop's"
+    title = f"{name}, weights after {steps} steps, bf16: error in parts of the padded loop's"
     results.tell(title, mine / padded, bar=BF16, note=note)
 
 
-def padded_loop(config: TrainConfig, task: Any, updates: int) -> Numbers:
-    """The weights after so many updates of the simplest loop there is over the same examples."""
+def padded_loop(config: TrainConfig, task: Any, steps: int) -> Numbers:
+    """The weights after so many steps of the simplest loop there is over the same examples."""
     model = padded_model(task, "sdpa")
     optimizer = make_optimizer(model, config.optim)
-    order = UpdateOrder(task.train.lengths, examples_per_update=int(config.optim.batch_size), seed=config.train.seed)
-    for number in range(updates):
+    order = StepOrder(task.train.lengths, examples_per_step=int(config.optim.batch_size), seed=config.train.seed)
+    for number in range(steps):
         with in_precision(config, device()):
-            batch = padded_batch(task, order.update(number))
+            batch = padded_batch(task, order.examples_of(number))
             loss = padded_loss(model(**batch), batch)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), float(config.optim.max_grad_norm or "inf"))
@@ -248,8 +248,8 @@ def padded_loop(config: TrainConfig, task: Any, updates: int) -> Numbers:
 
 
 def host_waits(results: Results, name: str, tiny: bool) -> None:
-    """How often the host waits for the device in some updates in a row, far from evaluations."""
-    title = f"{name}, waits for the device an update"
+    """How often the host waits for the device in some steps in a row, far from evaluations."""
+    title = f"{name}, waits for the device a step"
     if not on_gpu():
         results.missing(title, "no GPU")
         return
@@ -259,15 +259,15 @@ def host_waits(results: Results, name: str, tiny: bool) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
 
-        def after(update: int) -> None:
-            if update >= first:
+        def after(step: int) -> None:
+            if step >= first:
                 torch.cuda.set_sync_debug_mode("default")
                 waits = [warning for warning in caught if "synchroniz" in str(warning.message)]
-                if update > first:
+                if step > first:
                     counts.append(len(waits))
                     places.update(f"{Path(waiting.filename).name}:{waiting.lineno}" for waiting in waits)
                 caught.clear()
-                if update < last:
+                if step < last:
                     torch.cuda.set_sync_debug_mode("warn")
 
         try:
@@ -280,12 +280,12 @@ def host_waits(results: Results, name: str, tiny: bool) -> None:
         heard = any("synchroniz" in str(warning.message) for warning in caught)
     where = ", ".join(f"{place} {count} times" for place, count in places.most_common(6))
     seen = "" if heard else "; PyTorch gave no warning of a wait made on purpose: the count means nothing"
-    note = f"median of updates {first + 1}-{last}, {sum(counts)} in all{': ' + where if where else ''}{seen}"
+    note = f"median of steps {first + 1}-{last}, {sum(counts)} in all{': ' + where if where else ''}{seen}"
     results.tell(title, float(np.median(counts[1:])), bar=Bar(at_most=0), note=note)
 
 
 def out_of_memory(results: Results, tiny: bool) -> None:
-    """An update whose examples do not fit goes through in halves, and comes to what it comes to in halves anyway."""
+    """A step whose examples do not fit goes through in halves, and comes to what it comes to in halves anyway."""
     examples = 32 if tiny else 256
     file = long_reviews_file(4 * examples)
 
@@ -327,7 +327,7 @@ def out_of_memory(results: Results, tiny: bool) -> None:
     )
     results.tell("out of memory, examples at once afterwards", float(last.micro_batch or 0), note=note)
     difference = deviation(weights, expected, start)
-    note = "weights after 4 updates, largest difference over the largest change"
+    note = "weights after 4 steps, largest difference over the largest change"
     results.tell("out of memory, against a run of that micro-batch", difference, bar=SAME, note=note)
     losses = abs(last.metrics["eval/loss"] - told.metrics["eval/loss"])
     results.tell("out of memory, difference of the loss on dev", losses, bar=Bar(at_most=1e-4))
@@ -367,15 +367,15 @@ def fills_memory(results: Results, tiny: bool) -> None:
         optim={"batch_size": "auto", "effective_batch_size": effective},
     )
     task = task_of(config)
-    updates = -(-len(task.train) // effective)
+    steps = -(-len(task.train) // effective)
     clean_up()
     before = gigabytes(torch.cuda.memory_reserved)
     watch: list[float] = []
-    trained(config, task, updates, lambda update: (wait(), watch.append(gigabytes(torch.cuda.max_memory_reserved))))  # type: ignore[func-returns-value]
+    trained(config, task, steps, lambda step: (wait(), watch.append(gigabytes(torch.cuda.max_memory_reserved))))  # type: ignore[func-returns-value]
     longest = int(task.train.lengths.max())
-    note = f"{updates} updates of {effective} windows, the longest of {longest} tokens among them, came to their end"
+    note = f"{steps} steps of {effective} windows, the longest of {longest} tokens among them, came to their end"
     if not on_gpu():
-        results.tell("batch_size: auto, updates", float(updates), note=note)
+        results.tell("batch_size: auto, steps", float(steps), note=note)
         return
     total = torch.cuda.get_device_properties(0).total_memory / 2**30
     free = total - before

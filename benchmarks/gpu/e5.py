@@ -1,6 +1,6 @@
 """A real pretrained encoder with KoBERT's pieces, tuned on all of NSMC: how well it does on the test file.
 
-One recipe that was fixed beforehand, the weights of its last update, and one look at the test file.
+One recipe that was fixed beforehand, the weights of its last step, and one look at the test file.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ def config_of_run(tiny: bool) -> TrainConfig:
 
 
 def tuned(results: Results, task: Any) -> tuple[Any, dict[str, float]]:
-    """The model after its last update, and what it had on dev then."""
+    """The model after its last step, and what it had on dev then."""
     reports: list[Report] = []
 
     def hear(report: Report) -> None:
         reports.append(report)
         shown = {name: value for name, value in report.metrics.items() if name.startswith(("eval/acc", "train/"))}
         words = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        print(f"    {report.progress}%, update {report.update}: {words}", flush=True)
+        print(f"    {report.progress}%, step {report.step}: {words}", flush=True)
 
     began = time.perf_counter()
     model = train(task.config, task, LocalRuntime(device=device(), on_report=hear))
@@ -88,8 +88,8 @@ def tuned(results: Results, task: Any) -> tuple[Any, dict[str, float]]:
     last = reports[-1]
     examples = task.config.train.epochs * len(task.train)
     rates = [report.metrics["train/examples_per_second"] for report in reports]
-    note = f"{last.update} updates of {task.config.optim.batch_size}, {task.config.train.epochs:g} epochs; with the"
-    note += f" start of the model and {len(reports)} evaluations on dev; the updates alone"
+    note = f"{last.step} steps of {task.config.optim.batch_size}, {task.config.train.epochs:g} epochs; with the"
+    note += f" start of the model and {len(reports)} evaluations on dev; the steps alone"
     note += f" {' and '.join(f'{rate:,.0f}' for rate in rates)} reviews/s"
     results.tell("tuned in", seconds, unit="s", note=note)
     results.tell("tuned, reviews/s in all", examples / seconds, unit="reviews/s", updating=rates)
@@ -100,7 +100,7 @@ def tell_accuracy(results: Results, found: dict[str, float], count: int, dev: di
     accuracy = found["eval/accuracy"]
     low, high = wilson(round(accuracy * count), count)
     note = f"{accuracy:.4f} of {count:,} reviews, 95% interval (Wilson) {low:.4f} - {high:.4f}; on dev"
-    note += f" {dev['eval/accuracy']:.4f}; one fixed recipe, the last update, read once"
+    note += f" {dev['eval/accuracy']:.4f}; one fixed recipe, the last step, read once"
     results.tell("accuracy on the test file", accuracy, note=note, interval=[low, high], metrics=found)
 
 

@@ -1,4 +1,4 @@
-"""Where the time of an update goes, kernel by kernel, and how much of the time the device has something to do."""
+"""Where the time of a step goes, kernel by kernel, and how much of the time the device has something to do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def profile(results: Results, tiny: bool) -> None:
 
 
 def one(results: Results, name: str, batch: int, tiny: bool) -> None:
-    """Some updates without the profiler, for the time, and as many with it."""
+    """Some steps without the profiler, for the time, and as many with it."""
     config = config_of(name, EXAMPLES[name] // (16 if tiny else 1), shape(tiny), optim={"batch_size": batch})
     first = 3 if tiny else 120
     middle, last = first + FEW // (5 if tiny else 1), first + 2 * FEW // (5 if tiny else 1)
@@ -34,37 +34,37 @@ def one(results: Results, name: str, batch: int, tiny: bool) -> None:
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
     profiler = torch.profiler.profile(activities=kinds)
 
-    def after(update: int) -> None:
-        watch(update)
-        if update == middle:
+    def after(step: int) -> None:
+        watch(step)
+        if step == middle:
             profiler.start()
-        if update == last:
+        if step == last:
             wait()
             profiler.stop()
 
     trained(config, task_of(config), last, after)
-    updates = middle - first
-    spent = 1e6 * watch.between(first, middle) / updates
+    steps = middle - first
+    spent = 1e6 * watch.between(first, middle) / steps
     totals, busy = kernel_times(profiler)
     rows = sorted(totals.items(), key=lambda item: -item[1][0])
     all_kernels = sum(seconds for _, (seconds, _) in rows) or 1.0
-    launches = sum(count for _, (_, count) in rows) / updates
+    launches = sum(count for _, (_, count) in rows) / steps
     lines = [
-        f"{name}, batch {batch}: {updates} updates, {spent / 1e3:.2f} ms an update without the profiler; "
-        f"{busy / updates / 1e3:.2f} ms of it something runs on the device; {launches:.0f} kernels an update",
+        f"{name}, batch {batch}: {steps} steps, {spent / 1e3:.2f} ms a step without the profiler; "
+        f"{busy / steps / 1e3:.2f} ms of it something runs on the device; {launches:.0f} kernels a step",
         "",
-        "share   us/update  calls/update  kernel",
+        "share   us/step  calls/step  kernel",
     ]
     lines += [
-        f"{total / all_kernels:5.1%}  {total / updates:9.1f}  {count / updates:12.1f}  {kernel[:150]}"
+        f"{total / all_kernels:5.1%}  {total / steps:9.1f}  {count / steps:12.1f}  {kernel[:150]}"
         for kernel, (total, count) in rows
     ]
     whole = "\n".join(lines[:63]) + "\n"
     (results.folder / f"kernels-{name}.txt").write_text(whole, encoding="utf-8")
     print("\n".join(line[:110] for line in lines[:12]), flush=True)
-    note = f"{busy / updates:.0f} of {spent:.0f} us an update (kernels by the profiler, time without it)"
+    note = f"{busy / steps:.0f} of {spent:.0f} us a step (kernels by the profiler, time without it)"
     title = f"{name}, batch {batch}: share of the time that the device is busy"
-    results.tell(title, busy / updates / spent, note=note, bar=BUSY if on_gpu() else None, launches=launches)
+    results.tell(title, busy / steps / spent, note=note, bar=BUSY if on_gpu() else None, launches=launches)
 
 
 def kernel_times(profiler: Any) -> tuple[dict[str, tuple[float, int]], float]:

@@ -168,7 +168,7 @@ def _speed(records: Sequence[Record], derived: Sequence[Record]) -> str:
     """Each side's figures, the median of its rounds."""
     lines = ["## Ours and Trainer", "", "Medians of the rounds, with the least and the most.", ""]
     lines += [
-        "| task, batch | side | examples/s | ms an update | peak GB | slow updates |",
+        "| task, batch | side | examples/s | ms a step | peak GB | slow steps |",
         "|---|---|---|---|---|---|",
     ]
     sides: dict[tuple[str, int, str], list[Record]] = defaultdict(list)
@@ -177,7 +177,7 @@ def _speed(records: Sequence[Record], derived: Sequence[Record]) -> str:
             sides[record["task"], record["batch"], record["side"]].append(record)
     for (task, batch, side), rounds in sides.items():
         rates = [r["value"] for r in rounds]
-        spent = [1e3 * r["seconds"] / r["updates"] for r in rounds]
+        spent = [1e3 * r["seconds"] / r["steps"] for r in rounds]
         cells = [
             f"{number(statistics.median(rates))} ({number(min(rates))} - {number(max(rates))})",
             f"{number(statistics.median(spent))} ({number(min(spent))} - {number(max(spent))})",

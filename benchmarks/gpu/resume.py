@@ -23,7 +23,7 @@ from setting import (
     trained,
 )
 
-UPDATES, STOP, LAYERS = 20, 9, 3
+STEPS, STOP, LAYERS = 20, 9, 3
 BATCH = {"nsmc": 32, "korquad": 16}
 EXAMPLES = {"nsmc": 4096, "korquad": 1500}
 
@@ -53,23 +53,23 @@ def same_again(results: Results, name: str, how: str, tiny: bool, strict: bool) 
     config = run_of(name, tiny, LAYERS, strict)
     task = task_of(config)
     start = start_of(task)
-    whole = trained(config, task, UPDATES)
-    again = trained(config, task, UPDATES)
+    whole = trained(config, task, STEPS)
+    again = trained(config, task, STEPS)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Path(folder)
         trained(config, task, STOP, checkpoints=checkpoints)
         kept = sorted(path.name for path in checkpoints.iterdir())
-        resumed = trained(config, task, UPDATES - STOP, checkpoints=checkpoints, resume=True)
-    for what, other in (("two undisturbed runs", again), (f"resumed after update {STOP}", resumed)):
+        resumed = trained(config, task, STEPS - STOP, checkpoints=checkpoints, resume=True)
+    for what, other in (("two undisturbed runs", again), (f"resumed after step {STOP}", resumed)):
         same = same_bits(other, whole)
         note = "all bits are the same" if same else f"differ by {mean_deviation(other, whole, start):.1e} of the change"
-        note += f" after {UPDATES} updates" + (f"; from {', '.join(kept)}" if "resumed" in what else "")
+        note += f" after {STEPS} steps" + (f"; from {', '.join(kept)}" if "resumed" in what else "")
         title = f"{name}, {how}, {what}: same bits"
         results.tell(title, float(same), bar=Bar(at_least=1) if strict else None, note=note)
 
 
 def cost(results: Results, name: str, tiny: bool) -> None:
-    """Time of an update with deterministic algorithms against without, taking turns, whole model."""
+    """Time of a step with deterministic algorithms against without, taking turns, whole model."""
     first, last = (2, 4) if tiny else (40, 100)
     configs = {strict: run_of(name, tiny, None, strict) for strict in (False, True)}
     tasks = {False: task_of(configs[False])}
@@ -81,5 +81,5 @@ def cost(results: Results, name: str, tiny: bool) -> None:
         spent[strict].append(1e3 * watch.between(first, last) / (last - first))
         clean_up()
     plain, strict_ms = (min(spent[strict]) for strict in (False, True))
-    note = f"{plain:.2f} ms an update by default, {strict_ms:.2f} deterministic (the better of two each)"
-    results.tell(f"{name}, time of an update, deterministic against default", strict_ms / plain, note=note)
+    note = f"{plain:.2f} ms a step by default, {strict_ms:.2f} deterministic (the better of two each)"
+    results.tell(f"{name}, time of a step, deterministic against default", strict_ms / plain, note=note)

@@ -118,23 +118,23 @@ def start_of(task: Any) -> dict[str, torch.Tensor]:
 
 @dataclass(kw_only=True)
 class Until(LocalRuntime):
-    """A run that ends after `last` updates; `after` hears the number of each."""
+    """A run that ends after `last` steps; `after` hears the number of each."""
 
     last: int
-    after: Callable[[int], None] = lambda update: None
-    updates: int = 0
+    after: Callable[[int], None] = lambda step: None
+    steps: int = 0
 
     def should_stop(self) -> bool:
-        self.updates += 1
-        self.after(self.updates)
-        return self.updates >= self.last
+        self.steps += 1
+        self.after(self.steps)
+        return self.steps >= self.last
 
 
 def trained(
-    config: TrainConfig, task: Any, updates: int, after: Callable[[int], None] = lambda update: None, **more: Any
+    config: TrainConfig, task: Any, steps: int, after: Callable[[int], None] = lambda step: None, **more: Any
 ) -> dict[str, torch.Tensor]:
-    """The weights after so many updates of our loop."""
-    model = train(config, task, Until(device=device(), last=updates, after=after, **more))
+    """The weights after so many steps of our loop."""
+    model = train(config, task, Until(device=device(), last=steps, after=after, **more))
     return {name: tensor.detach() for name, tensor in model.state_dict().items()}
 
 
@@ -190,25 +190,25 @@ def memory_limit(size: float) -> Iterator[None]:
 
 
 class Stopwatch:
-    """Notes the time after some updates of a run, when the device has done them."""
+    """Notes the time after some steps of a run, when the device has done them."""
 
-    def __init__(self, *updates: int) -> None:
-        self.at = dict.fromkeys(updates, 0.0)
+    def __init__(self, *steps: int) -> None:
+        self.at = dict.fromkeys(steps, 0.0)
         self.host: list[float] = []
-        """When each update was given to the device."""
+        """When each step was given to the device."""
         self.began = time.perf_counter()
 
-    def __call__(self, update: int) -> None:
-        if update in self.at:
+    def __call__(self, step: int) -> None:
+        if step in self.at:
             wait()
-            self.at[update] = time.perf_counter()
+            self.at[step] = time.perf_counter()
         self.host.append(time.perf_counter())
 
     def between(self, first: int, last: int) -> float:
-        """Seconds from the end of one update to that of another."""
+        """Seconds from the end of one step to that of another."""
         return self.at[last] - self.at[first]
 
     def slow(self, first: int, last: int) -> int:
-        """How many updates between took the host more than three times the median: something new was made for them."""
+        """How many steps between took the host more than three times the median: something new was made for them."""
         taken = sorted(b - a for a, b in zip(self.host[first - 1 : last - 1], self.host[first:last], strict=True))
         return sum(seconds > 3 * taken[len(taken) // 2] for seconds in taken)

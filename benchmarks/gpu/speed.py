@@ -22,10 +22,10 @@ from results import Results
 from setting import Stopwatch, clean_up, config_of, device, gigabytes, on_gpu, shape, task_of, trained, wait
 
 from kobert_core.config import TrainConfig
-from kobert_core.data.batching import UpdateOrder
+from kobert_core.data.batching import StepOrder
 from kobert_core.tokenization import KoBertTokenizer
 
-UPDATES, WARM, ROUNDS = 64, 8, 2
+STEPS, WARM, ROUNDS = 64, 8, 2
 CASES = (("nsmc", 32), ("korquad", 32), ("nsmc", 256))
 COMPILED = CASES[:2]
 WINDOWS_A_QUESTION = 1.31
@@ -80,17 +80,17 @@ class Setup:
         self, task: str, batch: int, *, tiny: bool, folder: str, like: Any = None, compile: bool = False
     ) -> None:
         self.name, self.batch = task, batch // (8 if tiny else 1)
-        self.updates, self.warm = (4, 2) if tiny else (UPDATES, 2 * WARM if compile else WARM)
+        self.steps, self.warm = (4, 2) if tiny else (STEPS, 2 * WARM if compile else WARM)
         self.folder, self.tiny = folder, tiny
-        examples = self.updates * self.batch
+        examples = self.steps * self.batch
         questions = round(examples / WINDOWS_A_QUESTION)
         self.config = self.config_for(examples if task == "nsmc" else questions, compile=compile)
         self.task = task_of(self.config, like=like)
         lengths = self.task.train.lengths
-        order = UpdateOrder(lengths, examples_per_update=self.batch, seed=SEED)
-        self.updates = order.updates_per_epoch
+        order = StepOrder(lengths, examples_per_step=self.batch, seed=SEED)
+        self.steps = order.steps_per_epoch
         self.examples, self.tokens = len(lengths), int(lengths.sum())
-        self.gflop = sum(flops(task, lengths[order.update(self.updates + n)], tiny) for n in range(self.updates)) / 1e9
+        self.gflop = sum(flops(task, lengths[order.examples_of(self.steps + n)], tiny) for n in range(self.steps)) / 1e9
         self.features = as_lists(self.task.train)
 
     def config_for(self, examples: int, *, compile: bool = False) -> TrainConfig:
@@ -99,7 +99,7 @@ class Setup:
 
 
 def flops(task: str, lengths: np.ndarray, tiny: bool) -> int:
-    """Floating point operations of the products that an update needs, by `matmul_limit` on tensors without numbers."""
+    """Floating point operations of the products that a step needs, by `matmul_limit` on tensors without numbers."""
     with torch.device("meta"):
         size = {"rows": int(lengths.sum()), "attention": int((lengths.astype(np.int64) ** 2).sum())}
         products = Products("tiny" if tiny else "real", task, needed=task == "nsmc", **size)
@@ -129,19 +129,19 @@ def one(results: Results, setup: Setup, side: str, number: int) -> float:
     figures = our_round(setup) if side.startswith(OURS) else trainer_round(setup, side)
     rate = setup.examples / figures["seconds"]
     known = {"task": setup.name, "batch": setup.batch, "side": side, "round": number, "examples": setup.examples}
-    more = known | {"tokens": setup.tokens, "updates": setup.updates, "gflop": setup.gflop} | figures
-    spent = 1e3 * figures["seconds"] / setup.updates
+    more = known | {"tokens": setup.tokens, "steps": setup.steps, "gflop": setup.gflop} | figures
+    spent = 1e3 * figures["seconds"] / setup.steps
     note = (
-        f"{spent:.2f} ms an update, {setup.gflop / figures['seconds'] / 1e3:.1f} TFLOP/s, {figures['peak_gb']:.1f} GB"
+        f"{spent:.2f} ms a step, {setup.gflop / figures['seconds'] / 1e3:.1f} TFLOP/s, {figures['peak_gb']:.1f} GB"
     )
-    note += f", warm-up {figures['warm_seconds']:.1f} s, {figures['slow']} slow updates"
+    note += f", warm-up {figures['warm_seconds']:.1f} s, {figures['slow']} slow steps"
     results.tell(f"{setup.name}, batch {setup.batch}, {side}", rate, unit="examples/s", note=note, **more)
     return rate
 
 
 def our_round(setup: Setup) -> dict[str, Any]:
     """Two epochs, of which the second counts."""
-    first, last = setup.updates, 2 * setup.updates
+    first, last = setup.steps, 2 * setup.steps
     watch = Stopwatch(first, last)
     trained(setup.config, setup.task, last, watch)
     return {
@@ -170,7 +170,7 @@ def trainer_round(setup: Setup, side: str) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(setup.folder)
     kind = AutoModelForSequenceClassification if setup.name == "nsmc" else AutoModelForQuestionAnswering
     warm = setup.warm
-    watch = Stopwatch(warm, warm + setup.updates)
+    watch = Stopwatch(warm, warm + setup.steps)
 
     class Clock(TrainerCallback):
         def on_step_end(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
@@ -193,7 +193,7 @@ def trainer_round(setup: Setup, side: str) -> dict[str, Any]:
         per_device_train_batch_size=setup.batch,
         learning_rate=LEARNING_RATE,
         weight_decay=WEIGHT_DECAY,
-        warmup_steps=WARMUP_RATIO,  # below 1 it is a part of all updates
+        warmup_steps=WARMUP_RATIO,  # below 1 it is a part of all steps
         max_grad_norm=MAX_GRAD_NORM,
         seed=SEED,
         bf16=on_gpu(),
@@ -220,9 +220,9 @@ def trainer_round(setup: Setup, side: str) -> dict[str, Any]:
     watch.began = time.perf_counter()
     trainer.train()
     return {
-        "seconds": watch.between(warm, warm + setup.updates),
+        "seconds": watch.between(warm, warm + setup.steps),
         "warm_seconds": watch.at[warm] - watch.began,
-        "slow": watch.slow(warm, warm + setup.updates),
+        "slow": watch.slow(warm, warm + setup.steps),
         "peak_gb": gigabytes(torch.cuda.max_memory_reserved),
     }
 

@@ -25,8 +25,8 @@ from gauge import Gauge
 from results import Bar, Results
 from setting import NSMC_LENGTH, shape
 
-TRIALS, UPDATES, BATCH, DEV = 20, 100, 32, 512
-LONG_TRIALS, LONG_UPDATES, LONG_DEV = 3, 2000, 5000
+TRIALS, STEPS, BATCH, DEV = 20, 100, 32, 512
+LONG_TRIALS, LONG_STEPS, LONG_DEV = 3, 2000, 5000
 AT_ONCE = 4
 WALL_TIME = 60
 """Seconds after which a sweep begins nothing more: its whole trials count."""
@@ -60,7 +60,7 @@ class Plan:
     @property
     def examples(self) -> int:
         """Of one trial."""
-        return self.batch * (10 if self.tiny else LONG_UPDATES if self.long else UPDATES)
+        return self.batch * (10 if self.tiny else LONG_STEPS if self.long else STEPS)
 
     def study(self) -> dict[str, Any]:
         """The study file, as plain values."""
@@ -106,7 +106,7 @@ class Spell:
     ended: float
     """The sweep had recorded its end."""
     updating: float
-    """Seconds of its updates, without its model's start, evaluation and checkpoint."""
+    """Seconds of its steps, without its model's start, evaluation and checkpoint."""
 
     @property
     def training(self) -> float:
@@ -247,7 +247,7 @@ def tell_where(results: Results, plan: Plan, spells: list[Spell]) -> None:
     """Where the time inside `train()` goes."""
     training = statistics.median(spell.training for spell in spells)
     updating = statistics.median(spell.updating for spell in spells)
-    note = f"median; {updating:.2f} s of it updates, the rest the start of the model, evaluations and checkpoints"
+    note = f"median; {updating:.2f} s of it steps, the rest the start of the model, evaluations and checkpoints"
     rows = [[round(when - spells[0].began, 3) for when in moments(spell)] for spell in spells]
     results.tell(f"{plan.title}, inside train() a trial", training, unit="s", note=note, moments=rows)
 

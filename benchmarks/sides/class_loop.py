@@ -1,6 +1,6 @@
 """The loop of the course that the original comes from: every example padded to the longest that may be.
 
-A `Dataset` that tokenizes in `__getitem__`, fp32, `loss.item()` after each update, AdamW, linear schedule, clipping.
+A `Dataset` that tokenizes in `__getitem__`, fp32, `loss.item()` after each step, AdamW, linear schedule, clipping.
 Two things favour it: its tokenizer is `tokenizer.json` (the original's is slower by far), and its AdamW is PyTorch's
 default of today. KorQuAD's windows are made beforehand, as in `run_squad.py`, and padded to 384.
 """

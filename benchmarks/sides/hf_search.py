@@ -90,7 +90,7 @@ def main() -> None:
             "warmup_steps": tune.uniform(*WARMUP_RATIOS),
         }
 
-    updates = SWEEP_EPOCHS * -(-given.reviews // SWEEP_BATCH)
+    steps = SWEEP_EPOCHS * -(-given.reviews // SWEEP_BATCH)
     output = empty_folder("hf-search")
     trainer = TwoRates(
         args=Arguments(
@@ -105,7 +105,7 @@ def main() -> None:
             report_to="none",
             save_strategy="no",
             eval_strategy="steps",
-            eval_steps=-(-updates // RUNGS),
+            eval_steps=-(-steps // RUNGS),
             disable_tqdm=True,
         ),
         model_init=model_init,

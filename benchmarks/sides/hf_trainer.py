@@ -1,7 +1,7 @@
 """HuggingFace's Trainer with dynamic padding, in random order or grouped by length.
 
 The data is tokenized beforehand, and what is not named here is as a user has it by default (fused AdamW, SDPA, logging
-every 500 updates). The time is from `on_train_begin` to the last `on_step_end`.
+every 500 steps). The time is from `on_train_begin` to the last `on_step_end`.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def train_once(task: str, shape: str, examples: int, batch: int, sampling: str) 
             per_device_train_batch_size=batch,
             learning_rate=LEARNING_RATE,
             weight_decay=WEIGHT_DECAY,
-            warmup_steps=WARMUP_RATIO,  # below 1 it is a part of all updates
+            warmup_steps=WARMUP_RATIO,  # below 1 it is a part of all steps
             max_grad_norm=MAX_GRAD_NORM,
             seed=SEED,
             use_cpu=True,

@@ -1,6 +1,6 @@
 """The limit: nothing but the matrix products of one epoch, on real tokens only, without any padding.
 
-For each update of ours its examples' real tokens: forward and both backward products of every linear layer, and of the
+For each step of ours its examples' real tokens: forward and both backward products of every linear layer, and of the
 attention's two products at each example's own length. Weights, activations and results are made beforehand and written
 in place, so that no time goes into anything else. `--needed` leaves out what no number of a classifier depends on: in
 the last layer only `[CLS]` goes on, so that keys and values are needed of all tokens, and all else of `[CLS]` alone.
@@ -17,9 +17,9 @@ import torch
 from common import SEED, SHAPES, Size, give, korquad_windows, model_folder, training_arguments, training_file
 
 
-def updates_of(task: str, shape: str, examples: int, batch: int) -> list[np.ndarray]:
-    """The lengths of the examples of each update of the first epoch, shape (examples of the update,)."""
-    from kobert_core.data.batching import UpdateOrder
+def steps_of(task: str, shape: str, examples: int, batch: int) -> list[np.ndarray]:
+    """The lengths of the examples of each step of the first epoch, shape (examples of the step,)."""
+    from kobert_core.data.batching import StepOrder
     from kobert_core.tasks.text_classification.examples import TextExamples, tokenize
     from kobert_core.tokenization import KoBertTokenizer
 
@@ -33,8 +33,8 @@ def updates_of(task: str, shape: str, examples: int, batch: int) -> list[np.ndar
         tokenizer = KoBertTokenizer.from_pretrained(model_folder(task, shape))
         arrays = tokenize(texts, np.array(labels), tokenizer)
         lengths = TextExamples(**arrays, tokenizer=tokenizer, max_length=NSMC_LENGTH).lengths
-    order = UpdateOrder(lengths, examples_per_update=batch, seed=SEED)
-    return [np.asarray(lengths[order.update(number)]) for number in range(order.updates_per_epoch)]
+    order = StepOrder(lengths, examples_per_step=batch, seed=SEED)
+    return [np.asarray(lengths[order.examples_of(number)]) for number in range(order.steps_per_epoch)]
 
 
 class Products:
@@ -47,8 +47,8 @@ class Products:
             shape: of the model.
             task: whose head it has.
             needed: leave out what no number depends on.
-            rows: most tokens of an update.
-            attention: largest sum of squared lengths of an update.
+            rows: most tokens of a step.
+            attention: largest sum of squared lengths of a step.
         """
         sizes = SHAPES[shape]
         self.hidden, self.inner = sizes["hidden_size"], sizes["intermediate_size"]
@@ -67,7 +67,7 @@ class Products:
         self.scores, self.weighted = torch.empty(attention * self.heads), torch.randn(attention * self.heads)
 
     def update(self, lengths: np.ndarray) -> None:
-        """All products of one update."""
+        """All products of one step."""
         tokens, examples = int(lengths.sum()), len(lengths)
         for number, (query, key, value, out, up, down) in enumerate(self.weights):
             last = self.needed and number == self.layers - 1
@@ -121,23 +121,23 @@ def _view(buffer: torch.Tensor, *shape: int) -> torch.Tensor:
 
 def run(task: str, shape: str, examples: int, batch: int, *, needed: bool) -> dict[str, Any]:
     """The products of one epoch."""
-    updates = updates_of(task, shape, examples, batch)
+    steps = steps_of(task, shape, examples, batch)
     products = Products(
         shape,
         task,
         needed=needed,
-        rows=max(int(lengths.sum()) for lengths in updates),
-        attention=max(int((lengths.astype(np.int64) ** 2).sum()) for lengths in updates),
+        rows=max(int(lengths.sum()) for lengths in steps),
+        attention=max(int((lengths.astype(np.int64) ** 2).sum()) for lengths in steps),
     )
-    products.update(max(updates, key=lambda lengths: int(lengths.sum())))  # all pages are there, all code is warm
+    products.update(max(steps, key=lambda lengths: int(lengths.sum())))  # all pages are there, all code is warm
     products.flops = 0
     began = time.perf_counter()
-    for lengths in updates:
+    for lengths in steps:
         products.update(lengths)
     seconds = time.perf_counter() - began
     return {
-        "examples": sum(map(len, updates)),
-        "tokens": sum(int(lengths.sum()) for lengths in updates),
+        "examples": sum(map(len, steps)),
+        "tokens": sum(int(lengths.sum()) for lengths in steps),
         "seconds": seconds,
         "gflop": products.flops / 1e9,
         "gflop_per_second": products.flops / 1e9 / seconds,

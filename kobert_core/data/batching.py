@@ -1,4 +1,4 @@
-"""Which examples make an update, and which of them go through the model together."""
+"""Which examples make a step, and which of them go through the model together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 WINDOW = 64
-"""Updates whose examples are sorted by length together: enough to save padding, little enough to stay random."""
+"""Steps whose examples are sorted by length together: enough to save padding, little enough to stay random."""
 
 
 INPUTS = ("input_ids", "token_type_ids")
@@ -129,7 +129,7 @@ def places_in(lengths: np.ndarray) -> np.ndarray:
 def filled_shape(shape: Shape, longest: int) -> Shape:
     """The next of few shapes, 256 tokens or a sixteenth apart, with room for sequences of 1 to `longest` tokens.
 
-    A usual batch size and a little less have the same: an update is cut into pieces that differ by one example.
+    A usual batch size and a little less have the same: a step is cut into pieces that differ by one example.
     """
     sequences = _round_up(shape.sequences + 4, least=8)
     while True:
@@ -145,22 +145,22 @@ def _round_up(count: int, *, least: int) -> int:
     return -(-count // step) * step
 
 
-class UpdateOrder:
-    """The examples of every update, in an order that follows from (seed, epoch) alone.
+class StepOrder:
+    """The examples of every step, in an order that follows from (seed, epoch) alone.
 
-    The examples of an update are drawn first and cut into micro-batches after: how they are cut never
-    changes which they are. Examples of about the same length come into one update, to save padding.
+    The examples of a step are drawn first and cut into micro-batches after: how they are cut never
+    changes which they are. Examples of about the same length come into one step, to save padding.
     """
 
-    def __init__(self, lengths: np.ndarray, *, examples_per_update: int, seed: int) -> None:
+    def __init__(self, lengths: np.ndarray, *, examples_per_step: int, seed: int) -> None:
         """`lengths` are the tokens of each example, shape (examples,)."""
-        self._lengths, self._size, self._seed = lengths, examples_per_update, seed
-        self.updates_per_epoch = math.ceil(len(lengths) / examples_per_update)
+        self._lengths, self._size, self._seed = lengths, examples_per_step, seed
+        self.steps_per_epoch = math.ceil(len(lengths) / examples_per_step)
         self._epoch: tuple[int, list[np.ndarray]] | None = None
 
-    def update(self, number: int) -> np.ndarray:
-        """Indices of the examples of update `number`, counted from 0 over all epochs; the last may be short."""
-        epoch, position = divmod(number, self.updates_per_epoch)
+    def examples_of(self, step: int) -> np.ndarray:
+        """Indices of the examples of step `number`, counted from 0 over all epochs; the last may be short."""
+        epoch, position = divmod(number, self.steps_per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = (epoch, self._draw(epoch))
         return self._epoch[1][position]
@@ -174,8 +174,8 @@ class UpdateOrder:
             for part in (order[start : start + window] for start in range(0, len(order), window))
         ]
         order = np.concatenate(by_length)
-        updates = [order[start : start + self._size] for start in range(0, len(order), self._size)]
-        return [updates[index] for index in generator.permutation(len(updates))]
+        steps = [order[start : start + self._size] for start in range(0, len(order), self._size)]
+        return [steps[index] for index in generator.permutation(len(steps))]
 
 
 def micro_batches(
@@ -187,9 +187,9 @@ def micro_batches(
     rank: int = 0,
     workers: int = 1,
 ) -> list[np.ndarray]:
-    """The part of an update that one worker does: pieces of at most `batch_size` examples and `max_tokens` tokens.
+    """The part of a step that one worker does: pieces of at most `batch_size` examples and `max_tokens` tokens.
 
-    All pieces of all workers together hold every example once. A worker's list is empty when the update has
+    All pieces of all workers together hold every example once. A worker's list is empty when the step has
     fewer examples than there are workers. A single example may have more than `max_tokens`.
     """
     by_length = indices[np.argsort(lengths[indices], kind="stable")]

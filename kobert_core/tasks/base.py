@@ -305,7 +305,7 @@ class Task(ABC, Generic[E]):
 
     @abstractmethod
     def weights(self, examples: E, indices: np.ndarray) -> float:
-        """The weights of the examples in the loss, added up; the loss of an update is divided by it."""
+        """The weights of the examples in the loss, added up; the loss of a step is divided by it."""
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The weighted losses of a batch, added up: a scalar on the model's device."""

@@ -18,7 +18,7 @@ from tuning.sweep_dir.layout import TABLE
 pytestmark = pytest.mark.slow
 FAULTS = {1: "nan", 2: "little memory", 3: "exception", 4: "hang~once", 5: "hang", 6: "no memory"}
 REASONS = {
-    1: "NonFiniteError: after update",
+    1: "NonFiniteError: after step",
     3: "KeyError: 'a row that is not there'",
     5: "gave no sign of life for 30 s",
     6: "the memory of a worker does not hold a single example",
@@ -73,7 +73,7 @@ def test_bad_trials_beside_good_ones(drill: Drill, tmp_path: Path, monkeypatch: 
     drill.lost("reasons", len(silent), of=3 * len(REASONS))
     drill.lost("runs left open", sum(run.info.status == "RUNNING" for run in runs), of=len(runs))
     assert tags["2"]["micro_batch"] == "4" and records[2]["micro_batch"] == 4
-    assert "out of memory after update 0: 8 examples" in (tmp_path / "bad/trials/0002/log.txt").read_text()
+    assert "out of memory after step 0: 8 examples" in (tmp_path / "bad/trials/0002/log.txt").read_text()
     winner = json.loads((tmp_path / "bad" / "winner.json").read_text(encoding="utf-8"))["winner"]["trial"]
     assert winner not in REASONS
 

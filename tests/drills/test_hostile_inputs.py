@@ -268,7 +268,7 @@ def test_no_pickle_is_loaded(drill: Drill, tmp_path: Path) -> None:
     for name, load in ((WEIGHTS, load_weights), (STATE, load_state), (OPTIMIZER, load_state)):
         for number, content in enumerate((harm, in_torch.getvalue())):
             folder = tmp_path / f"{name}-{number}" / "update-00000001"
-            save_checkpoint(folder, torch.nn.Linear(2, 2), {"update": 1})
+            save_checkpoint(folder, torch.nn.Linear(2, 2), {"step": 1})
             (folder / name).write_bytes(content)
             sums = [f"{sha256_file(folder / each)}  {each}\n" for each in (WEIGHTS, OPTIMIZER, STATE)]
             (folder / SUMS).write_text("".join(sums))

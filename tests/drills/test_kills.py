@@ -173,7 +173,7 @@ def test_sigterm_with_a_grace_period(tmp_path: Path, undisturbed: Undisturbed, d
     assert (record["state"], record["progress"]) == ("INTERRUPTED", 50)
     newest = newest_checkpoint(sweep / "trials" / "0000" / "checkpoints")
     assert newest is not None
-    drill.lost("checkpoints", int(load_state(newest)["progress"]["update"] <= record["update"]), of=1)
+    drill.lost("checkpoints", int(load_state(newest)["progress"]["step"] <= record["step"]), of=1)
     drill.lost(f"grace periods of {GRACE:.0f} s", int(seconds > GRACE), of=1)
     finish(tmp_path, *FEW_EVALUATIONS, "--resume")
     count_differences(drill, Outcome.of(sweep), undisturbed(*FEW_EVALUATIONS))

@@ -89,7 +89,7 @@ class Until(LocalRuntime):
         self.reports: dict[int, Report] = {}
 
     def report(self, report: Report) -> bool:
-        self.reports[report.update] = report
+        self.reports[report.step] = report
         return report.progress < self.progress
 
     def should_stop(self) -> bool:
@@ -105,12 +105,12 @@ def test_each_curve_is_that_of_the_same_values_undisturbed(sweep: dict[str, Any]
         histories = curves(sweep["folder"], record["trial"])
         assert {"eval/accuracy", "eval/loss", "train/loss"} < set(histories)
         for name, curve in histories.items():
-            undisturbed = {update: report.metrics[name] for update, report in runtime.reports.items()}
+            undisturbed = {step: report.metrics[name] for step, report in runtime.reports.items()}
             assert curve == undisturbed, (record["trial"], name)
 
 
 def curves(folder: Path, trial: int) -> dict[str, dict[int, float]]:
-    """The metrics of a trial in MLflow but its speed: `{name: {update: value}}`, each update once."""
+    """The metrics of a trial in MLflow but its speed: `{name: {step: value}}`, each step once."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")

@@ -53,24 +53,24 @@ def climb(runtime: Any, *, trial: int, values: dict[str, Any], times: str) -> No
 
 
 def train_for_long(runtime: Any) -> list[int]:
-    """Two hundred epochs of the quickstart, evaluated twice: the updates that each rank did."""
+    """Two hundred epochs of the quickstart, evaluated twice: the steps that each rank did."""
     study = load_study(QUICKSTART, ["train.epochs=200", "train.eval_percent=50"])
     config = study.train_config(study.example_values())
-    updates = 0
+    steps = 0
 
     class Counting:
         def __getattr__(self, name: str) -> Any:
             return getattr(runtime, name)
 
         def should_stop(self) -> bool:
-            nonlocal updates
-            updates += 1
-            if updates == 30:  # an epoch has 23
+            nonlocal steps
+            steps += 1
+            if steps == 30:  # an epoch has 23
                 runtime.report(report_at(0))
             return bool(runtime.should_stop())
 
     train(config, task_class(config.task)(config, cache=None), Counting())
-    return list(runtime.gather(updates))
+    return list(runtime.all_gather(steps))
 
 
 def left_over(nodes: Nodes) -> list[Any]:
@@ -143,11 +143,11 @@ def test_a_trial_that_is_stopped_in_mid_epoch_frees_its_group_at_once(nodes: Nod
         time.sleep(1)
         begin = time.monotonic()
         ray.get(groups.broker.stop.remote(number))
-        kind, updates = ray.get(rest)
+        kind, steps = ray.get(rest)
         assert groups.run(process) > 0
         assert time.monotonic() - begin < 2
         groups.close()
     assert kind == "value"
-    assert updates[0] == updates[1], "both workers left at the same update"
-    assert 30 < updates[0] < 200 * 23 / 2, "it had not come to its first evaluation"
+    assert steps[0] == steps[1], "both workers left at the same step"
+    assert 30 < steps[0] < 200 * 23 / 2, "it had not come to its first evaluation"
     assert not left_over(nodes)

@@ -63,7 +63,7 @@ def test_weak_trials_go_on_from_the_weights_of_strong_ones(sweep: Path) -> None:
         assert len(sessions(sweep, record["trial"])) == len(record["lineage"])
         for step, log in zip(record["lineage"], sessions(sweep, record["trial"]), strict=True):
             donor = (sweep / "trials" / f"{step['from']:04d}" / "log.txt").read_text()
-            (report,) = set(re.findall(rf"^ *{step['progress']}% update .*?(?= \(best\)|$)", donor, re.MULTILINE))
+            (report,) = set(re.findall(rf"^ *{step['progress']}% step .*?(?= \(best\)|$)", donor, re.MULTILINE))
             assert log.splitlines()[1].startswith(report), "its first report is the donor's"
     began_weak = [record for record in copied if record["trial"] == 3]
     assert not records(sweep)[0]["lineage"], "as weak, but the baseline"
@@ -74,7 +74,7 @@ def test_a_copy_explores_in_the_space_and_trains_at_its_own_rates(sweep: Path) -
     for record in records(sweep):
         for step, log in zip(record["lineage"], sessions(sweep, record["trial"]), strict=True):
             assert all(1e-7 <= step["values"][name] <= 5e-3 for name in RATES)
-            after = [line for line in log.splitlines()[2:] if "% update" in line and not line.startswith("100%")]
+            after = [line for line in log.splitlines()[2:] if "% step" in line and not line.startswith("100%")]
             rates = [[float(re.search(rf"{name}=(\S+)", line)[1]) for name in RATES] for line in after]
             own = [step["values"][name] for name in RATES]
             assert rates[-1][0] / rates[-1][1] == pytest.approx(own[0] / own[1], rel=1e-4)

@@ -104,7 +104,7 @@ def test_mlflow_has_the_parent_and_a_child_a_trial(sweep: dict[str, Any]) -> Non
         assert float(run.data.params["optim.backbone_lr"]) == record["values"]["optim.backbone_lr"]
         history = client.get_metric_history(run.info.run_id, "eval/accuracy")
         assert max(point.value for point in history) == record["value"]
-        assert max(point.step for point in history) == record["update"]
+        assert max(point.step for point in history) == record["step"]
     assert {"train/loss", "eval/loss", "eval/accuracy", "train/examples_per_second", "optim/backbone_lr"} <= by_trial[
         0
     ].data.metrics.keys()
@@ -231,7 +231,7 @@ def test_list_and_logs_show_sweeps_and_trials(sweep: dict[str, Any]) -> None:
     listed = tune_here("list", cwd=sweep["folder"].parents[1]).stdout
     assert "first" in listed and f"{sweep['states']['PRUNED']} pruned" in listed
     log = tune_here("logs", sweep["folder"], 0, cwd=sweep["folder"]).stdout
-    assert " 50% update" in log and "eval/accuracy" in log
+    assert " 50% step" in log and "eval/accuracy" in log
     missing = tune_here("logs", sweep["folder"], 99, cwd=sweep["folder"], code=2)
     assert "there is no trial 99" in missing.stderr
 

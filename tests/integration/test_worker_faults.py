@@ -20,7 +20,7 @@ from kobert_core.tasks import task_class  # noqa: E402
 from kobert_core.training import train  # noqa: E402
 from tests.fixtures.nodes import ray_nodes  # noqa: E402
 from tests.integration.test_worker_group import process, report_at, report_until_stopped  # noqa: E402
-from tests.integration.test_worker_pair import add_up  # noqa: E402
+from tests.integration.test_worker_pair import all_reduce  # noqa: E402
 from tuning.study import ResourcesConfig, load_study  # noqa: E402
 from tuning.workers.broker import packed  # noqa: E402
 from tuning.workers.group_runtime import as_content  # noqa: E402
@@ -33,13 +33,13 @@ QUICKSTART = Path(__file__).parents[2] / "search_spaces" / "quickstart.yaml"
 def signal_rank_1(runtime: Any, number: int) -> None:
     if runtime.rank == 1:
         os.kill(os.getpid(), number)
-    runtime.add_up([torch.ones(1)])
+    runtime.all_reduce([torch.ones(1)])
 
 
 def sleep_on_rank_1(runtime: Any) -> None:
     if runtime.rank == 1:
         time.sleep(1000)
-    runtime.add_up([torch.ones(1)])
+    runtime.all_reduce([torch.ones(1)])
 
 
 def train_in_float64(runtime: Any, *, batch_size: int, most: dict[int, int] | None = None) -> dict[str, Any]:
@@ -50,13 +50,13 @@ def train_in_float64(runtime: Any, *, batch_size: int, most: dict[int, int] | No
     study = load_study(QUICKSTART)
     config = study.train_config(study.example_values())
     changes: dict[str, dict[str, Any]] = {
-        "data": {"max_train_examples": 250},  # the last update has 34 examples: not the same number for each of three
+        "data": {"max_train_examples": 250},  # the last step has 34 examples: not the same number for each of three
         "model": {"dropout": 0.0, "hidden_dropout": 0.0, "attention_dropout": 0.0},
         "optim": {"batch_size": batch_size, "accumulation": 1},
         "train": {"epochs": 1, "eval_percent": 50},
     }
     config = config.model_copy(
-        update={name: getattr(config, name).model_copy(update=values) for name, values in changes.items()}
+        step={name: getattr(config, name).model_copy(update=values) for name, values in changes.items()}
     )
     task = task_class(config.task)(config, cache=None)
     build = task.build_model
@@ -86,7 +86,7 @@ def train_in_float64(runtime: Any, *, batch_size: int, most: dict[int, int] | No
 
 
 def train_with_dropout(runtime: Any, *, folder: str, stop_after: int | None = None) -> dict[str, Any]:
-    """An epoch with a checkpoint after each update; all workers are asked to stop after so many of them."""
+    """An epoch with a checkpoint after each step; all workers are asked to stop after so many of them."""
     study = load_study(QUICKSTART)
     config = study.train_config(study.example_values())
     train_part = config.train.model_copy(update={"epochs": 1, "eval_percent": 50, "checkpoint_interval": 1e-9})
@@ -95,7 +95,7 @@ def train_with_dropout(runtime: Any, *, folder: str, stop_after: int | None = No
     reports: list[dict[str, float]] = []
 
     class Stopping:
-        updates = 0
+        steps = 0
 
         def __getattr__(self, name: str) -> Any:
             return getattr(runtime, name)
@@ -105,8 +105,8 @@ def train_with_dropout(runtime: Any, *, folder: str, stop_after: int | None = No
             return True
 
         def should_stop(self) -> bool:
-            self.updates += 1
-            return self.updates == stop_after
+            self.steps += 1
+            return self.steps == stop_after
 
     weights = train(config, task_class(config.task)(config, cache=None), Stopping()).state_dict()
     return {"weights": weights, "reports": reports}
@@ -165,13 +165,13 @@ def test_what_befalls_a_worker_ends_its_task_and_not_the_group(cluster: None, tm
         assert ray.get(pair.broker.take.remote(number)) == ("value", 0)
         with pytest.raises(RuntimeError, match="lost"):
             pair.run(signal_rank_1, number=signal.SIGKILL)
-        assert pair.run(add_up) == ([9.0, 4.0], [0, 1])
+        assert pair.run(all_reduce) == ([9.0, 4.0], [0, 1])
         with pytest.raises(RuntimeError, match="worker 0 gave no sign of life for 5 s"):
             pair.run(sleep_on_rank_1)
-        assert pair.run(add_up) == ([9.0, 4.0], [0, 1])
+        assert pair.run(all_reduce) == ([9.0, 4.0], [0, 1])
         with pytest.raises(RuntimeError, match="worker 0 gave no sign of life for 5 s"):
             pair.run(signal_rank_1, number=signal.SIGSTOP)
-        assert pair.run(add_up) == ([9.0, 4.0], [0, 1])
+        assert pair.run(all_reduce) == ([9.0, 4.0], [0, 1])
     finally:
         pair.close()
 

@@ -41,7 +41,7 @@ def look_around(runtime: Any) -> tuple[int, str, bool]:
 
 
 def report_at(progress: int, **metrics: float) -> Report:
-    return Report(progress=progress, update=progress, metrics=metrics, is_best=False, checkpoint=None)
+    return Report(progress=progress, step=progress, metrics=metrics, is_best=False, checkpoint=None)
 
 
 def report_until_stopped(runtime: Any) -> int:

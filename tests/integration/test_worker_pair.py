@@ -24,13 +24,13 @@ from tuning.workers.worker_groups import WorkerGroups  # noqa: E402  (Ray reads 
 def fail_on_rank_1(runtime: Any) -> None:
     if runtime.rank == 1:
         raise ValueError("only this worker fails")
-    runtime.add_up([torch.ones(1)])
+    runtime.all_reduce([torch.ones(1)])
 
 
-def add_up(runtime: Any) -> tuple[list[float], list[int]]:
+def all_reduce(runtime: Any) -> tuple[list[float], list[int]]:
     tensors = [torch.full((3,), float(runtime.rank + 1)), torch.full((2, 2), float(runtime.rank), dtype=torch.float64)]
-    runtime.add_up(tensors)
-    return [float(tensor.sum()) for tensor in tensors], runtime.gather(runtime.rank)
+    runtime.all_reduce(tensors)
+    return [float(tensor.sum()) for tensor in tensors], runtime.all_gather(runtime.rank)
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs 2 CPUs")
@@ -43,7 +43,7 @@ def test_workers_of_a_group_add_up_agree_and_start_anew_when_one_is_lost(tmp_pat
             pair.wait_until_ready()
             for check in CHECKS:
                 pair.run(check)
-            assert pair.run(add_up) == ([9.0, 4.0], [0, 1])
+            assert pair.run(all_reduce) == ([9.0, 4.0], [0, 1])
             number = ray.get(pair.broker.submit.remote(packed(report_until_stopped)))
             assert ray.get(pair.broker.take.remote(number)) == ("report", as_content(report_at(0)))
             ray.get(pair.broker.stop.remote(number))
@@ -54,6 +54,6 @@ def test_workers_of_a_group_add_up_agree_and_start_anew_when_one_is_lost(tmp_pat
             assert pair.run(process) == before, "what fails on all workers alike leaves the group as it was"
             with pytest.raises(RuntimeError, match="only this worker fails"):
                 pair.run(fail_on_rank_1)
-            assert pair.run(add_up) == ([9.0, 4.0], [0, 1]), "one that waits for a lost one is replaced with it"
+            assert pair.run(all_reduce) == ([9.0, 4.0], [0, 1]), "one that waits for a lost one is replaced with it"
         finally:
             pair.close()

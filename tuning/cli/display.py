@@ -33,7 +33,7 @@ STYLES = {
 }
 
 WIDE = 100
-"""Columns of a terminal; on a narrower one the table leaves out the number of updates, to have room for values."""
+"""Columns of a terminal; on a narrower one the table leaves out the number of steps, to have room for values."""
 
 
 class Display:

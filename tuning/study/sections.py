@@ -81,11 +81,11 @@ class SchedulerConfig(FrozenConfig):
     """Ray Tune's: `asha`; `hyperband` (asynchronous, in three brackets, each with a later first rung); `median`; `pbt`
     (population based training: it stops no trial, and takes the place of the search)."""
     grace_percent: Annotated[int, Field(ge=1, le=100)] = 10
-    """No trial is stopped before this percentage of its own updates."""
+    """No trial is stopped before this percentage of its own steps."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     """One of this many trials goes on at each rung."""
     interval_percent: Annotated[int, Field(ge=1, le=100)] = 20
-    """With `pbt`, after each so many percent of its own updates a trial is held against the others: one of the worst
+    """With `pbt`, after each so many percent of its own steps a trial is held against the others: one of the worst
     quarter goes on from the weights of one of the best, with values near its."""
 
 
@@ -93,7 +93,7 @@ class ResourcesConfig(FrozenConfig):
     """What a trial runs on, and how many run at once."""
 
     workers: PositiveInt = 1
-    """Workers of one trial; they share each of its updates."""
+    """Workers of one trial; they share each of its steps."""
     cpus_per_worker: PositiveInt = 1
     """CPU cores, and so threads, of one worker."""
     gpus_per_worker: Annotated[float, Field(ge=0, le=1)] = 0
@@ -105,7 +105,7 @@ class ResourcesConfig(FrozenConfig):
     process that was killed, a worker that hangs), or found too little memory or disk space. Any other error, such as a
     loss that is NaN, would come again: it fails the trial at once."""
     timeout: Duration = 1800
-    """A worker that has not ended an update or reported for so long (such as `30m`) hangs, and is replaced."""
+    """A worker that has not ended a step or reported for so long (such as `30m`) hangs, and is replaced."""
 
     @model_validator(mode="after")
     def _workers_do_not_share(self) -> ResourcesConfig:

@@ -34,16 +34,16 @@ class DryRun:
     """Trials that run at the same time."""
 
     @property
-    def examples_per_update(self) -> int:
+    def examples_per_step(self) -> int:
         """Of trial 0."""
         config = self.study.train_config(self.study.example_values())
-        return config.optim.examples_per_update(self.study.resources.workers)
+        return config.optim.examples_per_step(self.study.resources.workers)
 
     @property
-    def updates(self) -> int:
+    def steps(self) -> int:
         """Of trial 0."""
         epochs = self.study.train_config(self.study.example_values()).train.epochs
-        return max(1, round(epochs * -(-len(self.splits["train"]) // self.examples_per_update)))
+        return max(1, round(epochs * -(-len(self.splits["train"]) // self.examples_per_step)))
 
     def lines(self) -> list[tuple[str, object]]:
         """Labels and values for people, without the warnings."""
@@ -63,7 +63,7 @@ class DryRun:
             ("objective", f"{study.objective.mode} {study.objective.metric}"),
             (
                 "a run",
-                f"{self.updates:,} updates of {self.examples_per_update} {self.splits['train'].unit} (trial 0)",
+                f"{self.steps:,} steps of {self.examples_per_step} {self.splits['train'].unit} (trial 0)",
             ),
             (
                 "workers",
@@ -85,8 +85,8 @@ class DryRun:
             "set_aside": [f"{file}: {place}" for file, place in self.set_aside],
             "trials": self.study.trials_left(),
             "trials_at_once": self.at_once,
-            "updates": self.updates,
-            "examples_per_update": self.examples_per_update,
+            "steps": self.steps,
+            "examples_per_step": self.examples_per_step,
             "warnings": self.warnings,
         }
 

@@ -68,11 +68,11 @@ class Recorder(DriverOnly, Callback):
         if report["micro_batch"] != record.micro_batch:
             record.micro_batch = report["micro_batch"]
             self._start_run(record)
-        if record.lineage and report["update"] != record.update:
-            record.step = max(report["update"], record.step + 1)  # MLflow keeps one value a step
+        if record.lineage and report["step"] != record.update:
+            record.step = max(report["step"], record.step + 1)  # MLflow keeps one value a step
         elif not record.lineage:
-            record.step = report["update"]
-        record.progress, record.update = report["progress"], report["update"]
+            record.step = report["step"]
+        record.progress, record.update = report["progress"], report["step"]
         if report["progress"] not in record.curve:
             self._rounds.come_further()
         record.curve[report["progress"]] = said["objective"]

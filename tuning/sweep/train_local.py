@@ -41,7 +41,7 @@ def train_once(
         warn: Gets one line for each thing that is probably a mistake; `say`, when it is None.
         cache: Folder of the feature cache.
         output: Where the best checkpoint is exported to; None keeps no checkpoint.
-        trace: Where to write a trace of the first updates; then a table says where the time of the run went.
+        trace: Where to write a trace of the first steps; then a table says where the time of the run went.
         progress: Hears how far reading, training and evaluating have come.
 
     Raises:
@@ -68,8 +68,8 @@ def train_once(
 
     def on_report(report: Report) -> None:
         shown = " ".join(f"{name}={value:.4g}" for name, value in report.metrics.items())
-        say(f"{report.progress:3d}% update {report.update} {shown}{' (best)' if report.is_best else ''}")
-        record.progress, record.update = report.progress, report.update
+        say(f"{report.progress:3d}% step {report.step} {shown}{' (best)' if report.is_best else ''}")
+        record.progress, record.update = report.progress, report.step
         if report.is_best:
             record.value, record.metrics = report.metrics[study.objective.metric], report.metrics
             record.best_progress = report.progress
@@ -96,10 +96,10 @@ def train_once(
 
 
 def say_where_time_went(runtime: ProfilingRuntime, say: Callable[[str], object]) -> None:
-    """One line a phase: seconds, share of the run, milliseconds an update."""
+    """One line a phase: seconds, share of the run, milliseconds a step."""
     phases = runtime.end()
     total = sum(seconds for _, seconds in phases)
-    say(f"{'phase':12} {'seconds':>9} {'share':>7} {'ms an update':>13}")
+    say(f"{'phase':12} {'seconds':>9} {'share':>7} {'ms a step':>13}")
     for name, seconds in [*phases, ("all", total)]:
-        say(f"{name:12} {seconds:9.2f} {seconds / total:7.1%} {1000 * seconds / max(1, runtime.updates):13.2f}")
+        say(f"{name:12} {seconds:9.2f} {seconds / total:7.1%} {1000 * seconds / max(1, runtime.steps):13.2f}")
     say(f"trace: {runtime.trace} (open it in https://ui.perfetto.dev or chrome://tracing)")

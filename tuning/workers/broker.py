@@ -28,7 +28,7 @@ class ReportContent(TypedDict):
     """A `kobert_core.runtime.Report` as plain values."""
 
     progress: int
-    update: int
+    step: int
     metrics: dict[str, float]
     is_best: bool
     checkpoint: str | None
@@ -124,7 +124,7 @@ class Broker:
         return await self._leases[number].outcome.get()
 
     async def stop(self, number: int) -> None:
-        """Ask a task's workers to leave at their next update."""
+        """Ask a task's workers to leave at their next step."""
         self._leases[number].stop.set()
         await self._notify()
 

@@ -50,7 +50,7 @@ class GroupRuntime:
         """Called with each report before it is handed on."""
         self._broker, self._number, self._cpu_group = broker, number, cpu_group
         self._asked_to_stop = threading.Event()
-        self._updates, self._reported = 0, False
+        self._steps, self._reported = 0, False
         self.seconds_between_heartbeats, self._last_heartbeat = SECONDS_BETWEEN_HEARTBEATS, time.monotonic()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -73,8 +73,8 @@ class GroupRuntime:
         self._send_heartbeat()
         if self.workers == 1:
             return self._asked_to_stop.is_set()
-        self._updates += 1
-        if not self._reported and self._updates % STEPS_BETWEEN_AGREEMENTS:
+        self._steps += 1
+        if not self._reported and self._steps % STEPS_BETWEEN_AGREEMENTS:
             return False
         self._reported = False
         asked = torch.tensor([float(self._asked_to_stop.is_set())])
@@ -82,7 +82,7 @@ class GroupRuntime:
             dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self._cpu_group)
         return bool(asked.item())
 
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
         """Sum over the group, in one message for each dtype."""
         if self.workers == 1:
             return
@@ -94,7 +94,7 @@ class GroupRuntime:
             for tensor, part in zip(same, flat.split([tensor.numel() for tensor in same]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """The values of all ranks, in their order."""
         if self.workers == 1:
             return [value]
@@ -127,7 +127,7 @@ def as_content(report: Report) -> ReportContent:
     """A report as plain values: the broker and Ray Tune's processes need not import PyTorch for them."""
     return {
         "progress": report.progress,
-        "update": report.update,
+        "step": report.step,
         "metrics": report.metrics,
         "is_best": report.is_best,
         "checkpoint": report.checkpoint,

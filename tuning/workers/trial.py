@@ -108,7 +108,7 @@ class Trial(tune.Trainable):
             checkpoint = Path(self._report["checkpoint"])
             donations = checkpoint.parents[1] / PBT_CHECKPOINTS
             before = sorted(int(folder.name) for folder in donations.glob("*"))
-            # By number, not by update: a trial that went back to another's weights comes to the same update again.
+            # By number, not by step: a trial that went back to another's weights comes to the same step again.
             held = donations / str(before[-1] + 1 if before else 0) / checkpoint.name
             link_checkpoint(checkpoint, held)
             for number in before[: 1 - MAX_PBT_CHECKPOINTS]:
@@ -228,7 +228,7 @@ def train_trial(
     from kobert_core.training import train
 
     config = study_of(Path(study), file_digest(Path(study))).train_config(values)
-    if len(set(runtime.gather(config.model_dump_json()))) > 1:
+    if len(set(runtime.all_gather(config.model_dump_json()))) > 1:
         raise RuntimeError("the workers of the group read different values: is the sweep's folder a shared one?")
     here = trial_folder(Path(folder), trial)
     with printing_to(here / LOG, rank=runtime.rank):
@@ -242,7 +242,7 @@ def train_trial(
             if adopt is not None:
                 print(f"goes on from {adopt}")
                 adopt_checkpoint(Path(adopt), here / CHECKPOINTS)
-        runtime.gather(None)  # all workers see the same checkpoints
+        runtime.all_gather(None)  # all workers see the same checkpoints
         runtime.on_report = print_report
         train(config, task, runtime)
 
@@ -258,7 +258,7 @@ def study_of(path: Path, digest: str) -> StudyConfig:
 def print_report(report: Report) -> None:
     """For the trial's log."""
     metrics = " ".join(f"{name}={value:.6g}" for name, value in report.metrics.items())
-    print(f"{report.progress:3d}% update {report.update}: {metrics}{' (best)' if report.is_best else ''}", flush=True)
+    print(f"{report.progress:3d}% step {report.step}: {metrics}{' (best)' if report.is_best else ''}", flush=True)
 
 
 def evaluate_checkpoint(

@@ -33,16 +33,16 @@ from tests.fixtures.disks import Mount, fill
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = checkpoint_folder(tmp_path, 7)
-    save_checkpoint(folder, nn.Linear(4, 3), {"update": 7, "generators": [get_rng_state()]})
+    save_checkpoint(folder, nn.Linear(4, 3), {"step": 7, "generators": [get_rng_state()]})
     return folder
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     model = nn.Linear(4, 3)
     folder = checkpoint_folder(tmp_path, 12)
-    save_checkpoint(folder, model, {"update": 12, "generators": [get_rng_state()]})
+    save_checkpoint(folder, model, {"step": 12, "generators": [get_rng_state()]})
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in load_weights(folder).items())
-    assert load_state(folder)["update"] == 12
+    assert load_state(folder)["step"] == 12
     assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]
 
 
@@ -75,7 +75,7 @@ def test_a_missing_file_is_noticed(folder: Path, name: str) -> None:
 
 def test_the_newest_whole_checkpoint_is_taken(folder: Path) -> None:
     later = checkpoint_folder(folder.parent, 10)
-    save_checkpoint(later, nn.Linear(4, 3), {"update": 10})
+    save_checkpoint(later, nn.Linear(4, 3), {"step": 10})
     assert newest_checkpoint(folder.parent) == later
     (later / WEIGHTS).write_bytes(b"torn")
     assert newest_checkpoint(folder.parent) == folder
@@ -86,7 +86,7 @@ def test_a_pickle_that_would_run_code_is_refused(folder: Path, tmp_path: Path) -
         def __reduce__(self):
             return Path.touch, (tmp_path / "ran",)
 
-    torch.save({"update": Hostile()}, folder / STATE)
+    torch.save({"step": Hostile()}, folder / STATE)
     write_sums(folder)
     with pytest.raises(InputError, match="holds more than tensors"):
         load_state(folder)
@@ -98,19 +98,19 @@ def test_a_full_disk_leaves_the_checkpoints_that_are_there(mount_small_disk: Mou
     """Weights and moments take 36 and 72 KiB, state and sums 4 each: there is too little for one of them."""
     checkpoints = mount_small_disk(tmp_path / "disk", 1024)
     model = nn.Linear(90, 90)
-    folders = [checkpoint_folder(checkpoints, update) for update in (7, 9)]
+    folders = [checkpoint_folder(checkpoints, step) for step in (7, 9)]
     optimizer = AdamW(model.parameters())
     model(torch.ones(90)).sum().backward()
     optimizer.step()
-    save_checkpoint(folders[0], model, {"update": 7}, optimizer)
+    save_checkpoint(folders[0], model, {"step": 7}, optimizer)
     filler = fill(checkpoints, but=kib * 1024)
     for folder in folders:
         with pytest.raises(OSError, match="no space is left for a checkpoint"):
-            save_checkpoint(folder, model, {"update": 9}, optimizer)
+            save_checkpoint(folder, model, {"step": 9}, optimizer)
     assert {path.name for path in checkpoints.iterdir()} == {folders[0].name, filler.name}
-    assert newest_checkpoint(checkpoints) == folders[0] and load_state(folders[0])["update"] == 7
+    assert newest_checkpoint(checkpoints) == folders[0] and load_state(folders[0])["step"] == 7
     filler.unlink()
-    save_checkpoint(folders[1], model, {"update": 9}, optimizer)
+    save_checkpoint(folders[1], model, {"step": 9}, optimizer)
     assert newest_checkpoint(checkpoints) == folders[1]
 
 

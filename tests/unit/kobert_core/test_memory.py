@@ -76,8 +76,8 @@ def test_on_a_cpu_the_tokens_at_once_are_a_fixed_number(cache: Path, optim: dict
     assert tokens_that_fit(task.build_model(), task, config.optim, runtime, nullcontext()) == tokens
 
 
-def test_auto_needs_to_know_the_examples_of_an_update() -> None:
-    with pytest.raises(ValidationError, match="`effective_batch_size` must say how many examples an update has"):
+def test_auto_needs_to_know_the_examples_of_a_step() -> None:
+    with pytest.raises(ValidationError, match="`effective_batch_size` must say how many examples a step has"):
         tiny_config(optim={"batch_size": "auto"})
 
 
@@ -107,7 +107,7 @@ print(faults())
 
 
 class LittleMemory(TextClassification):
-    """Has no memory for more than `most` examples at once, from update `since` on: forward or backward fails."""
+    """Has no memory for more than `most` examples at once, from step `since` on: forward or backward fails."""
 
     most, since, where, passes = 8, 3, "forward", 0
 
@@ -138,8 +138,8 @@ NO_DROPOUT = {"dropout": 0.0, "hidden_dropout": 0.0, "attention_dropout": 0.0}
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_an_update_without_memory_begins_again_in_smaller_pieces(cache: Path, where: str) -> None:
-    """As if it had been cut so from the start, to the last bit: nothing of the half-done update is left."""
+def test_a_step_without_memory_begins_again_in_smaller_pieces(cache: Path, where: str) -> None:
+    """As if it had been cut so from the start, to the last bit: nothing of the half-done step is left."""
     config = tiny_config(optim={"batch_size": 32}, train={"epochs": 1, "eval_percent": 50})
     cut = tiny_config(optim={"batch_size": 8, "effective_batch_size": 32}, train={"epochs": 1, "eval_percent": 50})
     expected, undisturbed = run_with(TextClassification(cut, cache=cache))

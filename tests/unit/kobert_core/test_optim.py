@@ -47,17 +47,17 @@ def test_layer_decay_falls_from_the_pooler_to_the_embeddings(model: nn.Module) -
 @pytest.mark.parametrize("schedule", ["linear", "constant"])
 @pytest.mark.parametrize(("ratio", "steps"), [(0.1, None), (0.0, None), (0.1, 7)])
 def test_schedules_are_those_of_transformers(schedule: str, ratio: float, steps: int | None) -> None:
-    updates, warmup = 50, steps if steps is not None else round(50 * ratio)
+    steps, warmup = 50, steps if steps is not None else round(50 * ratio)
     given = {"warmup_ratio": ratio} if steps is None else {"warmup_steps": steps}
     ours = AdamW([nn.Parameter(torch.zeros(1))], lr=0.1)
     theirs = AdamW([nn.Parameter(torch.zeros(1))], lr=0.1)
-    mine = make_schedule(ours, OptimConfig(schedule=schedule, **given), updates=updates)
+    mine = make_schedule(ours, OptimConfig(schedule=schedule, **given), steps=steps)
     reference = (
-        get_linear_schedule_with_warmup(theirs, warmup, updates)
+        get_linear_schedule_with_warmup(theirs, warmup, steps)
         if schedule == "linear"
         else get_constant_schedule_with_warmup(theirs, warmup)
     )
-    for _ in range(updates):
+    for _ in range(steps):
         assert ours.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-12)
         ours.step()
         theirs.step()

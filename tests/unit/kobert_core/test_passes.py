@@ -23,7 +23,7 @@ from tests.fixtures.tiny import tiny_config
 
 
 def nsmc(tmp_path: Path, **train: Any) -> Task[Any]:
-    optim = {"batch_size": 8, "effective_batch_size": 32}  # several pieces an update
+    optim = {"batch_size": 8, "effective_batch_size": 32}  # several pieces a step
     model = {"class_weights": [0.3, 0.7], "label_smoothing": 0.1}
     return TextClassification(tiny_config(model=model, optim=optim, train=train))
 

@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 import torch
 
-from kobert_core.profiling import TRACED_UPDATES, ProfilingRuntime
+from kobert_core.profiling import TRACED_STEPS, ProfilingRuntime
 from kobert_core.runtime import LocalRuntime, Phase
 from kobert_core.tasks.text_classification.task import TextClassification
 from kobert_core.training import train
@@ -28,14 +28,14 @@ def test_every_phase_of_a_run_has_its_time_and_its_place_in_the_trace(
     profiled = train(config, TextClassification(config, cache=cache), runtime)
     phases = dict(runtime.end())
     total = time.perf_counter() - begin
-    assert runtime.updates == max(1, round(epochs * 12))
+    assert runtime.steps == max(1, round(epochs * 12))
     assert set(phases) == {*get_args(Phase), "other"} - {"graph"}, "a CPU has no graphs"
     assert all(seconds > 0 for seconds in phases.values())
     assert sum(phases.values()) < total
 
     events = json.loads((tmp_path / "new" / "t.json").read_text(encoding="utf-8"))["traceEvents"]
     names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
-    assert names.count("forward") == names.count("backward") == min(runtime.updates, TRACED_UPDATES)
+    assert names.count("forward") == names.count("backward") == min(runtime.steps, TRACED_STEPS)
     assert "aten::addmm" in {event["name"] for event in events}
     assert not list((tmp_path / "new").glob(".*"))
 

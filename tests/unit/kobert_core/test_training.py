@@ -1,4 +1,4 @@
-"""The loop: what an update is, that a run repeats bit for bit, and goes on after a stop as if there had been none."""
+"""The loop: what a step is, that a run repeats bit for bit, and goes on after a stop as if there had been none."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from kobert_core.checkpoint import (
     load_weights,
     newest_checkpoint,
 )
-from kobert_core.data.batching import UpdateOrder, micro_batches
+from kobert_core.data.batching import StepOrder, micro_batches
 from kobert_core.io.checksums import write_sums
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks.text_classification.task import TextClassification
-from kobert_core.training import CheckpointClock, NonFiniteError, evaluation_updates, train
+from kobert_core.training import CheckpointClock, NonFiniteError, evaluation_steps, train
 from tests.fixtures.tiny import tiny_config
 
 NO_DROPOUT = {"dropout": 0.0, "hidden_dropout": 0.0, "attention_dropout": 0.0}
@@ -38,11 +38,11 @@ class InFloat64(TextClassification):
 
 
 class StopAfter(LocalRuntime):
-    """Ends a run after so many updates, as a scheduler would."""
+    """Ends a run after so many steps, as a scheduler would."""
 
-    def __init__(self, updates: int, **fields) -> None:
+    def __init__(self, steps: int, **fields) -> None:
         super().__init__(**fields)
-        self.left = updates
+        self.left = steps
 
     def should_stop(self) -> bool:
         self.left -= 1
@@ -54,7 +54,7 @@ class Killed(BaseException):
 
 
 class KilledAfter(StopAfter):
-    """Dies after so many updates: nothing more is written."""
+    """Dies after so many steps: nothing more is written."""
 
     def should_stop(self) -> bool:
         if super().should_stop():
@@ -96,7 +96,7 @@ def test_accumulation_does_not_change_the_mathematics(cache: Path, extra: dict) 
                 torch.testing.assert_close(cut[name], tensor, rtol=0, atol=1e-10, msg=name)
 
 
-def test_gradients_of_an_update_do_not_depend_on_how_it_is_cut(cache: Path) -> None:
+def test_gradients_of_a_step_do_not_depend_on_how_it_is_cut(cache: Path) -> None:
     config = tiny_config(model=NO_DROPOUT)
     task = InFloat64(config, cache=cache)
     torch.manual_seed(0)
@@ -142,8 +142,8 @@ def test_checkpointed_gradients_are_the_same_bits(cache: Path) -> None:
     task.build_model = counting  # type: ignore[method-assign]
     model = train(task.config, task, LocalRuntime(device=torch.device("cpu")))
     assert_equal(kept, {name: tensor.clone() for name, tensor in model.state_dict().items()})
-    updates = math.ceil(len(task.train) / 32)
-    assert sum(layers) == 2 * updates, "each layer is computed twice in an update"
+    steps = math.ceil(len(task.train) / 32)
+    assert sum(layers) == 2 * steps, "each layer is computed twice in a step"
 
 
 def test_the_cut_of_micro_batches_stays_that_of_the_start_after_a_resume(cache: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_run_that_was_cut_goes_on_bit_for_bit(
     with contextlib.suppress(Killed):
         weights_after(config, cache, how(stop_after, **parts))
     newest = newest_checkpoint(tmp_path / "parts")
-    assert (load_state(newest)["progress"]["update"] if newest else 0) == goes_on_after
+    assert (load_state(newest)["progress"]["step"] if newest else 0) == goes_on_after
     torch.manual_seed(999)
     assert_equal(expected, weights_after(config, cache, LocalRuntime(resume=True, **parts)))
     heard = {report.progress: report for report in reports}
@@ -196,9 +196,9 @@ def test_a_run_that_was_cut_goes_on_bit_for_bit(
     reports = list(heard.values())
     assert len(reports) == len(undisturbed) == 5
     for report, whole in zip(reports, undisturbed, strict=True):
-        assert (report.progress, report.update, report.is_best, Path(report.checkpoint).name) == (
+        assert (report.progress, report.step, report.is_best, Path(report.checkpoint).name) == (
             whole.progress,
-            whole.update,
+            whole.step,
             whole.is_best,
             Path(whole.checkpoint).name,
         )
@@ -234,21 +234,21 @@ def test_an_altered_checkpoint_is_passed_over_for_the_one_before(cache: Path, tm
 
 
 def test_workers_agree_when_a_checkpoint_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock of rank 0 counts, and is looked at seldom; updates that become slow are noticed in time."""
+    """The clock of rank 0 counts, and is looked at seldom; steps that become slow are noticed in time."""
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     runtime, looks = LocalRuntime(), []
     runtime.gather = lambda value: looks.append(value) or [value]  # type: ignore[method-assign]
-    clock = CheckpointClock(100, update=7)
+    clock = CheckpointClock(100, step=7)
     due = []
-    for update in range(8, 8 + 1000):
-        now += 0.5 if update < 600 else 4.0
-        if clock.is_due(update, runtime):
+    for step in range(8, 8 + 1000):
+        now += 0.5 if step < 600 else 4.0
+        if clock.is_due(step, runtime):
             due.append(now)
-            clock.start(update)
+            clock.start(step)
     gaps = [later - earlier for earlier, later in itertools.pairwise([0.0, *due])]
     assert len(gaps) > 10 and min(gaps) >= 100
-    assert sum(gap > 104 for gap in gaps) <= 1, "more than an update late only where the pace changed"
+    assert sum(gap > 104 for gap in gaps) <= 1, "more than a step late only where the pace changed"
     assert len(looks) < 12 * len(due)
 
 
@@ -258,7 +258,7 @@ def test_the_best_and_the_newest_two_checkpoints_stay(cache: Path, tmp_path: Pat
     config = tiny_config(train={"epochs": 2, "eval_percent": 10})
     (tmp_path / ".update-00000001.abc.tmp").mkdir()  # what a kill left
     weights_after(config, cache, LocalRuntime(checkpoints=tmp_path, on_report=reports.append))
-    best = max(reports, key=lambda report: (report.metrics["eval/accuracy"], -report.update))
+    best = max(reports, key=lambda report: (report.metrics["eval/accuracy"], -report.step))
     assert best.is_best and Path(best.checkpoint).is_dir()
     kept = {Path(report.checkpoint).name for report in (best, *reports[-2:])}
     assert {folder.name for folder in tmp_path.iterdir()} == kept
@@ -269,9 +269,9 @@ def test_reports_come_at_percentages_of_the_run(cache: Path) -> None:
     config = tiny_config(train={"epochs": 3, "eval_percent": 20})
     weights_after(config, cache, LocalRuntime(on_report=reports.append))
     assert [report.progress for report in reports] == [20, 40, 60, 80, 100]
-    updates = reports[-1].update
-    assert updates == 3 * math.ceil(360 / 32)
-    assert [report.update for report in reports] == [math.ceil(updates * p / 100) for p in (20, 40, 60, 80, 100)]
+    steps = reports[-1].step
+    assert steps == 3 * math.ceil(360 / 32)
+    assert [report.step for report in reports] == [math.ceil(steps * p / 100) for p in (20, 40, 60, 80, 100)]
     assert {
         "train/loss",
         "train/examples_per_second",
@@ -296,17 +296,17 @@ def test_it_learns(cache: Path) -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_place(cache: Path) -> None:
     config = tiny_config(optim={"backbone_lr": 1e18, "classifier_lr": 1e18, "max_grad_norm": None, "warmup_ratio": 0.0})
-    with pytest.raises(NonFiniteError, match=r"after update \d+ .* is (nan|inf)"):
+    with pytest.raises(NonFiniteError, match=r"after step \d+ .* is (nan|inf)"):
         weights_after(config, cache)
 
 
-def test_a_run_of_few_updates_evaluates_once_an_update() -> None:
-    assert evaluation_updates(3, 10) == {1: 30, 2: 60, 3: 100}
-    assert evaluation_updates(1, 10) == {1: 100}
+def test_a_run_of_few_steps_evaluates_once_a_step() -> None:
+    assert evaluation_steps(3, 10) == {1: 30, 2: 60, 3: 100}
+    assert evaluation_steps(1, 10) == {1: 100}
 
 
 def test_the_training_loss_is_the_mean_over_examples(cache: Path) -> None:
-    """With a learning rate of zero every update sees the first weights."""
+    """With a learning rate of zero every step sees the first weights."""
     reports: list[Report] = []
     config = tiny_config(
         model=NO_DROPOUT,
@@ -324,14 +324,14 @@ def test_the_training_loss_is_the_mean_over_examples(cache: Path) -> None:
 
 def test_the_order_is_drawn_from_seed_and_epoch_alone() -> None:
     lengths = np.random.default_rng(0).integers(3, 60, size=1000)
-    order, again = (UpdateOrder(lengths, examples_per_update=32, seed=5) for _ in range(2))
+    order, again = (StepOrder(lengths, examples_per_step=32, seed=5) for _ in range(2))
     again.update(70)  # asking for another place first changes nothing
     for number in (0, 31, 32, 40):
-        assert np.array_equal(order.update(number), again.update(number))
-    assert not np.array_equal(order.update(0), order.update(32))
+        assert np.array_equal(order.examples_of(number), again.update(number))
+    assert not np.array_equal(order.examples_of(0), order.examples_of(32))
 
 
-def test_a_checkpoint_takes_the_place_of_an_own_one_of_the_same_update(cache: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_takes_the_place_of_an_own_one_of_the_same_step(cache: Path, tmp_path: Path) -> None:
     config = tiny_config(train={"epochs": 1.5, "eval_percent": 20})
     folders = []
     for seed, name in enumerate(("donor", "own")):

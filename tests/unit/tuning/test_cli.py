@@ -107,7 +107,7 @@ def test_a_name_cannot_lead_out_of_the_output_folder(name: str) -> None:
 
 def test_a_dry_run_reads_everything_and_leaves_no_sweep(tmp_path: Path) -> None:
     done = tune("sweep", QUICKSTART, "--dry-run", cwd=tmp_path)
-    for line in ("360 examples", "120 examples", "160 examples", "184 updates of 16 examples", "log_uniform"):
+    for line in ("360 examples", "120 examples", "160 examples", "184 steps of 16 examples", "log_uniform"):
         assert line in done.stdout
     assert [path.name for path in (tmp_path / "sweeps").iterdir()] == ["cache"]
 
@@ -128,7 +128,7 @@ def test_train_repeats_itself_bit_for_bit(tmp_path: Path) -> None:
     def steady(text: str) -> list[str]:
         return [word for word in text.split() if not word.startswith("train/examples_per_second")]
 
-    assert "100% update 12" in one.stdout
+    assert "100% step 12" in one.stdout
     assert steady(one.stdout) == steady(other.stdout)
 
 

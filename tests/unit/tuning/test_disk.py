@@ -93,14 +93,14 @@ def test_a_sweep_gives_up_when_too_many_trials_fail_and_names_the_commonest_reas
     told: list[bool] = []
     study = load_study(QUICKSTART, ["budget.failed_trials=2"])
     budget = Budget(study, 1, lambda: told.append(True), folder=tmp_path, least_free=0, session=Session())
-    for reason in ("NonFiniteError: after update 3 train/loss is nan", "Traceback\nValueError: no"):
+    for reason in ("NonFiniteError: after step 3 train/loss is nan", "Traceback\nValueError: no"):
         budget.count_failure(reason)
         assert not budget.stop_all() and budget.gave_up is None
-    budget.count_failure("NonFiniteError: after update 12 train/loss is nan")
+    budget.count_failure("NonFiniteError: after step 12 train/loss is nan")
     assert budget.stop_all() and budget.stop_all() and told == [True]
     assert budget.gave_up == (
         "3 trial(s) have failed since it was started, more than `budget.failed_trials: 2` allows; 2 of them so: "
-        "NonFiniteError: after update 3 train/loss is nan"
+        "NonFiniteError: after step 3 train/loss is nan"
     )
 
 

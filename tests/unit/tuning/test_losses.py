@@ -67,7 +67,7 @@ OLD_FAILURE = """Failure # 1 (occurred at 2026-11-26_10-33-09)
 RuntimeError: Traceback (most recent call last):
   File "tuning/worker_group.py", line 199, in serve
     value = function(runtime, **arguments)
-kobert_core.training.NonFiniteError: after update 3 train/loss is nan
+kobert_core.training.NonFiniteError: after step 3 train/loss is nan
 """
 OLD_LOST_AGAIN_AND_AGAIN = """Failure # 1 (occurred at 2026-11-26_10-33-09)
 \x1b[36mray::ResourceTrainable.train()\x1b[39m (pid=8815, ip=192.0.2.2)

@@ -85,7 +85,7 @@ def test_a_dry_run_is_one_object(study: object, tmp_path: Path, monkeypatch: pyt
     (line,) = result.stdout.splitlines()
     found = json.loads(line)
     assert found["splits"] == {"train": {"examples": 360, "items": 360}, "dev": {"examples": 120, "items": 120}}
-    assert (found["updates"], found["examples_per_update"], found["trials"]) == (6, 64, 2)
+    assert (found["steps"], found["examples_per_step"], found["trials"]) == (6, 64, 2)
     assert found["facts"]["classes in train"] == "180 negative, 180 positive"
     assert found["set_aside"] == [f"{tmp_path / 'train.tsv'}: line {len(rows) + 1}: empty text"]
     assert found["study"]["name"] == "small" and found["warnings"] == []
@@ -145,7 +145,7 @@ def run_train(study: StudyConfig, cache: Path, **how: Path) -> tuple[list[str], 
     return said, warned
 
 
-def test_train_looks_at_its_output_before_the_first_update(
+def test_train_looks_at_its_output_before_the_first_step(
     study: Callable[..., StudyConfig], cache: Path, tmp_path: Path
 ) -> None:
     used, file = tmp_path / "used", tmp_path / "file"

@@ -301,7 +301,7 @@ def test_the_published_recipe_is_trial_0_of_the_real_study() -> None:
     config = study.train_config(study.example_values())
     optim = config.optim
     assert (optim.backbone_lr, optim.classifier_lr, optim.warmup_ratio, optim.max_grad_norm) == (5e-5, 5e-5, 0.1, 1.0)
-    assert (optim.examples_per_update(workers=1), config.train.epochs) == (64, 5)
+    assert (optim.examples_per_step(workers=1), config.train.epochs) == (64, 5)
     assert (config.data.max_length, config.model.dropout) == (64, 0.5)  # type: ignore[attr-defined]
     assert study.model.backbone == "skt/kobert-base-v1"
     assert (study.scheduler.name, study.budget.trials, study.resources.gpus_per_worker) == ("asha", 30, 1)

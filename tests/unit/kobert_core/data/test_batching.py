@@ -1,4 +1,4 @@
-"""Updates and micro-batches: every example once, however it is cut."""
+"""Steps and micro-batches: every example once, however it is cut."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kobert_core.data.batching import UpdateOrder, batches_of_tokens, micro_batches
+from kobert_core.data.batching import StepOrder, batches_of_tokens, micro_batches
 
 
-@given(examples=st.integers(1, 400), per_update=st.integers(1, 64), seed=st.integers(0, 10), epoch=st.integers(0, 3))
-def test_an_epoch_holds_every_example_once(examples: int, per_update: int, seed: int, epoch: int) -> None:
+@given(examples=st.integers(1, 400), per_step=st.integers(1, 64), seed=st.integers(0, 10), epoch=st.integers(0, 3))
+def test_an_epoch_holds_every_example_once(examples: int, per_step: int, seed: int, epoch: int) -> None:
     lengths = np.random.default_rng(seed).integers(3, 50, size=examples)
-    order = UpdateOrder(lengths, examples_per_update=per_update, seed=seed)
-    begin = epoch * order.updates_per_epoch
-    updates = [order.update(begin + i) for i in range(order.updates_per_epoch)]
-    assert sorted(np.concatenate(updates)) == list(range(examples))
-    assert sum(len(update) != per_update for update in updates) <= 1
+    order = StepOrder(lengths, examples_per_step=per_step, seed=seed)
+    begin = epoch * order.steps_per_epoch
+    steps = [order.examples_of(begin + i) for i in range(order.steps_per_epoch)]
+    assert sorted(np.concatenate(steps)) == list(range(examples))
+    assert sum(len(step) != per_step for step in steps) <= 1
 
 
 @given(

@@ -22,7 +22,7 @@ ROUNDS = SimpleNamespace(trial_of={}, come_further=lambda: None)
 def report(recorder: Recorder, trial: int, progress: int, accuracy: float, *, is_best: bool) -> None:
     """An evaluation, as Ray Tune brings it to the recorder."""
     metrics = {"eval/accuracy": accuracy, "eval/loss": 1 - accuracy}
-    said = {"progress": progress, "update": progress, "metrics": metrics, "is_best": is_best, "micro_batch": None}
+    said = {"progress": progress, "step": progress, "metrics": metrics, "is_best": is_best, "micro_batch": None}
     result = {"report": said | {"checkpoint": f"update-{progress}"}, "objective": accuracy}
     told = SimpleNamespace(config={"trial": trial, "values": {}})
     recorder.on_trial_result(0, [], cast(Any, told), result)
