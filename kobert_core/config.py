@@ -80,13 +80,14 @@ class ModelConfig(FrozenConfig):
     """The encoder and its tokenizer; a task adds its head."""
 
     backbone: str | None = None
-    """Hub name or local folder of a BERT encoder. May be left out with `init: random` and `config`."""
+    """Hub name or local folder of an encoder of a known family. May be left out with `init: random` and `config`."""
     revision: str | None = None
     """Branch, tag or commit of `backbone` on the hub."""
     init: Literal["pretrained", "random"] = "pretrained"
     """Where the weights of the encoder come from. Random only when the study says so."""
     config: dict[str, object] = Field(default_factory=dict)
-    """Values of `transformers.BertConfig` that replace those of `backbone`; sizes only with `init: random`."""
+    """Values of transformers' config of the encoder that replace those of `backbone`; sizes only with `init: random`.
+    Without `backbone`, `model_type` names its family: BERT when not given."""
     tokenizer: str | None = None
     """Hub name or local folder of the tokenizer, when it is not that of `backbone`."""
     tokenizer_vocab_size: PositiveInt | None = None
@@ -94,9 +95,9 @@ class ModelConfig(FrozenConfig):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout before the head."""
     hidden_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout inside the encoder's layers (`hidden_dropout_prob`); that of `backbone` when not given."""
+    """Dropout inside the encoder's layers (BERT's `hidden_dropout_prob`); that of `backbone` when not given."""
     attention_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout of attention weights (`attention_probs_dropout_prob`); that of `backbone` when not given."""
+    """Dropout of attention weights (BERT's `attention_probs_dropout_prob`); that of `backbone` when not given."""
 
     @model_validator(mode="after")
     def _has_a_source(self) -> ModelConfig:

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from kobert_core.config import OptimConfig
+from kobert_core.families import layers_of
+from kobert_core.models.heads import EncoderWithHead
 
 
-def make_optimizer(model: nn.Module, optim: OptimConfig) -> AdamW:
+def make_optimizer(model: EncoderWithHead, optim: OptimConfig) -> AdamW:
     """AdamW over `parameter_groups`, fused."""
     return AdamW(parameter_groups(model, optim), betas=optim.betas, eps=optim.eps, fused=True)
 
 
-def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, object]]:
+def parameter_groups(model: EncoderWithHead, optim: OptimConfig) -> list[dict[str, object]]:
     """Groups with a learning rate and a weight decay each.
 
-    What is in `model.bert` gets `backbone_lr`, times `layer_decay` for each layer below the pooler (the
+    What is in the encoder gets `backbone_lr`, times `layer_decay` for each layer below the pooler (the
     embeddings lie below layer 0); the rest gets `classifier_lr`. Biases and LayerNorm weights do not decay.
     Each group has a `name`: `backbone` or `classifier`.
     """
-    encoder: Any = model.bert
-    layers = encoder.config.num_hidden_layers
+    norms = {id(one) for part in model.modules() if isinstance(part, nn.LayerNorm) for one in part.parameters()}
     groups: dict[tuple[str, int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if name.startswith("bert."):
-            kind, above = "backbone", _layers_above(name, layers) if optim.layer_decay != 1 else 0
+        if name.startswith(model.encoder_prefix):
+            kind, above = "backbone", _layers_above(model, name) if optim.layer_decay != 1 else 0
         else:
             kind, above = "classifier", 0
-        decays = not (name.endswith(".bias") or "LayerNorm" in name)
+        decays = not (name.endswith(".bias") or id(parameter) in norms)
         groups.setdefault((kind, above, decays), []).append(parameter)
     rates = {"backbone": optim.backbone_lr, "classifier": optim.classifier_lr}
     return [
@@ -46,11 +46,14 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, obj
     ]
 
 
-def _layers_above(name: str, layers: int) -> int:
+def _layers_above(model: EncoderWithHead, name: str) -> int:
     """How many layers lie between a weight of the encoder and the pooler: 0 for the pooler, 1 for the top layer."""
-    if match := re.match(r"bert\.encoder\.layer\.(\d+)\.", name):
+    layers, family = len(layers_of(model.encoder)), model.family
+    own_name = name.removeprefix(model.encoder_prefix)
+    if match := re.match(rf"{re.escape(family.layers)}\.(\d+)\.", own_name):
         return layers - int(match[1])
-    return layers + 1 if name.startswith("bert.embeddings.") else 0
+    is_above = own_name.startswith(("pooler.", f"{family.last_norm}."))
+    return 0 if is_above else layers + 1
 
 
 def make_schedule(optimizer: AdamW, optim: OptimConfig, *, steps: int) -> LambdaLR:

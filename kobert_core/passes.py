@@ -17,6 +17,7 @@ from torch.optim import AdamW
 from kobert_core.bf16_weights import Bf16Weights
 from kobert_core.data.batching import Batch, Shape
 from kobert_core.memory import allowed_memory, is_out_of_memory
+from kobert_core.models.heads import EncoderWithHead
 from kobert_core.runtime import Runtime, uses_bf16
 from kobert_core.tasks.base import Task
 
@@ -48,7 +49,7 @@ class Passes:
             The loss undivided, a scalar.
         """
         with self._runtime.phase("forward"), self._autocast:
-            loss = self._task.loss(self._model, batch) / weight
+            loss = self._task.loss(self._model, batch.to(self._runtime.device)) / weight
         with self._runtime.phase("backward"):
             loss.backward()
         return loss.detach() * weight
@@ -164,9 +165,11 @@ class CudaPasses(Passes):
         return had_graphs
 
 
-def make_passes(model: nn.Module, task: Task[Any], runtime: Runtime, autocast: AbstractContextManager[Any]) -> Passes:
-    """Those for the device of the run."""
-    kind = CudaPasses if runtime.device.type == "cuda" else Passes
+def make_passes(
+    model: EncoderWithHead, task: Task[Any], runtime: Runtime, autocast: AbstractContextManager[Any]
+) -> Passes:
+    """Those for the device of the run. What is padded is padded to the longest of its batch, which no graph can do."""
+    kind = CudaPasses if runtime.device.type == "cuda" and model.family.is_packed else Passes
     return kind(model, task, runtime, autocast)
 
 

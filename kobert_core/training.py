@@ -29,7 +29,9 @@ from kobert_core.checkpoint import (
 from kobert_core.config import Objective, TrainConfig
 from kobert_core.data.batching import StepOrder, micro_batches
 from kobert_core.evaluation import evaluate_on_dev
+from kobert_core.families import layers_of
 from kobert_core.memory import Attempt, half_of, keep_freed_memory, tokens_that_fit
+from kobert_core.models.heads import EncoderWithHead
 from kobert_core.optim import make_optimizer, make_schedule
 from kobert_core.passes import make_optimizer_step, make_passes
 from kobert_core.runtime import Report, Runtime, deterministic, in_precision, own_stream
@@ -182,14 +184,14 @@ def use_less_memory(progress: Progress, batch_size: int, examples: int) -> None:
     )
 
 
-def prepare_encoder(model: nn.Module, config: TrainConfig) -> None:
+def prepare_encoder(model: EncoderWithHead, config: TrainConfig) -> None:
     """Choose how the encoder computes what it computes: what it keeps for backward, compiled or not."""
-    bert: Any = model.bert
+    encoder = model.encoder
     if config.train.gradient_checkpointing:
-        bert.gradient_checkpointing_enable({"use_reentrant": False})
+        encoder.gradient_checkpointing_enable({"use_reentrant": False})
     if config.train.compile:
         torch._dynamo.reset()  # the runs of a warm worker would share one limit of how often a layer is compiled
-        for layer in bert.encoder.layer:
+        for layer in layers_of(encoder):
             layer.compile(dynamic=True)
 
 

@@ -16,10 +16,11 @@ import torch
 from kobert_core.config import ModelConfig
 from kobert_core.data.cache import cached_arrays
 from kobert_core.errors import InputError
+from kobert_core.families import FAMILIES, family_of
 from kobert_core.tokenization import Tokenizer
 
 if TYPE_CHECKING:
-    from transformers import BertConfig, BertModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ POOLER = {"pooler.dense.weight", "pooler.dense.bias"}
 NEW_POOLER = "`%s` has no pooler, as after masked language modelling: a new one begins at random"
 
 
-def load_bert(
+def load_encoder(
     config: ModelConfig,
     tokenizer: Tokenizer,
     *,
@@ -36,7 +37,7 @@ def load_bert(
     segments: int = 1,
     cache: Path | None = None,
     pooler: bool = True,
-) -> BertModel:
+) -> PreTrainedModel:
     """The encoder that a study asks for, in float32 on the CPU, with or without its pooler.
 
     Weights come as safetensors, or as a pickle that holds tensors alone. They are read once: in `cache` they lie as
@@ -44,42 +45,55 @@ def load_bert(
     which pretrained ones leave as it is, unless they have no pooler: one is then drawn, and a warning says so.
 
     Raises:
-        InputError: the encoder is not there, is no BERT, lacks weights, or does not fit its tokenizer.
+        InputError: the encoder is not there, is of no known family, lacks weights, or does not fit its tokenizer.
     """
-    from transformers import BertModel
-
-    bert_config = make_bert_config(config, tokenizer, longest=longest, segments=segments)
+    its_config = encoder_config(config, tokenizer, longest=longest, segments=segments)
     if config.init == "random":
-        return _new_bert(bert_config, pooler=pooler)
+        return _new_encoder(its_config, pooler=pooler)
     assert config.backbone is not None
-    shape = _shape(bert_config)
+    shape = _shape(its_config)
     backbone, revision = config.backbone, config.revision or "main"
     folder = Path(backbone)
     files = [(file.name, file.stat()) for file in sorted(folder.iterdir())] if folder.is_dir() else []
     key = {
         "backbone": str(folder.resolve()) if files else backbone,
-        "commit": getattr(bert_config, "_commit_hash", None) or revision,
+        "commit": getattr(its_config, "_commit_hash", None) or revision,
         "files": [(name, stat.st_mtime_ns, stat.st_size) for name, stat in files],
         "shape": json.dumps(shape, sort_keys=True, default=str),
         "pooler": pooler,
     }
     with torch.random.fork_rng(devices=[]), quiet_transformers():
-        weights = cached_arrays(cache, key, lambda: _pretrained_weights(backbone, revision, shape, pooler=pooler))
+        weights = cached_arrays(cache, key, lambda: _pretrained_weights(backbone, revision, its_config, pooler=pooler))
         own = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
-        bert: BertModel = BertModel.from_pretrained(
-            None, config=bert_config, state_dict=own, dtype=torch.float32, add_pooling_layer=pooler
+        encoder: PreTrainedModel = _class_of(its_config).from_pretrained(
+            None, config=its_config, state_dict=own, dtype=torch.float32, **_pooling(its_config, pooler)
         )
-    if pooler and POOLER - own.keys():
+    if _pools(its_config, pooler) and POOLER - own.keys():
         log.warning(NEW_POOLER, backbone)
-        draw_pooler(bert)
-    bert.train()
-    return bert
+        draw_pooler(encoder)
+    encoder.train()
+    return encoder
 
 
-def draw_pooler(bert: BertModel) -> None:
+def _class_of(config: PretrainedConfig) -> Any:
+    """The class of transformers that `AutoModel` takes for it."""
+    from transformers import MODEL_MAPPING
+
+    return MODEL_MAPPING[type(config)]
+
+
+def _pools(config: PretrainedConfig, pooler: bool) -> bool:
+    return pooler and family_of(config).pools
+
+
+def _pooling(config: PretrainedConfig, pooler: bool) -> dict[str, bool]:
+    return {"add_pooling_layer": _pools(config, pooler)} if family_of(config).has_pooler else {}
+
+
+def draw_pooler(encoder: PreTrainedModel) -> None:
     """Give the pooler new weights from PyTorch's generator, as transformers draws those of a linear layer."""
-    pooler: Any = bert.pooler
-    pooler.dense.weight.data.normal_(std=bert.config.initializer_range)
+    pooler: Any = encoder.pooler
+    pooler.dense.weight.data.normal_(std=encoder.config.initializer_range)
     pooler.dense.bias.data.zero_()
 
 
@@ -99,7 +113,7 @@ def quiet_transformers() -> Iterator[None]:
             its.enable_progress_bar()
 
 
-def check_bert(
+def check_encoder(
     config: ModelConfig,
     tokenizer: Tokenizer,
     *,
@@ -107,39 +121,39 @@ def check_bert(
     segments: int = 1,
     pooler: bool = True,
     weights: bool = True,
-) -> BertModel:
-    """What `load_bert` gives, on PyTorch's meta device, which holds no numbers: it takes no memory and next to no time.
+) -> PreTrainedModel:
+    """What `load_encoder` gives, on PyTorch's meta device, which holds no numbers: in no memory and next to no time.
+
     Of pretrained weights the names and shapes are read, if at all (`weights`).
 
     Raises:
-        InputError: `load_bert` would raise it.
+        InputError: `load_encoder` would raise it.
     """
-    bert_config = make_bert_config(config, tokenizer, longest=longest, segments=segments)
+    its_config = encoder_config(config, tokenizer, longest=longest, segments=segments)
     if config.init == "pretrained" and weights:
         assert config.backbone is not None
         backbone, revision = config.backbone, config.revision or "main"
         with quiet_transformers():
             stored = _stored_shapes(backbone, revision)
-            found = _pretrained_weights(backbone, revision, _shape(bert_config), pooler=pooler, stored=stored)
-        if pooler and POOLER - found.keys():
+            found = _pretrained_weights(backbone, revision, its_config, pooler=pooler, stored=stored)
+        if _pools(its_config, pooler) and POOLER - found.keys():
             log.warning(NEW_POOLER, backbone)
     with torch.device("meta"):
-        return _new_bert(bert_config, pooler=pooler)
+        return _new_encoder(its_config, pooler=pooler)
 
 
-def _new_bert(config: BertConfig, *, pooler: bool) -> BertModel:
-    from transformers import BertModel
-
+def _new_encoder(config: PretrainedConfig, *, pooler: bool) -> PreTrainedModel:
     try:
-        return BertModel(config, add_pooling_layer=pooler)
+        encoder: PreTrainedModel = _class_of(config)(config, **_pooling(config, pooler))
+        return encoder
     except Exception as error:  # each wrong value has an error of its own, in transformers or in PyTorch
         raise InputError(f"no encoder has this shape ({error})", where="model.config") from error
 
 
-def _shape(config: BertConfig) -> dict[str, Any]:
+def _shape(config: PretrainedConfig) -> dict[str, Any]:
     """What weights depend on."""
     shape = config.to_dict()
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+    for name in family_of(config).dropouts:
         del shape[name]
     return shape
 
@@ -194,7 +208,7 @@ def _not_loaded(backbone: str, error: Exception) -> InputError:
 def _pretrained_weights(
     backbone: str,
     revision: str,
-    shape: dict[str, Any],
+    its_config: PretrainedConfig,
     *,
     pooler: bool,
     stored: Mapping[str, torch.Tensor] | None = None,
@@ -203,14 +217,12 @@ def _pretrained_weights(
 
     `stored` are taken in the place of those of `backbone`.
     """
-    from transformers import BertConfig, BertModel
-
-    bert: BertModel
+    encoder: PreTrainedModel
     loaded: dict[str, Any]
     try:
-        bert, loaded = BertModel.from_pretrained(  # type: ignore[misc]
+        encoder, loaded = _class_of(its_config).from_pretrained(
             backbone if stored is None else None,
-            config=BertConfig(**shape),
+            config=type(its_config)(**_shape(its_config)),
             state_dict=stored,
             revision=revision,
             dtype=torch.float32,
@@ -218,7 +230,7 @@ def _pretrained_weights(
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are told below, by name
-            add_pooling_layer=pooler,
+            **_pooling(its_config, pooler),
         )
     except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError …
         raise _not_loaded(backbone, error) from error
@@ -236,40 +248,78 @@ def _pretrained_weights(
             where="model.backbone",
             fix="give a complete checkpoint, or `init: random`",
         )
-    kept = bert.state_dict().items()
+    kept = encoder.state_dict().items()
     return {name: tensor.numpy() for name, tensor in kept if not (lacks_pooler and name in POOLER)}
 
 
-def make_bert_config(config: ModelConfig, tokenizer: Tokenizer, *, longest: int, segments: int = 1) -> BertConfig:
+def encoder_config(config: ModelConfig, tokenizer: Tokenizer, *, longest: int, segments: int = 1) -> PretrainedConfig:
     """The encoder's shape: that of `backbone` with the study's own values, made to fit the tokenizer.
 
-    `longest` is the longest example in tokens, `segments` how many kinds of tokens it tells apart: 2 for a pair.
+    `longest` is the longest example in tokens, `segments` how many texts it has: 2 for a pair.
 
     Raises:
-        InputError: the backbone is not there, is no BERT, or does not fit the tokenizer.
+        InputError: the backbone is not there, is of no family that is known, or does not fit the tokenizer.
     """
-    from transformers import AutoConfig, BertConfig
-
-    values: dict[str, Any] = dict(config.config)
+    its_config = _new_config(config) if config.backbone is None else _config_of_backbone(config)
+    family = family_of(its_config)
+    values: dict[str, Any] = {name: value for name, value in config.config.items() if name != "model_type"}
     if config.hidden_dropout is not None:
-        values["hidden_dropout_prob"] = config.hidden_dropout
+        values |= dict.fromkeys(family.hidden_dropouts, config.hidden_dropout)
     if config.attention_dropout is not None:
-        values["attention_probs_dropout_prob"] = config.attention_dropout
+        values[family.attention_dropout] = config.attention_dropout
     if config.tokenizer_vocab_size is not None or config.backbone is None:
         values["vocab_size"] = len(tokenizer)
+    if family.starts_after_padding and config.backbone is not None and its_config.pad_token_id != tokenizer.pad_id:
+        raise InputError(
+            f"the tokenizer pads with {tokenizer.pad_id}, but positions of `{config.backbone}` begin after its "
+            f"`pad_token_id` {its_config.pad_token_id}",
+            where="model.tokenizer",
+            fix="give the tokenizer that belongs to the backbone, or correct `pad_token_id` in its config.json",
+        )
     values["pad_token_id"] = tokenizer.pad_id
-    known = BertConfig().to_dict()
+    known = type(its_config)().to_dict().keys() | its_config.attribute_map.keys()
+    kind = type(its_config).__name__
     unknown = [key for key in values if key not in known]
     if unknown:
-        raise InputError(f"`{unknown[0]}` is no value of transformers.BertConfig", where="model.config")
+        raise InputError(f"`{unknown[0]}` is no value of transformers.{kind}", where="model.config")
     try:
-        own = BertConfig(**values)
+        own = type(its_config)(**values)
     except Exception as error:  # transformers has an error of its own for each kind of wrong value
-        raise InputError(f"this is no BertConfig ({error})", where="model.config") from error
+        raise InputError(f"this is no {kind} ({error})", where="model.config") from error
     if config.backbone is None:
-        return _large_enough(own, longest, segments)
+        return _large_enough(own, tokenizer, longest, segments)
+    its_config.update(values)
+    if its_config.dtype != torch.float32 and its_config.dtype is not None:
+        its_config.dtype = torch.float32  # as what is trained is stored, however the backbone was
+    if its_config.vocab_size < len(tokenizer):
+        raise InputError(
+            f"the tokenizer has {len(tokenizer)} pieces, but `{config.backbone}` knows {its_config.vocab_size}",
+            where="model.tokenizer",
+            fix="give the tokenizer that belongs to the backbone",
+        )
+    return _large_enough(its_config, tokenizer, longest, segments)
+
+
+def _new_config(config: ModelConfig) -> PretrainedConfig:
+    """That of the family that the study names, or of BERT."""
+    from transformers import AutoConfig
+
+    kind = str(config.config.get("model_type", "bert"))
+    if kind not in FAMILIES:
+        raise InputError(
+            f"`{kind}` is no family of encoders that is known",
+            where="model.config.model_type",
+            fix=f"use one of {', '.join(FAMILIES)}",
+        )
+    return AutoConfig.for_model(kind)
+
+
+def _config_of_backbone(config: ModelConfig) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    assert config.backbone is not None
     try:
-        bert_config = AutoConfig.from_pretrained(
+        its_config: PretrainedConfig = AutoConfig.from_pretrained(
             config.backbone, revision=config.revision or "main", trust_remote_code=False
         )
     except Exception as error:  # OSError when it is not there, ValueError when it is no model
@@ -278,33 +328,22 @@ def make_bert_config(config: ModelConfig, tokenizer: Tokenizer, *, longest: int,
             where="model.backbone",
             fix="give a hub name or a local folder with a config.json",
         ) from error
-    if bert_config.model_type != "bert":
-        raise InputError(
-            f"`{config.backbone}` is a model of type `{bert_config.model_type}`",
-            where="model.backbone",
-            fix="its type must be `bert`",
-        )
-    bert_config.update(values)
-    if bert_config.vocab_size < len(tokenizer):
-        raise InputError(
-            f"the tokenizer has {len(tokenizer)} pieces, but `{config.backbone}` knows {bert_config.vocab_size}",
-            where="model.tokenizer",
-            fix="give the tokenizer that belongs to the backbone",
-        )
-    return _large_enough(bert_config, longest, segments)
+    return its_config
 
 
-def _large_enough(config: BertConfig, longest: int, segments: int) -> BertConfig:
-    if longest > config.max_position_embeddings:
+def _large_enough(config: PretrainedConfig, tokenizer: Tokenizer, longest: int, segments: int) -> PretrainedConfig:
+    family = family_of(config)
+    if longest > (positions := family.positions(config)):
         raise InputError(
-            f"examples of {longest} tokens are longer than the encoder's {config.max_position_embeddings} positions",
+            f"examples of {longest} tokens are longer than the encoder's {positions} positions",
             where="data",
-            fix=f"make the longest example {config.max_position_embeddings} tokens or shorter",
+            fix=f"make the longest example {positions} tokens or shorter",
         )
-    if segments > config.type_vocab_size:
+    types = segments if tokenizer.pair_type else 1
+    if family.needs_token_types and types > config.type_vocab_size:
         raise InputError(
-            f"the encoder tells {config.type_vocab_size} kind(s) of tokens apart, but an example has {segments}",
+            f"the encoder tells {config.type_vocab_size} kind(s) of tokens apart, but an example has {types}",
             where="model.config.type_vocab_size",
-            fix=f"give an encoder with a `type_vocab_size` of {segments}",
+            fix=f"give an encoder with a `type_vocab_size` of {types}",
         )
     return config

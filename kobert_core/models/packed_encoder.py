@@ -1,9 +1,10 @@
-"""A BERT encoder over sequences that lie end to end: no padding goes through it.
+"""An encoder over sequences that lie end to end: no padding goes through it.
 
-Modules, weights and the dispatch of attention are those of `transformers.BertModel`; the numbers are those of the
-padded model, to rounding. Every part of BERT but attention looks at one token at a time, so that the tokens of all
-sequences are rows of one matrix. Attention stays within each sequence: on CUDA in one kernel that knows where each
-sequence starts, on the CPU sequence length by sequence length. Neither needs a mask.
+Modules, weights and the dispatch of attention are those of transformers; the numbers are those of its padded model, to
+rounding. Every part of an encoder but attention looks at one token at a time, so that the tokens of all sequences are
+rows of one matrix. Attention stays within each sequence: on CUDA in one kernel that knows where each sequence starts,
+on the CPU sequence length by sequence length. Neither needs a mask. A family whose attention is its own is padded
+instead, within its batch.
 """
 
 from __future__ import annotations
@@ -16,24 +17,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn import functional as F
 
+from kobert_core.families import family_of, layers_of
+
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import BertModel
+    from transformers import PreTrainedModel
 
 PACKED = "packed_sdpa"
 """Name of `packed_attention` among the attention implementations of transformers."""
 
 
-def use_packed_attention(bert: BertModel) -> None:
-    """Make the encoder attend by `packed_attention`, as `encode` needs it."""
+def use_packed_attention(encoder: PreTrainedModel) -> None:
+    """Make the encoder attend by `packed_attention`, as `encode` needs it, where its family can."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(PACKED, packed_attention)
-    bert.set_attn_implementation(PACKED)
+    if family_of(encoder.config).is_packed:
+        AttentionInterface.register(PACKED, packed_attention)
+        encoder.set_attn_implementation(PACKED)
 
 
 def encode(
-    bert: BertModel,
+    encoder: PreTrainedModel,
     input_ids: torch.Tensor,
     token_type_ids: torch.Tensor,
     position_ids: torch.Tensor,
@@ -46,7 +50,7 @@ def encode(
     """The hidden states of the last layer, shape (tokens, hidden size).
 
     Args:
-        bert: Its attention was chosen by `use_packed_attention`.
+        encoder: Its attention was chosen by `use_packed_attention`.
         input_ids, token_type_ids, position_ids: int64, shape (tokens,): all sequences, end to end.
         starts: int32, shape (sequences + 1,): sequence i is `starts[i]` up to `starts[i + 1]`.
         lengths: The same as numbers, so that nobody waits for the device to learn them.
@@ -55,20 +59,55 @@ def encode(
         first_tokens_only: Give the first token of each sequence alone, shape (sequences, hidden size). A head on it
             needs no other, and most of the last layer's work is saved.
     """
+    family = family_of(encoder.config)
     longest = longest or max(lengths)
+    if not family.tells_types_apart(encoder.config):
+        token_type_ids = torch.zeros_like(token_type_ids)
+    if not family.is_packed:
+        padded = _encode_padded(encoder, input_ids, token_type_ids, position_ids, starts, longest)
+        return padded[:, 0] if first_tokens_only else padded[rows_of(starts, tokens=len(input_ids)), position_ids]
     by_length = None if starts.is_cuda else lengths  # a compiled layer would be compiled for each number of them
     within: dict[str, Any] = {"cu_seq_lens_k": starts, "max_length_k": longest, "key_lengths": by_length}
     whole = within | {"cu_seq_lens_q": starts, "max_length_q": longest, "query_lengths": by_length}
-    hidden: torch.Tensor = bert.embeddings(input_ids[None], token_type_ids[None], position_ids[None])
-    *lower, top = bert.encoder.layer
+    hidden: torch.Tensor = family.embed(encoder, input_ids[None], token_type_ids[None], position_ids[None])
+    values = family.layer_values(encoder, hidden, position_ids[None]) if family.layer_values else lambda layer: {}
+    *lower, top = layers_of(encoder)
     for layer in lower:
-        hidden = layer(hidden, **whole)
-    if not first_tokens_only:
-        hidden = top(hidden, **whole)
-        return hidden.squeeze(0)
-    ones = torch.arange(len(starts), dtype=starts.dtype, device=starts.device)
-    single = within | {"cu_seq_lens_q": ones, "max_length_q": 1, "query_lengths": by_length and [1] * len(lengths)}
-    return _for_queries(top, hidden.index_select(1, starts[:-1]), hidden, **single).squeeze(0)
+        hidden = layer(hidden, **whole, **values(layer))
+    if first_tokens_only and family.has_layers_of_bert:
+        ones = torch.arange(len(starts), dtype=starts.dtype, device=starts.device)
+        single = within | {"cu_seq_lens_q": ones, "max_length_q": 1, "query_lengths": by_length and [1] * len(lengths)}
+        return _for_queries(top, hidden.index_select(1, starts[:-1]), hidden, **single).squeeze(0)
+    hidden = top(hidden, **whole, **values(top))
+    if first_tokens_only:
+        hidden = hidden.index_select(1, starts[:-1])
+    if family.last_norm is not None:
+        hidden = encoder.get_submodule(family.last_norm)(hidden)
+    return hidden.squeeze(0)
+
+
+def _encode_padded(
+    encoder: Any,
+    input_ids: torch.Tensor,
+    token_type_ids: torch.Tensor,
+    position_ids: torch.Tensor,
+    starts: torch.Tensor,
+    longest: int,
+) -> torch.Tensor:
+    """The hidden states of the last layer, shape (sequences, `longest`, hidden size)."""
+    place = (rows_of(starts, tokens=len(input_ids)), position_ids)
+    shape = (len(starts) - 1, longest)
+    ids = input_ids.new_full(shape, encoder.config.pad_token_id).index_put(place, input_ids)
+    types = token_type_ids.new_zeros(shape).index_put(place, token_type_ids)
+    mask = input_ids.new_zeros(shape).index_put(place, torch.ones_like(input_ids))
+    hidden: torch.Tensor = encoder(input_ids=ids, token_type_ids=types, attention_mask=mask).last_hidden_state
+    return hidden
+
+
+def rows_of(starts: torch.Tensor, *, tokens: int) -> torch.Tensor:
+    """The number of each token's sequence, shape (tokens,)."""
+    numbers = torch.arange(len(starts) - 1, device=starts.device)
+    return torch.repeat_interleave(numbers, starts.diff(), output_size=tokens)
 
 
 def _for_queries(layer: Any, queries: torch.Tensor, hidden: torch.Tensor, **lengths: Any) -> torch.Tensor:
@@ -111,6 +150,7 @@ def packed_attention(
     key_lengths: Sequence[int] | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention within each sequence, in the form that transformers' `AttentionInterface` takes.
@@ -128,15 +168,17 @@ def packed_attention(
         key_lengths: Tokens of each sequence in `key` and `value`.
         dropout: Probability, on the attention weights.
         scaling: Of the dot products.
+        sliding_window: Attend to tokens that are less than this far away, if given.
 
     Returns:
         Shape (1, tokens, heads, size), as of `query`; and None for the weights, which are not kept.
     """
-    how: dict[str, Any] = {"dropout": dropout, "scaling": scaling}
+    window = None if sliding_window is None or sliding_window >= max_length_k else sliding_window - 1
+    how: dict[str, Any] = {"dropout": dropout, "scaling": scaling} | ({} if window is None else {"window": window})
     if not query.is_cuda:
         assert query_lengths is not None and key_lengths is not None
         return _by_length(query, key, value, query_lengths, key_lengths, **how).unsqueeze(0), None
-    by_bounds = _by_flash if _has_flash(query) else _by_jagged
+    by_bounds = _by_flash if _has_flash(query) else _by_jagged if window is None else _by_padding
     bounds = Bounds(cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k)
     return by_bounds(query, key, value, bounds, **how).unsqueeze(0), None
 
@@ -174,6 +216,7 @@ def _by_flash(
     *,
     dropout: float,
     scaling: float | None,
+    window: int | None = None,
 ) -> torch.Tensor:
     """The kernel that `_by_jagged` comes to in half precision, without what leads there: that takes Python longer than
     all the rest of a layer. `torch.nn.attention.varlen` has the same without dropout.
@@ -185,7 +228,8 @@ def _by_flash(
     is_causal = return_debug_mask = False
     attend = torch.ops.aten._flash_attention_forward
     attended: torch.Tensor
-    attended, *_ = attend(*rows, *bounds, dropout, is_causal, return_debug_mask, scale=scaling)
+    sides: dict[str, Any] = {} if window is None else {"window_size_left": window, "window_size_right": window}
+    attended, *_ = attend(*rows, *bounds, dropout, is_causal, return_debug_mask, scale=scaling, **sides)
     return attended
 
 
@@ -210,6 +254,44 @@ def _by_jagged(
     return rows
 
 
+def _by_padding(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: Bounds,
+    *,
+    dropout: float,
+    scaling: float | None,
+    window: int | None = None,
+) -> torch.Tensor:
+    """Attention to a window of all dtypes and devices: nested tensors take no mask. All tokens ask.
+
+    Returns:
+        Shape (tokens, heads, size), as of `query`.
+    """
+    starts, longest, tokens = bounds.key_starts, bounds.longest_key, query.shape[2]
+    rows = rows_of(starts, tokens=tokens)
+    place = (rows, torch.arange(tokens, device=starts.device) - starts[rows])
+
+    def padded(part: torch.Tensor) -> torch.Tensor:
+        by_token = part.squeeze(0).transpose(0, 1)
+        whole = by_token.new_zeros((len(starts) - 1, longest, *by_token.shape[1:]))
+        return whole.index_put(place, by_token).transpose(1, 2)
+
+    places = torch.arange(longest, device=starts.device)
+    is_there = places < starts.diff()[:, None]
+    allowed = is_there[:, None, :] & _within(places, window) | ~is_there[:, :, None]  # padding may ask for anything
+    how: dict[str, Any] = {"attn_mask": allowed[:, None], "dropout_p": dropout, "scale": scaling}
+    attended = F.scaled_dot_product_attention(padded(query), padded(key), padded(value), **how)
+    return attended.transpose(1, 2)[place]
+
+
+def _within(places: torch.Tensor, window: int | None) -> torch.Tensor:
+    """Which places see which, shape (places, places)."""
+    distance = (places[:, None] - places).abs()
+    return distance >= 0 if window is None else distance <= window
+
+
 def _jagged(part: torch.Tensor, starts: torch.Tensor, longest: int) -> torch.Tensor:
     """Shape (1, heads, tokens, size) as a nested tensor of shape (sequences, heads, length, size), without a copy.
 
@@ -230,6 +312,7 @@ def _by_length(
     *,
     dropout: float,
     scaling: float | None,
+    window: int | None = None,
 ) -> torch.Tensor:
     """Neighbours of the same length go together: in batches that are ordered by length these are few groups.
 
@@ -244,19 +327,30 @@ def _by_length(
     outputs = []
     for (*_sizes, count), *parts in zip(groups, queries, keys, values, strict=True):
         q, k, v = (part.unflatten(1, (count, -1)).transpose(0, 1) for part in parts)  # sequences, heads, length, size
-        attended = _attend(q, k, v, dropout=dropout, scaling=scaling)
+        attended = _attend(q, k, v, dropout=dropout, scaling=scaling, window=window)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)
 
 
 def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, dropout: float, scaling: float | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    dropout: float,
+    scaling: float | None,
+    window: int | None,
 ) -> torch.Tensor:
+    length = key.shape[-2]
+    allowed = None if window is None or length <= window + 1 else _within(torch.arange(length), window)
     if dropout == 0.0:
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scaling)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout, scale=scaling)
     # The CPU has no fused kernel with dropout, and PyTorch's own way around takes two thirds longer than this one.
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    weights = ((query * scale) @ key.transpose(-1, -2)).softmax(-1)
+    weights = (query * scale) @ key.transpose(-1, -2)
+    if allowed is not None:
+        weights = weights.masked_fill(~allowed, -torch.inf)
+    weights = weights.softmax(-1)
     return (weights * _dropout_mask(weights, dropout)) @ value
 
 

@@ -22,13 +22,15 @@ from kobert_core.data.set_aside import SetAside
 from kobert_core.data.splits import Indices
 from kobert_core.data.survey import CutOff, Survey
 from kobert_core.errors import InputError
-from kobert_core.models.backbone import check_bert, load_bert
+from kobert_core.models.backbone import check_encoder, load_encoder
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks.spec import TaskSpec
 from kobert_core.tokenization import Tokenizer, load_tokenizer, train_model, trained_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import BertModel, PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from kobert_core.models.heads import EncoderWithHead
 
 
 class Examples(Protocol):
@@ -96,7 +98,7 @@ class Task(ABC, Generic[E]):
     chosen_on_dev: ClassVar[Mapping[str, str]] = {}
     """Metrics that are values of the model's config chosen on the dev split, with that value's name."""
     segments: ClassVar[int] = 1
-    """Kinds of tokens that an example has: 2 where it is a pair."""
+    """Texts that an example has: 2 where it is a pair."""
     pooler: ClassVar[bool] = True
     """Whether the head needs the encoder's pooler."""
 
@@ -215,22 +217,15 @@ class Task(ABC, Generic[E]):
         """The longest example in tokens."""
 
     @abstractmethod
-    def _with_head(self, bert: BertModel) -> nn.Module:
+    def _with_head(self, encoder: PreTrainedModel) -> EncoderWithHead:
         """The model: the encoder, and a new head on it."""
 
-    def build_model(self) -> nn.Module:
-        """A model with its encoder in `model.bert`, on the CPU, initialised as the config says."""
-        bert = load_bert(
-            self.model,
-            self.tokenizer,
-            longest=self.longest,
-            segments=self.segments,
-            pooler=self.pooler,
-            cache=self._cache,
-        )
-        return self._with_head(bert)
+    def build_model(self) -> EncoderWithHead:
+        """A model on the CPU, initialised as the config says."""
+        needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
+        return self._with_head(load_encoder(self.model, self.tokenizer, cache=self._cache, **needs))
 
-    def build_on_meta(self, *, weights: bool = False) -> nn.Module:
+    def build_on_meta(self, *, weights: bool = False) -> EncoderWithHead:
         """What `build_model` gives, on PyTorch's meta device: shapes without numbers, in no memory and next to no time.
 
         Args:
@@ -239,16 +234,10 @@ class Task(ABC, Generic[E]):
         Raises:
             InputError: the model cannot be built.
         """
-        bert = check_bert(
-            self.model,
-            self.tokenizer,
-            longest=self.longest,
-            segments=self.segments,
-            pooler=self.pooler,
-            weights=weights,
-        )
+        needs: dict[str, Any] = {"longest": self.longest, "segments": self.segments, "pooler": self.pooler}
+        encoder = check_encoder(self.model, self.tokenizer, weights=weights, **needs)
         with torch.device("meta"):
-            return self._with_head(bert)
+            return self._with_head(encoder)
 
     def check_model(self, *, weights: bool = True) -> None:
         """Put the longest example through the model on the meta device: what no run could train is known before one

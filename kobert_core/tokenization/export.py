@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,24 +44,38 @@ def save_pretrained(
 ) -> None:
     """Write `tokenizer.json`, its two configurations, and the files that the tokenizer was loaded from."""
     names = {"unk_token": UNK, "pad_token": PAD, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
-    atomic_write_text(folder / "tokenizer.json", tokenizer_json)
-    atomic_write_json(folder / "special_tokens_map.json", names)
-    configuration = {
-        # Both written out: without them AutoTokenizer loads WordPiece, or leaves the token types out.
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-        "model_max_length": MODEL_MAX_LENGTH,
-        "padding_side": "right",
-        "truncation_side": "right",
-        "clean_up_tokenization_spaces": False,
-        **names,
-    }
-    atomic_write_json(folder / "tokenizer_config.json", configuration)
+    # Written out: without it AutoTokenizer leaves the token types out.
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    more = {"model_input_names": inputs, "model_max_length": MODEL_MAX_LENGTH}
+    write_tokenizer(folder, tokenizer_json, names, more)
     if vocab is None:
         atomic_write_bytes(folder / SKT_MODEL, model)
     else:
         atomic_write_bytes(folder / MONOLOGG_MODEL, model)
         atomic_write_text(folder / MONOLOGG_VOCAB, "\n".join(vocab) + "\n")
+
+
+def write_tokenizer(folder: Path, tokenizer_json: str, special: Mapping[str, str], more: Mapping[str, object]) -> None:
+    """Write a `tokenizer.json` and its two configurations.
+
+    Args:
+        folder: Where.
+        tokenizer_json: The content of the first.
+        special: Special tokens by transformers' names for them.
+        more: What else there is to say in `tokenizer_config.json`.
+    """
+    atomic_write_text(folder / "tokenizer.json", tokenizer_json)
+    atomic_write_json(folder / "special_tokens_map.json", dict(special))
+    configuration = {
+        # Without it AutoTokenizer makes a tokenizer of the encoder's family, with a normaliser of its own.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **more,
+        "padding_side": "right",
+        "truncation_side": "right",
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
+    atomic_write_json(folder / "tokenizer_config.json", configuration)
 
 
 def build_tokenizer(processor: sentencepiece.SentencePieceProcessor, tokens: Sequence[str]) -> Tokenizer:

@@ -17,6 +17,20 @@ SKT_MODEL = "spiece.model"
 MONOLOGG_MODEL = "tokenizer_78b3253a26.model"
 MONOLOGG_VOCAB = "vocab.txt"
 
+FAST_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spm.model",
+    "config.json",
+)
+"""What transformers makes a fast tokenizer of, and the encoder's config."""
+
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 # White space, a syllable of three conjoining jamo, two compatibility jamo, a ligature.
@@ -39,7 +53,7 @@ def find_folder(name: str | PathLike[str], revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = [SKT_MODEL, MONOLOGG_MODEL, MONOLOGG_VOCAB]
+        patterns = [SKT_MODEL, MONOLOGG_MODEL, *FAST_FILES]
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub's client lets through the errors of the libraries below it
         reason = str(error).strip().split("\n")[0]

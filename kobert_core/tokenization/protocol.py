@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 
 class Tokenizer(Protocol):
-    """A tokenizer with the special tokens of BERT. It never changes, and can be pickled.
+    """A tokenizer with the special tokens of BERT, by whatever name. It never changes, and can be pickled.
 
-    `tests/fixtures/tokenizers.py` holds a `transformers` fast tokenizer behind it, and
     `tests/unit/kobert_core/tokenization/test_every_tokenizer.py` asks the same of each.
     """
 
@@ -35,6 +34,16 @@ class Tokenizer(Protocol):
     @property
     def sep_id(self) -> int:
         """The id after every text, and after both of a pair."""
+        ...
+
+    @property
+    def pair_separators(self) -> int:
+        """How many `sep_id` lie between both of a pair: 1 in BERT, 2 in RoBERTa."""
+        ...
+
+    @property
+    def pair_type(self) -> int:
+        """The token type of the second of a pair: 1 in BERT, 0 where token types tell nothing."""
         ...
 
     @property
@@ -67,7 +76,7 @@ class Tokenizer(Protocol):
         ...
 
     def encode_pair(self, text: str, pair: str, max_length: int | None = None) -> tuple[list[int], list[int]]:
-        """`[CLS] text [SEP] pair [SEP]`, and the token types: 0 up to the first `[SEP]`, then 1.
+        """`[CLS] text [SEP] pair [SEP]` with all separators, and the token types: 0 up to the pair, then `pair_type`.
 
         Beyond `max_length` ids, tokens are cut from the end of the longer one, as `longest_first` of transformers does.
         """
@@ -76,3 +85,13 @@ class Tokenizer(Protocol):
     def save_pretrained(self, folder: str | PathLike[str], /) -> object:
         """Write the files that `transformers.AutoTokenizer` loads, without custom code."""
         ...
+
+
+def keep_longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of either text of a pair are kept, as `longest_first` of the `tokenizers` library does it."""
+    if first + second <= room:
+        return first, second
+    shorter = min(first, second, room // 2)
+    # Equal lengths and an odd room: the pair keeps one more.
+    kept = room - shorter if first > second else shorter
+    return kept, room - kept

@@ -22,7 +22,7 @@ from kobert_core.tokenization import export, loading, offsets, training
 from kobert_core.tokenization.batch_offsets import CharacterTable
 from kobert_core.tokenization.loading import CLS, PAD, SEP, SPECIAL_TOKENS, UNK
 from kobert_core.tokenization.preprocessing import not_plain, preprocess, preprocess_with_positions
-from kobert_core.tokenization.protocol import Tokenizer
+from kobert_core.tokenization.protocol import Tokenizer, keep_longest_first
 
 # The original cuts a text at the names of the special tokens and tokenizes what lies between on its own.
 _SPECIAL = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
@@ -59,6 +59,9 @@ class KoBertTokenizer:
         self._id_of = loading.ids_by_token(self._tokens)
         self._shapes = offsets.PieceShapes(pieces, self.unk_id)
         self._characters = CharacterTable(self._processor, self._shapes)
+
+    pair_separators = 1
+    pair_type = 1
 
     @classmethod
     def from_pretrained(cls, name: str | PathLike[str], revision: str | None = None) -> KoBertTokenizer:
@@ -169,12 +172,9 @@ class KoBertTokenizer:
         """
         first, second = self._encode_pieces([text, pair], num_threads=1)
         room = _room(max_length, specials=3)
-        if room is not None and len(first) + len(second) > room:
-            half = room // 2
-            shorter = min(len(first), len(second), half)
-            # Equal lengths and an odd room: the pair keeps one more, as in the `tokenizers` library.
-            keep_first = room - shorter if len(first) > len(second) else shorter
-            first, second = first[:keep_first], second[: room - keep_first]
+        if room is not None:
+            kept, kept_of_pair = keep_longest_first(len(first), len(second), room)
+            first, second = first[:kept], second[:kept_of_pair]
         ids = [self.cls_id, *first, self.sep_id, *second, self.sep_id]
         return ids, [0] * (len(first) + 2) + [1] * (len(second) + 1)
 
@@ -294,12 +294,19 @@ class KoBertTokenizer:
 
 
 def load_tokenizer(name: str | PathLike[str], revision: str | None = None) -> Tokenizer:
-    """The tokenizer of a local folder, or of a model on the hub.
+    """The tokenizer of a local folder, or of a model on the hub: KoBERT's where its SentencePiece model is there, else
+    the fast one that belongs to the encoder.
 
     Raises:
-        InputError: as `KoBertTokenizer.from_pretrained`.
+        InputError: no such folder or repository, files missing or broken, or the hub cannot be reached.
     """
-    return KoBertTokenizer.from_pretrained(name, revision)
+    folder = loading.find_folder(name, revision)
+    is_kobert = any((folder / file).is_file() for file in (loading.SKT_MODEL, loading.MONOLOGG_MODEL))
+    if is_kobert or not any((folder / file).is_file() for file in loading.FAST_FILES if file != "config.json"):
+        return KoBertTokenizer.from_pretrained(folder)
+    from kobert_core.tokenization.fast import load_fast_tokenizer
+
+    return load_fast_tokenizer(folder)
 
 
 def trained_tokenizer(model: bytes) -> Tokenizer:

@@ -29,7 +29,7 @@ from kobert_core.config import ModelConfig, Objective
 from kobert_core.data.cache import cached_arrays
 from kobert_core.errors import InputError
 from kobert_core.io.checksums import SUMS, sha256_file
-from kobert_core.models.backbone import load_bert
+from kobert_core.models.backbone import load_encoder
 from kobert_core.pretrained import load_pretrained, save_model_files, save_weights
 from kobert_core.tasks.question_answering.squad import Squad, read_squad
 from kobert_core.tasks.text_classification.columns import Columns
@@ -285,7 +285,7 @@ def test_no_pickle_is_loaded(drill: Drill, tmp_path: Path) -> None:
         (tmp_path / "backbone" / name).write_bytes(in_torch.getvalue())
         tried += 1
         with pytest.raises(InputError, match="cannot be loaded"):
-            load_bert(ModelConfig(backbone=str(tmp_path / "backbone")), tokenizer, longest=8)
+            load_encoder(ModelConfig(backbone=str(tmp_path / "backbone")), tokenizer, longest=8)
         refused += 1
 
     (tmp_path / "backbone" / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Evil: pass\n")
@@ -293,7 +293,7 @@ def test_no_pickle_is_loaded(drill: Drill, tmp_path: Path) -> None:
     (tmp_path / "backbone" / "config.json").write_text(json.dumps(config | own))
     tried += 1
     with pytest.raises(InputError, match="there is no model"):
-        load_bert(ModelConfig(backbone=str(tmp_path / "backbone")), tokenizer, longest=8)
+        load_encoder(ModelConfig(backbone=str(tmp_path / "backbone")), tokenizer, longest=8)
     refused += 1
 
     def build() -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from kobert_core.pretrained import TRAIN_CONFIG, read_train_config
 from kobert_core.progress import Progress
 from kobert_core.tasks import SPECS, parse_train_config, task_class
 from kobert_core.tasks.base import Examples, Task
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tokenization import load_tokenizer
 from tuning.study import load_study
 
 
@@ -33,7 +33,7 @@ def describing_task(
     if task not in (None, config.task):
         whose = study if study is not None else model
         raise InputError(f"`{whose}` is of the task `{config.task}`, not `{task}`", where="--task", fix="leave it out")
-    tokenizer = KoBertTokenizer.from_pretrained(model) if model is not None else None
+    tokenizer = load_tokenizer(model) if model is not None else None
     return task_class(config.task)(config, tokenizer=tokenizer, progress=progress)
 
 

@@ -76,8 +76,8 @@ def _best_spans(
     place = np.arange(width)
     for begin in range(0, size, ROWS_AT_ONCE):
         rows = slice(begin, begin + ROWS_AT_ONCE)
-        query, lengths = examples.query[rows, None], examples.lengths[rows, None]
-        outside = (place < query + 2) | (place >= lengths - 1)
+        context_place, lengths = examples.context_place[rows, None], examples.lengths[rows, None]
+        outside = (place < context_place) | (place >= lengths - 1)
         starts, start_logits = _top(outputs["start_logits"][rows], outside, k)
         ends, end_logits = _top(outputs["end_logits"][rows], outside, k)
         sums = start_logits[:, :, None] + end_logits[:, None, :]

@@ -9,11 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from kobert_core.data.batching import IGNORED, PackedInputs
-from kobert_core.models.packed_encoder import encode, use_packed_attention
+from kobert_core.models.heads import EncoderWithHead
+from kobert_core.models.packed_encoder import encode, rows_of
 from kobert_core.tasks.question_answering.windows import MAX_TRIM_END, MAX_TRIM_START
 
 if TYPE_CHECKING:
-    from transformers import BertModel
+    from transformers import PreTrainedModel
 
 
 class AnswerOutput(NamedTuple):
@@ -44,30 +45,31 @@ class BoundaryHead(nn.Module):
         return self.start(hidden), self.end(hidden)
 
 
-class KoBertForQuestionAnswering(nn.Module):
-    """Extractive question answering: a linear layer over the tokens' hidden states, as in BERT.
+class QuestionAnswerer(EncoderWithHead):
+    """Extractive question answering: a linear layer over the tokens' hidden states, or what the encoder's family has.
 
-    The weights have the names of `transformers.BertForQuestionAnswering`, and `boundary.…` those of the boundary
+    The weights have the names of transformers' `AutoModelForQuestionAnswering`, and `boundary.…` those of the boundary
     head.
     """
 
     def __init__(
-        self, bert: BertModel, *, dropout: float = 0.0, boundary_head: bool = True, boundary_weight: float = 1.0
+        self,
+        encoder: PreTrainedModel,
+        *,
+        dropout: float = 0.0,
+        boundary_head: bool = True,
+        boundary_weight: float = 1.0,
     ) -> None:
         """New heads on an encoder without pooler; `boundary_weight` is that of the boundary head in the loss."""
-        super().__init__()
-        use_packed_attention(bert)
-        self.bert = bert
+        from transformers import AutoModelForQuestionAnswering
+
+        with torch.device("meta"):
+            own = {"boundary": BoundaryHead(encoder.config.hidden_size)} if boundary_head else {}
+        super().__init__(encoder, AutoModelForQuestionAnswering, {"num_labels": 2}, **own)
         self.dropout = nn.Dropout(dropout)
-        self.qa_outputs = nn.Linear(bert.config.hidden_size, 2)
-        self.boundary = BoundaryHead(bert.config.hidden_size) if boundary_head else None
+        if not boundary_head:
+            self.boundary = None
         self.boundary_weight = boundary_weight
-        heads = [self.qa_outputs]
-        if self.boundary is not None:
-            heads += [self.boundary.start, self.boundary.end]
-        for layer in heads:
-            layer.weight.data.normal_(std=bert.config.initializer_range)
-            layer.bias.data.zero_()
 
     def forward(
         self,
@@ -90,11 +92,11 @@ class KoBertForQuestionAnswering(nn.Module):
             reduction: `mean` or `sum` over the sequences.
             packed: The sequences.
         """
-        hidden = self.dropout(encode(self.bert, **packed))
+        hidden = self.dropout(encode(self.encoder, **packed))
         position_ids, lengths = packed["position_ids"], packed["lengths"]
-        place = (_rows(packed["starts"], tokens=len(position_ids)), position_ids)
+        place = (rows_of(packed["starts"], tokens=len(position_ids)), position_ids)
         shape = (len(lengths), packed.get("longest") or max(lengths))
-        start_logits, end_logits = _in_rows(self.qa_outputs(hidden), place, shape, fill=-torch.inf).unbind(-1)
+        start_logits, end_logits = _in_rows(self.family.answer(self, hidden), place, shape, fill=-torch.inf).unbind(-1)
         trims: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
         if self.boundary is not None:
             trim_start_logits, trim_end_logits = self.boundary(hidden)
@@ -111,12 +113,6 @@ class KoBertForQuestionAnswering(nn.Module):
                 loss = loss + self.boundary_weight * losses
         loss = loss / 2
         return AnswerOutput(loss.sum() if reduction == "sum" else loss.mean(), start_logits, end_logits, *trims)
-
-
-def _rows(starts: torch.Tensor, *, tokens: int) -> torch.Tensor:
-    """The number of each token's sequence, shape (tokens,)."""
-    numbers = torch.arange(len(starts) - 1, device=starts.device)
-    return torch.repeat_interleave(numbers, starts.diff(), output_size=tokens)
 
 
 def _in_rows(

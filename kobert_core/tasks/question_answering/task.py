@@ -18,13 +18,14 @@ from kobert_core.data.set_aside import PLACES_SHOWN
 from kobert_core.data.splits import grouped_split, sample
 from kobert_core.data.survey import CutOff, Survey, same_files, share_of, text_digests, warn_of_same_files
 from kobert_core.errors import InputError
+from kobert_core.families import family_of
 from kobert_core.io.checksums import file_digest
-from kobert_core.models.backbone import make_bert_config
+from kobert_core.models.backbone import encoder_config
 from kobert_core.tasks.base import Chance, Inputs, Purpose, Task
 from kobert_core.tasks.question_answering.config import SPEC, QuestionAnsweringData, QuestionAnsweringModel
 from kobert_core.tasks.question_answering.decoding import Answers, Outputs, decode, perfect_outputs, texts
 from kobert_core.tasks.question_answering.metrics import chosen_threshold, gold_texts, score_answers, span_loss
-from kobert_core.tasks.question_answering.model import KoBertForQuestionAnswering
+from kobert_core.tasks.question_answering.model import QuestionAnswerer
 from kobert_core.tasks.question_answering.squad import BadQuestion, read_squad
 from kobert_core.tasks.question_answering.windows import (
     CODE_VERSION,
@@ -37,7 +38,7 @@ from kobert_core.tasks.question_answering.windows import (
 )
 
 if TYPE_CHECKING:
-    from transformers import BertModel, PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 class QuestionAnswering(Task[WindowExamples]):
@@ -56,17 +57,23 @@ class QuestionAnswering(Task[WindowExamples]):
     def longest(self) -> int:
         return self.data.max_seq_length
 
-    def _with_head(self, bert: BertModel) -> KoBertForQuestionAnswering:
-        return KoBertForQuestionAnswering(
-            bert,
+    def _with_head(self, encoder: PreTrainedModel) -> QuestionAnswerer:
+        return QuestionAnswerer(
+            encoder,
             dropout=self.model.dropout,
             boundary_head=self.model.boundary_head,
             boundary_weight=self.model.boundary_weight,
         )
 
     def hf_config(self) -> PretrainedConfig:
-        config = make_bert_config(self.model, self.tokenizer, longest=self.longest, segments=self.segments)
-        config.update({"architectures": ["BertForQuestionAnswering"]})
+        from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
+
+        config = encoder_config(self.model, self.tokenizer, longest=self.longest, segments=self.segments)
+        config.update({"architectures": [MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES[config.model_type]]})
+        if (name := family_of(config).question_dropout) is not None:
+            config.update({name: self.model.dropout})
+        if config.num_labels != 2:  # a backbone may have been a classifier
+            config.num_labels = 2
         return config
 
     def read(self, path: Path, purpose: Purpose = "scoring") -> WindowExamples:
@@ -75,7 +82,7 @@ class QuestionAnswering(Task[WindowExamples]):
         lengths = self.data.lengths
         with self._watched(path):
             pieces = cached_arrays(self._cache, key, lambda: piece_arrays(file, self.tokenizer))
-            windows = cached_arrays(self._cache, key | lengths._asdict(), lambda: window_arrays(file, pieces, lengths))
+            windows = cached_arrays(self._cache, key | lengths._asdict(), lambda: self._windows(file, pieces))
         return self._examples(file, pieces, windows)
 
     def bad_rows(self, path: Path, purpose: Purpose = "scoring") -> list[BadQuestion]:
@@ -93,7 +100,7 @@ class QuestionAnswering(Task[WindowExamples]):
             squad = read_squad(path, use="asking", max_bad_fraction=self.data.max_bad_fraction)
             file = text_arrays(squad)
             pieces = piece_arrays(file, self.tokenizer)
-            examples = self._examples(file, pieces, window_arrays(file, pieces, self.data.lengths))
+            examples = self._examples(file, pieces, self._windows(file, pieces))
         questions = [question.text for question in squad.questions]
         return Inputs(file["ids"].tolist(), {"question": questions}, examples, squad.bad)
 
@@ -151,7 +158,7 @@ class QuestionAnswering(Task[WindowExamples]):
             squad = read_squad(file, max_bad_fraction=1.0)
             arrays = text_arrays(squad)
             pieces = piece_arrays(arrays, self.tokenizer)
-            whole = self._examples(arrays, pieces, window_arrays(arrays, pieces, self.data.lengths))
+            whole = self._examples(arrays, pieces, self._windows(arrays, pieces))
         examples = whole.take(np.flatnonzero(arrays["trainable"]))
         answerable = examples.answerable
         reached = np.logical_or.reduceat(examples.positions[:, 0] > 0, examples.window_starts[:-1])
@@ -185,6 +192,17 @@ class QuestionAnswering(Task[WindowExamples]):
 
     def _examples(self, file: Arrays, pieces: Arrays, windows: Arrays) -> WindowExamples:
         return WindowExamples(file, pieces, windows, self.tokenizer, max_query_length=self.data.max_query_length)
+
+    def _windows(self, file: Arrays, pieces: Arrays) -> Arrays:
+        lengths, separators = self.data.lengths, self.tokenizer.pair_separators
+        room = lengths.max_seq_length - lengths.max_query_length - separators - 2
+        if lengths.doc_stride > room:
+            raise InputError(
+                f"windows would lose tokens: beside the longest question there is room for {room} of a context",
+                where="data.doc_stride",
+                fix=f"make it {room} or less",
+            )
+        return window_arrays(file, pieces, lengths, separators=separators)
 
     @contextmanager
     def _watched(self, path: Path) -> Iterator[None]:

@@ -132,8 +132,10 @@ def _covering(offsets: np.ndarray, answers: np.ndarray, bounds: np.ndarray) -> N
     return np.stack([np.clip(first, bounds[:, 0], last), last], axis=1)
 
 
-def window_arrays(texts: Arrays, pieces: Arrays, lengths: Lengths) -> Arrays:
+def window_arrays(texts: Arrays, pieces: Arrays, lengths: Lengths, *, separators: int = 1) -> Arrays:
     """The windows of every question, in the order of the questions: as transformers' SQuAD processor cuts them.
+
+    `separators` is how many tokens lie between a question and its context.
 
     Returns:
         `question`, `first`, `count`, int32, shape (windows,): whose it is, the first piece of the context in it,
@@ -144,7 +146,7 @@ def window_arrays(texts: Arrays, pieces: Arrays, lengths: Lengths) -> Arrays:
     context = texts["context"]
     sizes = np.diff(pieces["piece_starts"])[context]
     query = np.minimum(np.diff(pieces["question_piece_starts"]), lengths.max_query_length)
-    room = lengths.max_seq_length - query - 3
+    room = lengths.max_seq_length - query - separators - 2
     windows = 1 + -(-np.maximum(sizes - room, 0) // lengths.doc_stride)
     bounds = _bounds(windows)
     question = np.repeat(np.arange(len(context)), windows)
@@ -152,7 +154,7 @@ def window_arrays(texts: Arrays, pieces: Arrays, lengths: Lengths) -> Arrays:
     count = np.minimum(room[question], sizes[question] - first)
     spans = pieces["spans"][question]
     inside = (spans[:, 0] >= first) & (spans[:, 1] < first + count) & (spans[:, 0] >= 0)
-    positions = np.where(inside[:, None], spans - first[:, None] + query[question][:, None] + 2, 0)
+    positions = np.where(inside[:, None], spans - first[:, None] + query[question][:, None] + 1 + separators, 0)
     arrays = {"question": question, "first": first, "count": count, "positions": positions}
     return {name: array.astype(np.int32) for name, array in arrays.items()} | {"windows": bounds}
 
@@ -222,9 +224,11 @@ class WindowExamples:
         self.query = np.minimum(starts[self.question + 1] - starts[self.question], max_query_length)
         """Of each window the pieces of its question."""
         self.first = windows["first"][self.rows].astype(np.int64)
+        self.context_place = self.query + 1 + tokenizer.pair_separators
+        """Of each window where its part of the context begins."""
         self.count = windows["count"][self.rows].astype(np.int64)
         self.positions = windows["positions"][self.rows].astype(np.int64)
-        self.lengths = self.query + self.count + 3
+        self.lengths = self.context_place + self.count + 1
 
     def __str__(self) -> str:
         return f"{len(self.questions):,} questions in {len(self):,} windows"
@@ -279,8 +283,8 @@ class WindowExamples:
             "trim_start": trims[:, 0],
             "trim_end": trims[:, 1],
         }
-        after_query = tokens.places > self.query[indices][tokens.rows] + 1
-        arrays = {"input_ids": tokens.ids, "token_type_ids": after_query, "position_ids": tokens.places}
+        types = (tokens.places >= self.context_place[indices][tokens.rows]) * self._tokenizer.pair_type
+        arrays = {"input_ids": tokens.ids, "token_type_ids": types, "position_ids": tokens.places}
         return Batch.of(self.lengths[indices], arrays, targets)
 
     def features(self, indices: np.ndarray) -> Arrays:
@@ -311,14 +315,15 @@ class WindowExamples:
     def piece_of(self, indices: np.ndarray, token: np.ndarray | int) -> NDArray[np.int64]:
         """The place in `pieces` of a token of each window, which must be the context's; shape (batch,)."""
         context = self.texts["context"][self.question[indices]]
-        piece: NDArray[np.int64] = self.pieces["piece_starts"][context] + self.first[indices] - self.query[indices]
-        return np.add(piece - 2, token)
+        start: NDArray[np.int64] = self.pieces["piece_starts"][context] + self.first[indices]
+        places: NDArray[np.int64] = start - self.context_place[indices] + token
+        return places
 
     def _tokens(self, indices: np.ndarray) -> Tokens:
         lengths, query = self.lengths[indices], self.query[indices]
         rows, places = np.repeat(np.arange(len(indices)), lengths), places_in(lengths)
         in_query = (places > 0) & (places <= query[rows])
-        in_context = (places > query[rows] + 1) & (places < lengths[rows] - 1)
+        in_context = (places >= self.context_place[indices][rows]) & (places < lengths[rows] - 1)
         ids = np.full(len(rows), self._tokenizer.sep_id, dtype=np.int64)
         ids[places == 0] = self._tokenizer.cls_id
         starts = self.pieces["question_piece_starts"][self.question[indices]]

@@ -1,18 +1,19 @@
-"""A linear layer over an encoder's pooled output."""
+"""The head of an encoder's own sequence classifier."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from kobert_core.data.batching import IGNORED, PackedInputs
-from kobert_core.models.packed_encoder import encode, use_packed_attention
+from kobert_core.families import family_of
+from kobert_core.models.heads import EncoderWithHead
+from kobert_core.models.packed_encoder import encode, rows_of
 
 if TYPE_CHECKING:
-    from transformers import BertModel
+    from transformers import PreTrainedModel
 
 
 class ClassifierOutput(NamedTuple):
@@ -22,15 +23,16 @@ class ClassifierOutput(NamedTuple):
     logits: torch.Tensor
 
 
-class KoBertClassifier(nn.Module):
-    """Sequence classification: pooled output, dropout, a linear layer.
+class TextClassifier(EncoderWithHead):
+    """Sequence classification by the head that the encoder's family has for it: in BERT pooled output, dropout, a
+    linear layer.
 
-    The weights have the names of `transformers.BertForSequenceClassification`.
+    The weights have the names of transformers' `AutoModelForSequenceClassification`.
     """
 
     def __init__(
         self,
-        bert: BertModel,
+        encoder: PreTrainedModel,
         *,
         num_labels: int,
         dropout: float = 0.1,
@@ -38,13 +40,11 @@ class KoBertClassifier(nn.Module):
         class_weights: torch.Tensor | None = None,
     ) -> None:
         """A new head on an encoder; `class_weights` has shape (classes,)."""
-        super().__init__()
-        use_packed_attention(bert)
-        self.bert = bert
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(bert.config.hidden_size, num_labels)
-        self.classifier.weight.data.normal_(std=bert.config.initializer_range)
-        self.classifier.bias.data.zero_()
+        from transformers import AutoModelForSequenceClassification
+
+        values = {"num_labels": num_labels, family_of(encoder.config).head_dropout: dropout}
+        super().__init__(encoder, AutoModelForSequenceClassification, values)
+        self.takes_mean = getattr(encoder.config, "classifier_pooling", "cls") == "mean"
         self.label_smoothing = label_smoothing
         self.class_weights: torch.Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -63,10 +63,8 @@ class KoBertClassifier(nn.Module):
             reduction: `mean` (weighted, as PyTorch does it) or `sum`.
             packed: The sequences.
         """
-        first = encode(self.bert, **packed, first_tokens_only=True)
-        pooler: Any = self.bert.pooler
-        pooled = pooler(first[:, None])
-        logits = self.classifier(self.dropout(pooled))
+        hidden = encode(self.encoder, **packed, first_tokens_only=not self.takes_mean)
+        logits = self.family.classify(self, _means(hidden, packed["starts"]) if self.takes_mean else hidden)
         if labels is None:
             return ClassifierOutput(None, logits)
         loss = F.cross_entropy(
@@ -78,3 +76,10 @@ class KoBertClassifier(nn.Module):
             label_smoothing=self.label_smoothing,
         )
         return ClassifierOutput(loss, logits)
+
+
+def _means(hidden: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """The mean over each sequence, shape (sequences, size)."""
+    sums = hidden.new_zeros((len(starts) - 1, hidden.shape[-1]))
+    sums = sums.index_add(0, rows_of(starts, tokens=len(hidden)), hidden)
+    return sums / starts.diff()[:, None]

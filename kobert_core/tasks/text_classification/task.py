@@ -18,17 +18,18 @@ from kobert_core.data.set_aside import PLACES_SHOWN
 from kobert_core.data.splits import sample, stratified_split
 from kobert_core.data.survey import CutOff, Digests, Survey, same_files, share_of, text_digests, warn_of_same_files
 from kobert_core.errors import InputError
+from kobert_core.families import family_of
 from kobert_core.io.checksums import file_digest
-from kobert_core.models.backbone import make_bert_config
+from kobert_core.models.backbone import encoder_config
 from kobert_core.tasks.base import Chance, Inputs, Purpose, Task
 from kobert_core.tasks.text_classification.config import SPEC, TextClassificationData, TextClassificationModel
 from kobert_core.tasks.text_classification.examples import CODE_VERSION, TextExamples, tokenize_parts
 from kobert_core.tasks.text_classification.metrics import accuracy, class_report, cross_entropy, macro_f1, probabilities
-from kobert_core.tasks.text_classification.model import KoBertClassifier
+from kobert_core.tasks.text_classification.model import TextClassifier
 from kobert_core.tasks.text_classification.rows import BadRow, Rows, read_rows, row_chunks
 
 if TYPE_CHECKING:
-    from transformers import BertModel, PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 FACTS_VERSION = 2
 """Part of the cache's key: raised when other facts are kept of a file."""
@@ -49,10 +50,10 @@ class TextClassification(Task[TextExamples]):
     def longest(self) -> int:
         return self.data.max_length
 
-    def _with_head(self, bert: BertModel) -> KoBertClassifier:
+    def _with_head(self, encoder: PreTrainedModel) -> TextClassifier:
         weights = self._class_weights
-        return KoBertClassifier(
-            bert,
+        return TextClassifier(
+            encoder,
             num_labels=len(self.data.labels),
             dropout=self.model.dropout,
             label_smoothing=self.model.label_smoothing,
@@ -60,12 +61,14 @@ class TextClassification(Task[TextExamples]):
         )
 
     def hf_config(self) -> PretrainedConfig:
-        config = make_bert_config(self.model, self.tokenizer, longest=self.data.max_length)
+        from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+        config = encoder_config(self.model, self.tokenizer, longest=self.data.max_length)
         names = list(self.data.labels.values())
         config.update(
             {
-                "architectures": ["BertForSequenceClassification"],
-                "classifier_dropout": self.model.dropout,
+                "architectures": [MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[config.model_type]],
+                family_of(config).head_dropout: self.model.dropout,
                 "id2label": dict(enumerate(names)),
                 "label2id": {name: index for index, name in enumerate(names)},
                 "problem_type": "single_label_classification",

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForPreTraining, BertModel
 
 from kobert_core.config import ModelConfig
 from kobert_core.errors import InputError
-from kobert_core.models.backbone import check_bert, load_bert
+from kobert_core.models.backbone import check_encoder, load_encoder
 from kobert_core.tasks import parse_train_config
 from kobert_core.tasks.question_answering.task import QuestionAnswering
 from kobert_core.tasks.text_classification.task import TextClassification
@@ -118,11 +118,11 @@ def test_the_index_of_weights_says_what_loading_them_says(
     change(tmp_path / "hub")
     model = ModelConfig(init="pretrained", backbone=str(tmp_path / "hub"))
     if message is None:
-        assert check_bert(model, task.tokenizer, longest=32).device.type == "meta"
-        assert load_bert(model, task.tokenizer, longest=32).device.type == "cpu"
+        assert check_encoder(model, task.tokenizer, longest=32).device.type == "meta"
+        assert load_encoder(model, task.tokenizer, longest=32).device.type == "cpu"
         return
     with pytest.raises(InputError, match=message) as foretold:
-        check_bert(model, task.tokenizer, longest=32)
+        check_encoder(model, task.tokenizer, longest=32)
     with pytest.raises(InputError) as told:
-        load_bert(model, task.tokenizer, longest=32)
+        load_encoder(model, task.tokenizer, longest=32)
     assert str(foretold.value) == str(told.value) and str(tmp_path / "hub") in str(told.value)

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForMaskedLM
 from kobert_core.checkpoint import seed_everything
 from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
-from kobert_core.models.backbone import load_bert
+from kobert_core.models.backbone import load_encoder
 from kobert_core.tasks.text_classification.task import TextClassification
 from tests.fixtures.tiny import SIZES, tiny_config
 
@@ -73,7 +73,7 @@ def test_only_the_pooler_is_drawn_from_the_seed_and_one_line_says_so(
 
 def test_an_encoder_for_questions_needs_no_pooler(masked: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = config_for(masked)
-    bert = load_bert(config.model, TextClassification(config, cache=cache).tokenizer, longest=32, pooler=False)
+    bert = load_encoder(config.model, TextClassification(config, cache=cache).tokenizer, longest=32, pooler=False)
     assert bert.pooler is None and not caplog.records
 
 

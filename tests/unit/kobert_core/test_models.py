@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForSequenceClassification, BertModel, ElectraConfig
+from transformers import BertConfig, BertForSequenceClassification, BertModel, GPT2Config
 
 from kobert_core.config import TrainConfig
 from kobert_core.data.batching import Batch
 from kobert_core.errors import InputError
-from kobert_core.models.backbone import load_bert
+from kobert_core.models.backbone import load_encoder
 from kobert_core.tasks import parse_train_config
-from kobert_core.tasks.text_classification.model import KoBertClassifier
+from kobert_core.tasks.text_classification.model import TextClassifier
 from kobert_core.tasks.text_classification.task import TextClassification
 from tests.fixtures.tiny import SIZES, tiny_config
 
@@ -36,7 +36,7 @@ def config_for(folder: Path, **model: object) -> TrainConfig:
 
 
 def bert_of(config: TrainConfig, cache: Path) -> BertModel:
-    return load_bert(config.model, TextClassification(config, cache=cache).tokenizer, longest=32)
+    return load_encoder(config.model, TextClassification(config, cache=cache).tokenizer, longest=32)
 
 
 def test_pretrained_weights_are_those_of_the_folder(pretrained: Path, cache: Path) -> None:
@@ -51,7 +51,7 @@ def test_weights_that_were_read_before_are_those_that_were_read(pretrained: Path
     tokenizer = TextClassification(config, cache=cache).tokenizer
     torch.manual_seed(5)
     begin = torch.get_rng_state()
-    first = load_bert(config.model, tokenizer, longest=32, cache=tmp_path / "cache")
+    first = load_encoder(config.model, tokenizer, longest=32, cache=tmp_path / "cache")
     expected = {name: tensor.clone() for name, tensor in first.state_dict().items()}
     with torch.no_grad():
         for parameter in first.parameters():
@@ -60,14 +60,14 @@ def test_weights_that_were_read_before_are_those_that_were_read(pretrained: Path
     then = weights.stat()
     weights.write_bytes(bytes(then.st_size))
     os.utime(weights, ns=(then.st_atime_ns, then.st_mtime_ns))  # whoever reads it again will notice
-    again = load_bert(other.model, tokenizer, longest=32, cache=tmp_path / "cache")
+    again = load_encoder(other.model, tokenizer, longest=32, cache=tmp_path / "cache")
     assert again.config.hidden_dropout_prob == 0.3 and first.config.hidden_dropout_prob != 0.3
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.state_dict().items())
     assert torch.equal(torch.get_rng_state(), begin), "the same random numbers follow, cold or warm"
     assert all(parameter.requires_grad for parameter in again.parameters()) and again.training
     os.utime(weights)
     with pytest.raises(InputError, match="cannot be loaded"):
-        load_bert(config.model, tokenizer, longest=32, cache=tmp_path / "cache")
+        load_encoder(config.model, tokenizer, longest=32, cache=tmp_path / "cache")
 
 
 def test_a_pickle_of_tensors_is_taken_and_one_that_runs_code_is_not(
@@ -97,12 +97,12 @@ def test_missing_weights_are_an_error_and_never_drawn(pretrained: Path, cache: P
         bert_of(config_for(pretrained), cache)
 
 
-def test_a_folder_without_weights_and_one_that_is_no_bert_are_refused(pretrained: Path, cache: Path) -> None:
+def test_a_folder_without_weights_and_one_of_no_known_family_are_refused(pretrained: Path, cache: Path) -> None:
     (pretrained / "model.safetensors").unlink()
     with pytest.raises(InputError, match="cannot be loaded"):
         bert_of(config_for(pretrained), cache)
-    ElectraConfig().save_pretrained(pretrained)
-    with pytest.raises(InputError, match="is a model of type `electra`"):
+    GPT2Config().save_pretrained(pretrained)
+    with pytest.raises(InputError, match="is a model of type `gpt2`; its type must be one of `bert`, `roberta`"):
         bert_of(config_for(pretrained), cache)
 
 
@@ -144,7 +144,7 @@ def test_logits_and_loss_are_those_of_transformers(
 
 def test_it_is_a_plain_module() -> None:
     torch.manual_seed(0)
-    model = KoBertClassifier(BertModel(BertConfig(**SIZES, vocab_size=50)), num_labels=3)
+    model = TextClassifier(BertModel(BertConfig(**SIZES, vocab_size=50)), num_labels=3)
     ids = torch.randint(5, 50, (4, 7))
     batch = Batch.pack(
         {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "attention_mask": torch.ones_like(ids)}

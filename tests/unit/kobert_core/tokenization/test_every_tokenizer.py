@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kobert_core.config import ModelConfig
-from kobert_core.models.backbone import make_bert_config
+from kobert_core.models.backbone import encoder_config
 from kobert_core.tasks.text_classification.examples import TextExamples, tokenize
 from kobert_core.tokenization import Tokenizer
 from tests.fixtures.tokenizers import TEXTS, TOKENIZERS
@@ -70,14 +70,15 @@ def test_tokens_cover_all_but_the_blanks(tokenizer: Tokenizer) -> None:
 def test_a_pair_is_both_texts_between_the_special_tokens(tokenizer: Tokenizer) -> None:
     first, second = ids_of(tokenizer, TEXTS[1]), ids_of(tokenizer, TEXTS[0])
     ids, types = tokenizer.encode_pair(TEXTS[1], TEXTS[0])
-    assert ids == [tokenizer.cls_id, *first, tokenizer.sep_id, *second, tokenizer.sep_id]
-    assert types == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+    between = [tokenizer.sep_id] * tokenizer.pair_separators
+    assert ids == [tokenizer.cls_id, *first, *between, *second, tokenizer.sep_id]
+    assert types == [0] * (len(first) + 1 + len(between)) + [tokenizer.pair_type] * (len(second) + 1)
     assert tokenizer.encode_pair(TEXTS[1], TEXTS[0], len(ids)) == (ids, types)
     room = len(ids) - 2
     assert len(first) - 2 >= len(second), "the longer one can lose two"
     cut, cut_types = tokenizer.encode_pair(TEXTS[1], TEXTS[0], room)
-    assert cut == [tokenizer.cls_id, *first[:-2], tokenizer.sep_id, *second, tokenizer.sep_id]
-    assert len(cut_types) == room and sum(cut_types) == len(second) + 1
+    assert cut == [tokenizer.cls_id, *first[:-2], *between, *second, tokenizer.sep_id]
+    assert len(cut_types) == room and sum(cut_types) == tokenizer.pair_type * (len(second) + 1)
 
 
 def test_another_process_has_the_same(tokenizer: Tokenizer) -> None:
@@ -98,13 +99,14 @@ def test_transformers_loads_what_it_saves(tokenizer: Tokenizer, tmp_path: Path) 
     BertConfig().to_json_file(tmp_path / "config.json")
     auto = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
     encoded = auto(TEXTS[0], TEXTS[2])
-    assert (encoded["input_ids"], encoded["token_type_ids"]) == tokenizer.encode_pair(TEXTS[0], TEXTS[2])
+    ids, types = tokenizer.encode_pair(TEXTS[0], TEXTS[2])
+    assert (encoded["input_ids"], encoded.get("token_type_ids", [0] * len(ids))) == (ids, types)
     special = [auto.unk_token_id, auto.pad_token_id, auto.cls_token_id, auto.sep_token_id]
     assert special == [tokenizer.unk_id, tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id]
 
 
 def test_a_task_and_an_encoder_take_it(tokenizer: Tokenizer) -> None:
-    config = make_bert_config(ModelConfig(init="random", tokenizer="."), tokenizer, longest=16)
+    config = encoder_config(ModelConfig(init="random", tokenizer="."), tokenizer, longest=16)
     assert (config.vocab_size, config.pad_token_id) == (len(tokenizer), tokenizer.pad_id)
     examples = TextExamples(**tokenize(TEXTS, np.zeros(len(TEXTS)), tokenizer), tokenizer=tokenizer, max_length=16)
     ids = examples.batch(np.array([0])).inputs["input_ids"].tolist()

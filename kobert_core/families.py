@@ -1,0 +1,214 @@
+"""The families of encoders that can be tuned, and what differs from one to another: all else is alike in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kobert_core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+Embed = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Head = Callable[[Any, torch.Tensor], torch.Tensor]
+
+
+def _embed_with_types(encoder: Any, ids: torch.Tensor, types: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    hidden: torch.Tensor = encoder.embeddings(ids, types, positions)
+    return hidden
+
+
+def _embed_like_roberta(encoder: Any, ids: torch.Tensor, types: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return _embed_with_types(encoder, ids, types, positions + encoder.config.pad_token_id + 1)
+
+
+def _embed_like_electra(encoder: Any, ids: torch.Tensor, types: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    hidden = _embed_with_types(encoder, ids, types, positions)
+    return encoder.embeddings_project(hidden) if hasattr(encoder, "embeddings_project") else hidden
+
+
+def _embed_like_distilbert(
+    encoder: Any, ids: torch.Tensor, types: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    hidden: torch.Tensor = encoder.embeddings(ids, position_ids=positions)
+    return hidden
+
+
+def _embed_like_modernbert(
+    encoder: Any, ids: torch.Tensor, types: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    hidden: torch.Tensor = encoder.embeddings(ids)
+    return hidden
+
+
+def _rotations(encoder: Any, hidden: torch.Tensor, positions: torch.Tensor) -> Callable[[Any], dict[str, Any]]:
+    """ModernBERT's positions, which each kind of its layers turns its queries and keys by."""
+    kinds = sorted(set(encoder.config.layer_types))
+    rotations = {kind: encoder.rotary_emb(hidden, positions, kind) for kind in kinds}
+    return lambda layer: {"position_embeddings": rotations[layer.attention_type]}
+
+
+def _classify_like_bert(model: Any, first: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model.classifier(model.dropout(model.encoder.pooler(first[:, None])))
+    return logits
+
+
+def _classify_like_roberta(model: Any, first: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model.classifier(first[:, None])
+    return logits
+
+
+def _classify_like_distilbert(model: Any, first: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model.classifier(model.dropout(model.pre_classifier(first).relu()))
+    return logits
+
+
+def _classify_like_deberta(model: Any, first: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model.classifier(model.dropout(model.pooler(first[:, None])))
+    return logits
+
+
+def _head_of_modernbert(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model.classifier(model.drop(model.head(hidden)))
+    return logits
+
+
+def _answer(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model.qa_outputs(hidden)
+    return logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One family, by the `model_type` of its configs."""
+
+    layers: str
+    """The list of layers in the encoder."""
+    last_norm: str | None = None
+    """The encoder's module after the last layer."""
+    embed: Embed = _embed_with_types
+    """Hidden states of shape (1, tokens, size) from ids, token types and positions of shape (1, tokens)."""
+    layer_values: Callable[[Any, torch.Tensor, torch.Tensor], Callable[[Any], dict[str, Any]]] | None = None
+    """From the encoder, the embedded tokens and their positions: what each layer takes beside the hidden states."""
+    is_packed: bool = True
+    """Whether attention goes through transformers' `AttentionInterface`: no padding is needed then."""
+    has_layers_of_bert: bool = False
+    """Whether a layer's modules are named as in BERT: few of its tokens can then be computed alone."""
+    has_pooler: bool = False
+    """Whether transformers' encoder has a pooler, unless it is told to have none."""
+    pools: bool = False
+    """Whether the head of its sequence classifier takes the encoder's own pooler."""
+    classify: Head
+    """Logits from the hidden states that stand for the sequences, shape (sequences, size)."""
+    answer: Head = _answer
+    """Logits of start and end from the hidden states of tokens."""
+    starts_after_padding: bool = False
+    """Whether the first position is `pad_token_id + 1`, and not 0."""
+    needs_token_types: bool = True
+    """Whether a pair needs an encoder that tells token types apart; otherwise its separators may do so alone."""
+    hidden_dropouts: tuple[str, ...] = ("hidden_dropout_prob",)
+    attention_dropout: str = "attention_probs_dropout_prob"
+    head_dropout: str = "classifier_dropout"
+    question_dropout: str | None = None
+    """The same of the head for questions, in transformers."""
+
+    def positions(self, config: PretrainedConfig) -> int:
+        """The longest sequence in tokens."""
+        most: int = config.max_position_embeddings
+        return most - config.pad_token_id - 1 if self.starts_after_padding else most
+
+    def tells_types_apart(self, config: PretrainedConfig) -> bool:
+        """Whether an encoder looks at token types; where it does not, all are 0."""
+        return self.needs_token_types or getattr(config, "type_vocab_size", 0) > 1
+
+    @property
+    def dropouts(self) -> tuple[str, ...]:
+        """The values of its configs that no weight depends on."""
+        return (*self.hidden_dropouts, self.attention_dropout)
+
+
+_ROBERTA = Family(
+    layers="encoder.layer",
+    embed=_embed_like_roberta,
+    has_layers_of_bert=True,
+    has_pooler=True,
+    classify=_classify_like_roberta,
+    starts_after_padding=True,
+    needs_token_types=False,
+)
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "bert": Family(
+            layers="encoder.layer",
+            has_layers_of_bert=True,
+            has_pooler=True,
+            pools=True,
+            classify=_classify_like_bert,
+        ),
+        "roberta": _ROBERTA,
+        "xlm-roberta": _ROBERTA,
+        "electra": Family(
+            layers="encoder.layer",
+            embed=_embed_like_electra,
+            has_layers_of_bert=True,
+            classify=_classify_like_roberta,
+        ),
+        "distilbert": Family(
+            layers="transformer.layer",
+            embed=_embed_like_distilbert,
+            classify=_classify_like_distilbert,
+            needs_token_types=False,
+            hidden_dropouts=("dropout",),
+            attention_dropout="attention_dropout",
+            head_dropout="seq_classif_dropout",
+            question_dropout="qa_dropout",
+        ),
+        "deberta-v2": Family(
+            layers="encoder.layer",
+            is_packed=False,
+            classify=_classify_like_deberta,
+            needs_token_types=False,
+            head_dropout="cls_dropout",
+        ),
+        "modernbert": Family(
+            layers="layers",
+            last_norm="final_norm",
+            embed=_embed_like_modernbert,
+            layer_values=_rotations,
+            classify=_head_of_modernbert,
+            answer=_head_of_modernbert,
+            needs_token_types=False,
+            hidden_dropouts=("embedding_dropout", "mlp_dropout"),
+            attention_dropout="attention_dropout",
+        ),
+    }
+)
+"""Those that are known, by `model_type`."""
+
+
+def family_of(config: PretrainedConfig) -> Family:
+    """The family of an encoder.
+
+    Raises:
+        InputError: it is none of those that are known.
+    """
+    if config.model_type not in FAMILIES:
+        raise InputError(
+            f"`{config.name_or_path}` is a model of type `{config.model_type}`",
+            where="model.backbone",
+            fix=f"its type must be one of {', '.join(f'`{name}`' for name in FAMILIES)}",
+        )
+    return FAMILIES[config.model_type]
+
+
+def layers_of(encoder: nn.Module) -> list[Any]:
+    """The encoder's layers, the lowest first."""
+    layers: Any = encoder.get_submodule(family_of(encoder.config).layers)  # type: ignore[arg-type]
+    return list(layers)

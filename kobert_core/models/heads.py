@@ -1,0 +1,57 @@
+"""transformers' own heads on an encoder, under the names that they have there."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from kobert_core.families import family_of
+from kobert_core.models.packed_encoder import use_packed_attention
+
+
+class EncoderWithHead(nn.Module):
+    """An encoder and the head of one of transformers' models, with `forward` left to the task.
+
+    All modules and weights have the names of transformers, so that its Auto classes load them.
+    """
+
+    def __init__(self, encoder: Any, auto_class: Any, values: dict[str, Any], **own: nn.Module) -> None:
+        """A new head on an encoder, drawn from PyTorch's generator as transformers draws it.
+
+        Args:
+            encoder: As `load_encoder` or `check_encoder` gives it.
+            auto_class: The Auto class of the head.
+            values: What the head's config has besides that of the encoder.
+            **own: Modules of the task's own, on the meta device.
+        """
+        super().__init__()
+        config = copy.deepcopy(encoder.config)
+        config.update(values)
+        with torch.device("meta"):
+            whole: Any = auto_class.from_config(config, dtype=torch.float32)
+        use_packed_attention(encoder)
+        self._encoder_name: str = whole.base_model_prefix
+        self.family = family_of(config)
+        for name, module in [*whole.named_children(), *own.items()]:
+            self.add_module(name, encoder if name == self._encoder_name else module.to_empty(device=encoder.device))
+        new = [
+            part for name, module in self.named_children() if name != self._encoder_name for part in module.modules()
+        ]
+        for module in new:
+            if isinstance(module, nn.Linear | nn.LayerNorm):
+                module.reset_parameters()
+        for module in [*new, whole]:  # some of the last one's own are drawn anew
+            whole._init_weights(module)
+
+    @property
+    def encoder(self) -> Any:
+        """The encoder, whatever its name is."""
+        return getattr(self, self._encoder_name)
+
+    @property
+    def encoder_prefix(self) -> str:
+        """What the names of the encoder's weights begin with."""
+        return f"{self._encoder_name}."
