@@ -29,8 +29,8 @@ ROOM_FOR_GRAPHS = 0.4
 """A run that takes more of its memory than this part goes without graphs: they keep as much again."""
 
 
-class Passes:
-    """Forward and backward as they are."""
+class ForwardBackward:
+    """Runs forward and backward, kernel by kernel."""
 
     def __init__(
         self, model: nn.Module, task: Task[Any], runtime: Runtime, autocast: AbstractContextManager[Any]
@@ -54,8 +54,8 @@ class Passes:
             loss.backward()
         return loss.detach() * weight
 
-    def take_less_memory(self) -> bool:
-        """Whether the same passes will take less memory from here on."""
+    def free_graphs(self) -> bool:
+        """Give up CUDA graphs, for memory; whether there were any."""
         return False
 
 
@@ -79,7 +79,7 @@ Key = tuple[Shape, bool]
 """A shape, and whether its gradients are the first of a step."""
 
 
-class CudaPasses(Passes):
+class CudaForwardBackward(ForwardBackward):
     """Forward and backward on CUDA, where a small batch would leave the GPU waiting for Python.
 
     A pass of BERT is more than a thousand kernels. A CUDA graph launches them at once, on tensors that always lie at
@@ -158,18 +158,18 @@ class CudaPasses(Passes):
         self._graphs[key] = Graph(cuda, batch, loss)
         return self._graphs[key]
 
-    def take_less_memory(self) -> bool:
-        """Give up the graphs, which keep memory of their own beside that of all else."""
+    def free_graphs(self) -> bool:
+        """Give up the graphs, which keep memory of their own beside that of all else; whether there were any."""
         had_graphs, self._captures = bool(self._graphs), False
         self._graphs.clear()
         return had_graphs
 
 
-def make_passes(
+def make_forward_backward(
     model: EncoderWithHead, task: Task[Any], runtime: Runtime, autocast: AbstractContextManager[Any]
-) -> Passes:
+) -> ForwardBackward:
     """Those for the device of the run. What is padded is padded to the longest of its batch, which no graph can do."""
-    kind = CudaPasses if runtime.device.type == "cuda" and model.family.is_packed else Passes
+    kind = CudaForwardBackward if runtime.device.type == "cuda" and model.family.is_packed else ForwardBackward
     return kind(model, task, runtime, autocast)
 
 

@@ -33,7 +33,7 @@ from kobert_core.families import layers_of
 from kobert_core.memory import Attempt, half_of, keep_freed_memory, tokens_that_fit
 from kobert_core.models.heads import EncoderWithHead
 from kobert_core.optim import make_optimizer, make_schedule
-from kobert_core.passes import make_optimizer_step, make_passes
+from kobert_core.passes import make_forward_backward, make_optimizer_step
 from kobert_core.runtime import Report, Runtime, deterministic, in_precision, own_stream
 from kobert_core.tasks.base import Task
 
@@ -53,7 +53,8 @@ class Progress:
 
     step: int = 0
     max_tokens: int | None = None
-    """The tokens of a micro-batch. They stay what they were at the start of a run, or its numbers would not."""
+    """The tokens of a micro-batch. Fixed at the start of a run, since another cut rounds differently; halved when
+    memory runs out."""
     micro_batch: int | None = None
     """Examples of a micro-batch, once memory ran out with as many as the config says."""
     best_value: float | None = None
@@ -115,12 +116,12 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: Check
         runtime.report(Report(**progress.report))
         if runtime.should_stop():
             return model
-    passes = make_passes(model, task, runtime, autocast)
+    forward_backward = make_forward_backward(model, task, runtime, autocast)
     optimizer_step = make_optimizer_step(optimizer, parameters, optim.max_grad_norm)
     clock = CheckpointClock(config.train.checkpoint_interval, progress.step)
     while progress.step < steps:
         examples = order.examples_of(progress.step)
-        weight = task.weights(task.train, examples)
+        weight = task.total_weight(task.train, examples)
         batch_size = progress.micro_batch or (examples_per_step if optim.batch_size == "auto" else optim.batch_size)
         pieces = micro_batches(
             examples,
@@ -134,11 +135,11 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: Check
             for number, micro_batch in enumerate(pieces):
                 with runtime.phase("data"):
                     batch = task.train.batch(micro_batch)
-                window.loss += passes(batch, weight, is_first=number == 0)
+                window.loss += forward_backward(batch, weight, is_first=number == 0)
         with runtime.phase("optimizer"):
             gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
             if not attempt.all_reduce(gradients, runtime):
-                takes_less = any(runtime.all_gather(passes.take_less_memory()))
+                takes_less = any(runtime.all_gather(forward_backward.free_graphs()))
                 attempt.give_up(model)
                 if not takes_less:
                     use_less_memory(progress, batch_size, math.ceil(len(examples) / runtime.workers))
@@ -154,12 +155,12 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: Check
 
         if (percent := evaluations.get(progress.step)) is not None:
             metrics = window.metrics(runtime) | learning_rates(schedule, progress.step)
-            before = progress.report
+            previous = progress.report
             with saving(writer, runtime, progress, trained):  # meanwhile
                 with runtime.phase("evaluation"):
                     metrics |= evaluate_on_dev(model, task, runtime)
                 judge(objective, runtime, progress, percent, metrics)
-            tell(writer, runtime, progress, before)
+            report_and_prune(writer, runtime, progress, previous)
             window = Window(runtime.device)
             clock.start(progress.step)
         elif clock.is_due(progress.step, runtime):
@@ -289,15 +290,16 @@ def judge(objective: Objective, runtime: Runtime, progress: Progress, percent: i
     progress.report = asdict(report)
 
 
-def tell(writer: CheckpointWriter, runtime: Runtime, progress: Progress, before: dict[str, Any] | None) -> None:
-    """Report this moment, whose checkpoint is written; once that is heard, nobody goes by checkpoints older than those
-    of this report, the best one and the one `before`."""
+def report_and_prune(
+    writer: CheckpointWriter, runtime: Runtime, progress: Progress, previous: dict[str, Any] | None
+) -> None:
+    """Report, then remove all checkpoints but this one, the best one and that of the `previous` report."""
     assert progress.report is not None
     with runtime.phase("logging"):
         heard = runtime.report(Report(**progress.report))
     if heard and runtime.checkpoints and runtime.rank == 0:
         folder = checkpoint_folder(runtime.checkpoints, progress.step)
-        writer.prune(runtime.checkpoints, keep=to_keep(folder, progress, before))
+        writer.prune(runtime.checkpoints, keep=to_keep(folder, progress, previous))
 
 
 @contextmanager

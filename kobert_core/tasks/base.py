@@ -308,7 +308,7 @@ class Task(ABC, Generic[E]):
         """One flat record an id: what the model says of it, in a form for people."""
 
     @abstractmethod
-    def weights(self, examples: E, indices: np.ndarray) -> float:
+    def total_weight(self, examples: E, indices: np.ndarray) -> float:
         """The weights of the examples in the loss, added up; the loss of a step is divided by it."""
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kobert_core.config import DataConfig, ModelConfig, Objective
 
 
-def nothing_follows(data: dict[str, object]) -> None:
+def infer_nothing(data: dict[str, object]) -> None:
     """What is said of the data is complete."""
 
 
@@ -29,6 +29,6 @@ class TaskSpec:
     """Its subclass of `kobert_core.tasks.base.Task`, as `module:class`."""
     predictions_by_id: bool = False
     """Whether official scripts take a file of its predictions, `{id: text}`."""
-    complete: Callable[[dict[str, object]], None] = nothing_follows
+    infer_data_settings: Callable[[dict[str, object]], None] = infer_nothing
     """Puts what follows from the data's files into the `data` section of a study, whose paths are absolute; raises
     InputError when it does not follow from them."""

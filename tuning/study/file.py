@@ -185,7 +185,7 @@ def _complete(raw: RawStudy, task: TaskSpec, sections: Iterable[str], problems: 
             problems.add("objective", "`objective.mode` must be given", "max or min")
     _make_absolute(raw, task, values)
     if isinstance(values["data"], dict):
-        task.complete(values["data"])
+        task.infer_data_settings(values["data"])
     return values
 
 

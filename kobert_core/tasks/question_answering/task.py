@@ -109,7 +109,7 @@ class QuestionAnswering(Task[WindowExamples]):
         found = texts(examples, self._decode(examples, outputs), null_threshold=self.model.null_threshold)
         return [{"id": one, "prediction_text": text} for one, text in zip(ids, found, strict=True)]
 
-    def weights(self, examples: WindowExamples, indices: np.ndarray) -> float:
+    def total_weight(self, examples: WindowExamples, indices: np.ndarray) -> float:
         return float(len(indices))
 
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:

@@ -100,5 +100,5 @@ SPEC = TaskSpec(
     objective=Objective(metric="eval/accuracy", mode="max"),
     pipeline_tag="text-classification",
     implementation="kobert_core.tasks.text_classification.task:TextClassification",
-    complete=infer_labels_of,
+    infer_data_settings=infer_labels_of,
 )

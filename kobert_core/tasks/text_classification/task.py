@@ -101,7 +101,7 @@ class TextClassification(Task[TextExamples]):
             for row_id, row in zip(ids, probabilities(outputs["logits"]), strict=True)
         ]
 
-    def weights(self, examples: TextExamples, indices: np.ndarray) -> float:
+    def total_weight(self, examples: TextExamples, indices: np.ndarray) -> float:
         if self._class_weights is None:
             return float(len(indices))
         return float(self._class_weights[examples.labels[indices]].sum(dtype=np.float64))

@@ -106,7 +106,7 @@ def test_gradients_of_a_step_do_not_depend_on_how_it_is_cut(cache: Path) -> None
     def gradients(batch_size: int) -> list[torch.Tensor]:
         model.zero_grad()
         for piece in micro_batches(tail, task.train.lengths, batch_size=batch_size):
-            (task.loss(model, task.train.batch(piece)) / task.weights(task.train, tail)).backward()
+            (task.loss(model, task.train.batch(piece)) / task.total_weight(task.train, tail)).backward()
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     whole = gradients(32)

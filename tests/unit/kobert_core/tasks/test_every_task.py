@@ -89,7 +89,7 @@ def test_the_losses_of_a_batch_add_up_over_its_examples(task: Task[Any]) -> None
     all_at_once = task.loss(model, task.train.batch(np.arange(6)))
     one_by_one = sum(task.loss(model, task.train.batch(np.array([n]))) for n in range(6))
     torch.testing.assert_close(all_at_once, one_by_one)
-    assert all_at_once.shape == () and task.weights(task.train, np.arange(6)) > 0
+    assert all_at_once.shape == () and task.total_weight(task.train, np.arange(6)) > 0
     full = task.train.batch(np.arange(6)).fill(task.longest)
     assert full.shape == filled_shape(task.train.batch(np.arange(6)).shape, task.longest)
     torch.testing.assert_close(task.loss(model, full), all_at_once)

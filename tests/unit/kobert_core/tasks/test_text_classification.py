@@ -29,12 +29,12 @@ def task_on(train: Path, dev: Path | None = None, **model: object) -> TextClassi
 def test_classes_weigh_what_the_study_says(tmp_path: Path) -> None:
     train, dev = write(tmp_path / "train.tsv", "000001"), write(tmp_path / "dev.tsv", "010101")
     every = np.arange(6)
-    assert task_on(train, dev).weights(task_on(train, dev).train, every) == 6
+    assert task_on(train, dev).total_weight(task_on(train, dev).train, every) == 6
     given = task_on(train, dev, class_weights=(0.5, 2.0))
-    assert given.weights(given.train, every) == 5 * 0.5 + 2
+    assert given.total_weight(given.train, every) == 5 * 0.5 + 2
     balanced = task_on(train, dev, class_weights="balanced")
-    assert balanced.weights(balanced.train, every) == pytest.approx(6), "balanced: 5 of 0.6 and 1 of 3"
-    assert balanced.weights(balanced.dev, every) == pytest.approx(3 * 0.6 + 3 * 3)
+    assert balanced.total_weight(balanced.train, every) == pytest.approx(6), "balanced: 5 of 0.6 and 1 of 3"
+    assert balanced.total_weight(balanced.dev, every) == pytest.approx(3 * 0.6 + 3 * 3)
     with pytest.raises(InputError, match="3 weights for 2 classes"):
         task_on(train, dev, class_weights=(1.0, 1.0, 1.0)).build_model()
 
