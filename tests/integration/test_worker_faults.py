@@ -56,7 +56,7 @@ def train_in_float64(runtime: Any, *, batch_size: int, most: dict[int, int] | No
         "train": {"epochs": 1, "eval_percent": 50},
     }
     config = config.model_copy(
-        step={name: getattr(config, name).model_copy(update=values) for name, values in changes.items()}
+        update={name: getattr(config, name).model_copy(update=values) for name, values in changes.items()}
     )
     task = task_class(config.task)(config, cache=None)
     build = task.build_model
