@@ -240,7 +240,7 @@ def test_workers_agree_when_a_checkpoint_is_due(monkeypatch: pytest.MonkeyPatch)
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     runtime, looks = LocalRuntime(), []
-    runtime.gather = lambda value: looks.append(value) or [value]  # type: ignore[method-assign]
+    runtime.all_gather = lambda value: looks.append(value) or [value]  # type: ignore[method-assign]
     clock = CheckpointClock(100, step=7)
     due = []
     for step in range(8, 8 + 1000):
