@@ -297,9 +297,8 @@ def report_and_prune(
     assert progress.report is not None
     with runtime.phase("logging"):
         heard = runtime.report(Report(**progress.report))
-    if heard and runtime.checkpoints and runtime.rank == 0:
-        folder = checkpoint_folder(runtime.checkpoints, progress.step)
-        writer.prune(runtime.checkpoints, keep=to_keep(folder, progress, previous))
+    if heard:
+        prune(writer, runtime, progress, previous)
 
 
 @contextmanager
@@ -329,15 +328,17 @@ def save(writer: CheckpointWriter, runtime: Runtime, progress: Progress, trained
     """Write the checkpoint of a moment between evaluations, and remove what it takes the place of."""
     with saving(writer, runtime, progress, trained, window):
         pass
-    if runtime.checkpoints and runtime.rank == 0:
-        folder = checkpoint_folder(runtime.checkpoints, progress.step)
-        writer.prune(runtime.checkpoints, keep=to_keep(folder, progress, progress.report))
+    prune(writer, runtime, progress, progress.report)
 
 
-def to_keep(newest: Path, progress: Progress, before: dict[str, Any] | None) -> set[str]:
-    """Names of the checkpoints that a run needs: the newest, the best, and one to fall back on, that of `before`."""
-    fallback = Path(before["checkpoint"]).name if before and before["checkpoint"] else newest.name
-    return {newest.name, fallback, progress.best_checkpoint or newest.name}
+def prune(writer: CheckpointWriter, runtime: Runtime, progress: Progress, previous: dict[str, Any] | None) -> None:
+    """Remove the checkpoints that a run does not need: it needs the newest, the best, and one to fall back on, that of
+    the `previous` report."""
+    if runtime.checkpoints is None or runtime.rank != 0:
+        return
+    newest = checkpoint_folder(runtime.checkpoints, progress.step).name
+    fallback = Path(previous["checkpoint"]).name if previous and previous["checkpoint"] else newest
+    writer.prune(runtime.checkpoints, keep={newest, fallback, progress.best_checkpoint or newest})
 
 
 def in_steps(saved: dict[str, Any]) -> dict[str, Any]:
