@@ -97,9 +97,9 @@ def _encode_padded(
     """The hidden states of the last layer, shape (sequences, `longest`, hidden size)."""
     place = (rows_of(starts, tokens=len(input_ids)), position_ids)
     shape = (len(starts) - 1, longest)
-    ids = input_ids.new_full(shape, encoder.config.pad_token_id).index_put(place, input_ids)
-    types = token_type_ids.new_zeros(shape).index_put(place, token_type_ids)
-    mask = input_ids.new_zeros(shape).index_put(place, torch.ones_like(input_ids))
+    ids = in_rows(input_ids, place, shape, fill=encoder.config.pad_token_id)
+    types = in_rows(token_type_ids, place, shape)
+    mask = in_rows(torch.ones_like(input_ids), place, shape)
     hidden: torch.Tensor = encoder(input_ids=ids, token_type_ids=types, attention_mask=mask).last_hidden_state
     return hidden
 
@@ -108,6 +108,13 @@ def rows_of(starts: torch.Tensor, *, tokens: int) -> torch.Tensor:
     """The number of each token's sequence, shape (tokens,)."""
     numbers = torch.arange(len(starts) - 1, device=starts.device)
     return torch.repeat_interleave(numbers, starts.diff(), output_size=tokens)
+
+
+def in_rows(
+    values: torch.Tensor, place: tuple[torch.Tensor, torch.Tensor], shape: tuple[int, int], fill: float = 0
+) -> torch.Tensor:
+    """Values of shape (tokens, …) in rows of `shape` (sequences, width), each at its `place`: row and column."""
+    return values.new_full((*shape, *values.shape[1:]), fill).index_put(place, values)
 
 
 def _for_queries(layer: Any, queries: torch.Tensor, hidden: torch.Tensor, **lengths: Any) -> torch.Tensor:
@@ -274,9 +281,7 @@ def _by_padding(
     place = (rows, torch.arange(tokens, device=starts.device) - starts[rows])
 
     def padded(part: torch.Tensor) -> torch.Tensor:
-        by_token = part.squeeze(0).transpose(0, 1)
-        whole = by_token.new_zeros((len(starts) - 1, longest, *by_token.shape[1:]))
-        return whole.index_put(place, by_token).transpose(1, 2)
+        return in_rows(part.squeeze(0).transpose(0, 1), place, (len(starts) - 1, longest)).transpose(1, 2)
 
     places = torch.arange(longest, device=starts.device)
     is_there = places < starts.diff()[:, None]

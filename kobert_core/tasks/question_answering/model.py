@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from kobert_core.data.batching import IGNORED, PackedInputs
 from kobert_core.models.heads import EncoderWithHead
-from kobert_core.models.packed_encoder import encode, rows_of
+from kobert_core.models.packed_encoder import encode, in_rows, rows_of
 from kobert_core.tasks.question_answering.windows import MAX_TRIM_END, MAX_TRIM_START
 
 if TYPE_CHECKING:
@@ -96,11 +96,13 @@ class QuestionAnswerer(EncoderWithHead):
         position_ids, lengths = packed["position_ids"], packed["lengths"]
         place = (rows_of(packed["starts"], tokens=len(position_ids)), position_ids)
         shape = (len(lengths), packed.get("longest") or max(lengths))
-        start_logits, end_logits = _in_rows(self.family.answer(self, hidden), place, shape, fill=-torch.inf).unbind(-1)
+        start_logits, end_logits = _scores_in_rows(
+            self.family.answer(self, hidden), place, shape, fill=-torch.inf
+        ).unbind(-1)
         trims: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
         if self.boundary is not None:
             trim_start_logits, trim_end_logits = self.boundary(hidden)
-            trims = _in_rows(trim_start_logits, place, shape), _in_rows(trim_end_logits, place, shape)
+            trims = _scores_in_rows(trim_start_logits, place, shape), _scores_in_rows(trim_end_logits, place, shape)
         if start_positions is None or end_positions is None:
             return AnswerOutput(None, start_logits, end_logits, *trims)
         loss = F.cross_entropy(start_logits, start_positions, ignore_index=IGNORED, reduction="none")
@@ -115,9 +117,9 @@ class QuestionAnswerer(EncoderWithHead):
         return AnswerOutput(loss.sum() if reduction == "sum" else loss.mean(), start_logits, end_logits, *trims)
 
 
-def _in_rows(
+def _scores_in_rows(
     values: torch.Tensor, place: tuple[torch.Tensor, torch.Tensor], shape: tuple[int, int], fill: float = 0.0
 ) -> torch.Tensor:
     """Values of shape (tokens, n) as float32 or better in rows of shape (sequences, width, n)."""
     values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-    return values.new_full((*shape, values.shape[-1]), fill).index_put(place, values)
+    return in_rows(values, place, shape, fill)
