@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -35,6 +35,7 @@ class Recorder(DriverOnly, Callback):
         self._study, self._table, self._tracker, self._rounds = study, table, tracker, rounds
         self._budget, self._disk = budget, disk
         self._remover = ThreadPoolExecutor(1, thread_name_prefix="remover")
+        self._removals: list[Future[None]] = []
         self._session: dict[int, tuple[float, float]] = {}
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
@@ -114,14 +115,20 @@ class Recorder(DriverOnly, Callback):
                 self._end(record, state_at_end(record.progress, lost=True))
 
     def close(self) -> None:
-        """Wait until what is not kept is removed."""
+        """Wait until what is not kept is removed.
+
+        Raises:
+            OSError: something cannot be removed.
+        """
         self.keep_best_checkpoints()
         self._remover.shutdown()
+        self._check_removals()
 
     def keep_best_checkpoints(self) -> None:
         """Of the trials that ended, the best few and the baselines keep their best checkpoint, if the disk budget
         allows; interrupted trials keep all checkpoints. A thread removes the others: it takes seconds if they are
-        large."""
+        large, and what it cannot remove is told at the next call."""
+        self._check_removals()
         best = [record.trial for record in self._table.best(len(self._table))]
         wanted = list(dict.fromkeys([*best[: self._study.keep_checkpoints], *self._study.search.baselines]))
         room = self._disk.for_ended(live=sum(not record.has_ended for record in self._table))
@@ -129,7 +136,7 @@ class Recorder(DriverOnly, Callback):
         for record in sorted(ended, key=lambda each: wanted.index(each.trial) if each.trial in wanted else len(wanted)):
             folder = trial_folder(self._table.folder, record.trial) / CHECKPOINTS
             if record.trial in wanted and record.checkpoint:
-                self._remover.submit(prune_checkpoints, folder, keep={record.checkpoint})
+                self._removals.append(self._remover.submit(prune_checkpoints, folder, {record.checkpoint}))
                 size = bytes_in(folder / record.checkpoint)
                 if size <= room or record.trial in best[:1]:
                     room -= size
@@ -138,6 +145,12 @@ class Recorder(DriverOnly, Callback):
                 self._remover.submit(shutil.rmtree, folder, ignore_errors=True)  # done again if a kill comes between
                 record.checkpoint = None
         self._table.write()
+
+    def _check_removals(self) -> None:
+        for removal in self._removals:
+            if removal.done():
+                removal.result()
+        self._removals = [each for each in self._removals if not each.done()]
 
     def _end(self, record: TrialRecord, state: TrialState) -> None:
         self._note_time(record)
