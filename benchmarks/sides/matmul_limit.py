@@ -20,7 +20,7 @@ from common import SEED, SHAPES, Size, give, korquad_windows, model_folder, trai
 def steps_of(task: str, shape: str, examples: int, batch: int) -> list[np.ndarray]:
     """The lengths of the examples of each step of the first epoch, shape (examples of the step,)."""
     from kobert_core.data.batching import StepOrder
-    from kobert_core.tasks.text_classification.examples import TextExamples, tokenize
+    from kobert_core.tasks.labelled_texts.examples import TextExamples, tokenize
     from kobert_core.tokenization import KoBertTokenizer
 
     file = training_file(task, examples)

@@ -17,10 +17,13 @@ ROWS = 10_000
 
 def ours() -> int:
     """Rows with their lines, labels and ids."""
-    from kobert_core.tasks.text_classification.columns import Columns
-    from kobert_core.tasks.text_classification.rows import row_chunks
+    from kobert_core.tasks.labelled_texts.columns import Columns
+    from kobert_core.tasks.labelled_texts.rows import row_chunks
+    from kobert_core.tasks.text_classification.targets import ClassIndices
 
-    return sum(len(rows) for rows in row_chunks(NSMC, columns=Columns(), labels={"0": "negative", "1": "positive"}))
+    return sum(
+        len(rows) for rows in row_chunks(NSMC, columns=Columns(text="document"), targets=ClassIndices("01", "label"))
+    )
 
 
 def with_pandas() -> int:

@@ -18,7 +18,7 @@ WINDOW = 64
 INPUTS = ("input_ids", "token_type_ids")
 
 IGNORED = -100
-"""The target of what no loss counts, as in PyTorch's `cross_entropy`."""
+"""The target of what no loss counts, as in PyTorch's `cross_entropy`; where targets are no whole numbers it is NaN."""
 
 
 class Shape(NamedTuple):
@@ -49,7 +49,7 @@ class Batch:
 
     inputs: PackedInputs
     targets: dict[str, torch.Tensor]
-    """What the loss takes besides: tensors of shape (examples,)."""
+    """What the loss takes besides: tensors of shape (examples, …)."""
 
     @property
     def shape(self) -> Shape:
@@ -63,7 +63,7 @@ class Batch:
         Args:
             lengths: The tokens of each example, shape (examples,).
             tokens: `input_ids`, `token_type_ids` and `position_ids`, of shape (tokens,).
-            targets: Arrays of shape (examples,).
+            targets: Arrays of shape (examples, …).
         """
         starts = np.concatenate([[0], np.cumsum(lengths)])
         arrays = {name: torch.from_numpy(array.astype(np.int64, copy=False)) for name, array in tokens.items()}
@@ -120,8 +120,7 @@ class Batch:
             lengths=[*self.inputs["lengths"], *lengths],
             longest=longest,
         )
-        targets = {name: F.pad(target, (0, more.sequences), value=IGNORED) for name, target in self.targets.items()}
-        return Batch(inputs, targets)
+        return Batch(inputs, {name: _fill_up(target, more.sequences) for name, target in self.targets.items()})
 
     def to(self, device: torch.device) -> Batch:
         """The batch on the device. The copy to CUDA is from pinned memory, and nobody waits for it."""
@@ -139,6 +138,12 @@ class Batch:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {name: part for name, part in self.inputs.items() if isinstance(part, torch.Tensor)} | self.targets
+
+
+def _fill_up(target: torch.Tensor, more: int) -> torch.Tensor:
+    """A target of more examples, which no loss counts."""
+    uncounted = torch.nan if target.is_floating_point() else IGNORED
+    return torch.cat([target, target.new_full((more, *target.shape[1:]), uncounted)])
 
 
 def places_in(lengths: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""All tasks there are. A task is a folder beside this file; nothing else names it."""
+"""All tasks there are, and their presets. A task is a folder beside this file; nothing else names it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kobert_core.config import FrozenConfig, TrainConfig
-from kobert_core.tasks.question_answering.config import SPEC as QUESTION_ANSWERING
+from kobert_core.tasks.multilabel.config import SPEC as MULTILABEL
+from kobert_core.tasks.question_answering.config import KORQUAD, QA
+from kobert_core.tasks.regression.config import SPEC as REGRESSION
 from kobert_core.tasks.spec import TaskSpec
-from kobert_core.tasks.text_classification.config import SPEC as TEXT_CLASSIFICATION
+from kobert_core.tasks.text_classification.config import CLASSIFICATION, NSMC
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
 
-SPECS: dict[str, TaskSpec] = {spec.name: spec for spec in (TEXT_CLASSIFICATION, QUESTION_ANSWERING)}
+SPECS: dict[str, TaskSpec] = {spec.name: spec for spec in (CLASSIFICATION, NSMC, MULTILABEL, REGRESSION, QA, KORQUAD)}
 """By the name that a study gives."""
 
 

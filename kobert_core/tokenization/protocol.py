@@ -87,11 +87,18 @@ class Tokenizer(Protocol):
         ...
 
 
-def keep_longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of either text of a pair are kept, as `longest_first` of the `tokenizers` library does it."""
-    if first + second <= room:
-        return first, second
-    shorter = min(first, second, room // 2)
+def keep_longest_first(
+    first: NDArray[np.int64] | int, second: NDArray[np.int64] | int, room: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many tokens of either text of a pair are kept, as `longest_first` of the `tokenizers` library does it.
+
+    Args:
+        first, second: The tokens of one pair, or arrays of those of many.
+        room: Tokens that a pair may have.
+    """
+    first, second = np.asarray(first), np.asarray(second)
+    shorter = np.minimum(np.minimum(first, second), room // 2)
     # Equal lengths and an odd room: the pair keeps one more.
-    kept = room - shorter if first > second else shorter
-    return kept, room - kept
+    kept = np.where(first > second, room - shorter, shorter)
+    fits = first + second <= room
+    return np.where(fits, first, kept), np.where(fits, second, room - kept)

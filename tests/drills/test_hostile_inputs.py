@@ -31,10 +31,11 @@ from kobert_core.errors import InputError
 from kobert_core.io.checksums import SUMS, sha256_file
 from kobert_core.models.backbone import load_encoder
 from kobert_core.pretrained import load_pretrained, save_model_files, save_weights
+from kobert_core.tasks.labelled_texts.columns import Columns
+from kobert_core.tasks.labelled_texts.rows import Rows, read_rows
 from kobert_core.tasks.question_answering.squad import Squad, read_squad
-from kobert_core.tasks.text_classification.columns import Columns
-from kobert_core.tasks.text_classification.rows import Rows, read_rows
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.text_classification.targets import ClassIndices
+from kobert_core.tasks.text_classification.task import Nsmc
 from kobert_core.tokenization import KoBertTokenizer
 from tests.drills.conftest import Drill
 from tests.fixtures.checkpoints import save_checkpoint
@@ -50,6 +51,7 @@ STUDIES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 TEXTS = [f"{text} {number}" for number, text in enumerate(["좋다", "별로, 다", 'a "최고" b', "그저 그렇다"] * 5)]
 RECORDS = [{"id": str(number), "document": text, "label": str(number % 2)} for number, text in enumerate(TEXTS)]
 LABELS = {"0": "negative", "1": "positive"}
+COLUMNS = Columns(text="document")
 PARTS = [
     *(b"\0", b'"', b"'", b"\t", b"\n", b"\r", b",", b":", b"-", b"#", b"|", b"{", b"}", b"[", b"]", b"\xff", b"0"),
     *(b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\\u0000", b"\\ud800", "\u2028".encode(), "\x85".encode(), b"../", b"/abs"),
@@ -199,7 +201,8 @@ def test_fuzzed_data_files(drill: Drill, tmp_path: Path) -> None:
             if path.suffix == ".json":
                 check_questions(read_squad(path, max_bad_fraction=1.0), content)
             else:
-                check_rows(read_rows(path, columns=Columns(), labels=LABELS, max_bad_fraction=1.0), content)
+                classes = ClassIndices(LABELS, "label")
+                check_rows(read_rows(path, columns=COLUMNS, targets=classes, max_bad_fraction=1.0), content)
 
         use(valid)
         ends = fuzz(damaged(valid), use, examples=examples)
@@ -226,9 +229,9 @@ def test_fuzzed_study_files(drill: Drill, tmp_path: Path, examples: int) -> None
 
 def test_fuzzed_models(drill: Drill, tmp_path: Path) -> None:
     """9c. Fuzzed files of a model that somebody gave away, without its checksums: a model, or one line"""
-    task = TextClassification(tiny_config())
+    task = Nsmc(tiny_config())
     save_model_files(tmp_path / "model", task)
-    save_weights(tmp_path / "model", TextClassification, task.build_model().state_dict())
+    save_weights(tmp_path / "model", Nsmc, task.build_model().state_dict())
     (tmp_path / "model" / SUMS).unlink()
     files = [file for file in sorted((tmp_path / "model").iterdir()) if not file.name.startswith(("token", "special"))]
     valid = {file: file.read_bytes() for file in files}

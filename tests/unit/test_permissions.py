@@ -14,7 +14,7 @@ from kobert_core.checkpoint import link_checkpoint, load_weights
 from kobert_core.data.cache import cached_arrays
 from kobert_core.io.atomic import atomic_write_text
 from kobert_core.pretrained import save_model_files, save_weights
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.text_classification.task import Nsmc
 from tests.fixtures.checkpoints import save_checkpoint
 from tests.fixtures.tiny import tiny_config
 from tuning.tracking.spool import Spool
@@ -31,8 +31,8 @@ def test_the_umask_decides_who_may_read_what_is_written(umask: int, cache: Path,
     here = tmp_path / "made"
     save_checkpoint(here / "checkpoint", nn.Linear(2, 2), {"step": 1})
     link_checkpoint(here / "checkpoint", here / "linked")
-    save_model_files(here / "model", TextClassification(tiny_config(), cache=cache))
-    save_weights(here / "model", TextClassification, load_weights(here / "checkpoint"))
+    save_model_files(here / "model", Nsmc(tiny_config(), cache=cache))
+    save_weights(here / "model", Nsmc, load_weights(here / "checkpoint"))
     cached_arrays(here / "cache", {}, lambda: {"numbers": np.zeros(3)})
     atomic_write_text(here / "predictions.tsv", "id")
     Spool(here / "tracking.jsonl", sweep="one", experiment="one").close()

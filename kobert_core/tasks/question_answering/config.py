@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
@@ -70,8 +71,8 @@ class QuestionAnsweringModel(ModelConfig):
     F1 on the dev split if that has questions without answers; otherwise every question is answered."""
 
 
-SPEC = TaskSpec(
-    name="korquad",
+QA = TaskSpec(
+    name="qa",
     Data=QuestionAnsweringData,
     Model=QuestionAnsweringModel,
     metrics=("eval/f1", "eval/exact_match", "eval/loss"),
@@ -80,3 +81,4 @@ SPEC = TaskSpec(
     predictions_by_id=True,
     implementation="kobert_core.tasks.question_answering.task:QuestionAnswering",
 )
+KORQUAD = replace(QA, name="korquad", implementation="kobert_core.tasks.question_answering.task:Korquad")

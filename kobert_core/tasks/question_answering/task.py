@@ -22,7 +22,7 @@ from kobert_core.families import family_of
 from kobert_core.io.checksums import file_digest
 from kobert_core.models.backbone import encoder_config
 from kobert_core.tasks.base import Chance, Inputs, Purpose, Task
-from kobert_core.tasks.question_answering.config import SPEC, QuestionAnsweringData, QuestionAnsweringModel
+from kobert_core.tasks.question_answering.config import KORQUAD, QA, QuestionAnsweringData, QuestionAnsweringModel
 from kobert_core.tasks.question_answering.decoding import Answers, Outputs, decode, perfect_outputs, texts
 from kobert_core.tasks.question_answering.metrics import chosen_threshold, gold_texts, score_answers, span_loss
 from kobert_core.tasks.question_answering.model import QuestionAnswerer
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 class QuestionAnswering(Task[WindowExamples]):
     """Question answering on the data of one config. An example is a window; a question has one or more."""
 
-    spec = SPEC
+    spec = QA
     weight_files: ClassVar[Mapping[str, str]] = {"boundary_head.safetensors": "boundary."}
     chosen_on_dev: ClassVar[Mapping[str, str]] = {"eval/null_threshold": "null_threshold"}
     segments: ClassVar[int] = 2
@@ -297,3 +297,9 @@ class QuestionAnswering(Task[WindowExamples]):
                 fix="take `objective.metric: eval/f1`",
             )
         return {"train": train, "dev": dev}
+
+
+class Korquad(QuestionAnswering):
+    """The same by the name of KorQuAD, whose files and settings are the defaults."""
+
+    spec = KORQUAD

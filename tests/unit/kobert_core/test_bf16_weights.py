@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kobert_core.bf16_weights import Bf16Weights
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.text_classification.task import Nsmc
 from tests.fixtures.tiny import tiny_config
 
 
@@ -19,7 +19,7 @@ def gradients_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def test_loss_and_gradients_are_those_of_autocast(cache: Path) -> None:
-    task = TextClassification(tiny_config(), cache=cache)
+    task = Nsmc(tiny_config(), cache=cache)
     torch.manual_seed(0)
     model = task.build_model().eval()
     batches = [task.train.batch(np.arange(8)), task.train.batch(np.arange(8, 16))]
@@ -45,7 +45,7 @@ def test_loss_and_gradients_are_those_of_autocast(cache: Path) -> None:
 
 
 def test_a_pass_that_came_to_no_end_leaves_nothing_behind(cache: Path) -> None:
-    task = TextClassification(tiny_config(), cache=cache)
+    task = Nsmc(tiny_config(), cache=cache)
     torch.manual_seed(0)
     model = task.build_model().eval()
     batch, copies = task.train.batch(np.arange(8)), Bf16Weights(model)

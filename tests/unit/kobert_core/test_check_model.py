@@ -15,8 +15,8 @@ from kobert_core.config import ModelConfig
 from kobert_core.errors import InputError
 from kobert_core.models.backbone import check_encoder, load_encoder
 from kobert_core.tasks import parse_train_config
-from kobert_core.tasks.question_answering.task import QuestionAnswering
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.question_answering.task import Korquad
+from kobert_core.tasks.text_classification.task import Nsmc
 from tests.fixtures.tiny import SIZES, tiny_config
 
 
@@ -35,12 +35,12 @@ from tests.fixtures.tiny import SIZES, tiny_config
 )
 def test_a_model_that_no_run_could_train_is_refused(model: dict[str, Any], message: str, cache: Path) -> None:
     with pytest.raises(InputError, match=message):
-        TextClassification(tiny_config(model=model), cache=cache).check_model()
+        Nsmc(tiny_config(model=model), cache=cache).check_model()
 
 
 def test_the_check_draws_no_numbers_and_takes_no_memory(cache: Path) -> None:
     size = {"hidden_size": 8192, "num_hidden_layers": 20, "num_attention_heads": 64, "intermediate_size": 32768}
-    task = TextClassification(tiny_config(model={"config": size, "class_weights": "balanced"}), cache=cache)
+    task = Nsmc(tiny_config(model={"config": size, "class_weights": "balanced"}), cache=cache)
     assert len(task.tokenizer) and len(task.train)
     before = torch.get_rng_state()
     task.check_model()  # 64 GB, if it were real
@@ -48,11 +48,11 @@ def test_the_check_draws_no_numbers_and_takes_no_memory(cache: Path) -> None:
 
 
 def test_a_pair_needs_an_encoder_that_tells_its_parts_apart(shared: Path, cache: Path) -> None:
-    def task(kinds: int) -> QuestionAnswering:
+    def task(kinds: int) -> Korquad:
         config = SIZES | {"type_vocab_size": kinds}
         model = {"init": "random", "config": config, "backbone": str(shared / "models/skt-kobert-base-v1")}
         data = {"train": shared / "data/korquad/KorQuAD_v1.0_dev.json"}
-        return QuestionAnswering(parse_train_config({"task": "korquad", "data": data, "model": model}), cache=cache)
+        return Korquad(parse_train_config({"task": "korquad", "data": data, "model": model}), cache=cache)
 
     task(2).check_model()
     with pytest.raises(InputError, match="tells 1 kind"):
@@ -113,7 +113,7 @@ def _lacks_a_shard(folder: Path) -> None:
 def test_the_index_of_weights_says_what_loading_them_says(
     make: Any, change: Callable[[Path], object], message: str | None, cache: Path, tmp_path: Path
 ) -> None:
-    task = TextClassification(tiny_config(), cache=cache)
+    task = Nsmc(tiny_config(), cache=cache)
     make(BertConfig(**SIZES, vocab_size=len(task.tokenizer), pad_token_id=1)).save_pretrained(tmp_path / "hub")
     change(tmp_path / "hub")
     model = ModelConfig(init="pretrained", backbone=str(tmp_path / "hub"))

@@ -14,7 +14,7 @@ from kobert_core.tasks import parse_train_config
 from kobert_core.tasks.question_answering.decoding import decode, perfect_outputs, texts
 from kobert_core.tasks.question_answering.metrics import score_answers
 from kobert_core.tasks.question_answering.squad import read_squad
-from kobert_core.tasks.question_answering.task import QuestionAnswering
+from kobert_core.tasks.question_answering.task import Korquad
 from kobert_core.tasks.question_answering.windows import MAX_TRIM_END, MAX_TRIM_START, Lengths, WindowExamples
 from kobert_core.tokenization import KoBertTokenizer
 from tests.fixtures.squad import make_examples
@@ -154,7 +154,7 @@ def test_trims_that_are_out_of_range_are_counted(tmp_path: Path, shared: Path) -
     file.write_text(f'{{"version": "1.1", "data": [{{"paragraphs": [{{"context": "{context}", "qas": {qas}}}]}}]}}')
     model = {"init": "random", "tokenizer": str(shared / "models/skt-kobert-base-v1")}
     config = parse_train_config({"task": "korquad", "data": {"train": file}, "model": model})
-    found = QuestionAnswering(config).describe(file)
+    found = Korquad(config).describe(file)
     assert found["trims"]["out_of_range"] == 1
     assert found["ceiling"]["exact_match"] == 0
 

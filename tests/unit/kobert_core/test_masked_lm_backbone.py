@@ -14,7 +14,7 @@ from kobert_core.checkpoint import seed_everything
 from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
 from kobert_core.models.backbone import load_encoder
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.text_classification.task import Nsmc
 from tests.fixtures.tiny import SIZES, tiny_config
 
 POOLER = "pooler.dense.weight"
@@ -23,7 +23,7 @@ POOLER = "pooler.dense.weight"
 @pytest.fixture(params=["model.safetensors", "pytorch_model.bin"])
 def masked(request: pytest.FixtureRequest, cache: Path, tmp_path: Path) -> Path:
     """The folder of a `BertForMaskedLM`, in both of the formats that transformers has had."""
-    task = TextClassification(tiny_config(), cache=cache)
+    task = Nsmc(tiny_config(), cache=cache)
     torch.manual_seed(1)
     config = BertConfig(**SIZES, vocab_size=len(task.tokenizer), pad_token_id=1, initializer_range=0.05)
     BertForMaskedLM(config).save_pretrained(tmp_path / "masked")
@@ -47,7 +47,7 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
 
 def built(folder: Path, cache: Path, *, seed: int) -> dict[str, torch.Tensor]:
     seed_everything(seed)
-    return TextClassification(config_for(folder), cache=cache).build_model().state_dict()
+    return Nsmc(config_for(folder), cache=cache).build_model().state_dict()
 
 
 def test_only_the_pooler_is_drawn_from_the_seed_and_one_line_says_so(
@@ -73,7 +73,7 @@ def test_only_the_pooler_is_drawn_from_the_seed_and_one_line_says_so(
 
 def test_an_encoder_for_questions_needs_no_pooler(masked: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = config_for(masked)
-    bert = load_encoder(config.model, TextClassification(config, cache=cache).tokenizer, longest=32, pooler=False)
+    bert = load_encoder(config.model, Nsmc(config, cache=cache).tokenizer, longest=32, pooler=False)
     assert bert.pooler is None and not caplog.records
 
 

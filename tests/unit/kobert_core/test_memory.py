@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from kobert_core.errors import InputError
 from kobert_core.memory import CPU_TOKENS, OutOfMemory, is_out_of_memory, largest_that_fits, tokens_that_fit
 from kobert_core.runtime import LocalRuntime, Report
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.text_classification.task import Nsmc
 from kobert_core.training import train
 from tests.fixtures.tiny import tiny_config
 
@@ -71,7 +71,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
 )
 def test_on_a_cpu_the_tokens_at_once_are_a_fixed_number(cache: Path, optim: dict, tokens: int | None) -> None:
     config = tiny_config(optim=optim)
-    task = TextClassification(config, cache=cache)
+    task = Nsmc(config, cache=cache)
     runtime = LocalRuntime(device=torch.device("cpu"))
     assert tokens_that_fit(task.build_model(), task, config.optim, runtime, nullcontext()) == tokens
 
@@ -106,7 +106,7 @@ print(faults())
     assert kept < given_back / 10
 
 
-class LittleMemory(TextClassification):
+class LittleMemory(Nsmc):
     """Has no memory for more than `most` examples at once, from step `since` on: forward or backward fails."""
 
     most, since, where, passes = 8, 3, "forward", 0
@@ -121,14 +121,14 @@ class LittleMemory(TextClassification):
         return loss
 
 
-def run_with(task: TextClassification, **fields) -> tuple[dict[str, torch.Tensor], list[Report]]:
+def run_with(task: Nsmc, **fields) -> tuple[dict[str, torch.Tensor], list[Report]]:
     reports: list[Report] = []
     runtime = LocalRuntime(device=torch.device("cpu"), on_report=reports.append, **fields)
     weights = train(task.config, task, runtime).state_dict()
     return {name: tensor.clone() for name, tensor in weights.items()}, reports
 
 
-def little_memory(config, cache: Path, **attributes) -> TextClassification:
+def little_memory(config, cache: Path, **attributes) -> Nsmc:
     task = LittleMemory(config, cache=cache)
     vars(task).update(attributes)
     return task
@@ -142,7 +142,7 @@ def test_a_step_without_memory_begins_again_in_smaller_pieces(cache: Path, where
     """As if it had been cut so from the start, to the last bit: nothing of the half-done step is left."""
     config = tiny_config(optim={"batch_size": 32}, train={"epochs": 1, "eval_percent": 50})
     cut = tiny_config(optim={"batch_size": 8, "effective_batch_size": 32}, train={"epochs": 1, "eval_percent": 50})
-    expected, undisturbed = run_with(TextClassification(cut, cache=cache))
+    expected, undisturbed = run_with(Nsmc(cut, cache=cache))
     weights, reports = run_with(little_memory(config, cache, since=0, where=where))
     assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
     assert [report.micro_batch for report in reports] == [8, 8]
@@ -179,7 +179,7 @@ def test_smaller_pieces_are_remembered_in_the_checkpoint(cache: Path, tmp_path: 
             return heard == 6
 
     train(config, task, Halfway(device=torch.device("cpu"), checkpoints=tmp_path / "parts"))
-    weights, reports = run_with(TextClassification(config, cache=cache), checkpoints=tmp_path / "parts", resume=True)
+    weights, reports = run_with(Nsmc(config, cache=cache), checkpoints=tmp_path / "parts", resume=True)
     assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
     assert {report.micro_batch for report in reports} == {8}
 

@@ -15,15 +15,15 @@ from kobert_core.data.batching import Batch
 from kobert_core.errors import InputError
 from kobert_core.models.backbone import load_encoder
 from kobert_core.tasks import parse_train_config
-from kobert_core.tasks.text_classification.model import TextClassifier
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.labelled_texts.model import TextClassifier
+from kobert_core.tasks.text_classification.task import Nsmc
 from tests.fixtures.tiny import SIZES, tiny_config
 
 
 @pytest.fixture
 def pretrained(cache: Path, tmp_path: Path) -> Path:
     """A folder as the hub has them: a tiny encoder with the tokenizer of the sample."""
-    task = TextClassification(tiny_config(), cache=cache)
+    task = Nsmc(tiny_config(), cache=cache)
     torch.manual_seed(1)
     BertModel(BertConfig(**SIZES, vocab_size=len(task.tokenizer), pad_token_id=1)).save_pretrained(tmp_path / "hub")
     task.tokenizer.save_pretrained(tmp_path / "hub")
@@ -36,7 +36,7 @@ def config_for(folder: Path, **model: object) -> TrainConfig:
 
 
 def bert_of(config: TrainConfig, cache: Path) -> BertModel:
-    return load_encoder(config.model, TextClassification(config, cache=cache).tokenizer, longest=32)
+    return load_encoder(config.model, Nsmc(config, cache=cache).tokenizer, longest=32)
 
 
 def test_pretrained_weights_are_those_of_the_folder(pretrained: Path, cache: Path) -> None:
@@ -48,7 +48,7 @@ def test_pretrained_weights_are_those_of_the_folder(pretrained: Path, cache: Pat
 
 def test_weights_that_were_read_before_are_those_that_were_read(pretrained: Path, cache: Path, tmp_path: Path) -> None:
     config, other = config_for(pretrained), config_for(pretrained, hidden_dropout=0.3)
-    tokenizer = TextClassification(config, cache=cache).tokenizer
+    tokenizer = Nsmc(config, cache=cache).tokenizer
     torch.manual_seed(5)
     begin = torch.get_rng_state()
     first = load_encoder(config.model, tokenizer, longest=32, cache=tmp_path / "cache")
@@ -110,7 +110,7 @@ def test_examples_longer_than_the_encoder_are_refused_before_a_run(pretrained: P
     values = config_for(pretrained).model_dump(mode="json", exclude_unset=True)
     values["data"]["max_length"] = 600
     with pytest.raises(InputError, match="examples of 600 tokens are longer than the encoder's 512 positions"):
-        TextClassification(parse_train_config(values), cache=cache).hf_config()
+        Nsmc(parse_train_config(values), cache=cache).hf_config()
 
 
 def test_values_of_the_study_reach_the_encoder(pretrained: Path, cache: Path) -> None:
@@ -127,7 +127,7 @@ def test_logits_and_loss_are_those_of_transformers(
     pretrained: Path, cache: Path, class_weights: tuple[float, float] | None, label_smoothing: float
 ) -> None:
     config = config_for(pretrained, class_weights=class_weights, label_smoothing=label_smoothing)
-    task = TextClassification(config, cache=cache)
+    task = Nsmc(config, cache=cache)
     model = task.build_model().eval()
     reference = BertForSequenceClassification(task.hf_config()).eval()
     reference.load_state_dict(model.state_dict())

@@ -12,13 +12,13 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 
 from kobert_core.config import OptimConfig
 from kobert_core.optim import make_schedule, parameter_groups
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.text_classification.task import Nsmc
 from tests.fixtures.tiny import tiny_config
 
 
 @pytest.fixture
 def model(cache: Path) -> nn.Module:
-    return TextClassification(tiny_config(), cache=cache).build_model()
+    return Nsmc(tiny_config(), cache=cache).build_model()
 
 
 def rate_and_decay(model: nn.Module, optim: OptimConfig) -> dict[str, tuple[float, float]]:

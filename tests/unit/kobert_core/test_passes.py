@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from kobert_core.data.batching import IGNORED, Batch, Shape, filled_shape
 from kobert_core.runtime import LocalRuntime
 from kobert_core.tasks.base import Task
-from kobert_core.tasks.question_answering.task import QuestionAnswering
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.question_answering.task import Korquad
+from kobert_core.tasks.text_classification.task import Nsmc
 from kobert_core.training import train
 from tests.fixtures import questions
 from tests.fixtures.tiny import tiny_config
@@ -25,12 +25,12 @@ from tests.fixtures.tiny import tiny_config
 def nsmc(tmp_path: Path, **train: Any) -> Task[Any]:
     optim = {"batch_size": 8, "effective_batch_size": 32}  # several pieces a step
     model = {"class_weights": [0.3, 0.7], "label_smoothing": 0.1}
-    return TextClassification(tiny_config(model=model, optim=optim, train=train))
+    return Nsmc(tiny_config(model=model, optim=optim, train=train))
 
 
 def korquad(tmp_path: Path, **train: Any) -> Task[Any]:
     file = questions.write(tmp_path / "train.json", questions.articles(0, 12, every=5))
-    return QuestionAnswering(questions.config_of(file, train=train))
+    return Korquad(questions.config_of(file, train=train))
 
 
 @pytest.mark.parametrize("task_of", [nsmc, korquad])

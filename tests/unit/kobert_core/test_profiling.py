@@ -12,7 +12,7 @@ import torch
 
 from kobert_core.profiling import TRACED_STEPS, ProfilingRuntime
 from kobert_core.runtime import LocalRuntime, Phase
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.text_classification.task import Nsmc
 from kobert_core.training import train
 from tests.fixtures.tiny import tiny_config
 
@@ -25,7 +25,7 @@ def test_every_phase_of_a_run_has_its_time_and_its_place_in_the_trace(
     config = tiny_config(train={"epochs": epochs, "eval_percent": 50})
     begin = time.perf_counter()
     runtime = ProfilingRuntime(device=torch.device("cpu"), checkpoints=tmp_path / "run", trace=tmp_path / "new/t.json")
-    profiled = train(config, TextClassification(config, cache=cache), runtime)
+    profiled = train(config, Nsmc(config, cache=cache), runtime)
     phases = dict(runtime.end())
     total = time.perf_counter() - begin
     assert runtime.steps == max(1, round(epochs * 12))
@@ -39,6 +39,6 @@ def test_every_phase_of_a_run_has_its_time_and_its_place_in_the_trace(
     assert "aten::addmm" in {event["name"] for event in events}
     assert not list((tmp_path / "new").glob(".*"))
 
-    plain = train(config, TextClassification(config, cache=cache), LocalRuntime(device=torch.device("cpu")))
+    plain = train(config, Nsmc(config, cache=cache), LocalRuntime(device=torch.device("cpu")))
     for one, other in zip(profiled.parameters(), plain.parameters(), strict=True):
         assert torch.equal(one, other), "to look at a run does not change it"

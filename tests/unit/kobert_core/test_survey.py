@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from kobert_core.tasks import parse_train_config
-from kobert_core.tasks.question_answering.task import QuestionAnswering
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.question_answering.task import Korquad
+from kobert_core.tasks.text_classification.task import Nsmc
 from tests.fixtures.tiny import SIZES, tiny_config
 
 
@@ -25,8 +25,8 @@ def numbered(name: str, count: int) -> list[str]:
     return [f"{name} 영화는 참 재미있다 {number}" for number in range(count)]
 
 
-def nsmc(train: Path, **data: Any) -> TextClassification:
-    return TextClassification(tiny_config(data={"train": train} | data))
+def nsmc(train: Path, **data: Any) -> Nsmc:
+    return Nsmc(tiny_config(data={"train": train} | data))
 
 
 def test_plain_data_has_counts_and_no_warning(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_the_share_of_texts_that_are_cut_is_that_of_their_pieces(tmp_path: Path)
     longest = int(whole.train.lengths.max())
     expected = float((whole.train.lengths == longest).mean())
     shorter = tiny_config(data={"train": train, "max_length": longest - 1})
-    (cut,) = TextClassification(shorter, tokenizer=whole.tokenizer).cut_off()
+    (cut,) = Nsmc(shorter, tokenizer=whole.tokenizer).cut_off()
     assert (cut.key, cut.limit, cut.share) == ("data.max_length", longest - 1, expected) and expected > 0
     assert whole.cut_off()[0].share == 0.0
     assert nsmc(train, max_length=4).cut_off()[0].share == 1.0
@@ -112,9 +112,9 @@ def test_contexts_that_are_trained_on_and_answers_out_of_reach_are_told(tmp_path
     train, test = squad(tmp_path / "train.json", contexts), squad(tmp_path / "test.json", ["1443년의 일.", contexts[0]])
     dev = squad(tmp_path / "dev.json", ["누가 1443년에 한 일인가."])
 
-    def task(**data: Any) -> QuestionAnswering:
+    def task(**data: Any) -> Korquad:
         values = {"task": "korquad", "data": {"train": train, "dev": dev} | data, "model": skt}
-        return QuestionAnswering(parse_train_config(values))
+        return Korquad(parse_train_config(values))
 
     facts, warnings = task().survey(test)
     assert dict(facts)["questions in train"] == "10 questions on 5 contexts"

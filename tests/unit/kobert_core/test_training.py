@@ -23,14 +23,14 @@ from kobert_core.checkpoint import (
 from kobert_core.data.batching import StepOrder, micro_batches
 from kobert_core.io.checksums import write_sums
 from kobert_core.runtime import LocalRuntime, Report
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.text_classification.task import Nsmc
 from kobert_core.training import CheckpointClock, NonFiniteError, evaluation_steps, train
 from tests.fixtures.tiny import tiny_config
 
 NO_DROPOUT = {"dropout": 0.0, "hidden_dropout": 0.0, "attention_dropout": 0.0}
 
 
-class InFloat64(TextClassification):
+class InFloat64(Nsmc):
     """Rounding in float32 alone drifts above 1e-5: mathematics is compared in float64."""
 
     def build_model(self):
@@ -62,9 +62,7 @@ class KilledAfter(StopAfter):
         return False
 
 
-def weights_after(
-    config, cache: Path, runtime: LocalRuntime | None = None, task=TextClassification
-) -> dict[str, torch.Tensor]:
+def weights_after(config, cache: Path, runtime: LocalRuntime | None = None, task=Nsmc) -> dict[str, torch.Tensor]:
     model = train(config, task(config, cache=cache), runtime or LocalRuntime(device=torch.device("cpu")))
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -131,7 +129,7 @@ def test_checkpointed_gradients_are_the_same_bits(cache: Path) -> None:
     config = tiny_config()
     kept = weights_after(config, cache)
     layers = []
-    task = TextClassification(tiny_config(train={"gradient_checkpointing": True}), cache=cache)
+    task = Nsmc(tiny_config(train={"gradient_checkpointing": True}), cache=cache)
     build = task.build_model
 
     def counting():
@@ -316,7 +314,7 @@ def test_the_training_loss_is_the_mean_over_examples(cache: Path) -> None:
         data={"max_train_examples": 320, "dev": tiny_config().data.train},
         train={"eval_percent": 100},
     )
-    task = TextClassification(config, cache=cache)
+    task = Nsmc(config, cache=cache)
     model = train(config, task, LocalRuntime(on_report=reports.append)).eval()
     batch = task.train.batch(np.arange(320))
     with torch.no_grad():
@@ -339,7 +337,7 @@ def test_a_checkpoint_takes_the_place_of_an_own_one_of_the_same_step(cache: Path
     for seed, name in enumerate(("donor", "own")):
         torch.manual_seed(seed)
         own = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
-        train(own, TextClassification(own, cache=cache), StopAfter(8, checkpoints=tmp_path / name))
+        train(own, Nsmc(own, cache=cache), StopAfter(8, checkpoints=tmp_path / name))
         folders.append(newest_checkpoint(tmp_path / name))
     donor, own_one = folders
     assert donor is not None and own_one is not None and donor.name == own_one.name
@@ -352,7 +350,7 @@ def test_a_run_that_adopts_a_checkpoint_has_its_weights_and_its_own_rates(cache:
     parts = {"device": torch.device("cpu"), "checkpoints": tmp_path / "donor"}
     length = {"epochs": 1.5, "eval_percent": 20}
     donor = tiny_config(optim={"backbone_lr": 1e-3, "weight_decay": 0.1}, train=length)
-    train(donor, TextClassification(donor, cache=cache), StopAfter(8, **parts))
+    train(donor, Nsmc(donor, cache=cache), StopAfter(8, **parts))
     folder = newest_checkpoint(tmp_path / "donor")
     assert folder is not None
     adopt_checkpoint(folder, tmp_path / "own")

@@ -13,8 +13,8 @@ import pytest
 
 from kobert_core.tasks import parse_train_config
 from kobert_core.tasks.base import Chance
-from kobert_core.tasks.question_answering.task import QuestionAnswering
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.question_answering.task import Korquad
+from kobert_core.tasks.text_classification.task import Nsmc
 from tests.fixtures.commands import ROOT
 from tuning.study import StudyConfig, load_study
 from tuning.sweep.comparison import compare
@@ -81,7 +81,7 @@ def test_chance_of_a_classifier_is_that_of_the_class_shares(tmp_path: Path) -> N
     names = {"1": "bad", "2": "mixed", "3": "good"}
     data = {"train": tmp_path / "none.tsv", "labels": names}
     model = {"tokenizer_vocab_size": 64, "init": "random", "config": {"hidden_size": 8}}
-    task = TextClassification(parse_train_config({"task": "nsmc", "data": data, "model": model}))
+    task = Nsmc(parse_train_config({"task": "nsmc", "data": data, "model": model}))
     examples: Any = SimpleLabels(labels)
     assert task.chance(examples, "eval/accuracy") == (0.7, "always the largest class")
     loss = task.chance(examples, "eval/loss")
@@ -110,6 +110,6 @@ def test_chance_of_questions_is_to_give_no_answer(tmp_path: Path, unanswerable: 
     file.write_text(json.dumps({"version": "v2.0", "data": articles}), encoding="utf-8")
     data = {"train": file, "dev": file}
     model = {"tokenizer_vocab_size": 40, "init": "random", "config": {"hidden_size": 8}}
-    task = QuestionAnswering(parse_train_config({"task": "korquad", "data": data, "model": model}))
+    task = Korquad(parse_train_config({"task": "korquad", "data": data, "model": model}))
     assert task.chance(task.dev, "eval/f1") == task.chance(task.dev, "eval/exact_match") == (chance, "no answer at all")
     assert task.chance(task.dev, "eval/loss") is None

@@ -18,7 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from kobert_core.errors import InputError
-from kobert_core.tasks.text_classification.task import TextClassificationData
+from kobert_core.tasks.text_classification.config import NsmcData
 from kobert_core.texts import folded, printable
 from search_spaces.distributions import Space
 from tests.fixtures.commands import ROOT
@@ -94,7 +94,7 @@ def test_a_sweep_remembers_labels_and_names_of_any_characters(
     path = tmp_path_factory.mktemp("study") / "study.yaml"
     dump_study(quickstart.model_copy(update={"data": data}), path)
     again = load_study(path).data
-    assert isinstance(again, TextClassificationData) and isinstance(data, TextClassificationData)
+    assert isinstance(again, NsmcData) and isinstance(data, NsmcData)
     assert list(again.labels.items()) == list(data.labels.items())
 
 

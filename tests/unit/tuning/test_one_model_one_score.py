@@ -14,8 +14,8 @@ from kobert_core.evaluation import evaluate
 from kobert_core.io.atomic import check_output
 from kobert_core.pretrained import keep_chosen, load_pretrained, save_model_files, save_weights
 from kobert_core.runtime import LocalRuntime, Report
-from kobert_core.tasks.question_answering.task import QuestionAnswering
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.question_answering.task import Korquad
+from kobert_core.tasks.text_classification.task import Nsmc
 from kobert_core.training import train
 from tests.fixtures.disks import Mount, make_read_only
 from tests.fixtures.questions import articles, config_of, official, write
@@ -35,13 +35,13 @@ CPU = torch.device("cpu")
 def trained(folder: Path, *, every: int | None) -> tuple[Path, Report]:
     """A run's files under `folder`, as a trial has them, its export in `export`, and what it reported last."""
     config = config_of(write(folder / "train.json", articles(0, 12, every=every)))
-    task, reports = QuestionAnswering(config), []
+    task, reports = Korquad(config), []
     runtime = LocalRuntime(device=CPU, checkpoints=folder / "checkpoints", on_report=reports.append)
     model = train(config, task, runtime)
     save_model_files(folder / "files", task)
     shutil.copytree(folder / "files", folder / "export")
-    keep_chosen(folder / "export", QuestionAnswering, reports[-1].metrics)
-    save_weights(folder / "export", QuestionAnswering, model.state_dict())
+    keep_chosen(folder / "export", Korquad, reports[-1].metrics)
+    save_weights(folder / "export", Korquad, model.state_dict())
     return folder / "export", reports[-1]
 
 
@@ -95,20 +95,20 @@ def test_a_test_score_of_a_threshold_that_was_tuned_on_it_is_not_believed(tmp_pa
 def test_a_model_is_scored_in_the_precision_that_it_was_compared_in(tmp_path: Path) -> None:
     reports: list[Report] = []
     config = tiny_config(train={"precision": "bf16"}, data={"dev": tiny_config().data.train})
-    task = TextClassification(config)
+    task = Nsmc(config)
     model = train(config, task, LocalRuntime(device=CPU, on_report=reports.append))
     save_model_files(tmp_path / "model", task)
-    save_weights(tmp_path / "model", TextClassification, model.state_dict())
+    save_weights(tmp_path / "model", Nsmc, model.state_dict())
     loaded = load_pretrained(tmp_path / "model")
     found = evaluate(loaded.model, loaded.task, loaded.task.read(config.data.train), LocalRuntime(device=CPU))
     assert found == {name: reports[-1].metrics[name] for name in found}
 
 
 def test_a_score_is_told_where_the_reading_cannot_be_recorded(tmp_path: Path, mount_small_disk: Mount) -> None:
-    task = TextClassification(tiny_config())
+    task = Nsmc(tiny_config())
     disk = mount_small_disk(tmp_path / "disk", 4000)
     save_model_files(disk / "model", task)
-    save_weights(disk / "model", TextClassification, task.build_model().state_dict())
+    save_weights(disk / "model", Nsmc, task.build_model().state_dict())
     said: list[str] = []
     first = evaluate_file(disk / "model", task.data.train, say=said.append)
     assert said == []

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from kobert_core.config import DataConfig, FrozenConfig, ModelConfig
 from kobert_core.errors import InputError
 from kobert_core.tasks import SPECS, parse_train_config
-from kobert_core.tasks.text_classification.task import TextClassificationData
+from kobert_core.tasks.text_classification.config import NsmcData
 from search_spaces.distributions import Space
 from tuning.study import SearchConfig, StudyConfig, dump_study, load_study, searchable
 
@@ -76,7 +76,7 @@ def test_who_shares_a_gpu_may_fill_its_own_part_of_the_memory(load: Any) -> None
 
 def test_a_study_makes_the_config_of_a_run(load: Any, tmp_path: Path) -> None:
     study = load(STUDY)
-    assert isinstance(study.data, TextClassificationData) and study.data.train == tmp_path / "data" / "train.txt"
+    assert isinstance(study.data, NsmcData) and study.data.train == tmp_path / "data" / "train.txt"
     assert (study.objective.metric, study.objective.mode, study.budget.trials) == ("eval/accuracy", "max", 20)
     values = {"optim.backbone_lr": 3e-5, "optim.accumulation": 4, "model.label_smoothing": 0.1}
     config = study.train_config(values)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from kobert_core.data.cache import cached_arrays
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.text_classification.task import Nsmc
 from tests.fixtures.tiny import tiny_config
 
 
 def test_examples_are_the_tokens_of_their_texts(cache: Path) -> None:
-    task = TextClassification(tiny_config(data={"max_length": 12}), cache=cache)
+    task = Nsmc(tiny_config(data={"max_length": 12}), cache=cache)
     texts = task.read_rows(task.data.train).texts
     for examples in (task.train, task.dev):
         indices = np.array([0, 7, 3, len(examples) - 1])
@@ -32,23 +32,21 @@ def test_examples_are_the_tokens_of_their_texts(cache: Path) -> None:
 
 
 def test_the_splits_share_no_example_and_all_of_a_file_is_in_one(cache: Path) -> None:
-    task = TextClassification(tiny_config(), cache=cache)
+    task = Nsmc(tiny_config(), cache=cache)
     assert sorted([*task.train.rows, *task.dev.rows]) == list(range(480))
-    sampled = TextClassification(tiny_config(data={"max_train_examples": 100, "max_dev_examples": 20}), cache=cache)
+    sampled = Nsmc(tiny_config(data={"max_train_examples": 100, "max_dev_examples": 20}), cache=cache)
     assert len(sampled.train) == 100 and len(sampled.dev) == 20
     assert set(sampled.train.rows) <= set(task.train.rows) and set(sampled.dev.rows) <= set(task.dev.rows)
     assert np.bincount(sampled.train.labels).tolist() == [50, 50]
 
 
 def test_runs_of_one_process_share_a_tokenizer(cache: Path) -> None:
-    one, other = (TextClassification(tiny_config(optim={"backbone_lr": rate}), cache=cache) for rate in (1e-3, 1e-4))
+    one, other = (Nsmc(tiny_config(optim={"backbone_lr": rate}), cache=cache) for rate in (1e-3, 1e-4))
     assert one.tokenizer is other.tokenizer
 
 
 def test_a_file_is_read_once_for_its_features_and_its_facts(tmp_path: Path) -> None:
-    task = TextClassification(
-        tiny_config(model={"tokenizer": None}), cache=tmp_path, tokenizer=TextClassification(tiny_config()).tokenizer
-    )
+    task = Nsmc(tiny_config(model={"tokenizer": None}), cache=tmp_path, tokenizer=Nsmc(tiny_config()).tokenizer)
     task.read(task.data.train)
     entries = {entry.name for entry in tmp_path.iterdir()}
     assert len(entries) == 2

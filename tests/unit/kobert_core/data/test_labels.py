@@ -13,11 +13,13 @@ import pyarrow.parquet
 import pytest
 
 from kobert_core.errors import InputError
-from kobert_core.tasks.text_classification.columns import Columns
-from kobert_core.tasks.text_classification.labels import MANY_VALUES, MAX_INFERRED, Classes
-from kobert_core.tasks.text_classification.rows import Rows, infer_labels, read_rows
-from kobert_core.tasks.text_classification.task import TextClassificationData
+from kobert_core.tasks.labelled_texts.columns import Columns
+from kobert_core.tasks.labelled_texts.labels import MANY_VALUES, MAX_INFERRED, Classes
+from kobert_core.tasks.labelled_texts.rows import Rows, infer_labels, read_rows
+from kobert_core.tasks.text_classification.config import NsmcData
+from kobert_core.tasks.text_classification.targets import ClassIndices
 
+DEFAULTS = Columns(text="document")
 FORMATS = ["tsv", "csv", "jsonl", "parquet"]
 
 
@@ -40,8 +42,9 @@ def write(path: Path, labels: list[Any], *, text: str = "document", label: str =
 
 
 def read(path: Path, labels: dict[str, str] | list[str], **columns: str) -> Rows:
-    named = TextClassificationData.model_validate({"train": path, "labels": labels}).labels
-    return read_rows(path, columns=Columns(id=None, **columns), labels=named, max_bad_fraction=1.0)
+    named = NsmcData.model_validate({"train": path, "labels": labels}).labels
+    texts = Columns(text=columns.get("text", "document"), labels=(columns.get("label", "label"),), id=None)
+    return read_rows(path, columns=texts, targets=ClassIndices(named, texts.labels[0]), max_bad_fraction=1.0)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -92,7 +95,7 @@ def test_what_differs_is_shown(tmp_path: Path) -> None:
 def test_columns_are_found_by_what_they_look_like(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"a.{suffix}", ["0", "1"], text=decomposed("리뷰"), label=" 감정")
     assert read(path, ["0", "1"], text="리뷰", label="감정").labels.tolist() == [0, 1]
-    rows = read_rows(path, columns=Columns(text="리뷰", id=None), labels=None, labelled=False)
+    rows = read_rows(path, columns=Columns(text="리뷰", id=None), targets=None)
     assert rows.texts == ["0번", "1번"]
 
 
@@ -108,13 +111,13 @@ def test_a_refusal_shows_what_the_column_has(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", ["2.0", "0.0", "0.0", "10.0"])
     known = "the label column 'label' has '0.0' (2), '2.0' (1), '10.0' (1): a study reads them with "
     with pytest.raises(InputError) as error:
-        read_rows(path, columns=Columns(), labels={"부정": "a", "긍정": "b"})
+        read_rows(path, columns=DEFAULTS, targets=ClassIndices(["부정", "긍정"], "label"))
     assert str(error.value).endswith(f'{known}`data.labels: ["0", "2", "10"]`, or with `data.labels: infer`')
     with pytest.raises(InputError, match=r"also has '10.0' \(1\): `data.labels` must name them, too$"):
-        read_rows(path, columns=Columns(), labels={"0": "a", "2": "b"})
+        read_rows(path, columns=DEFAULTS, targets=ClassIndices("02", "label"))
     write(path, list(range(100)))
     with pytest.raises(InputError, match=r"'19' \(1\), …: check `data.label_column` and `data.labels`$"):
-        read_rows(path, columns=Columns(), labels={"부정": "a", "긍정": "b"})
+        read_rows(path, columns=DEFAULTS, targets=ClassIndices(["부정", "긍정"], "label"))
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -131,7 +134,7 @@ def test_a_refusal_shows_what_the_column_has(tmp_path: Path) -> None:
 )
 def test_labels_are_inferred_in_order(tmp_path: Path, suffix: str, values: list[Any], labels: list[str]) -> None:
     path = write(tmp_path / f"a.{suffix}", values)
-    found = infer_labels(path, Columns())
+    found = infer_labels(path, DEFAULTS)
     wanted = labels if suffix in ("jsonl", "parquet") or values[0] is not True else ["False", "True"]
     assert found == wanted
     assert read(path, found).bad == []
@@ -140,7 +143,7 @@ def test_labels_are_inferred_in_order(tmp_path: Path, suffix: str, values: list[
 def test_of_rows_that_cannot_be_used_no_label_is_inferred(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("document,label\n좋다,1\n나쁘다,0\n,합계\n그냥,\n뭐,1,2\n", "utf-8")
-    assert infer_labels(path, Columns()) == ["0", "1"]
+    assert infer_labels(path, DEFAULTS) == ["0", "1"]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +158,7 @@ def test_of_rows_that_cannot_be_used_no_label_is_inferred(tmp_path: Path) -> Non
 )
 def test_what_are_no_classes_is_not_inferred(tmp_path: Path, values: list[str], message: str) -> None:
     with pytest.raises(InputError, match=f"the label column 'label' {message}.*write `data.labels` down"):
-        infer_labels(write(tmp_path / "a.csv", values), Columns())
+        infer_labels(write(tmp_path / "a.csv", values), DEFAULTS)
 
 
 def test_a_value_is_looked_at_once() -> None:
@@ -185,4 +188,4 @@ def test_a_value_is_looked_at_once() -> None:
 )
 def test_labels_that_are_refused(labels: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        TextClassificationData.model_validate({"train": "a.csv", "labels": labels})
+        NsmcData.model_validate({"train": "a.csv", "labels": labels})

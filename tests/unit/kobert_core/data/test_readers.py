@@ -15,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kobert_core.errors import InputError
-from kobert_core.tasks.text_classification.columns import Columns
-from kobert_core.tasks.text_classification.rows import ROWS_AT_ONCE, Rows, read_rows, row_chunks
+from kobert_core.tasks.labelled_texts.columns import Columns
+from kobert_core.tasks.labelled_texts.rows import ROWS_AT_ONCE, Rows, read_rows, row_chunks
+from kobert_core.tasks.text_classification.targets import ClassIndices
 
 BLOCK = 1 << 20
 LABELS = {"0": "negative", "1": "positive"}
+COLUMNS = Columns(text="document")
 HEADER = "id\tdocument\tlabel\n"
 
 
@@ -27,7 +29,10 @@ def read(path: Path, content: str | bytes | None = None, **options: Any) -> Rows
     """Reads the file, first written if there is content; any number of bad rows unless told otherwise."""
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_rows(path, **{"columns": Columns(), "labels": LABELS, "max_bad_fraction": 1.0, **options})
+    values: dict[str, Any] = {"columns": COLUMNS, "labels": LABELS, "max_bad_fraction": 1.0, **options}
+    labels = values.pop("labels")
+    targets = None if labels is None else ClassIndices(labels, values["columns"].labels[0])
+    return read_rows(path, targets=targets, **values)
 
 
 def reasons(rows: Rows) -> list[tuple[int, str]]:
@@ -47,7 +52,7 @@ def test_tsv(tmp_path: Path) -> None:
 
 
 def test_classes_are_numbered_in_the_order_of_the_labels(tmp_path: Path) -> None:
-    columns = Columns(text="text", label="mood", id=None)
+    columns = Columns(text="text", labels=("mood",), id=None)
     labels = {"pos": "positive", "neg": "negative", "?": "neutral"}
     rows = read(tmp_path / "a.TXT", "mood\ttext\n?\t그냥\nneg\t별로\npos\t최고\n", columns=columns, labels=labels)
     assert rows.labels.tolist() == [2, 1, 0]
@@ -162,18 +167,18 @@ def test_only_the_default_id_column_may_be_missing(tmp_path: Path) -> None:
     rows = read(tmp_path / "a.tsv", "document\tlabel\n좋다\t1\n\t1\n별로\t0\n")
     assert rows.ids == ["1", "3"]
     with pytest.raises(InputError, match="no id column 'key'"):
-        read(tmp_path / "a.tsv", columns=Columns(id="key"))
+        read(tmp_path / "a.tsv", columns=Columns(text="document", id="key"))
 
 
 def test_without_labels_every_text_is_kept_in_order(tmp_path: Path) -> None:
     content = "id\tdocument\n1\t좋다\n1\t별로\n\t그냥\n4\t \n5\t끝\n"
-    rows = read(tmp_path / "a.tsv", content, labels=None, labelled=False)
+    rows = read(tmp_path / "a.tsv", content, labels=None)
     assert rows.texts == ["좋다", "별로", "그냥", "끝"]
     assert rows.ids == ["1", "1", "", "5"]
     assert rows.labels.shape == (0,)
     assert reasons(rows) == [(5, "empty text")]
     labelled = HEADER + "1\t좋다\t1\n2\t별로\t\n3\t그냥\t모름\n"
-    assert len(read(tmp_path / "b.tsv", labelled, labelled=False, max_bad_fraction=0.0)) == 3
+    assert len(read(tmp_path / "b.tsv", labelled, labels=None, max_bad_fraction=0.0)) == 3
 
 
 def test_csv_with_quotes_and_newlines_inside(tmp_path: Path) -> None:
@@ -294,7 +299,8 @@ def test_a_file_in_parts_is_the_whole_file(tmp_path: Path, name: str, size: int)
     }[name]
     whole = read(tmp_path / name, content)
     assert "id '0' is already on line" in whole.bad[1].reason
-    parts = list(row_chunks(tmp_path / name, columns=Columns(), labels=LABELS, max_bad_fraction=1.0, size=size))
+    classes = ClassIndices(LABELS, "label")
+    parts = list(row_chunks(tmp_path / name, columns=COLUMNS, targets=classes, max_bad_fraction=1.0, size=size))
     assert len(parts) == -(-len(records) // size)
     for field in ("ids", "texts", "lines", "bad"):
         assert [one for part in parts for one in getattr(part, field)] == getattr(whole, field)
@@ -313,7 +319,7 @@ def test_of_twice_the_rows_no_more_is_held_than_their_ids(tmp_path: Path) -> Non
         path.write_text(HEADER + "".join(f"{i}\t{i}번째로 본 영화\t{i % 2}\n" for i in range(rows)), "utf-8")
         tracemalloc.start()
         try:
-            for part in row_chunks(path, columns=Columns(), labels=LABELS):
+            for part in row_chunks(path, columns=COLUMNS, targets=ClassIndices(LABELS, "label")):
                 assert len(part) <= ROWS_AT_ONCE
             return tracemalloc.get_traced_memory()[1]
         finally:
@@ -329,13 +335,11 @@ def test_take(tmp_path: Path) -> None:
     assert (taken.ids, taken.texts, taken.lines) == (["4", "1"], ["c", "a"], [5, 2])
     assert taken.labels.tolist() == [1, 1]
     assert (taken.bad, taken.path) == (rows.bad, rows.path)
-    unlabelled = read(tmp_path / "a.tsv", labels=None, labelled=False).take([1])
+    unlabelled = read(tmp_path / "a.tsv", labels=None).take([1])
     assert (unlabelled.texts, unlabelled.labels.shape) == (["b"], (0,))
 
 
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must name the classes"):
-        read(tmp_path / "a.tsv", HEADER, labels=None)
     with pytest.raises(ValueError, match=r"`0 <= max_bad_fraction <= 1` must hold, but got 1\.5"):
         read(tmp_path / "a.tsv", HEADER, max_bad_fraction=1.5)
 

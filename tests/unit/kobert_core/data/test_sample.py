@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kobert_core.tasks.text_classification.columns import Columns
-from kobert_core.tasks.text_classification.rows import Rows, read_rows
+from kobert_core.tasks.labelled_texts.columns import Columns
+from kobert_core.tasks.labelled_texts.rows import Rows, read_rows
+from kobert_core.tasks.text_classification.targets import ClassIndices
 
 SAMPLE = Path(__file__).resolve().parents[4] / "search_spaces" / "sample"
 SIZES = {"train": 480, "test": 160}
@@ -17,7 +18,12 @@ SIZES = {"train": 480, "test": 160}
 def sample() -> dict[str, Rows]:
     labels = {"0": "negative", "1": "positive"}
     return {
-        name: read_rows(SAMPLE / f"{name}.tsv", columns=Columns(), labels=labels, max_bad_fraction=0.0)
+        name: read_rows(
+            SAMPLE / f"{name}.tsv",
+            columns=Columns(text="document"),
+            targets=ClassIndices(labels, "label"),
+            max_bad_fraction=0.0,
+        )
         for name in SIZES
     }
 

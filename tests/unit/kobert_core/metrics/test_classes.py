@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from kobert_core.tasks.text_classification.metrics import accuracy, class_report, macro_f1
+from kobert_core.tasks.text_classification.metrics import accuracy, class_report, f1
 
 NAMES = ["부정", "중립", "긍정", "없음"]
 
@@ -35,7 +35,9 @@ def test_f1_and_the_report_are_what_is_counted_by_hand(classes: int, seed: int) 
     by_hand = [counted(labels.tolist(), predicted, name) for name in range(4)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert macro_f1(logits, labels) == pytest.approx(sum(row[2] for row in by_hand[:classes]) / classes, abs=1e-12)
+        assert f1(logits, labels, "macro") == pytest.approx(
+            sum(row[2] for row in by_hand[:classes]) / classes, abs=1e-12
+        )
         report = class_report(logits, labels, NAMES)
     assert list(report["classes"]) == NAMES
     for row, scores in zip(by_hand, report["classes"].values(), strict=True):

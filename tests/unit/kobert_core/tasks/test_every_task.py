@@ -17,8 +17,8 @@ from kobert_core.evaluation import evaluate_on_dev, predict
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import SPECS, parse_train_config, task_class
 from kobert_core.tasks.base import Task
-from kobert_core.tasks.text_classification.config import SPEC as TEXT_CLASSIFICATION
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.text_classification.config import NSMC
+from kobert_core.tasks.text_classification.task import Nsmc
 from kobert_core.training import train
 from tests.fixtures import questions
 from tests.fixtures.tiny import tiny_config
@@ -26,13 +26,13 @@ from tests.fixtures.tiny import tiny_config
 MINIMUM = "eval/least"
 
 
-class LeastCertain(TextClassification):
+class LeastCertain(Nsmc):
     """A third task, known from nowhere else: it is compared by its least certain answer."""
 
     spec = replace(
-        TEXT_CLASSIFICATION,
+        NSMC,
         name="least-certain",
-        metrics=(*TEXT_CLASSIFICATION.metrics, MINIMUM),
+        metrics=(*NSMC.metrics, MINIMUM),
         objective=Objective(metric=MINIMUM),
         implementation=f"{__name__}:LeastCertain",
     )

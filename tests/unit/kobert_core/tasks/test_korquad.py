@@ -17,7 +17,7 @@ from kobert_core.evaluation import evaluate, predict
 from kobert_core.pretrained import keep_chosen, load_pretrained, read_train_config, save_model_files, save_weights
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import parse_train_config
-from kobert_core.tasks.question_answering.task import QuestionAnswering, QuestionAnsweringData
+from kobert_core.tasks.question_answering.task import Korquad, QuestionAnsweringData
 from kobert_core.training import train
 
 SIZES = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 192}
@@ -62,7 +62,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_no_article_is_in_both_splits(korquad: Path, skt: dict[str, str], cache: Path) -> None:
-    task = QuestionAnswering(config_of(korquad, skt), cache=cache)
+    task = Korquad(config_of(korquad, skt), cache=cache)
     articles = task.train.texts["article"]
     train_articles, dev_articles = set(articles[task.train.questions]), set(articles[task.dev.questions])
     assert not train_articles & dev_articles
@@ -71,7 +71,7 @@ def test_no_article_is_in_both_splits(korquad: Path, skt: dict[str, str], cache:
 
 
 def test_a_sample_counts_questions_and_keeps_all_their_windows(korquad: Path, skt: dict[str, str], cache: Path) -> None:
-    task = QuestionAnswering(config_of(korquad, skt, data={"max_train_examples": 100}), cache=cache)
+    task = Korquad(config_of(korquad, skt, data={"max_train_examples": 100}), cache=cache)
     whole = task.read(korquad)
     assert len(task.train.questions) == 100
     windows = np.isin(whole.question, task.train.questions)
@@ -80,10 +80,10 @@ def test_a_sample_counts_questions_and_keeps_all_their_windows(korquad: Path, sk
 
 def test_features_are_built_once_and_shared(korquad: Path, skt: dict[str, str], tmp_path: Path) -> None:
     """Contexts lie in the cache once for all lengths, and are read from its files."""
-    QuestionAnswering(config_of(korquad, skt), cache=tmp_path).read(korquad)
+    Korquad(config_of(korquad, skt), cache=tmp_path).read(korquad)
     first = set(tmp_path.rglob("*.npy"))
     times = {file: file.stat().st_mtime_ns for file in first}
-    examples = QuestionAnswering(config_of(korquad, skt, data={"max_seq_length": 384}), cache=tmp_path).read(korquad)
+    examples = Korquad(config_of(korquad, skt, data={"max_seq_length": 384}), cache=tmp_path).read(korquad)
     assert {file.name for file in set(tmp_path.rglob("*.npy")) - first} == {
         f"{name}.npy" for name in ("question", "first", "count", "positions", "windows")
     }
@@ -101,11 +101,11 @@ def test_one_article_cannot_be_split(small: Path, skt: dict[str, str]) -> None:
     content = json.loads(small.read_text(encoding="utf-8"))
     small.write_text(json.dumps(content | {"data": content["data"][:1]}), encoding="utf-8")
     with pytest.raises(InputError, match=r"give `data\.dev`"):
-        _ = QuestionAnswering(config_of(small, skt)).train
+        _ = Korquad(config_of(small, skt)).train
 
 
 def test_the_loss_of_a_window_does_not_depend_on_what_else_is_in_the_batch(small: Path, skt: dict[str, str]) -> None:
-    task = QuestionAnswering(config_of(small, skt, data={"dev": small}))
+    task = Korquad(config_of(small, skt, data={"dev": small}))
     torch.manual_seed(0)
     model = task.build_model().double().eval()
     alone = sum(task.loss(model, task.train.batch(np.array([row]))) for row in range(6))
@@ -113,7 +113,7 @@ def test_the_loss_of_a_window_does_not_depend_on_what_else_is_in_the_batch(small
 
 
 def test_the_reported_loss_is_the_one_of_the_pieces(small: Path, skt: dict[str, str]) -> None:
-    task = QuestionAnswering(config_of(small, skt | {"boundary_head": False}, data={"dev": small}))
+    task = Korquad(config_of(small, skt | {"boundary_head": False}, data={"dev": small}))
     model = task.build_model().eval()
     reported = evaluate(model, task, task.dev, LocalRuntime(device=torch.device("cpu")))["eval/loss"]
     assert reported == pytest.approx(task.loss(model, task.dev.batch(np.arange(6))).item() / 6, abs=1e-6)
@@ -124,7 +124,7 @@ def test_64_questions_are_memorised(korquad: Path, skt: dict[str, str], cache: P
     """A small model from random weights reaches 100 EM on what it saw; its export gives the same scores and logits."""
     data = {"max_train_examples": 64, "max_dev_examples": 8}
     config = config_of(korquad, skt, data=data, train={"epochs": 26})
-    task = QuestionAnswering(config, cache=cache)
+    task = Korquad(config, cache=cache)
     runtime = LocalRuntime(device=torch.device("cpu"), checkpoints=tmp_path / "checkpoints")
     model = train(config, task, runtime)
     scores = evaluate(model, task, task.train, runtime)
@@ -133,7 +133,7 @@ def test_64_questions_are_memorised(korquad: Path, skt: dict[str, str], cache: P
 
     folder = tmp_path / "model"
     save_model_files(folder, task)
-    save_weights(folder, QuestionAnswering, load_weights(next((tmp_path / "checkpoints").glob("update-*"))))
+    save_weights(folder, Korquad, load_weights(next((tmp_path / "checkpoints").glob("update-*"))))
     loaded = load_pretrained(folder)
     assert evaluate(loaded.model, loaded.task, task.train, runtime) == pytest.approx(scores)
     assert_transformers_gives_the_same_logits(folder, loaded.model, task.train, np.arange(4))
@@ -159,9 +159,9 @@ def assert_transformers_gives_the_same_logits(folder: Path, model: torch.nn.Modu
 
 
 def test_a_changed_boundary_head_is_noticed(small: Path, skt: dict[str, str], tmp_path: Path) -> None:
-    task = QuestionAnswering(config_of(small, skt))
+    task = Korquad(config_of(small, skt))
     save_model_files(tmp_path / "model", task)
-    save_weights(tmp_path / "model", QuestionAnswering, task.build_model().state_dict())
+    save_weights(tmp_path / "model", Korquad, task.build_model().state_dict())
     file = tmp_path / "model" / "boundary_head.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     with pytest.raises(InputError, match=r"boundary_head\.safetensors: the file is damaged"):
@@ -172,15 +172,15 @@ def test_the_null_threshold_is_chosen_on_dev_and_kept(small: Path, skt: dict[str
     """A trained model tells questions with and without an answer apart by a threshold, which its export keeps."""
     reports: list[Report] = []
     config = config_of(small, skt, data={"dev": small}, train={"epochs": 60})
-    task = QuestionAnswering(config)
+    task = Korquad(config)
     model = train(config, task, LocalRuntime(device=torch.device("cpu"), on_report=reports.append))
     metrics = reports[-1].metrics
     assert metrics["eval/f1"] == metrics["eval/HasAns_f1"] == metrics["eval/NoAns_exact"] == 100
 
     folder = tmp_path / "model"
     save_model_files(folder, task)
-    save_weights(folder, QuestionAnswering, model.state_dict())
-    keep_chosen(folder, QuestionAnswering, metrics)
+    save_weights(folder, Korquad, model.state_dict())
+    keep_chosen(folder, Korquad, metrics)
     kept = read_train_config(folder).model
     assert kept.null_threshold == metrics["eval/null_threshold"]
     loaded = load_pretrained(folder)
@@ -196,7 +196,7 @@ def test_what_was_set_aside_is_told_with_its_place(small: Path, skt: dict[str, s
     content = json.loads(small.read_text(encoding="utf-8"))
     content["data"][2]["paragraphs"][0]["qas"][1]["id"] = "0a"
     small.write_text(json.dumps(content), encoding="utf-8")
-    task = QuestionAnswering(config_of(small, skt, data={"max_bad_fraction": 0.5}))
+    task = Korquad(config_of(small, skt, data={"max_bad_fraction": 0.5}))
     assert [str(bad) for bad in task.bad_rows(small)] == [
         "data[2].paragraphs[0].qas[1]: id '0a' is already at data[0].paragraphs[0].qas[0]"
     ]
@@ -204,6 +204,6 @@ def test_what_was_set_aside_is_told_with_its_place(small: Path, skt: dict[str, s
 
 def test_a_tokenizer_of_the_training_texts(korquad: Path, cache: Path) -> None:
     config = config_of(korquad, {"tokenizer_vocab_size": 2000}, data={"max_train_examples": 200})
-    task = QuestionAnswering(config, cache=cache)
+    task = Korquad(config, cache=cache)
     assert len(task.tokenizer) == 2000
     assert len(task.train.questions) == 200

@@ -14,14 +14,14 @@ from kobert_core.errors import InputError
 from kobert_core.evaluation import evaluate, evaluate_on_dev, predict
 from kobert_core.runtime import LocalRuntime
 from kobert_core.tasks.question_answering.decoding import decode
-from kobert_core.tasks.question_answering.task import QuestionAnswering
+from kobert_core.tasks.question_answering.task import Korquad
 from tests.fixtures.questions import articles, config_of, official, write
 
 RUNTIME = LocalRuntime(device=torch.device("cpu"))
 NO_CONTEXT = [" ", None, 5, "\0"]
 
 
-def answers_of(task: QuestionAnswering, examples: Any, outputs: dict[str, np.ndarray]) -> dict[str, str]:
+def answers_of(task: Korquad, examples: Any, outputs: dict[str, np.ndarray]) -> dict[str, str]:
     """What `evaluate --predictions` writes."""
     rows = task.answers(examples.ids, examples, outputs)
     return {row["id"]: row["prediction_text"] for row in rows if row["id"]}
@@ -58,7 +58,7 @@ def hostile(tmp_path: Path) -> Path:
 
 def test_every_question_of_a_file_counts_as_in_the_official_script(train_file: Path, hostile: Path) -> None:
     """Whatever is wrong with it: a wrong offset is of no concern, and what cannot be asked has an empty answer."""
-    task = QuestionAnswering(config_of(train_file))
+    task = Korquad(config_of(train_file))
     torch.manual_seed(1)
     model, examples = task.build_model(), task.read(hostile)
     outputs = predict(model, task, examples, RUNTIME)
@@ -76,7 +76,7 @@ def test_every_question_of_a_file_counts_as_in_the_official_script(train_file: P
 def test_the_threshold_is_chosen_on_dev_alone(train_file: Path, hostile: Path) -> None:
     """A model without one answers every question; what would be best for the scored file stands beside the scores."""
     config = config_of(train_file)
-    task = QuestionAnswering(config)
+    task = Korquad(config)
     torch.manual_seed(2)
     model = task.build_model()
     on_dev = evaluate_on_dev(model, task, RUNTIME)
@@ -93,14 +93,14 @@ def test_the_threshold_is_chosen_on_dev_alone(train_file: Path, hostile: Path) -
         assert "eval/null_threshold" not in scores and scores["eval/best_f1"] >= scores["eval/f1"]
         best = used.with_chosen({"eval/null_threshold": scores["eval/best_f1_thresh"]})
         assert best.score(examples, outputs)["eval/f1"] == pytest.approx(scores["eval/best_f1"])
-    given = QuestionAnswering(config_of(train_file, model={"null_threshold": 0.5}), tokenizer=task.tokenizer)
+    given = Korquad(config_of(train_file, model={"null_threshold": 0.5}), tokenizer=task.tokenizer)
     assert given.choose(examples, outputs) == {}, "what the study gives is not chosen"
 
 
 def test_a_dev_question_whose_place_is_not_known_is_scored_and_has_no_loss(tmp_path: Path) -> None:
     good = articles(0, 4)
     file = write(tmp_path / "good.json", good)
-    task = QuestionAnswering(config_of(write(tmp_path / "train.json", articles(10, 4)), data={"dev": file}))
+    task = Korquad(config_of(write(tmp_path / "train.json", articles(10, 4)), data={"dev": file}))
     torch.manual_seed(3)
     model = task.build_model()
     before = evaluate(model, task, task.dev, RUNTIME)
@@ -119,7 +119,7 @@ def test_what_cannot_be_trained_on_is_not_and_counts_on_dev(tmp_path: Path) -> N
     data = articles(0, 8)
     for article in data:
         article["paragraphs"][0]["qas"][0]["answers"][0]["answer_start"] += 1
-    task = QuestionAnswering(config_of(write(tmp_path / "train.json", data)))
+    task = Korquad(config_of(write(tmp_path / "train.json", data)))
     assert (task.train.items, task.dev.items) == (54, 20)
     assert evaluate(task.build_model(), task, task.dev, RUNTIME)["eval/questions"] == 20
 
@@ -131,9 +131,9 @@ def test_a_dev_file_without_offsets_cannot_be_compared_by_its_loss(tmp_path: Pat
             del question["answers"][0]["answer_start"]
     files = {"dev": write(tmp_path / "dev.json", data)}
     config = config_of(write(tmp_path / "train.json", articles(10, 2)), data=files)
-    task = QuestionAnswering(config)
+    task = Korquad(config)
     scores = evaluate(task.build_model(), task, task.dev, RUNTIME)
     assert scores["eval/questions"] == 20 and "eval/loss" not in scores
     by_loss = config.model_copy(update={"objective": Objective(metric="eval/loss", mode="min")})
     with pytest.raises(InputError, match=r"no `eval/loss` to compare by.*objective\.metric: eval/f1"):
-        _ = QuestionAnswering(by_loss).dev
+        _ = Korquad(by_loss).dev

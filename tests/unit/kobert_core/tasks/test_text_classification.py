@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kobert_core.errors import InputError
-from kobert_core.tasks.text_classification.task import TextClassification
+from kobert_core.tasks.text_classification.task import Nsmc
 from tests.fixtures.tiny import SAMPLE, tiny_config
 
 REVIEWS = ["정말 좋았다", "별로였다", "다시 보고 싶다", "지루했다", "최고의 영화", "시간이 아깝다"]
@@ -20,10 +20,10 @@ def write(path: Path, labels: str, *, texts: list[str] = REVIEWS) -> Path:
     return path
 
 
-def task_on(train: Path, dev: Path | None = None, **model: object) -> TextClassification:
+def task_on(train: Path, dev: Path | None = None, **model: object) -> Nsmc:
     tokenizer = {"tokenizer_vocab_size": 60} | model
     data = {"train": train, "dev": dev, "max_length": 6}
-    return TextClassification(tiny_config(data=data, model=tokenizer))
+    return Nsmc(tiny_config(data=data, model=tokenizer))
 
 
 def test_classes_weigh_what_the_study_says(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_chance_is_what_the_largest_class_scores(tmp_path: Path) -> None:
 
 
 def test_perfect_logits_score_best() -> None:
-    task = TextClassification(tiny_config())
+    task = Nsmc(tiny_config())
     logits = np.eye(2)[task.dev.labels] * 20
     scores = task.score(task.dev, {"logits": logits})
     assert (scores["eval/accuracy"], scores["eval/f1"], scores["eval/examples"]) == (1, 1, len(task.dev))
@@ -73,7 +73,7 @@ def test_a_survey_tells_what_is_trained_on_and_what_is_missing(tmp_path: Path) -
 def test_what_is_cut_off_and_set_aside_is_counted(tmp_path: Path) -> None:
     train = write(tmp_path / "train.tsv", "0101x1", texts=[*REVIEWS[:5], "가 나 다 라 마 바 사 아 자 차"])
     values = {"data": {"train": train, "max_length": 6, "max_bad_fraction": 0.5, "dev": train}}
-    task = TextClassification(tiny_config(**values, model={"tokenizer_vocab_size": 60}))
+    task = Nsmc(tiny_config(**values, model={"tokenizer_vocab_size": 60}))
     assert [row.line for row in task.bad_rows(train)] == [6]
     (cut,) = task.cut_off()
     long = [len(task.tokenizer.encode(text)) > 6 for text in task.read_rows(train).texts]
@@ -86,7 +86,7 @@ def test_what_is_cut_off_and_set_aside_is_counted(tmp_path: Path) -> None:
 def test_a_file_to_predict_needs_no_labels(tmp_path: Path) -> None:
     file = tmp_path / "new.tsv"
     file.write_text("id\tdocument\na\t좋다\na\t\nb\t별로\n", encoding="utf-8")
-    task = TextClassification(tiny_config(data={"max_bad_fraction": 0.5}))
+    task = Nsmc(tiny_config(data={"max_bad_fraction": 0.5}))
     inputs = task.read_inputs(file)
     assert (inputs.ids, inputs.texts, len(inputs.bad)) == (["a", "b"], {"text": ["좋다", "별로"]}, 1)
     answers = task.answers(inputs.ids, inputs.examples, {"logits": np.array([[0.0, 2.0], [1.0, 1.0]])})
@@ -97,6 +97,6 @@ def test_a_file_to_predict_needs_no_labels(tmp_path: Path) -> None:
 
 
 def test_the_sample_is_split_alike_each_time() -> None:
-    one, other = (TextClassification(tiny_config(data={"split_seed": seed})) for seed in (0, 1))
-    again = TextClassification(tiny_config(data={"split_seed": 0, "train": SAMPLE / "train.tsv"}))
+    one, other = (Nsmc(tiny_config(data={"split_seed": seed})) for seed in (0, 1))
+    again = Nsmc(tiny_config(data={"split_seed": 0, "train": SAMPLE / "train.tsv"}))
     assert one.dev.rows.tolist() == again.dev.rows.tolist() != other.dev.rows.tolist()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kobert_core.config import ModelConfig
 from kobert_core.models.backbone import encoder_config
-from kobert_core.tasks.text_classification.examples import TextExamples, tokenize
+from kobert_core.tasks.labelled_texts.examples import TextExamples, tokenize
 from kobert_core.tokenization import Tokenizer
 from tests.fixtures.tokenizers import TEXTS, TOKENIZERS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,15 +14,17 @@ import numpy.typing as npt
 from kobert_core.data.formats import Record, read_table
 from kobert_core.data.set_aside import check_usable
 from kobert_core.errors import InputError
-from kobert_core.tasks.text_classification.columns import Columns
-from kobert_core.tasks.text_classification.labels import MAX_INFERRED, Classes, LabelCounts
+from kobert_core.tasks.labelled_texts.cells import as_string, one_label
+from kobert_core.tasks.labelled_texts.columns import DEFAULT_ID, Columns
+from kobert_core.tasks.labelled_texts.labels import MAX_INFERRED, LabelCounts
+from kobert_core.tasks.labelled_texts.targets import Targets, as_array
 from kobert_core.texts import character_problem, composed, distinct
 
 NAMES_SHOWN = 20
 ROWS_AT_ONCE = 10_000
 
-Picked = tuple[object, str, str]
-"""Text, label and id of a record, before they are checked."""
+Picked = tuple[Sequence[object], Sequence[object], str]
+"""Texts, labels and id of a record, before they are checked."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,10 @@ class Rows:
     ids: list[str]
     texts: list[str]
     """As they stand in the file, not stripped."""
-    labels: npt.NDArray[np.int64]
-    """Class index of each row, shape (rows,); shape (0,) when read without labels."""
+    pairs: list[str] | None
+    """The second text of each row; None where a row has one."""
+    labels: npt.NDArray[np.generic]
+    """Target of each row, shape (rows, …); shape (0,) when read without labels."""
     lines: list[int]
     """Where each row starts, counted as in BadRow."""
     bad: list[BadRow]
@@ -62,6 +66,7 @@ class Rows:
             self,
             ids=[self.ids[number] for number in numbers],
             texts=[self.texts[number] for number in numbers],
+            pairs=None if self.pairs is None else [self.pairs[number] for number in numbers],
             labels=self.labels[chosen] if len(self.labels) else self.labels,
             lines=[self.lines[number] for number in numbers],
         )
@@ -71,8 +76,7 @@ def read_rows(
     path: str | Path,
     *,
     columns: Columns,
-    labels: Mapping[str, str] | None,
-    labelled: bool = True,
+    targets: Targets | None,
     max_bad_fraction: float = 0.01,
 ) -> Rows:
     """Read a file of texts: tab-separated without quoting (.tsv, .txt), CSV, JSON Lines or Parquet.
@@ -80,19 +84,15 @@ def read_rows(
     Args:
         path: the file; its suffix names the format.
         columns: the columns to read.
-        labels: value in the file → name of the class; the order gives the class indices. See `Classes` for
-            values that are written in another way.
-        labelled: False reads texts to predict: labels are not looked at, and since every text that
+        targets: reads the labels. None reads texts to predict: labels are not looked at, and since every text that
             is there must get its prediction, ids may also be empty or repeated.
         max_bad_fraction: a larger share of bad rows is an error.
 
     Raises:
         InputError: the file cannot be read, has no usable row, lacks a column or has too many bad rows.
-        ValueError: no `labels` for a labelled file, or `max_bad_fraction` outside [0, 1].
+        ValueError: `max_bad_fraction` outside [0, 1].
     """
-    (rows,) = row_chunks(
-        path, columns=columns, labels=labels, labelled=labelled, max_bad_fraction=max_bad_fraction, size=None
-    )
+    (rows,) = row_chunks(path, columns=columns, targets=targets, max_bad_fraction=max_bad_fraction, size=None)
     return rows
 
 
@@ -100,8 +100,7 @@ def row_chunks(
     path: str | Path,
     *,
     columns: Columns,
-    labels: Mapping[str, str] | None,
-    labelled: bool = True,
+    targets: Targets | None,
     max_bad_fraction: float = 0.01,
     size: int | None = ROWS_AT_ONCE,
 ) -> Iterator[Rows]:
@@ -109,55 +108,63 @@ def row_chunks(
 
     That there are too many bad rows is known, and raised, after the last part.
     """
-    if labelled and not labels:
-        raise ValueError(f"`labels` must name the classes of a labelled file, but got {labels!r}.")
     if not 0 <= max_bad_fraction <= 1:
         raise ValueError(f"`0 <= max_bad_fraction <= 1` must hold, but got {max_bad_fraction}.")
     path = Path(path)
-    picked = _picked(path, columns, labelled=labelled)
-    classes = Classes(labels) if labelled and labels else None
+    picked = _picked(path, columns, labelled=targets is not None)
     line_of_id, usable, bad = dict[str, int](), 0, list[BadRow]()
     while some := list(itertools.islice(picked, size)):
-        rows = _fill(path, some, classes, line_of_id)
+        rows = _fill(path, some, columns, targets, line_of_id)
         usable += len(rows)
         bad.extend(rows.bad)
         yield rows
     if 2 * sum(row.reason == "broken UTF-8" for row in bad) > len(bad):
         fix: str | None = "write the file as UTF-8"
     else:
-        fix = classes.advice(usable, len(bad), columns.label) if classes else None
+        fix = targets.advice(usable, len(bad)) if targets else None
     check_usable(path, bad, unit="rows", usable=usable, unusable=len(bad), max_bad_fraction=max_bad_fraction, fix=fix)
 
 
-def infer_labels(path: str | Path, columns: Columns) -> list[str]:
+def infer_labels(
+    path: str | Path, columns: Columns, labels_of: Callable[[Sequence[object]], Iterable[str]] = one_label
+) -> list[str]:
     """The labels that the usable rows of a file have, in order.
+
+    Args:
+        path: the file.
+        columns: its columns.
+        labels_of: gives the labels of a row from the values of its label columns.
 
     Raises:
         InputError: the file cannot be read, or what is in the label column are no classes.
     """
     path, found = Path(path), LabelCounts()
     for _, values in _picked(path, columns, labelled=True):
-        if not isinstance(values, str) and not _text_problem(values[0]) and not character_problem(values[1]):
-            found.add(values[1])
+        if isinstance(values, str) or any(map(_text_problem, values[0])):
+            continue
+        labels = list(labels_of(values[1]))
+        if not any(map(character_problem, labels)):
+            found.add(labels)
             if len(found.counts) > MAX_INFERRED:
                 break
     try:
         return found.labels()
     except ValueError as error:
-        what = f"the label column {columns.label!r} has {error}"
+        what = f"the label column {columns.labels[0]!r} has {error}"
         raise InputError(what, where=path, fix="check `data.label_column`, or write `data.labels` down") from error
 
 
 def _picked(path: Path, columns: Columns, *, labelled: bool) -> Iterator[tuple[int, Picked | str]]:
-    """Line, and text, label and id of each record of a file, or why there are none."""
-    wanted = {columns.text} | ({columns.label} if labelled else set()) | ({columns.id} if columns.id else set())
+    """Line, and texts, labels and id of each record of a file, or why there are none."""
+    labels = columns.labels if labelled else ()
+    wanted = {*columns.texts, *labels, *([columns.id] if columns.id else [])}
     names, records = read_table(path, set(map(composed, wanted)))
-    text_at = _position(names, columns.text, "text", path)
-    label_at = _position(names, columns.label, "label", path) if labelled else None
+    text_at = [_position(names, name, role, path) for name, role in zip(columns.texts, ("text", "pair"), strict=False)]
+    labels_at = [_position(names, name, "label", path) for name in labels]
     id_at = None
-    if columns.id is not None and (columns.id != Columns.id or columns.id in map(composed, names)):
+    if columns.id is not None and (columns.id != DEFAULT_ID or columns.id in map(composed, names)):
         id_at = _position(names, columns.id, "id", path)
-    return _pick(records, text_at, label_at, id_at)
+    return _pick(records, text_at, labels_at, id_at)
 
 
 def _position(names: Sequence[str], wanted: str, role: str, path: Path) -> int:
@@ -176,68 +183,73 @@ def _position(names: Sequence[str], wanted: str, role: str, path: Path) -> int:
 
 
 def _pick(
-    records: Iterable[Record], text_at: int, label_at: int | None, id_at: int | None
+    records: Iterable[Record], text_at: Sequence[int], labels_at: Sequence[int], id_at: int | None
 ) -> Iterator[tuple[int, Picked | str]]:
-    """Line, and text, label and id of each record; the id is the record's number where the file has none."""
+    """Line, and texts, labels and id of each record; the id is the record's number where the file has none."""
     for number, (line, values) in enumerate(records, start=1):
         if isinstance(values, str):
             yield line, values
         else:
-            label = None if label_at is None else values[label_at]
             row_id = number if id_at is None else values[id_at]
-            yield line, (values[text_at], _as_string(label), _as_string(row_id))
-
-
-def _as_string(value: object) -> str:
-    """A label or id as it would stand in a text file; nothing there is an empty string."""
-    if isinstance(value, str):
-        return value
-    if value is None or value != value:  # NaN is how pandas writes a missing number
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+            yield line, ([values[at] for at in text_at], [values[at] for at in labels_at], as_string(row_id))
 
 
 def _fill(
-    path: Path, picked: Iterable[tuple[int, Picked | str]], classes: Classes | None, line_of_id: dict[str, int]
+    path: Path,
+    picked: Iterable[tuple[int, Picked | str]],
+    columns: Columns,
+    targets: Targets | None,
+    line_of_id: dict[str, int],
 ) -> Rows:
-    """The rows, with every record either taken in or set aside; `classes` None means without labels.
+    """The rows, with every record either taken in or set aside; `targets` None means without labels.
 
     `line_of_id` are the ids of the rows that were taken in before, to which these are added.
     """
-    texts, ids, lines, labels, bad = [], [], [], [], []
+    texts: list[list[str]] = [[] for _ in columns.texts]
+    ids, lines, labels, bad = [], [], [], []
     for line, values in picked:
         if isinstance(values, str):
             bad.append(BadRow(line, values))
             continue
-        text, label, row_id = values
-        problem = _text_problem(text)
-        if problem is None and classes is not None:
-            index = classes.index(label)
-            problem = _label_problem(label, classes) if index is None else _id_problem(row_id, line_of_id)
+        parts, row_labels, row_id = values
+        problem = _texts_problem(parts)
+        if problem is None and targets is not None:
+            target = targets.of(row_labels)
+            problem = targets.problem(row_labels) if target is None else _id_problem(row_id, line_of_id)
         if problem is not None:
             bad.append(BadRow(line, problem))
             continue
-        if classes is not None:
+        if targets is not None:
             line_of_id[row_id] = line
-            labels.append(index)
-        texts.append(str(text))
+            labels.append(target)
+        for part, text in zip(texts, parts, strict=True):
+            part.append(str(text))
         ids.append(row_id)
         lines.append(line)
-    return Rows(path=path, ids=ids, texts=texts, labels=np.array(labels, dtype=np.int64), lines=lines, bad=bad)
+    return Rows(
+        path=path,
+        ids=ids,
+        texts=texts[0],
+        pairs=texts[1] if len(texts) > 1 else None,
+        labels=np.zeros(0, dtype=np.int64) if targets is None else as_array(targets, labels),
+        lines=lines,
+        bad=bad,
+    )
 
 
-def _text_problem(text: object) -> str | None:
+def _texts_problem(texts: Sequence[object]) -> str | None:
+    problem = _text_problem(texts[0])
+    if problem is None and len(texts) > 1:
+        problem = _text_problem(texts[1], "pair")
+    return problem
+
+
+def _text_problem(text: object, role: str = "text") -> str | None:
     if text is None:
-        return "missing text"
+        return f"missing {role}"
     if not isinstance(text, str):
-        return f"text is not a string but {type(text).__name__}"
-    return character_problem(text) if text.strip() else "empty text"
-
-
-def _label_problem(label: str, classes: Classes) -> str:
-    return f"label {distinct(label)} is none of {classes} (`data.labels`)" if label.strip() else "missing label"
+        return f"{role} is not a string but {type(text).__name__}"
+    return character_problem(text) if text.strip() else f"empty {role}"
 
 
 def _id_problem(row_id: str, line_of_id: Mapping[str, int]) -> str | None:

@@ -79,11 +79,10 @@ class LabelCounts:
     def __init__(self) -> None:
         self.rows, self.counts = 0, Counter[str]()
 
-    def add(self, value: str) -> None:
-        """One row more."""
+    def add(self, values: Iterable[str]) -> None:
+        """One row more, with its labels."""
         self.rows += 1
-        if label := whole_number(value):
-            self.counts[label] += 1
+        self.counts.update(label for value in values if (label := whole_number(value)))
 
     def labels(self) -> list[str]:
         """All of them, in order.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch.nn import functional as F
@@ -14,6 +14,17 @@ from kobert_core.models.packed_encoder import encode, rows_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""What a sequence classifier learns, by transformers' names."""
+
+
+class LossSettings(TypedDict, total=False):
+    """What a loss may take besides."""
+
+    label_smoothing: float
+    class_weights: torch.Tensor | None
 
 
 class ClassifierOutput(NamedTuple):
@@ -35,15 +46,28 @@ class TextClassifier(EncoderWithHead):
         encoder: PreTrainedModel,
         *,
         num_labels: int,
+        problem_type: ProblemType = "single_label_classification",
         dropout: float = 0.1,
         label_smoothing: float = 0.0,
         class_weights: torch.Tensor | None = None,
     ) -> None:
-        """A new head on an encoder; `class_weights` has shape (classes,)."""
+        """A new head on an encoder.
+
+        Args:
+            encoder: As `EncoderWithHead` takes it.
+            num_labels: Classes, labels, or 1 for a number.
+            problem_type: Decides the loss: cross-entropy, the mean binary cross-entropy of the labels, or the squared
+                error.
+            dropout: Before the head.
+            label_smoothing: Of the cross-entropy.
+            class_weights: Shape (classes,): the weight of each class in the cross-entropy, or of what has a label in
+                the binary one.
+        """
         from transformers import AutoModelForSequenceClassification
 
         values = {"num_labels": num_labels, family_of(encoder.config).head_dropout: dropout}
         super().__init__(encoder, AutoModelForSequenceClassification, values)
+        self.problem_type = problem_type
         self.takes_mean = getattr(encoder.config, "classifier_pooling", "cls") == "mean"
         self.label_smoothing = label_smoothing
         self.class_weights: torch.Tensor | None
@@ -56,10 +80,11 @@ class TextClassifier(EncoderWithHead):
         reduction: str = "mean",
         **packed: Unpack[PackedInputs],
     ) -> ClassifierOutput:
-        """Logits, and with `labels` of shape (sequences,) the cross-entropy too.
+        """Logits, and with `labels` the loss too.
 
         Args:
-            labels: Class indices; those that are `IGNORED` are not counted.
+            labels: Class indices of shape (sequences,), of which those that are `IGNORED` are not counted; 0 and 1 of
+                shape (sequences, labels), or numbers of shape (sequences,): NaN is not counted.
             reduction: `mean` (weighted, as PyTorch does it) or `sum`.
             packed: The sequences.
         """
@@ -67,15 +92,30 @@ class TextClassifier(EncoderWithHead):
         logits = self.family.classify(self, _means(hidden, packed["starts"]) if self.takes_mean else hidden)
         if labels is None:
             return ClassifierOutput(None, logits)
-        loss = F.cross_entropy(
-            logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits,
-            labels,
-            ignore_index=IGNORED,
-            weight=self.class_weights,
-            reduction=reduction,
-            label_smoothing=self.label_smoothing,
-        )
-        return ClassifierOutput(loss, logits)
+        half = logits.dtype in (torch.bfloat16, torch.float16)
+        return ClassifierOutput(self._loss(logits.float() if half else logits, labels, reduction), logits)
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor:
+        if self.problem_type == "single_label_classification":
+            return F.cross_entropy(
+                logits,
+                labels,
+                ignore_index=IGNORED,
+                weight=self.class_weights,
+                reduction=reduction,
+                label_smoothing=self.label_smoothing,
+            )
+        targets = labels.to(logits.dtype).view_as(logits)
+        is_counted = ~targets.isnan()
+        targets = targets.nan_to_num()
+        if self.problem_type == "regression":
+            losses = F.mse_loss(logits, targets, reduction="none")
+        else:
+            losses = F.binary_cross_entropy_with_logits(
+                logits, targets, pos_weight=self.class_weights, reduction="none"
+            )
+        losses = (losses * is_counted).mean(dim=1)
+        return losses.sum() if reduction == "sum" else losses.sum() / is_counted[:, 0].sum()
 
 
 def _means(hidden: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:

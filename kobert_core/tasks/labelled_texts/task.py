@@ -1,0 +1,283 @@
+"""A task on a table of texts or pairs, whatever is said of them: what its labels are is left to those that derive from
+it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from kobert_core.data.batching import Batch
+from kobert_core.data.cache import cached_arrays, joined
+from kobert_core.data.set_aside import PLACES_SHOWN
+from kobert_core.data.splits import sample, stratified_split
+from kobert_core.data.survey import CutOff, Digests, Survey, same_files, share_of, text_digests, warn_of_same_files
+from kobert_core.families import family_of
+from kobert_core.io.checksums import file_digest
+from kobert_core.models.backbone import encoder_config
+from kobert_core.tasks.base import Inputs, Purpose, Task
+from kobert_core.tasks.labelled_texts.config import LabelledTextsData
+from kobert_core.tasks.labelled_texts.examples import CODE_VERSION, TextExamples, tokenize_parts
+from kobert_core.tasks.labelled_texts.model import LossSettings, ProblemType, TextClassifier
+from kobert_core.tasks.labelled_texts.rows import BadRow, Rows, read_rows, row_chunks
+from kobert_core.tasks.labelled_texts.targets import Targets
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+FACTS_VERSION = 2
+"""Part of the cache's key: raised when other facts are kept of a file."""
+
+PAIR_ENDS = "\x1e"
+"""Stands between both texts of a pair where they are compared as one."""
+
+Facts = tuple[np.ndarray, Digests, list[BadRow]]
+"""Of a part of a file: the labels and the digests of the texts of its usable rows, and what was set aside."""
+
+
+class LabelledTexts(Task[TextExamples]):
+    """Labelled texts of one config."""
+
+    problem_type: ClassVar[ProblemType]
+    """What the model learns, by transformers' names."""
+
+    data: LabelledTextsData
+
+    @abstractmethod
+    def _targets(self) -> Targets:
+        """What reads the labels of one file."""
+
+    @property
+    @abstractmethod
+    def _label_names(self) -> list[str]:
+        """Names of what the model has a logit for, in their order."""
+
+    @abstractmethod
+    def _label_key(self) -> object:
+        """All that targets depend on, beside the file and its columns: JSON values."""
+
+    @abstractmethod
+    def _strata(self, labels: np.ndarray) -> np.ndarray:
+        """What the splits keep the proportions of: a number a row, shape (rows,)."""
+
+    @abstractmethod
+    def _tell_labels(self, split: str, labels: np.ndarray) -> Survey:
+        """What labels a split has, and what of that is probably a mistake."""
+
+    @abstractmethod
+    def _count_labels(self, labels: np.ndarray) -> Mapping[str, object]:
+        """The same of a file, as JSON values."""
+
+    @property
+    def segments(self) -> int:  # type: ignore[override]
+        return 1 if self.data.pair_column is None else 2
+
+    @property
+    def longest(self) -> int:
+        return self.data.max_length
+
+    def _with_head(self, encoder: PreTrainedModel) -> TextClassifier:
+        return TextClassifier(
+            encoder,
+            num_labels=len(self._label_names),
+            problem_type=self.problem_type,
+            dropout=self.model.dropout,
+            **self._loss_settings(),
+        )
+
+    def _loss_settings(self) -> LossSettings:
+        """What the model's section says of the loss."""
+        return {}
+
+    def hf_config(self) -> PretrainedConfig:
+        from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+        config = encoder_config(self.model, self.tokenizer, longest=self.data.max_length)
+        names = self._label_names
+        config.update(
+            {
+                "architectures": [MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[config.model_type]],
+                family_of(config).head_dropout: self.model.dropout,
+                "id2label": dict(enumerate(names)),
+                "label2id": {name: index for index, name in enumerate(names)},
+                "problem_type": self.problem_type,
+            }
+        )
+        return config
+
+    def read_inputs(self, path: Path) -> Inputs[TextExamples]:
+        """Every usable row of a file, in its order, with its text as it stands there."""
+        ids, texts, pairs, bad = list[str](), list[str](), list[str](), list[BadRow]()
+
+        def parts() -> Iterator[Rows]:
+            for rows in self._watched(path, labelled=False):
+                ids.extend(rows.ids)
+                texts.extend(rows.texts)
+                pairs.extend(rows.pairs or [])
+                bad.extend(rows.bad)
+                yield replace(rows, labels=np.zeros(len(rows), dtype=np.int64))
+
+        arrays = joined(tokenize_parts(parts(), self.tokenizer))
+        shown = {"text": texts} if self.data.pair_column is None else {"text": texts, "pair": pairs}
+        return Inputs(ids, shown, self._examples(arrays), bad)
+
+    def total_weight(self, examples: TextExamples, indices: np.ndarray) -> float:
+        return float(len(indices))
+
+    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"logits": model(**batch.inputs).logits.float()}
+
+    def read(self, path: Path, purpose: Purpose = "scoring") -> TextExamples:
+        key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint, "features": CODE_VERSION}
+
+        arrays = cached_arrays(self._cache, key, lambda: tokenize_parts(self._parts(path), self.tokenizer))
+        return self._examples(arrays)
+
+    def _examples(self, arrays: dict[str, np.ndarray]) -> TextExamples:
+        return TextExamples(
+            **arrays, tokenizer=self.tokenizer, max_length=self.data.max_length, truncate=self.data.truncate
+        )
+
+    def read_rows(self, path: Path) -> Rows:
+        """The usable rows of a labelled file, and those that were set aside."""
+        data = self.data
+        return read_rows(path, columns=data.columns, targets=self._targets(), max_bad_fraction=data.max_bad_fraction)
+
+    def _parts(self, path: Path) -> Iterator[Rows]:
+        """`read_rows` in parts; its facts are kept on the way, so that a file is read once for both."""
+        facts: list[Facts] = []
+        for rows in self._watched(path):
+            facts.append(_facts_of(rows))
+            yield rows
+        self._kept_facts(path, lambda: facts)
+
+    def _watched(self, path: Path, *, labelled: bool = True, max_bad_fraction: float | None = None) -> Iterator[Rows]:
+        """The parts of a file. A part counts as done when the next one is asked for: by then it is tokenized."""
+        work, done = f"reading {path.name}", 0
+        self.progress(work, done)
+        for rows in self._chunks(path, labelled=labelled, max_bad_fraction=max_bad_fraction):
+            yield rows
+            done += len(rows) + len(rows.bad)
+            self.progress(work, done)
+        self.progress(work, done, done)
+
+    def _chunks(self, path: Path, *, labelled: bool = True, max_bad_fraction: float | None = None) -> Iterator[Rows]:
+        data = self.data
+        share = data.max_bad_fraction if max_bad_fraction is None else max_bad_fraction
+        targets = self._targets() if labelled else None
+        return row_chunks(path, columns=data.columns, targets=targets, max_bad_fraction=share)
+
+    def bad_rows(self, path: Path, purpose: Purpose = "scoring") -> list[BadRow]:
+        """The rows of a labelled file that were set aside, for either purpose the same."""
+        facts = self._facts(path)
+        return [BadRow(int(line), str(why)) for line, why in zip(facts["bad_lines"], facts["bad_reasons"], strict=True)]
+
+    def _facts(self, path: Path) -> dict[str, np.ndarray]:
+        """What is known of a file's rows before they are tokenized."""
+        return self._kept_facts(path, lambda: [_facts_of(rows) for rows in self._chunks(path)])
+
+    def _kept_facts(self, path: Path, parts: Callable[[], list[Facts]]) -> dict[str, np.ndarray]:
+        def build() -> dict[str, np.ndarray]:
+            labels, texts, bad = zip(*parts(), strict=True)
+            rows = [row for some in bad for row in some]
+            return {
+                "labels": np.concatenate(labels),
+                "texts": np.concatenate(texts),
+                "bad_lines": np.array([row.line for row in rows], dtype=np.int64),
+                "bad_reasons": np.array([row.reason for row in rows], dtype=np.str_),
+            }
+
+        return cached_arrays(self._cache, self._file_key(path) | {"facts": FACTS_VERSION}, build)
+
+    def describe(self, file: Path) -> dict[str, object]:
+        """Examples and their labels, what is set aside, and how long examples are in tokens, special ones counted."""
+        labels, bad = list[np.ndarray](), list[BadRow]()
+
+        def parts() -> Iterator[Rows]:
+            for rows in self._watched(file, max_bad_fraction=1.0):
+                labels.append(rows.labels)
+                bad.extend(rows.bad)
+                yield rows
+
+        lengths = self._examples(joined(tokenize_parts(parts(), self.tokenizer))).whole_lengths
+        return {
+            "examples": len(lengths),
+            **self._count_labels(np.concatenate(labels)),
+            "set_aside": len(bad),
+            "set_aside_places": [str(row) for row in bad[:PLACES_SHOWN]],
+            "tokens": {
+                "mean": round(float(lengths.mean()), 1),
+                "p99": int(np.quantile(lengths, 0.99)),
+                "max": int(lengths.max()),
+            },
+        }
+
+    def _texts_at(self, items: np.ndarray) -> list[str]:
+        rows = self.read_rows(self.data.train).take(items)
+        return rows.texts + (rows.pairs or [])
+
+    def survey(self, test: Path | None) -> Survey:
+        """The labels of each split, and how many of its texts are trained on."""
+        data = self.data
+        files = {"train": data.train, "dev": data.dev, "test": test}
+        splits = {name: self._rows_of(name, path) for name, path in files.items() if path or name == "dev"}
+        facts: list[tuple[str, str]] = []
+        warnings = warn_of_same_files(files)
+        for split, (labels, _) in splits.items():
+            told = self._tell_labels(split, labels)
+            facts += told.facts
+            warnings += told.warnings
+        _, trained_on = splits.pop("train")
+        same = {other for _, other in same_files(files)}
+        for split, (_, texts) in splits.items():
+            count = int(np.isin(texts, trained_on).sum())
+            facts.append((f"{split} texts in train", share_of(count, len(texts))))
+            if count and files[split] and split not in same:
+                warnings.append(f"{share_of(count, len(texts))} texts of {split} are trained on")
+        return Survey(facts, warnings)
+
+    def _rows_of(self, split: str, path: Path | None) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and digests of the texts of a split."""
+        facts = self._facts(path or self.data.train)
+        rows = self._split.get(split, slice(None))
+        return facts["labels"][rows], facts["texts"][rows]
+
+    def cut_off(self) -> list[CutOff]:
+        return [
+            CutOff("texts cut off", "data.max_length", self.data.max_length, self.train.cut / max(1, len(self.train)))
+        ]
+
+    def _file_key(self, path: Path) -> dict[str, object]:
+        columns = self.data.columns
+        return {
+            "file": file_digest(path),
+            "columns": [*columns.texts, *columns.labels, columns.id],
+            "labels": self._label_key(),
+            "reading": CODE_VERSION,
+            "max_bad_fraction": self.data.max_bad_fraction,
+        }
+
+    @cached_property
+    def _split(self) -> dict[str, np.ndarray]:
+        """Rows of the train and the dev split: of `train` both, or of `train` and of `dev`."""
+        data = self.data
+        train_strata = self._strata(self._facts(data.train)["labels"])
+        dev_strata = train_strata if data.dev is None else self._strata(self._facts(data.dev)["labels"])
+        train, dev = self._carve(stratified_split, train_strata, None if data.dev is None else dev_strata)
+        seed = data.split_seed
+        return {
+            "train": sample(train, data.max_train_examples, seed=seed, labels=train_strata[train]),
+            "dev": sample(dev, data.max_dev_examples, seed=seed, labels=dev_strata[dev]),
+        }
+
+
+def _facts_of(rows: Rows) -> Facts:
+    pairs = rows.pairs and map(PAIR_ENDS.join, zip(rows.texts, rows.pairs, strict=True))
+    return rows.labels, text_digests(pairs or rows.texts), rows.bad

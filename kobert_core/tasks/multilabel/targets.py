@@ -1,0 +1,64 @@
+"""Any number of labels a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from kobert_core.tasks.labelled_texts.cells import as_string, labels_in
+from kobert_core.tasks.labelled_texts.labels import Classes, truth
+from kobert_core.texts import distinct
+
+
+class LabelSets:
+    """A 1 for each label that a row has, 0 for each other, from one column."""
+
+    dtype: ClassVar[type] = np.float32
+
+    def __init__(self, labels: Sequence[str], column: str, separator: str) -> None:
+        self._classes, self._column, self._separator = Classes(labels), column, separator
+
+    @property
+    def width(self) -> tuple[int, ...]:
+        return (len(self._classes.labels),)
+
+    def of(self, values: Sequence[object]) -> list[int] | None:
+        places = [self._classes.index(label) for label in labels_in(values[0], self._separator)]
+        return None if None in places else [int(place in places) for place in range(len(self._classes.labels))]
+
+    def problem(self, values: Sequence[object]) -> str:
+        unknown = (label for label in labels_in(values[0], self._separator) if self._classes.index(label) is None)
+        return f"label {distinct(next(unknown))} is none of {self._classes} (`data.labels`)"
+
+    def advice(self, usable: int, bad: int) -> str | None:
+        return self._classes.advice(usable, bad, self._column)
+
+
+class LabelColumns:
+    """The same from a column for each label."""
+
+    dtype: ClassVar[type] = np.float32
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = columns
+
+    @property
+    def width(self) -> tuple[int, ...]:
+        return (len(self._columns),)
+
+    def of(self, values: Sequence[object]) -> list[int] | None:
+        marks = [truth(as_string(value)) or "0" for value in values]
+        return [int(mark) for mark in marks] if set(marks) <= {"0", "1"} else None
+
+    def problem(self, values: Sequence[object]) -> str:
+        wrong = next(
+            (name, text)
+            for name, value in zip(self._columns, values, strict=True)
+            if (truth(text := as_string(value)) or "0") not in ("0", "1")
+        )
+        return f"{distinct(wrong[1])} in the column {wrong[0]!r} is neither 1 nor 0"
+
+    def advice(self, usable: int, bad: int) -> str | None:
+        return None

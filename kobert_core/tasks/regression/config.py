@@ -1,0 +1,33 @@
+"""What a study says of this task. Nothing here needs PyTorch: a mistake in a study file is found in no time."""
+
+from __future__ import annotations
+
+from kobert_core.config import ModelConfig, Objective
+from kobert_core.tasks.labelled_texts.config import ColumnName, LabelledTextsData
+from kobert_core.tasks.spec import TaskSpec
+
+
+class RegressionData(LabelledTextsData):
+    """Texts, or pairs of them, each with a number."""
+
+    label_column: ColumnName = "label"
+    """Column of the number."""
+
+    @property
+    def label_columns_read(self) -> tuple[str, ...]:
+        return (self.label_column,)
+
+
+class RegressionModel(ModelConfig):
+    """A linear layer over the pooled output, with one output; it is trained on the squared error."""
+
+
+SPEC = TaskSpec(
+    name="regression",
+    Data=RegressionData,
+    Model=RegressionModel,
+    metrics=("eval/pearson", "eval/spearman", "eval/mse", "eval/mae", "eval/loss"),
+    objective=Objective(metric="eval/pearson", mode="max"),
+    pipeline_tag="text-classification",
+    implementation="kobert_core.tasks.regression.task:Regression",
+)
