@@ -36,16 +36,18 @@ class Classes:
 
     def index(self, value: str) -> int | None:
         """The class that a value stands for. None when there is none, which is counted, or when it may be several."""
-        if value in self._found:
-            return self._found[value]
-        if not value.strip():
-            return None
-        alike = next((places for form, known in self._looks if (places := known.get(form(value)))), [])
-        if len(alike) == 1:
-            return self._found.setdefault(value, alike[0])
-        if value in self._unknown or len(self._unknown) < MAX_INFERRED:
+        found = self.find(value)
+        if found is None and value.strip() and (value in self._unknown or len(self._unknown) < MAX_INFERRED):
             self._unknown[value] += 1
-        return None
+        return found
+
+    def find(self, value: str) -> int | None:
+        """The same, and nothing is counted."""
+        if value not in self._found and value.strip():
+            alike = next((places for form, known in self._looks if (places := known.get(form(value)))), [])
+            if len(alike) == 1:
+                self._found[value] = alike[0]
+        return self._found.get(value)
 
     def __str__(self) -> str:
         """The labels, as messages name them."""

@@ -118,11 +118,17 @@ def row_chunks(
         usable += len(rows)
         bad.extend(rows.bad)
         yield rows
-    if 2 * sum(row.reason == "broken UTF-8" for row in bad) > len(bad):
-        fix: str | None = "write the file as UTF-8"
-    else:
-        fix = targets.advice(usable, len(bad)) if targets else None
+    fix = _advice(bad, columns) or (targets.advice(usable, len(bad)) if targets else None)
     check_usable(path, bad, unit="rows", usable=usable, unusable=len(bad), max_bad_fraction=max_bad_fraction, fix=fix)
+
+
+def _advice(bad: Sequence[BadRow], columns: Columns) -> str | None:
+    """What to do, where one thing is why most of the bad rows are bad."""
+    if 2 * sum(row.reason == "broken UTF-8" for row in bad) > len(bad):
+        return "write the file as UTF-8"
+    if 2 * sum(row.reason.startswith("id ") for row in bad) > len(bad):
+        return f"if the column {columns.id!r} names no rows, write `data.id_column: null`"
+    return None
 
 
 def infer_labels(

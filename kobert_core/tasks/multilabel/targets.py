@@ -29,7 +29,7 @@ class LabelSets:
         return None if None in places else [int(place in places) for place in range(len(self._classes.labels))]
 
     def problem(self, values: Sequence[object]) -> str:
-        unknown = (label for label in labels_in(values[0], self._separator) if self._classes.index(label) is None)
+        unknown = (label for label in labels_in(values[0], self._separator) if self._classes.find(label) is None)
         return f"label {distinct(next(unknown))} is none of {self._classes} (`data.labels`)"
 
     def advice(self, usable: int, bad: int) -> str | None:
