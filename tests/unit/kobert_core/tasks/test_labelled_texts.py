@@ -267,8 +267,7 @@ def test_a_class_that_dev_has_not_and_a_run_that_diverged_are_no_crash(classes: 
 
 def test_ids_that_name_no_rows_are_told(tmp_path: Path) -> None:
     content = "id\ttext\tlabel\n" + "".join(f"0{n % 3}\t{text}\t{n}\n" for n, text in enumerate(TEXTS * 2))
-    with pytest.raises(
-        InputError, match="id '00' is already on line 2.*'id' names no rows, write `data.id_column: nul"
-    ):
+    told = r"id '00' is already on line 2.*'id' names no rows, write `data.id_column: null`"
+    with pytest.raises(InputError, match=told):
         _ = task_of("regression", tmp_path / "a.tsv", content).train
     assert len(task_of("regression", tmp_path / "a.tsv", content, id_column=None).read(tmp_path / "a.tsv")) == 10
