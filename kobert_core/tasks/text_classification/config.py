@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from kobert_core.config import DataConfig, ModelConfig, Objective
 from kobert_core.tasks.spec import TaskSpec
@@ -17,7 +17,7 @@ INFER = "infer"
 
 
 class TextClassificationData(DataConfig):
-    """Labelled texts in a TSV, CSV, JSON Lines or Parquet file."""
+    """Labelled texts in a table."""
 
     text_column: str = "document"
     """Column of the text."""
@@ -76,13 +76,15 @@ class TextClassificationModel(ModelConfig):
 def infer_labels_of(data: dict[str, object]) -> None:
     """Put the labels of the training file in the place of `labels: infer`."""
     train = data.get("train")
-    if data.get("labels") == INFER and isinstance(train, str):
-        given = {name: data[name] for name in ("text_column", "label_column", "id_column") if name in data}
-        if all(isinstance(value, str | None) for value in given.values()):
-            from kobert_core.tasks.text_classification.rows import infer_labels
+    if data.get("labels") == INFER and isinstance(train, str | list):
+        names = ("text_column", "label_column", "id_column", "encoding", "delimiter", "header")
+        try:
+            said = TextClassificationData.model_validate({"train": train} | {n: data[n] for n in names if n in data})
+        except ValidationError:  # which is told with all else that is wrong
+            return
+        from kobert_core.tasks.text_classification.rows import infer_labels
 
-            columns = TextClassificationData.model_validate({"train": train, **given}).columns
-            data["labels"] = infer_labels(train, columns)
+        data["labels"] = infer_labels(said.train, said.columns, said.dialect)
 
 
 def _text(value: object) -> str:

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kobert_core.data.formats import Record, read_table
-from kobert_core.data.set_aside import check_usable
+from kobert_core.data.dialect import DEFAULT, Dialect
+from kobert_core.data.formats import Line, Record, read_table
+from kobert_core.data.set_aside import check_usable, place
+from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.tasks.text_classification.columns import Columns
 from kobert_core.tasks.text_classification.labels import MAX_INFERRED, Classes, LabelCounts
@@ -29,25 +31,25 @@ Picked = tuple[object, str, str]
 class BadRow:
     """A row that was set aside."""
 
-    line: int
+    line: Line
     """Where it starts: line of the file from 1, header counted. In Parquet the number of the row from 1."""
     reason: str
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.reason}"
+        return f"{place(self.line)}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rows:
     """The usable rows of a file, in its order, and the rows that were set aside."""
 
-    path: Path
+    path: Source
     ids: list[str]
     texts: list[str]
     """As they stand in the file, not stripped."""
     labels: npt.NDArray[np.int64]
     """Class index of each row, shape (rows,); shape (0,) when read without labels."""
-    lines: list[int]
+    lines: list[Line]
     """Where each row starts, counted as in BadRow."""
     bad: list[BadRow]
 
@@ -68,14 +70,15 @@ class Rows:
 
 
 def read_rows(
-    path: str | Path,
+    path: Source | str | Path,
     *,
     columns: Columns,
     labels: Mapping[str, str] | None,
     labelled: bool = True,
     max_bad_fraction: float = 0.01,
+    dialect: Dialect = DEFAULT,
 ) -> Rows:
-    """Read a file of texts: tab-separated without quoting (.tsv, .txt), CSV, JSON Lines or Parquet.
+    """Read a file of texts, or several.
 
     Args:
         path: the file; its suffix names the format.
@@ -85,24 +88,32 @@ def read_rows(
         labelled: False reads texts to predict: labels are not looked at, and since every text that
             is there must get its prediction, ids may also be empty or repeated.
         max_bad_fraction: a larger share of bad rows is an error.
+        dialect: how files of text are to be read.
 
     Raises:
         InputError: the file cannot be read, has no usable row, lacks a column or has too many bad rows.
         ValueError: no `labels` for a labelled file, or `max_bad_fraction` outside [0, 1].
     """
     (rows,) = row_chunks(
-        path, columns=columns, labels=labels, labelled=labelled, max_bad_fraction=max_bad_fraction, size=None
+        path,
+        columns=columns,
+        labels=labels,
+        labelled=labelled,
+        max_bad_fraction=max_bad_fraction,
+        dialect=dialect,
+        size=None,
     )
     return rows
 
 
 def row_chunks(
-    path: str | Path,
+    path: Source | str | Path,
     *,
     columns: Columns,
     labels: Mapping[str, str] | None,
     labelled: bool = True,
     max_bad_fraction: float = 0.01,
+    dialect: Dialect = DEFAULT,
     size: int | None = ROWS_AT_ONCE,
 ) -> Iterator[Rows]:
     """`read_rows` in parts of `size` records each: a file of any length in the same memory.
@@ -113,10 +124,10 @@ def row_chunks(
         raise ValueError(f"`labels` must name the classes of a labelled file, but got {labels!r}.")
     if not 0 <= max_bad_fraction <= 1:
         raise ValueError(f"`0 <= max_bad_fraction <= 1` must hold, but got {max_bad_fraction}.")
-    path = Path(path)
-    picked = _picked(path, columns, labelled=labelled)
+    path = Source.of(path)
+    picked = _picked(path, columns, dialect, labelled=labelled)
     classes = Classes(labels) if labelled and labels else None
-    line_of_id, usable, bad = dict[str, int](), 0, list[BadRow]()
+    line_of_id, usable, bad = dict[str, Line](), 0, list[BadRow]()
     while some := list(itertools.islice(picked, size)):
         rows = _fill(path, some, classes, line_of_id)
         usable += len(rows)
@@ -129,14 +140,14 @@ def row_chunks(
     check_usable(path, bad, unit="rows", usable=usable, unusable=len(bad), max_bad_fraction=max_bad_fraction, fix=fix)
 
 
-def infer_labels(path: str | Path, columns: Columns) -> list[str]:
+def infer_labels(path: Source | str | Path, columns: Columns, dialect: Dialect = DEFAULT) -> list[str]:
     """The labels that the usable rows of a file have, in order.
 
     Raises:
         InputError: the file cannot be read, or what is in the label column are no classes.
     """
-    path, found = Path(path), LabelCounts()
-    for _, values in _picked(path, columns, labelled=True):
+    path, found = Source.of(path), LabelCounts()
+    for _, values in _picked(path, columns, dialect, labelled=True):
         if not isinstance(values, str) and not _text_problem(values[0]) and not character_problem(values[1]):
             found.add(values[1])
             if len(found.counts) > MAX_INFERRED:
@@ -148,10 +159,10 @@ def infer_labels(path: str | Path, columns: Columns) -> list[str]:
         raise InputError(what, where=path, fix="check `data.label_column`, or write `data.labels` down") from error
 
 
-def _picked(path: Path, columns: Columns, *, labelled: bool) -> Iterator[tuple[int, Picked | str]]:
+def _picked(path: Source, columns: Columns, dialect: Dialect, *, labelled: bool) -> Iterator[tuple[Line, Picked | str]]:
     """Line, and text, label and id of each record of a file, or why there are none."""
     wanted = {columns.text} | ({columns.label} if labelled else set()) | ({columns.id} if columns.id else set())
-    names, records = read_table(path, set(map(composed, wanted)))
+    names, records = read_table(path, set(map(composed, wanted)), dialect)
     text_at = _position(names, columns.text, "text", path)
     label_at = _position(names, columns.label, "label", path) if labelled else None
     id_at = None
@@ -160,7 +171,7 @@ def _picked(path: Path, columns: Columns, *, labelled: bool) -> Iterator[tuple[i
     return _pick(records, text_at, label_at, id_at)
 
 
-def _position(names: Sequence[str], wanted: str, role: str, path: Path) -> int:
+def _position(names: Sequence[str], wanted: str, role: str, path: Source) -> int:
     """The place of the column that has a name; else of the only one whose name looks like it."""
     for alike in (names, list(map(composed, names))):
         name = wanted if alike is names else composed(wanted)
@@ -177,7 +188,7 @@ def _position(names: Sequence[str], wanted: str, role: str, path: Path) -> int:
 
 def _pick(
     records: Iterable[Record], text_at: int, label_at: int | None, id_at: int | None
-) -> Iterator[tuple[int, Picked | str]]:
+) -> Iterator[tuple[Line, Picked | str]]:
     """Line, and text, label and id of each record; the id is the record's number where the file has none."""
     for number, (line, values) in enumerate(records, start=1):
         if isinstance(values, str):
@@ -200,7 +211,7 @@ def _as_string(value: object) -> str:
 
 
 def _fill(
-    path: Path, picked: Iterable[tuple[int, Picked | str]], classes: Classes | None, line_of_id: dict[str, int]
+    path: Source, picked: Iterable[tuple[Line, Picked | str]], classes: Classes | None, line_of_id: dict[str, Line]
 ) -> Rows:
     """The rows, with every record either taken in or set aside; `classes` None means without labels.
 
@@ -240,7 +251,7 @@ def _label_problem(label: str, classes: Classes) -> str:
     return f"label {distinct(label)} is none of {classes} (`data.labels`)" if label.strip() else "missing label"
 
 
-def _id_problem(row_id: str, line_of_id: Mapping[str, int]) -> str | None:
+def _id_problem(row_id: str, line_of_id: Mapping[str, Line]) -> str | None:
     if row_id in line_of_id:
-        return f"id {row_id!r} is already on line {line_of_id[row_id]}"
+        return f"id {row_id!r} is already on {place(line_of_id[row_id])}"
     return character_problem(row_id) if row_id.strip() else "missing id"
