@@ -119,8 +119,8 @@ def _open(path: Path) -> IO[bytes]:
     import pyarrow
 
     path.stat()  # pyarrow's own error for a file that is missing says it twice
-    packed: IO[bytes] = pyarrow.input_stream(str(path), compression=pyarrow.Codec.detect(path.name.lower()).name)
-    return packed
+    packed = pyarrow.input_stream(str(path), compression=pyarrow.Codec.detect(path.name.lower()).name)
+    return io.BufferedReader(packed)
 
 
 def encoding_of(path: Path, given: str | None = None) -> str:
@@ -146,7 +146,7 @@ def _encoding_of(path: Path, size: int, modified: int, given: str | None) -> str
     if found is None and given is None:
         found = UTF_8 if _is_utf8(path) or not _is_cp949(path) else "cp949"
     elif found is None:
-        found = UTF_8 if given == UTF_8 or (_is_utf8(path) and _has_hangul(path)) else given
+        found = UTF_8 if given == UTF_8 or (_is_utf8(path) and _has_hangul(_begin(path))) else given
     assert found is not None
     if given not in (None, found):
         _log.warning("%s: read as %s, not as `data.encoding: %s`", path.name, display_name(found), given)
@@ -175,34 +175,37 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def _has_hangul(path: Path) -> bool:
-    """Whether a file of UTF-8 has a syllable of Hangul in its first block."""
-    text = next(_blocks(path), b"").decode("utf-8", "ignore")
-    return any("가" <= letter <= "힣" for letter in text)
+def _begin(path: Path) -> str:
+    return next(_blocks(path), b"").decode("utf-8", "ignore")
 
 
 def _is_cp949(path: Path) -> bool:
     """Whether a file that is not UTF-8 is Korean in CP949 beyond doubt: all of it can be decoded, what comes out is
-    mostly of the syllables and letters that Korean is written with, and next to nothing of it is UTF-8."""
-    cp949, utf8 = (codecs.getincrementaldecoder(name) for name in ("cp949", "utf-8"))
-    decoders = (cp949("strict"), utf8("replace"))
-    counts, as_utf8 = Counter[str](), Counter[str]()
-    try:
-        for block in itertools.chain(_blocks(path), [b""]):
-            for decoder, found in zip(decoders, (counts, as_utf8), strict=True):
-                found.update(decoder.decode(block, final=not block))
-    except UnicodeDecodeError:
-        return False
+    mostly of the syllables and letters that Korean is written with, and none of its lines is Korean in UTF-8."""
+    counts, others, as_utf8 = Counter[str](), 0, list[str]()
+    with _open(path) as file:
+        while lines := file.readlines(BLOCK):
+            try:
+                counts.update(b"".join(lines).decode("cp949"))
+            except UnicodeDecodeError:
+                return False
+            for line in lines:
+                try:
+                    as_utf8 += [] if line.isascii() else [line.decode()]
+                except UnicodeDecodeError:
+                    others += 1
     syllables = sum(counts[each] for each in _SYLLABLES)
     jamo = sum(counts[each] for each in _JAMO)
     letters = sum(count for each, count in counts.items() if each.isalpha() and not each.isascii())
-    utf8_hangul = sum(count for each, count in as_utf8.items() if "가" <= each <= "힣")
-    utf8_others = sum(count for each, count in as_utf8.items() if not each.isascii() and each != "\ufffd")
     return (
         "\0" not in counts
         and syllables >= FEWEST_SYLLABLES
         and 2 * syllables > letters
         and 10 * (syllables + jamo) > 9 * letters
-        and 100 * utf8_hangul <= syllables
-        and 2 * utf8_others < as_utf8["\ufffd"]
+        and 10 * len(as_utf8) <= others
+        and not any(map(_has_hangul, as_utf8))
     )
+
+
+def _has_hangul(text: str) -> bool:
+    return any("가" <= letter <= "힣" or letter in _JAMO for letter in text)
