@@ -150,7 +150,7 @@ def _tsv(part: LocalPart, wanted: Collection[str], dialect: Dialect) -> Table:
 def _check_delimiter(names: list[str], wanted: Collection[str], delimiter: str, part: LocalPart) -> None:
     """Refuse a header that has the columns that are wanted, once it is split in another way."""
     for other in "\t,;|":
-        if len(names) == 1 and other != delimiter and {composed(name) for name in names[0].split(other)} & set(wanted):
+        if len(names) == 1 and other in names[0] and {composed(name) for name in names[0].split(other)} & set(wanted):
             what = f"{delimiter!r} is not between the names of its columns, but {other!r}"
             raise InputError(what, where=part, fix=f"set `data.delimiter: {json.dumps(other)}`")
 

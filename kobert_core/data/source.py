@@ -134,7 +134,7 @@ def part_names(parts: Iterable[Part]) -> list[str]:
 
 def _parts(entry: str) -> list[Part]:
     if entry.startswith(HUB):
-        name, *within = entry.removeprefix(HUB).split(":")
+        name, *within = _hub_names(entry)
         return [HubPart(name, tuple(within))]
     if not os.path.exists(entry):
         head, _, within_it = entry.rpartition(":")
@@ -148,6 +148,10 @@ def _parts(entry: str) -> list[Part]:
     return [LocalPart(Path(entry))]
 
 
+def _hub_names(entry: str) -> list[str]:
+    return re.split(r":(?![^[]*])", entry.removeprefix(HUB))  # not within `train[:100]`
+
+
 def _files(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield from sorted(file for file in path.rglob("*") if file.is_file())
@@ -158,7 +162,7 @@ def _files(path: Path) -> Iterator[Path]:
 def _absolute(entry: str, folder: Path) -> str:
     if not entry.startswith(HUB):
         return os.path.abspath(folder / entry)
-    name, *within = entry.removeprefix(HUB).split(":")
+    name, *within = _hub_names(entry)
     path = os.path.abspath(folder / name)
     return HUB + ":".join([path if os.path.isdir(path) else name, *within])
 
