@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -19,6 +18,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from kobert_core.data.dialect import Dialect, codec_name
+from kobert_core.data.source import Source
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -58,12 +60,19 @@ class FrozenConfig(BaseModel):
 class DataConfig(FrozenConfig):
     """What every task says of its data; a task adds its own fields."""
 
-    train: Path
-    """Labelled file to train on. A relative path is relative to the study file."""
-    dev: Path | None = None
+    train: Source
+    """Labelled file to train on; also a list of files, a pattern, or a data set. A relative path is relative to the
+    study file."""
+    dev: Source | None = None
     """Labelled file that trials are compared on; without it a part of `train` is set aside."""
-    test: Path | None = None
+    test: Source | None = None
     """Labelled file that is read once, at the end of a sweep."""
+    encoding: str | None = None
+    """Encoding of files of text that are not UTF-8, such as cp949; when not given, CP949 and UTF-16 are recognised."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """What is between two fields, where it is no tab in a `.tsv` or `.txt` and no comma in a `.csv` file."""
+    header: bool | None = None
+    """`false`: files of text and sheets have no header, and their columns are called 0, 1, 2 …"""
     dev_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Part of `train` that becomes the dev split, when `dev` is not given."""
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -74,6 +83,26 @@ class DataConfig(FrozenConfig):
     """Compare trials on a sample of this many examples."""
     max_bad_fraction: Fraction = 0.01
     """Part of a file's rows that may be unusable and set aside before the run is refused."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, value: str | None) -> str | None:
+        if value is not None:
+            codec_name(value)
+        return value
+
+    @field_validator("delimiter")
+    @classmethod
+    def _is_no_part_of_lines(cls, value: str | None) -> str | None:
+        if value is not None and value in '"\r\n':
+            raise ValueError(f"a field cannot end at {value!r}")
+        return value
+
+    @property
+    def dialect(self) -> Dialect:
+        """How files of text are to be read."""
+        encoding = None if self.encoding is None else codec_name(self.encoding)
+        return Dialect(encoding=encoding, delimiter=self.delimiter, header=self.header is not False)
 
 
 class ModelConfig(FrozenConfig):

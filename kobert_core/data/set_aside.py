@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
+from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 
 PLACES_SHOWN = 20
@@ -21,8 +21,13 @@ class SetAside(Protocol):
     def reason(self) -> str: ...
 
 
+def place(line: int | str) -> str:
+    """A line in words: `line 3`, or `parts-2.tsv:3` where there are several files."""
+    return line if isinstance(line, str) else f"line {line}"
+
+
 def check_usable(
-    path: Path,
+    path: Source,
     bad: Sequence[SetAside],
     *,
     unit: str,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kobert_core.io.checksums import file_digest
+from kobert_core.data.source import Source
 
 Digests = NDArray[np.uint64]
 
@@ -53,9 +52,9 @@ def share_of(count: int, total: int) -> str:
     return f"{count:,} of {total:,} ({count / max(1, total):.2%})"
 
 
-def same_files(files: Mapping[str, Path | None]) -> list[tuple[str, str]]:
+def same_files(files: Mapping[str, Source | None]) -> list[tuple[str, str]]:
     """Pairs of files with the same content, the earlier one first; by what they are for, such as `train` and `test`."""
-    digests = {name: file_digest(path) for name, path in files.items() if path}
+    digests = {name: Source.of(source).digest() for name, source in files.items() if source}
     names = list(digests)
     return [
         (name, other)
@@ -65,7 +64,7 @@ def same_files(files: Mapping[str, Path | None]) -> list[tuple[str, str]]:
     ]
 
 
-def warn_of_same_files(files: Mapping[str, Path | None]) -> list[str]:
+def warn_of_same_files(files: Mapping[str, Source | None]) -> list[str]:
     """One line for each pair of files with the same content."""
     return [
         f"the {other} file has the same content as the {name} file ({files[other]}): what is measured on it is no "

@@ -19,6 +19,7 @@ from kobert_core.config import DataConfig, ModelConfig, Objective, TrainConfig
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.set_aside import SetAside
+from kobert_core.data.source import Source
 from kobert_core.data.splits import Indices
 from kobert_core.data.survey import CutOff, Survey
 from kobert_core.errors import InputError
@@ -208,7 +209,7 @@ class Task(ABC, Generic[E]):
         """The texts of some items of the training file."""
 
     @abstractmethod
-    def _file_key(self, path: Path) -> dict[str, object]:
+    def _file_key(self, path: Source) -> dict[str, object]:
         """All that the usable items of a file depend on."""
 
     @property
@@ -264,7 +265,7 @@ class Task(ABC, Generic[E]):
             raise InputError(f"no model of this shape can be used ({error})", where="model.config") from error
 
     @abstractmethod
-    def survey(self, test: Path | None) -> Survey:
+    def survey(self, test: Source | None) -> Survey:
         """What is in the splits and in a test file, and what of it is probably a mistake."""
 
     @abstractmethod
@@ -276,7 +277,7 @@ class Task(ABC, Generic[E]):
         """The `config.json` with which transformers loads the model's weights."""
 
     @abstractmethod
-    def read(self, path: Path, purpose: Purpose = "scoring") -> E:
+    def read(self, path: Source, purpose: Purpose = "scoring") -> E:
         """The examples of a labelled file, all that scores count.
 
         Raises:
@@ -284,19 +285,19 @@ class Task(ABC, Generic[E]):
         """
 
     @abstractmethod
-    def bad_rows(self, path: Path, purpose: Purpose = "scoring") -> Sequence[SetAside]:
+    def bad_rows(self, path: Source, purpose: Purpose = "scoring") -> Sequence[SetAside]:
         """What of a labelled file cannot be used, with its place."""
 
-    def set_aside(self, path: Path) -> int:
+    def set_aside(self, path: Source) -> int:
         """How many rows or questions of a labelled file no score counts."""
         return len(self.bad_rows(path))
 
     @abstractmethod
-    def read_inputs(self, path: Path) -> Inputs[E]:
+    def read_inputs(self, path: Source) -> Inputs[E]:
         """What there is to predict in a file, which needs no labels."""
 
     @abstractmethod
-    def describe(self, file: Path) -> dict[str, object]:
+    def describe(self, file: Source) -> dict[str, object]:
         """What is in a labelled file, however much of it must be set aside: JSON values.
 
         Raises:

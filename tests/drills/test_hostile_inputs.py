@@ -152,9 +152,9 @@ def valid_files() -> dict[str, bytes]:
 def check_rows(rows: Rows, content: bytes) -> None:
     """Each row that was taken stands in the file at its line, as another reader of the format reads it."""
     lines = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").split("\n")
-    suffix, table = rows.path.suffix, None
+    suffix, table = Path(str(rows.path)).suffix, None
     if suffix == ".parquet":
-        table = pyarrow.parquet.read_table(rows.path, columns=["id", "document", "label"])
+        table = pyarrow.parquet.read_table(str(rows.path), columns=["id", "document", "label"])
     names = next(csv.reader(lines)) if suffix == ".csv" else lines[0].removesuffix("\r").split("\t")
     for row_id, text, label, line in zip(rows.ids, rows.texts, rows.labels.tolist(), rows.lines, strict=True):
         if table is not None:

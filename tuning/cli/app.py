@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.texts import printable
 from tuning.cli.cluster import commands as cluster_commands
@@ -237,7 +238,10 @@ def export(
 @app.command()
 def predict(
     model_dir: ModelDir,
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A file of the kind that the model was trained on.")],
+    source: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Files of the kind that the model was trained on."),
+    ],
     output: Annotated[Path, typer.Option("--output", metavar="FILE", help="A .tsv or .jsonl file to write.")],
 ) -> None:
     """Label a file: one record a row, with its text and the probability of each class; or answer its questions."""
@@ -246,7 +250,7 @@ def predict(
     from tuning.cli.progress import watching
 
     with watching() as progress:
-        count, bad = predict_file(model_dir, source, output, progress=progress)
+        count, bad = predict_file(model_dir, Source.of(source), output, progress=progress)
     echo(f"{count:,} predictions in {output}")
     if bad:
         echo("\n".join([f"{len(bad):,} set aside:", *bad[:PLACES_SHOWN]]), err=True)
@@ -255,7 +259,7 @@ def predict(
 @app.command()
 def evaluate(
     model_dir: ModelDir,
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A labelled file.")],
+    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="A labelled file, or several.")],
     predictions: Annotated[
         Path | None,
         typer.Option(metavar="OUT.json", help="Write the answers to questions, as the official script takes them."),
@@ -269,7 +273,7 @@ def evaluate(
 
     with watching() as progress:
         say = beside(progress, err=True)
-        result = evaluate_file(model_dir, data, predictions, say=say, progress=progress)
+        result = evaluate_file(model_dir, Source.of(data), predictions, say=say, progress=progress)
     if as_json:
         print_json(result)
         return
@@ -283,7 +287,7 @@ def evaluate(
 
 @app.command()
 def describe(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A labelled file.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="A labelled file, or several.")],
     study: Annotated[
         Path | None, typer.Option(metavar="STUDY", help="A study file, whose columns and labels are taken.")
     ] = None,
@@ -304,7 +308,8 @@ def describe(
     from tuning.cli.tables import print_table, table_of
 
     with watching() as progress:
-        found = describing_task(file, study, model, task, progress=progress).describe(file)
+        source = Source.of(files)
+        found = describing_task(source, study, model, task, progress=progress).describe(source)
     if as_json:
         print_json(found)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kobert_core.config import TrainConfig
+from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.pretrained import TRAIN_CONFIG, read_train_config
 from kobert_core.progress import Progress
@@ -15,7 +16,7 @@ from tuning.study import load_study
 
 
 def describing_task(
-    file: Path, study: Path | None, model: str | None, task: str | None, *, progress: Progress
+    file: Source, study: Path | None, model: str | None, task: str | None, *, progress: Progress
 ) -> Task[Examples]:
     """A task that knows how to read a file.
 
@@ -37,7 +38,7 @@ def describing_task(
     return task_class(config.task)(config, tokenizer=tokenizer, progress=progress)
 
 
-def _config_of(file: Path, study: Path | None, model: str | None, task: str | None) -> TrainConfig:
+def _config_of(file: Source, study: Path | None, model: str | None, task: str | None) -> TrainConfig:
     if study is not None:
         read = load_study(study)
         return read.train_config(read.example_values())

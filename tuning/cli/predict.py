@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.evaluation import predict
 from kobert_core.io.atomic import atomic_write_json, atomic_write_text, check_output
-from kobert_core.io.checksums import file_digest
 from kobert_core.pretrained import load_pretrained
 from kobert_core.progress import Progress, unseen
 from kobert_core.runtime import LocalRuntime
@@ -21,7 +21,9 @@ from tuning.sweep_dir.test_set_log import record_reading, times_read
 FORMATS = (".tsv", ".jsonl")
 
 
-def predict_file(model_dir: Path, source: Path, output: Path, *, progress: Progress = unseen) -> tuple[int, list[str]]:
+def predict_file(
+    model_dir: Path, source: Source, output: Path, *, progress: Progress = unseen
+) -> tuple[int, list[str]]:
     """Write one record for each usable row of a file: its id, its text, and the prediction.
 
     Returns:
@@ -47,7 +49,7 @@ def predict_file(model_dir: Path, source: Path, output: Path, *, progress: Progr
 
 def evaluate_file(
     model_dir: Path,
-    source: Path,
+    source: Source,
     predictions: Path | None = None,
     *,
     say: Callable[[str], object],
@@ -73,7 +75,7 @@ def evaluate_file(
     pretrained, runtime = load_pretrained(model_dir, progress=progress), LocalRuntime()
     if predictions is not None and not pretrained.task.spec.predictions_by_id:
         raise InputError("this model answers no questions", where=model_dir, fix="leave out --predictions")
-    digest = file_digest(source)
+    digest = Source.of(source).digest()
     earlier = times_read(model_dir, digest)
     examples = pretrained.task.read(source)
     outputs = predict(pretrained.model.to(runtime.device), pretrained.task, examples, runtime)

@@ -19,6 +19,7 @@ from kobert_core.config import (
     RunConfig,
     TrainConfig,
 )
+from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from search_spaces.distributions import Constant, Space
 from search_spaces.validation import Problems, Where, nowhere, show, validate
@@ -138,8 +139,10 @@ class StudyConfig(StudyHead):
             InputError: a file is not; it says what to put there.
         """
         for name in ("train", "dev", "test"):
-            path: Path | None = getattr(self.data, name)
-            if path is not None and not path.exists():
+            given: Source | None = getattr(self.data, name)
+            for path in given.local_paths() if given else ():
+                if path.exists():
+                    continue
                 source = next((source for source, files in PUBLIC.items() if path.name in files), None)
                 here = f"put that file of {source} there, or set" if source else "set"
                 raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -15,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from kobert_core.config import DataConfig, FrozenConfig, ModelConfig, Objective, OptimConfig, RunConfig
+from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_text
 from kobert_core.tasks import SPECS
@@ -195,12 +197,16 @@ def _make_absolute(raw: RawStudy, task: TaskSpec, values: dict[str, Any]) -> Non
     for section, model in (("data", task.Data), ("model", task.Model)):
         content = values[section]
         for name, value in list(content.items()) if isinstance(content, dict) else ():
-            if not isinstance(value, str) or name not in model.model_fields:
+            if name not in model.model_fields:
                 continue
-            path = os.path.abspath(raw.folder_of(f"{section}.{name}") / value)
-            is_folder = value.startswith(("./", "../", "/")) or os.path.isdir(path)
-            if Path in _kinds(model.model_fields[name].annotation) or (name in ("backbone", "tokenizer") and is_folder):
-                content[name] = path
+            folder = raw.folder_of(f"{section}.{name}")
+            if Source in _kinds(model.model_fields[name].annotation):
+                with contextlib.suppress(ValueError):  # what is none is told with all else that is wrong
+                    content[name] = Source.of(value).starting_from(folder).as_json()
+            elif isinstance(value, str) and name in ("backbone", "tokenizer"):
+                path = os.path.abspath(folder / value)
+                if value.startswith(("./", "../", "/")) or os.path.isdir(path):
+                    content[name] = path
     storage = values.get("storage")
     if isinstance(storage, str) and "://" not in storage:
         values["storage"] = os.path.abspath(raw.folder_of("storage") / storage)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kobert_core.data.set_aside import PLACES_SHOWN
+from kobert_core.data.source import Source
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks.base import Examples, Task
 from tuning.cluster.head import starts_here
@@ -27,7 +28,7 @@ class DryRun:
     splits: dict[str, Examples]
     facts: list[tuple[str, str]]
     """What is in the data, in words."""
-    set_aside: list[tuple[Path, str]]
+    set_aside: list[tuple[Source, str]]
     """Files, each with a row or question that cannot be used; not more than a few of each file."""
     warnings: list[str]
     at_once: int
@@ -131,7 +132,7 @@ def count_trials_at_once(study: StudyConfig, folder: Path, address: str | None) 
         return groups_that_fit(cluster, study.resources)
 
 
-def set_aside(study: StudyConfig, task: Task[Examples]) -> list[tuple[Path, str]]:
+def set_aside(study: StudyConfig, task: Task[Examples]) -> list[tuple[Source, str]]:
     """A few of the rows or questions of each file that cannot be used."""
     data = study.data
     bad = [(data.train, task.bad_rows(data.train, "training"))]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kobert_core.checkpoint import load_weights
+from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_folder, atomic_write_json, atomic_write_text, check_writable
 from kobert_core.io.checksums import check_sums, write_sums
@@ -172,10 +173,12 @@ def objective_of(record: TrialRecord, study: StudyConfig) -> dict[str, float]:
 def without_local_paths(train_config: Path) -> None:
     """An exported folder is made to be given away: it names files, and not where they lie on this machine."""
     values = json.loads(train_config.read_text(encoding="utf-8"))
-    for section, names in (("data", ("train", "dev", "test")), ("model", ("backbone", "tokenizer"))):
-        for name in names:
-            if values[section].get(name):
-                values[section][name] = local_name(values[section][name])
+    for name in ("train", "dev", "test"):
+        if source := values["data"].get(name):
+            values["data"][name] = Source.of(source).without_folders().as_json()
+    for name in ("backbone", "tokenizer"):
+        if values["model"].get(name):
+            values["model"][name] = local_name(values["model"][name])
     atomic_write_json(train_config, values)
 
 

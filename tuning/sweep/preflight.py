@@ -53,9 +53,9 @@ def check_study(study: StudyConfig, cache: Path | None, *, progress: Progress = 
 
 def is_here(study: StudyConfig) -> bool:
     """Whether all files and models of a study are on this machine; names on the hub count as absent."""
-    files = [path for path in (study.data.train, study.data.dev, study.data.test) if path]
+    sources = [source for source in (study.data.train, study.data.dev, study.data.test) if source]
     models = [Path(name) for name in (study.model.backbone, study.model.tokenizer) if name]
-    return all(path.is_file() for path in files) and all(path.is_dir() for path in models)
+    return all(source.is_here() for source in sources) and all(path.is_dir() for path in models)
 
 
 def shapes(
@@ -153,4 +153,4 @@ def files_of(study: StudyConfig) -> list[Path]:
     data, model = study.data, study.model
     folders = [Path(name) for name in (model.backbone, model.tokenizer) if name and Path(name).is_dir()]
     files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
-    return [path for path in (data.train, data.dev, data.test) if path] + files
+    return [path for source in (data.train, data.dev, data.test) if source for path in source.files()] + files

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from kobert_core.io.checksums import file_digest
+from kobert_core.data.source import Source
 from tuning.study import StudyConfig
 from tuning.sweep.background import in_background
 from tuning.sweep.comparison import baselines_of, compared
@@ -30,7 +30,7 @@ def read_test_set(
     records = compared(winner, baselines_of(table, study))
     scored = {record.trial: record for record in records.values() if record.checkpoint}
     weights = {name: f"trial {record.trial}, {record.checkpoint}" for name, record in records.items()}
-    if earlier := read_before(table.folder, sha256=file_digest(file), weights=weights):
+    if earlier := read_before(table.folder, sha256=file.digest(), weights=weights):
         return earlier
     try:
         asked = {
@@ -41,11 +41,11 @@ def read_test_set(
         say(f"the test file was not read: {str(error).strip().splitlines()[-1]}")
         return {}
     metrics = {name: found[record.trial] for name, record in records.items() if record.trial in found}
-    record_reading(table.folder, file=file, sha256=file_digest(file), by="sweep", metrics=metrics, weights=weights)
+    record_reading(table.folder, file=file, sha256=file.digest(), by="sweep", metrics=metrics, weights=weights)
     return metrics
 
 
-def score(groups: WorkerPool, sweep: Path, record: TrialRecord, file: Path) -> dict[str, float]:
+def score(groups: WorkerPool, sweep: Path, record: TrialRecord, file: Source) -> dict[str, float]:
     """The metrics of a trial's best checkpoint on a labelled file, on a free worker group."""
     metrics: dict[str, float] = groups.run(
         evaluate_checkpoint,
@@ -53,6 +53,6 @@ def score(groups: WorkerPool, sweep: Path, record: TrialRecord, file: Path) -> d
         cache=str(sweep.parent / CACHE),
         checkpoint=str(checkpoint_of(sweep, record)),
         metrics=record.metrics,
-        file=str(file),
+        file=file.as_json(),
     )
     return metrics

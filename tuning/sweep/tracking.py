@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from kobert_core.io.checksums import file_digest
 from kobert_core.tasks.base import Examples, Task
 from tuning.study import StudyConfig
 from tuning.sweep.comparison import baselines_of, compared
@@ -47,11 +46,11 @@ def log_datasets(study: StudyConfig, task: Task[Examples], tracker: Tracker) -> 
     tracker.log_dataset(
         name=data.train.name,
         path=str(data.train),
-        sha256=file_digest(data.train),
+        sha256=data.train.digest(),
         examples=task.train.items,
         context="training",
     )
-    dev, digest = data.dev or data.train, file_digest(data.dev or data.train)
+    dev, digest = data.dev or data.train, (data.dev or data.train).digest()
     if data.dev is None:  # a part of the training file: another hash, or MLflow takes it for the same data
         digest = hashlib.sha256(f"{digest} {data.dev_fraction} {data.split_seed}".encode()).hexdigest()
     tracker.log_dataset(
@@ -65,7 +64,7 @@ def log_datasets(study: StudyConfig, task: Task[Examples], tracker: Tracker) -> 
         tracker.log_dataset(
             name=data.test.name,
             path=str(data.test),
-            sha256=file_digest(data.test),
+            sha256=data.test.digest(),
             examples=task.read(data.test).items,
             context="testing",
         )

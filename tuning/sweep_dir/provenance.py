@@ -82,18 +82,18 @@ def files_under(study: StudyConfig) -> dict[str, Hashes]:
         InputError: a file cannot be read, or a model is neither here nor on the hub.
     """
     data, model = study.data, study.model
-    files = {f"data.{name}": path for name, path in (("train", data.train), ("dev", data.dev)) if path}
+    files = {f"data.{name}": source for name, source in (("train", data.train), ("dev", data.dev)) if source}
     models = {
         f"model.{name}": source for name, source in (("backbone", model.backbone), ("tokenizer", model.tokenizer))
     }
-    return {key: {path.name: file_digest(path)} for key, path in files.items()} | {
+    return {key: {source.name: source.digest()} for key, source in files.items()} | {
         key: _hashes_of_model(source, model.revision) for key, source in models.items() if source
     }
 
 
 def test_file_of(study: StudyConfig) -> Hashes:
     """The hash of the test file, which no trial depends on."""
-    return {study.data.test.name: file_digest(study.data.test)} if study.data.test else {}
+    return {study.data.test.name: study.data.test.digest()} if study.data.test else {}
 
 
 def libraries() -> dict[str, str]:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
+from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.io.checksums import sealed_line, unsealed_line
 from tuning.sweep_dir.layout import TEST_SET_LOG
@@ -18,7 +19,7 @@ _WHOLE = rb'"crc32":"[0-9a-f]{8}".|}$'
 
 
 def record_reading(
-    folder: Path, *, file: Path, sha256: str, by: str, metrics: Mapping[str, object], **more: object
+    folder: Path, *, file: Source, sha256: str, by: str, metrics: Mapping[str, object], **more: object
 ) -> None:
     """Log in the folder of a sweep or a model that a file was read for scores.
 

@@ -14,6 +14,7 @@ import ray
 from pyarrow.fs import LocalFileSystem
 from ray import tune
 
+from kobert_core.data.source import Source
 from kobert_core.io.checksums import file_digest
 from tuning.sweep_dir.layout import CHECKPOINTS, LOG, MAX_PBT_CHECKPOINTS, MODEL_FILES, PBT_CHECKPOINTS, trial_folder
 from tuning.workers.broker import packed
@@ -262,7 +263,7 @@ def print_report(report: Report) -> None:
 
 
 def evaluate_checkpoint(
-    runtime: Runtime, *, model: str, cache: str, checkpoint: str, metrics: dict[str, float], file: str
+    runtime: Runtime, *, model: str, cache: str, checkpoint: str, metrics: dict[str, float], file: str | list[str]
 ) -> dict[str, float]:
     """On the workers of a group: the metrics of a checkpoint on another labelled file, equal to those of its export.
 
@@ -281,7 +282,7 @@ def evaluate_checkpoint(
     task, network = empty_model(Path(model), cache=Path(cache))
     network.load_state_dict(load_weights(Path(checkpoint)))
     task = task.with_chosen(metrics)
-    found = evaluate(network.to(runtime.device), task, task.read(Path(file)), runtime)
+    found = evaluate(network.to(runtime.device), task, task.read(Source.of(file)), runtime)
     return {name.replace("eval/", "test/"): value for name, value in found.items()}
 
 

@@ -95,16 +95,19 @@ def infer_labels_of(data: dict[str, object], section: type[NamedLabelsData]) -> 
         section: What it is to become.
     """
     train = data.get("train")
-    if data.get("labels") != INFER or not isinstance(train, str):
+    if data.get("labels") != INFER or not isinstance(train, str | list):
         return
-    given = {name: value for name, value in data.items() if name.endswith(("_column", "_columns", "_separator"))}
+    read_by = ("encoding", "delimiter", "header")
+    given = {
+        name: value for name, value in data.items() if "_column" in name or "_separator" in name or name in read_by
+    }
     try:
         read = section.model_validate({"train": train, **given, "labels": ["0", "1"]})
     except ValidationError:
         return  # it will be said with all else that is wrong
     from kobert_core.tasks.labelled_texts.rows import infer_labels
 
-    data["labels"] = infer_labels(train, read.columns, read.labels_of)
+    data["labels"] = infer_labels(read.train, read.columns, read.labels_of, read.dialect)
 
 
 def _text(value: object) -> str:

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kobert_core.data.formats import Record, read_table
-from kobert_core.data.set_aside import check_usable
+from kobert_core.data.dialect import DEFAULT, Dialect
+from kobert_core.data.formats import Line, Record, read_table
+from kobert_core.data.set_aside import check_usable, place
+from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.tasks.labelled_texts.cells import as_string, one_label
 from kobert_core.tasks.labelled_texts.columns import DEFAULT_ID, Columns
@@ -31,19 +33,19 @@ Picked = tuple[Sequence[object], Sequence[object], str]
 class BadRow:
     """A row that was set aside."""
 
-    line: int
+    line: Line
     """Where it starts: line of the file from 1, header counted. In Parquet the number of the row from 1."""
     reason: str
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.reason}"
+        return f"{place(self.line)}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rows:
     """The usable rows of a file, in its order, and the rows that were set aside."""
 
-    path: Path
+    path: Source
     ids: list[str]
     texts: list[str]
     """As they stand in the file, not stripped."""
@@ -51,7 +53,7 @@ class Rows:
     """The second text of each row; None where a row has one."""
     labels: npt.NDArray[np.generic]
     """Target of each row, shape (rows, …); shape (0,) when read without labels."""
-    lines: list[int]
+    lines: list[Line]
     """Where each row starts, counted as in BadRow."""
     bad: list[BadRow]
 
@@ -73,13 +75,14 @@ class Rows:
 
 
 def read_rows(
-    path: str | Path,
+    path: Source | str | Path,
     *,
     columns: Columns,
     targets: Targets | None,
     max_bad_fraction: float = 0.01,
+    dialect: Dialect = DEFAULT,
 ) -> Rows:
-    """Read a file of texts: tab-separated without quoting (.tsv, .txt), CSV, JSON Lines or Parquet.
+    """Read a file of texts, or several.
 
     Args:
         path: the file; its suffix names the format.
@@ -87,21 +90,25 @@ def read_rows(
         targets: reads the labels. None reads texts to predict: labels are not looked at, and since every text that
             is there must get its prediction, ids may also be empty or repeated.
         max_bad_fraction: a larger share of bad rows is an error.
+        dialect: how files of text are to be read.
 
     Raises:
         InputError: the file cannot be read, has no usable row, lacks a column or has too many bad rows.
         ValueError: `max_bad_fraction` outside [0, 1].
     """
-    (rows,) = row_chunks(path, columns=columns, targets=targets, max_bad_fraction=max_bad_fraction, size=None)
+    (rows,) = row_chunks(
+        path, columns=columns, targets=targets, max_bad_fraction=max_bad_fraction, dialect=dialect, size=None
+    )
     return rows
 
 
 def row_chunks(
-    path: str | Path,
+    path: Source | str | Path,
     *,
     columns: Columns,
     targets: Targets | None,
     max_bad_fraction: float = 0.01,
+    dialect: Dialect = DEFAULT,
     size: int | None = ROWS_AT_ONCE,
 ) -> Iterator[Rows]:
     """`read_rows` in parts of `size` records each: a file of any length in the same memory.
@@ -110,9 +117,9 @@ def row_chunks(
     """
     if not 0 <= max_bad_fraction <= 1:
         raise ValueError(f"`0 <= max_bad_fraction <= 1` must hold, but got {max_bad_fraction}.")
-    path = Path(path)
-    picked = _picked(path, columns, labelled=targets is not None)
-    line_of_id, usable, bad = dict[str, int](), 0, list[BadRow]()
+    path = Source.of(path)
+    picked = _picked(path, columns, dialect, labelled=targets is not None)
+    line_of_id, usable, bad = dict[str, Line](), 0, list[BadRow]()
     while some := list(itertools.islice(picked, size)):
         rows = _fill(path, some, columns, targets, line_of_id)
         usable += len(rows)
@@ -132,7 +139,10 @@ def _advice(bad: Sequence[BadRow], columns: Columns) -> str | None:
 
 
 def infer_labels(
-    path: str | Path, columns: Columns, labels_of: Callable[[Sequence[object]], Iterable[str]] = one_label
+    path: Source | str | Path,
+    columns: Columns,
+    labels_of: Callable[[Sequence[object]], Iterable[str]] = one_label,
+    dialect: Dialect = DEFAULT,
 ) -> list[str]:
     """The labels that the usable rows of a file have, in order.
 
@@ -140,12 +150,13 @@ def infer_labels(
         path: the file.
         columns: its columns.
         labels_of: gives the labels of a row from the values of its label columns.
+        dialect: how files of text are to be read.
 
     Raises:
         InputError: the file cannot be read, or what is in the label column are no classes.
     """
-    path, found = Path(path), LabelCounts()
-    for _, values in _picked(path, columns, labelled=True):
+    path, found = Source.of(path), LabelCounts()
+    for _, values in _picked(path, columns, dialect, labelled=True):
         if isinstance(values, str) or any(map(_text_problem, values[0])):
             continue
         labels = list(labels_of(values[1]))
@@ -160,11 +171,11 @@ def infer_labels(
         raise InputError(what, where=path, fix="check `data.label_column`, or write `data.labels` down") from error
 
 
-def _picked(path: Path, columns: Columns, *, labelled: bool) -> Iterator[tuple[int, Picked | str]]:
+def _picked(path: Source, columns: Columns, dialect: Dialect, *, labelled: bool) -> Iterator[tuple[Line, Picked | str]]:
     """Line, and texts, labels and id of each record of a file, or why there are none."""
     labels = columns.labels if labelled else ()
     wanted = {*columns.texts, *labels, *([columns.id] if columns.id else [])}
-    names, records = read_table(path, set(map(composed, wanted)))
+    names, records = read_table(path, set(map(composed, wanted)), dialect)
     text_at = [_position(names, name, role, path) for name, role in zip(columns.texts, ("text", "pair"), strict=False)]
     labels_at = [_position(names, name, "label", path) for name in labels]
     id_at = None
@@ -173,7 +184,7 @@ def _picked(path: Path, columns: Columns, *, labelled: bool) -> Iterator[tuple[i
     return _pick(records, text_at, labels_at, id_at)
 
 
-def _position(names: Sequence[str], wanted: str, role: str, path: Path) -> int:
+def _position(names: Sequence[str], wanted: str, role: str, path: Source) -> int:
     """The place of the column that has a name; else of the only one whose name looks like it."""
     for alike in (names, list(map(composed, names))):
         name = wanted if alike is names else composed(wanted)
@@ -190,7 +201,7 @@ def _position(names: Sequence[str], wanted: str, role: str, path: Path) -> int:
 
 def _pick(
     records: Iterable[Record], text_at: Sequence[int], labels_at: Sequence[int], id_at: int | None
-) -> Iterator[tuple[int, Picked | str]]:
+) -> Iterator[tuple[Line, Picked | str]]:
     """Line, and texts, labels and id of each record; the id is the record's number where the file has none."""
     for number, (line, values) in enumerate(records, start=1):
         if isinstance(values, str):
@@ -201,11 +212,11 @@ def _pick(
 
 
 def _fill(
-    path: Path,
-    picked: Iterable[tuple[int, Picked | str]],
+    path: Source,
+    picked: Iterable[tuple[Line, Picked | str]],
     columns: Columns,
     targets: Targets | None,
-    line_of_id: dict[str, int],
+    line_of_id: dict[str, Line],
 ) -> Rows:
     """The rows, with every record either taken in or set aside; `targets` None means without labels.
 
@@ -258,7 +269,7 @@ def _text_problem(text: object, role: str = "text") -> str | None:
     return character_problem(text) if text.strip() else f"empty {role}"
 
 
-def _id_problem(row_id: str, line_of_id: Mapping[str, int]) -> str | None:
+def _id_problem(row_id: str, line_of_id: Mapping[str, Line]) -> str | None:
     if row_id in line_of_id:
-        return f"id {row_id!r} is already on line {line_of_id[row_id]}"
+        return f"id {row_id!r} is already on {place(line_of_id[row_id])}"
     return character_problem(row_id) if row_id.strip() else "missing id"

@@ -7,7 +7,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -17,10 +16,10 @@ from torch import nn
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays, joined
 from kobert_core.data.set_aside import PLACES_SHOWN
+from kobert_core.data.source import Source
 from kobert_core.data.splits import sample, stratified_split
 from kobert_core.data.survey import CutOff, Digests, Survey, same_files, share_of, text_digests, warn_of_same_files
 from kobert_core.families import family_of
-from kobert_core.io.checksums import file_digest
 from kobert_core.models.backbone import encoder_config
 from kobert_core.tasks.base import Inputs, Purpose, Task
 from kobert_core.tasks.labelled_texts.config import LabelledTextsData
@@ -112,7 +111,7 @@ class LabelledTexts(Task[TextExamples]):
         )
         return config
 
-    def read_inputs(self, path: Path) -> Inputs[TextExamples]:
+    def read_inputs(self, path: Source) -> Inputs[TextExamples]:
         """Every usable row of a file, in its order, with its text as it stands there."""
         ids, texts, pairs, bad = list[str](), list[str](), list[str](), list[BadRow]()
 
@@ -134,7 +133,7 @@ class LabelledTexts(Task[TextExamples]):
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         return {"logits": model(**batch.inputs).logits.float()}
 
-    def read(self, path: Path, purpose: Purpose = "scoring") -> TextExamples:
+    def read(self, path: Source, purpose: Purpose = "scoring") -> TextExamples:
         key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint, "features": CODE_VERSION}
 
         arrays = cached_arrays(self._cache, key, lambda: tokenize_parts(self._parts(path), self.tokenizer))
@@ -145,12 +144,18 @@ class LabelledTexts(Task[TextExamples]):
             **arrays, tokenizer=self.tokenizer, max_length=self.data.max_length, truncate=self.data.truncate
         )
 
-    def read_rows(self, path: Path) -> Rows:
+    def read_rows(self, path: Source) -> Rows:
         """The usable rows of a labelled file, and those that were set aside."""
         data = self.data
-        return read_rows(path, columns=data.columns, targets=self._targets(), max_bad_fraction=data.max_bad_fraction)
+        return read_rows(
+            path,
+            columns=data.columns,
+            targets=self._targets(),
+            max_bad_fraction=data.max_bad_fraction,
+            dialect=data.dialect,
+        )
 
-    def _parts(self, path: Path) -> Iterator[Rows]:
+    def _parts(self, path: Source) -> Iterator[Rows]:
         """`read_rows` in parts; its facts are kept on the way, so that a file is read once for both."""
         facts: list[Facts] = []
         for rows in self._watched(path):
@@ -158,7 +163,7 @@ class LabelledTexts(Task[TextExamples]):
             yield rows
         self._kept_facts(path, lambda: facts)
 
-    def _watched(self, path: Path, *, labelled: bool = True, max_bad_fraction: float | None = None) -> Iterator[Rows]:
+    def _watched(self, path: Source, *, labelled: bool = True, max_bad_fraction: float | None = None) -> Iterator[Rows]:
         """The parts of a file. A part counts as done when the next one is asked for: by then it is tokenized."""
         work, done = f"reading {path.name}", 0
         self.progress(work, done)
@@ -168,35 +173,36 @@ class LabelledTexts(Task[TextExamples]):
             self.progress(work, done)
         self.progress(work, done, done)
 
-    def _chunks(self, path: Path, *, labelled: bool = True, max_bad_fraction: float | None = None) -> Iterator[Rows]:
+    def _chunks(self, path: Source, *, labelled: bool = True, max_bad_fraction: float | None = None) -> Iterator[Rows]:
         data = self.data
         share = data.max_bad_fraction if max_bad_fraction is None else max_bad_fraction
         targets = self._targets() if labelled else None
-        return row_chunks(path, columns=data.columns, targets=targets, max_bad_fraction=share)
+        return row_chunks(path, columns=data.columns, targets=targets, max_bad_fraction=share, dialect=data.dialect)
 
-    def bad_rows(self, path: Path, purpose: Purpose = "scoring") -> list[BadRow]:
+    def bad_rows(self, path: Source, purpose: Purpose = "scoring") -> list[BadRow]:
         """The rows of a labelled file that were set aside, for either purpose the same."""
         facts = self._facts(path)
-        return [BadRow(int(line), str(why)) for line, why in zip(facts["bad_lines"], facts["bad_reasons"], strict=True)]
+        rows = zip(facts["bad_lines"].tolist(), facts["bad_reasons"].tolist(), strict=True)
+        return [BadRow(line, reason) for line, reason in rows]
 
-    def _facts(self, path: Path) -> dict[str, np.ndarray]:
+    def _facts(self, path: Source) -> dict[str, np.ndarray]:
         """What is known of a file's rows before they are tokenized."""
         return self._kept_facts(path, lambda: [_facts_of(rows) for rows in self._chunks(path)])
 
-    def _kept_facts(self, path: Path, parts: Callable[[], list[Facts]]) -> dict[str, np.ndarray]:
+    def _kept_facts(self, path: Source, parts: Callable[[], list[Facts]]) -> dict[str, np.ndarray]:
         def build() -> dict[str, np.ndarray]:
             labels, texts, bad = zip(*parts(), strict=True)
             rows = [row for some in bad for row in some]
             return {
                 "labels": np.concatenate(labels),
                 "texts": np.concatenate(texts),
-                "bad_lines": np.array([row.line for row in rows], dtype=np.int64),
+                "bad_lines": np.array([row.line for row in rows]) if rows else np.zeros(0, dtype=np.int64),
                 "bad_reasons": np.array([row.reason for row in rows], dtype=np.str_),
             }
 
         return cached_arrays(self._cache, self._file_key(path) | {"facts": FACTS_VERSION}, build)
 
-    def describe(self, file: Path) -> dict[str, object]:
+    def describe(self, file: Source) -> dict[str, object]:
         """Examples and their labels, what is set aside, and how long examples are in tokens, special ones counted."""
         labels, bad = list[np.ndarray](), list[BadRow]()
 
@@ -223,7 +229,7 @@ class LabelledTexts(Task[TextExamples]):
         rows = self.read_rows(self.data.train).take(items)
         return rows.texts + (rows.pairs or [])
 
-    def survey(self, test: Path | None) -> Survey:
+    def survey(self, test: Source | None) -> Survey:
         """The labels of each split, and how many of its texts are trained on."""
         data = self.data
         files = {"train": data.train, "dev": data.dev, "test": test}
@@ -243,7 +249,7 @@ class LabelledTexts(Task[TextExamples]):
                 warnings.append(f"{share_of(count, len(texts))} texts of {split} are trained on")
         return Survey(facts, warnings)
 
-    def _rows_of(self, split: str, path: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    def _rows_of(self, split: str, path: Source | None) -> tuple[np.ndarray, np.ndarray]:
         """Labels and digests of the texts of a split."""
         facts = self._facts(path or self.data.train)
         rows = self._split.get(split, slice(None))
@@ -254,14 +260,15 @@ class LabelledTexts(Task[TextExamples]):
             CutOff("texts cut off", "data.max_length", self.data.max_length, self.train.cut / max(1, len(self.train)))
         ]
 
-    def _file_key(self, path: Path) -> dict[str, object]:
+    def _file_key(self, path: Source) -> dict[str, object]:
         columns = self.data.columns
         return {
-            "file": file_digest(path),
+            "file": Source.of(path).digest(),
             "columns": [*columns.texts, *columns.labels, columns.id],
             "labels": self._label_key(),
             "reading": CODE_VERSION,
             "max_bad_fraction": self.data.max_bad_fraction,
+            **self.data.dialect.key(),
         }
 
     @cached_property

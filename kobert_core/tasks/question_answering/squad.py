@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from kobert_core.data.set_aside import check_usable
+from kobert_core.data.source import LocalPart, Part, Source, part_names
+from kobert_core.data.text_files import open_text
 from kobert_core.errors import InputError
 from kobert_core.garbage import no_collection
 from kobert_core.texts import character_problem
@@ -69,8 +71,6 @@ class Question(NamedTuple):
 class Squad:
     """The questions of a file, in its order, and what of it cannot be used."""
 
-    path: Path
-    version: str
     contexts: list[str] = field(default_factory=list)
     """Empty where the file's is broken."""
     articles: list[str] = field(default_factory=list)
@@ -80,8 +80,10 @@ class Squad:
 
 
 @no_collection()
-def read_squad(path: str | Path, *, use: Use = "training", max_bad_fraction: float = 0.01) -> Squad:
-    """Read a JSON file in the format of SQuAD.
+def read_squad(
+    path: Source | str | Path, *, use: Use = "training", max_bad_fraction: float = 0.01, encoding: str | None = None
+) -> Squad:
+    """Read a JSON file in the format of SQuAD, or several: their questions one after another.
 
     Args:
         path: the file.
@@ -89,17 +91,16 @@ def read_squad(path: str | Path, *, use: Use = "training", max_bad_fraction: flo
             others give all that the official script counts.
         max_bad_fraction: a larger share of questions that are bad for this use is an error. An unusable context counts
             as many as it has questions, and as one when these cannot be counted.
+        encoding: of the file, as for `encoding_of`.
 
     Raises:
         InputError: the file cannot be read, is not in this format or of a version that is not known, has no usable
             question, or too many bad ones.
     """
-    path = Path(path)
-    content = _parse(path)
-    squad = Squad(path=path, version=_version(content, path))
+    source, squad = Source.of(path), Squad()
     place_of_id: dict[str, str] = {}
     usable = 0
-    for place, title, paragraph in _paragraphs(content["data"], squad):
+    for place, title, paragraph in _all_paragraphs(source, encoding, squad):
         context, entries = paragraph.get("context"), paragraph.get("qas")
         if not isinstance(entries, list):
             squad.bad.append(BadQuestion(place, "`qas` is no list"))
@@ -125,7 +126,7 @@ def read_squad(path: str | Path, *, use: Use = "training", max_bad_fraction: flo
                 usable += problem is None
     unusable = sum(one.questions for one in squad.bad)
     check_usable(
-        path,
+        source,
         squad.bad,
         unit="questions",
         usable=usable,
@@ -135,33 +136,45 @@ def read_squad(path: str | Path, *, use: Use = "training", max_bad_fraction: flo
     return squad
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _all_paragraphs(source: Source, encoding: str | None, squad: Squad) -> Iterator[tuple[str, str, dict[str, object]]]:
+    """`_paragraphs` of all files; where there are several, places begin with the name of the file."""
+    parts = source.parts()
+    for part, name in zip(parts, part_names(parts), strict=True):
+        content = _parse(part, encoding)
+        _check_version(content, part)
+        yield from _paragraphs(content["data"], squad, f"{name}: " if len(parts) > 1 else "")
+
+
+def _parse(part: Part, encoding: str | None) -> dict[str, Any]:
+    if not isinstance(part, LocalPart):
+        raise InputError("questions are read from JSON files in the format of SQuAD", where=part, fix="give a file")
     try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path) from error
+        with open_text(part.path, encoding, strict=True) as file:
+            content = json.load(file)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"is not JSON ({error})", where=path) from error
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"is not JSON ({error})", where=part) from error
     if not isinstance(content, dict) or not isinstance(content.get("data"), list):
-        raise InputError("is not in the format of SQuAD: it has no list `data`", where=path)
+        raise InputError("is not in the format of SQuAD: it has no list `data`", where=part)
     return content
 
 
-def _version(content: dict[str, object], path: Path) -> str:
+def _check_version(content: dict[str, object], part: Part) -> None:
     version = content.get("version")
     if isinstance(version, (str, float)) and _KNOWN_VERSION.fullmatch(str(version)):
-        return str(version)
+        return
     raise InputError(
         "has no `version`" if version is None else f"its version {version!r} is not known",
-        where=path,
+        where=part,
         fix="KorQuAD 1.0, SQuAD 1.1 and SQuAD 2.0 are read; `version` must say 1.0, 1.1 or 2.0",
     )
 
 
-def _paragraphs(articles: list[object], squad: Squad) -> Iterator[tuple[str, str, dict[str, object]]]:
+def _paragraphs(articles: list[object], squad: Squad, file: str) -> Iterator[tuple[str, str, dict[str, object]]]:
     """Place, article and content of each paragraph that is one."""
     for number, article in enumerate(articles):
-        place = f"data[{number}]"
+        place = f"{file}data[{number}]"
         entry: dict[str, object] = article if isinstance(article, dict) else {}
         paragraphs, title = entry.get("paragraphs"), entry.get("title")
         if not isinstance(paragraphs, list):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -15,18 +14,18 @@ from torch import nn
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.set_aside import PLACES_SHOWN
+from kobert_core.data.source import Source
 from kobert_core.data.splits import grouped_split, sample
 from kobert_core.data.survey import CutOff, Survey, same_files, share_of, text_digests, warn_of_same_files
 from kobert_core.errors import InputError
 from kobert_core.families import family_of
-from kobert_core.io.checksums import file_digest
 from kobert_core.models.backbone import encoder_config
 from kobert_core.tasks.base import Chance, Inputs, Purpose, Task
 from kobert_core.tasks.question_answering.config import KORQUAD, QA, QuestionAnsweringData, QuestionAnsweringModel
 from kobert_core.tasks.question_answering.decoding import Answers, Outputs, decode, perfect_outputs, texts
 from kobert_core.tasks.question_answering.metrics import chosen_threshold, gold_texts, score_answers, span_loss
 from kobert_core.tasks.question_answering.model import QuestionAnswerer
-from kobert_core.tasks.question_answering.squad import BadQuestion, read_squad
+from kobert_core.tasks.question_answering.squad import BadQuestion, Squad, Use, read_squad
 from kobert_core.tasks.question_answering.windows import (
     CODE_VERSION,
     Arrays,
@@ -76,7 +75,7 @@ class QuestionAnswering(Task[WindowExamples]):
             config.num_labels = 2
         return config
 
-    def read(self, path: Path, purpose: Purpose = "scoring") -> WindowExamples:
+    def read(self, path: Source, purpose: Purpose = "scoring") -> WindowExamples:
         key = self._file_key(path) | {"purpose": purpose, "tokenizer": self.tokenizer.fingerprint}
         file = self._texts(path, purpose)
         lengths = self.data.lengths
@@ -85,19 +84,19 @@ class QuestionAnswering(Task[WindowExamples]):
             windows = cached_arrays(self._cache, key | lengths._asdict(), lambda: self._windows(file, pieces))
         return self._examples(file, pieces, windows)
 
-    def bad_rows(self, path: Path, purpose: Purpose = "scoring") -> list[BadQuestion]:
+    def bad_rows(self, path: Source, purpose: Purpose = "scoring") -> list[BadQuestion]:
         file = self._texts(path, purpose)
         rows = zip(*(file[f"bad_{name}"].tolist() for name in ("places", "reasons", "counted")), strict=True)
         return [BadQuestion(place, reason, counted=counted) for place, reason, counted in rows]
 
-    def set_aside(self, path: Path) -> int:
+    def set_aside(self, path: Source) -> int:
         """What even the official script leaves out: a question that cannot be asked counts, with an empty answer."""
         return sum(not bad.counted for bad in self.bad_rows(path))
 
-    def read_inputs(self, path: Path) -> Inputs[WindowExamples]:
+    def read_inputs(self, path: Source) -> Inputs[WindowExamples]:
         """Every usable question of a file, in its order, as it stands there."""
         with self._watched(path):
-            squad = read_squad(path, use="asking", max_bad_fraction=self.data.max_bad_fraction)
+            squad = self._squad(path, use="asking")
             file = text_arrays(squad)
             pieces = piece_arrays(file, self.tokenizer)
             examples = self._examples(file, pieces, self._windows(file, pieces))
@@ -146,7 +145,7 @@ class QuestionAnswering(Task[WindowExamples]):
             return None
         return Chance(100 * float(np.mean([not gold for gold in gold_texts(examples)])), "no answer at all")
 
-    def describe(self, file: Path) -> dict[str, object]:
+    def describe(self, file: Source) -> dict[str, object]:
         """What is in a labelled file, and the best scores that a model with this tokenizer can reach on it.
 
         Returns:
@@ -155,7 +154,7 @@ class QuestionAnswering(Task[WindowExamples]):
             `exact_match` and `f1` in percent when every piece and trim is right.
         """
         with self._watched(file):
-            squad = read_squad(file, max_bad_fraction=1.0)
+            squad = read_squad(file, max_bad_fraction=1.0, encoding=self.data.dialect.encoding)
             arrays = text_arrays(squad)
             pieces = piece_arrays(arrays, self.tokenizer)
             whole = self._examples(arrays, pieces, self._windows(arrays, pieces))
@@ -205,19 +204,23 @@ class QuestionAnswering(Task[WindowExamples]):
         return window_arrays(file, pieces, lengths, separators=separators)
 
     @contextmanager
-    def _watched(self, path: Path) -> Iterator[None]:
+    def _watched(self, path: Source) -> Iterator[None]:
         """Around what takes long with a file, and does not know how long."""
         work = f"reading {path.name}"
         self.progress(work, 0)
         yield
         self.progress(work, 1, 1)
 
-    def _texts(self, path: Path, purpose: Purpose) -> Arrays:
+    def _squad(self, path: Source, use: Use) -> Squad:
+        data = self.data
+        return read_squad(path, use=use, max_bad_fraction=data.max_bad_fraction, encoding=data.dialect.encoding)
+
+    def _texts(self, path: Source, purpose: Purpose) -> Arrays:
         """What is known of a file before it is tokenized."""
 
         def build() -> Arrays:
             with self._watched(path):
-                return text_arrays(read_squad(path, use=purpose, max_bad_fraction=self.data.max_bad_fraction))
+                return text_arrays(self._squad(path, use=purpose))
 
         return cached_arrays(self._cache, self._file_key(path) | {"purpose": purpose}, build)
 
@@ -231,7 +234,7 @@ class QuestionAnswering(Task[WindowExamples]):
             *(questions[number] for number in items),
         ]
 
-    def survey(self, test: Path | None) -> Survey:
+    def survey(self, test: Source | None) -> Survey:
         """How many questions on how many contexts are in each split, and how many of them on one that is trained on."""
         files = {"train": self.data.train, "dev": self.data.dev, "test": test}
         splits = {name: self._contexts_of(name, path) for name, path in files.items() if path or name == "dev"}
@@ -254,7 +257,7 @@ class QuestionAnswering(Task[WindowExamples]):
                 )
         return Survey(facts, warnings)
 
-    def _contexts_of(self, split: str, path: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    def _contexts_of(self, split: str, path: Source | None) -> tuple[np.ndarray, np.ndarray]:
         """Of each question of a split the digest of its context, and whether it has an answer."""
         file = self._texts(path, "scoring") if path and split != "train" else self._texts(self.data.train, "training")
         questions = self._split.get(split, slice(None))
@@ -272,11 +275,12 @@ class QuestionAnswering(Task[WindowExamples]):
             CutOff("answers in no window", "data.max_seq_length", data.max_seq_length, float(lost), bearable=0.01),
         ]
 
-    def _file_key(self, path: Path) -> dict[str, object]:
+    def _file_key(self, path: Source) -> dict[str, object]:
         return {
-            "file": file_digest(path),
+            "file": Source.of(path).digest(),
             "squad": CODE_VERSION,
             "max_bad_fraction": self.data.max_bad_fraction,
+            **self.data.dialect.key(),
         }
 
     @cached_property

@@ -130,7 +130,7 @@ def test_before_the_first_trial_everything_may_change(study_file: Path, tmp_path
     with open_sweep_dir(study, folder, resume=False):
         (folder / LEDGER).write_text("[]")
         write_provenance(folder, study)
-    with open(study.data.train, "a", encoding="utf-8") as changed:
+    with open(str(study.data.train), "a", encoding="utf-8") as changed:
         changed.write("9999\t다른 글\t1\n")
     assert resume(study, folder) == []
     TrialTable(folder, study.objective).put(TrialRecord(0, "COMPLETE", RATE))

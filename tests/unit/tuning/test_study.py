@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from kobert_core.config import DataConfig, FrozenConfig, ModelConfig
+from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.tasks import SPECS, parse_train_config
 from kobert_core.tasks.text_classification.config import NsmcData
@@ -76,7 +77,7 @@ def test_who_shares_a_gpu_may_fill_its_own_part_of_the_memory(load: Any) -> None
 
 def test_a_study_makes_the_config_of_a_run(load: Any, tmp_path: Path) -> None:
     study = load(STUDY)
-    assert isinstance(study.data, NsmcData) and study.data.train == tmp_path / "data" / "train.txt"
+    assert isinstance(study.data, NsmcData) and study.data.train == Source.of(tmp_path / "data" / "train.txt")
     assert (study.objective.metric, study.objective.mode, study.budget.trials) == ("eval/accuracy", "max", 20)
     values = {"optim.backbone_lr": 3e-5, "optim.accumulation": 4, "model.label_smoothing": 0.1}
     config = study.train_config(values)
@@ -226,8 +227,8 @@ def test_paths_start_from_the_study_file_and_those_of_overrides_from_here(
     (tmp_path / "org" / "model").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     study = load(STUDY, "data.test=test.txt", "model.backbone=skt")
-    assert study.data.train == tmp_path / "data" / "train.txt"
-    assert study.data.test == tmp_path / "here" / "test.txt"
+    assert study.data.train == Source.of(tmp_path / "data" / "train.txt")
+    assert study.data.test == Source.of(tmp_path / "here" / "test.txt")
     assert (study.model.backbone, study.model.tokenizer) == (f"{tmp_path}/here/skt", f"{tmp_path}/tokenizer")
     by_name = STUDY.replace("./tokenizer", "org/model\n  backbone: skt/kobert-base-v1")
     assert load(by_name).model.tokenizer == f"{tmp_path}/org/model", "a folder that is there"

@@ -29,7 +29,7 @@ def test_a_study_without_its_data_says_what_to_put_where(file: Path, tmp_path: P
     with pytest.raises(InputError) as train:
         train_once(study, say=lambda line: None, cache=tmp_path / "cache")
     assert str(sweep.value) == str(train.value)
-    path = study.data.train
+    (path,) = study.data.train.local_paths()
     assert str(sweep.value).startswith(f"{path}: the file cannot be read (No such file or directory)")
     assert "set `data.train`, whose relative paths start from the study file's folder" in str(sweep.value)
     if file.stem != "quickstart":

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.tasks.labelled_texts.columns import Columns
 from kobert_core.tasks.labelled_texts.rows import ROWS_AT_ONCE, Rows, read_rows, row_chunks
@@ -48,7 +49,7 @@ def test_tsv(tmp_path: Path) -> None:
     assert rows.labels.dtype == "int64"
     assert rows.lines == [2, 3]
     assert rows.bad == []
-    assert rows.path == tmp_path / "a.tsv"
+    assert rows.path == Source.of(tmp_path / "a.tsv")
 
 
 def test_classes_are_numbered_in_the_order_of_the_labels(tmp_path: Path) -> None:
@@ -127,9 +128,9 @@ def test_too_many_bad_rows_stop_with_the_first_places(tmp_path: Path) -> None:
 
 def test_another_encoding_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"broken UTF-8.*write the file as UTF-8"):
-        read(tmp_path / "a.tsv", (HEADER + "1\t재미있다\t1\n").encode("cp949"), max_bad_fraction=0.01)
+        read(tmp_path / "a.tsv", (HEADER + "1\t좋다\t1\n").encode("cp949"), max_bad_fraction=0.01)
     with pytest.raises(InputError, match="not UTF-8"):
-        read(tmp_path / "b.tsv", (HEADER + "1\t재미있다\t1\n").encode("utf-16"))
+        read(tmp_path / "b.tsv", (HEADER + "1\t재미있다\t1\n").encode("utf-16-le"))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_another_encoding_is_named(tmp_path: Path) -> None:
         ("a.tsv", b"\xef\xbb\xbf", "is empty"),
         ("a.tsv", HEADER, "has no rows"),
         ("a.tsv", HEADER + "1\t\t1\n", "none of its 1 rows can be used: line 2: empty text"),
-        ("a.xlsx", "x", r"unknown kind of file '.xlsx'; use one of .tsv"),
+        ("a.xls", "x", r"unknown kind of file '.xls'; use one of .tsv"),
         ("a", "x", "unknown kind of file"),
         ("a.jsonl", "[\n{\n", "no line is a JSON object"),
         ("a.parquet", "id,document", "is not a Parquet file"),
