@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -206,6 +208,20 @@ def family_of(config: PretrainedConfig) -> Family:
             fix=f"its type must be one of {', '.join(f'`{name}`' for name in FAMILIES)}",
         )
     return FAMILIES[config.model_type]
+
+
+def known_type(backbone: str, revision: str | None = None) -> str | None:
+    """The `model_type` of a folder, or of a model on the hub that was downloaded; None where nothing here says it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        file = Path(backbone) / "config.json"
+        if not Path(backbone).is_dir():
+            file = Path(str(try_to_load_from_cache(backbone, "config.json", revision=revision)))
+        kind = json.loads(file.read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, LookupError, TypeError):  # whoever needs the encoder will say what is wrong
+        return None
+    return str(kind)
 
 
 def layers_of(encoder: nn.Module) -> list[Any]:
