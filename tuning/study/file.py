@@ -36,6 +36,7 @@ SEARCHABLE = (
     "model.backbone",
     "model.tokenizer",
     "model.revision",
+    "model.freeze",
     "model.dropout",
     "model.hidden_dropout",
     "model.attention_dropout",
@@ -99,9 +100,6 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
         name: validate(model, values[name], key=name, problems=problems, elsewhere=everything)
         for name, model in models.items()
     }
-    if stand_ins and (section := sections["model"]):
-        without = dict(section) | dict.fromkeys(stand_ins)
-        sections["model"] = task.Model.model_construct(section.model_fields_set - stand_ins.keys(), **without)
     head = {name: value for name, value in values.items() if name in StudyHead.model_fields}
     checked = validate(StudyHead, head, key="", problems=problems)
     _check_names(raw.space, task, sections["objective"], problems)
@@ -115,6 +113,10 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
     if sections["search"].algorithm == "grid" and "trials" not in budget.model_fields_set:
         sections["budget"] = budget.model_copy(update={"trials": raw.space.grid_size()})
     study = StudyConfig(**dict(checked), **sections, space=raw.space)
+    if stand_ins:
+        given = dict(study.model) | dict.fromkeys(stand_ins)
+        without = task.Model.model_construct(study.model.model_fields_set - stand_ins.keys(), **given)
+        study = study.model_copy(update={"model": without})
     study.check(corners=SOME_CORNERS, where=raw.where)
     return study
 

@@ -65,8 +65,11 @@ class TextClassificationData(DataConfig):
 
 
 class TextClassificationModel(ModelConfig):
-    """A linear layer over the pooled output."""
+    """The head that transformers has for the encoder's family."""
 
+    pooling: Literal["auto", "pooler", "cls", "mean"] = "auto"
+    """What the head takes for a text: its first token through a dense layer (`pooler`), its first token (`cls`), or the
+    mean of its tokens; `auto`: what the encoder's family has. Others than transformers has for it are refused."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Part of each target's mass that is spread over all classes."""
     class_weights: Literal["balanced"] | tuple[Annotated[float, Field(gt=0)], ...] | None = None

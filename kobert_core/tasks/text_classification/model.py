@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import torch
 from torch.nn import functional as F
 
 from kobert_core.data.batching import IGNORED, PackedInputs
-from kobert_core.families import family_of
+from kobert_core.families import family_of, pooling_values
 from kobert_core.models.heads import EncoderWithHead
 from kobert_core.models.packed_encoder import encode, rows_of
 
@@ -36,15 +36,22 @@ class TextClassifier(EncoderWithHead):
         *,
         num_labels: int,
         dropout: float = 0.1,
+        pooling: str = "auto",
         label_smoothing: float = 0.0,
         class_weights: torch.Tensor | None = None,
     ) -> None:
-        """A new head on an encoder; `class_weights` has shape (classes,)."""
+        """A new head on an encoder; `class_weights` has shape (classes,).
+
+        Raises:
+            InputError: transformers' head cannot pool so.
+        """
         from transformers import AutoModelForSequenceClassification
 
-        values = {"num_labels": num_labels, family_of(encoder.config).head_dropout: dropout}
+        values: dict[str, Any] = {"num_labels": num_labels, family_of(encoder.config).head_dropout: dropout}
+        values |= pooling_values(encoder.config, pooling)
         super().__init__(encoder, AutoModelForSequenceClassification, values)
-        self.takes_mean = getattr(encoder.config, "classifier_pooling", "cls") == "mean"
+        own_pooling = getattr(encoder.config, "classifier_pooling", "cls")
+        self.takes_mean = values.get("classifier_pooling", own_pooling) == "mean"
         self.label_smoothing = label_smoothing
         self.class_weights: torch.Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)

@@ -18,7 +18,7 @@ from kobert_core.data.set_aside import PLACES_SHOWN
 from kobert_core.data.splits import sample, stratified_split
 from kobert_core.data.survey import CutOff, Digests, Survey, same_files, share_of, text_digests, warn_of_same_files
 from kobert_core.errors import InputError
-from kobert_core.families import family_of
+from kobert_core.families import family_of, pooling_values
 from kobert_core.io.checksums import file_digest
 from kobert_core.models.backbone import encoder_config
 from kobert_core.tasks.base import Chance, Inputs, Purpose, Task
@@ -56,6 +56,7 @@ class TextClassification(Task[TextExamples]):
             encoder,
             num_labels=len(self.data.labels),
             dropout=self.model.dropout,
+            pooling=self.model.pooling,
             label_smoothing=self.model.label_smoothing,
             class_weights=None if weights is None else torch.tensor(weights),
         )
@@ -73,6 +74,7 @@ class TextClassification(Task[TextExamples]):
                 "label2id": {name: index for index, name in enumerate(names)},
                 "problem_type": "single_label_classification",
             }
+            | pooling_values(config, self.model.pooling)
         )
         return config
 
