@@ -119,6 +119,6 @@ def test_the_winner_answers_and_is_scored_alone(sweep: Path, tmp_path: Path) -> 
     winner = json.loads((sweep / "winner.json").read_text(encoding="utf-8"))
     scored = tune_here("evaluate", sweep / "model", SAMPLE / "test.tsv", "--json", cwd=tmp_path).stdout
     found = json.loads(scored.splitlines()[-1])
-    assert found["eval/accuracy"] == pytest.approx(winner["test"]["winner"]["test/accuracy"])
+    assert found["accuracy"] == pytest.approx(winner["test"]["winner"]["test/accuracy"])
     tune_here("predict", sweep / "model", SAMPLE / "test.tsv", "--output", tmp_path / "labels.tsv", cwd=tmp_path)
     assert len((tmp_path / "labels.tsv").read_text(encoding="utf-8").splitlines()) > 100
