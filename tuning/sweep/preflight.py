@@ -102,16 +102,19 @@ def is_here(study: StudyConfig) -> bool:
 
 
 def shapes(
-    study: StudyConfig, encoder: Encoder, task: Task[Examples], cache: Path | None
+    study: StudyConfig,
+    encoder: Encoder,
+    task: Task[Examples],
+    cache: Path | None,
+    *,
+    sections: tuple[str, ...] = ("data.", "model."),
 ) -> Iterator[tuple[dict[str, object], Task[Examples]]]:
-    """The extreme values of the parameters that shape the examples or the model, with an encoder whose task is given,
-    each with its own task."""
+    """The extreme values of the parameters that shape the examples or the model, or of one of these `sections`, with an
+    encoder whose task is given; each with its own task."""
     seen: set[str] = set()
     for values in study.space.corners(CORNERS, encoder.values):
         shaping = {
-            name: value
-            for name, value in values.items()
-            if name.startswith(("data.", "model.")) and name not in CHANGEABLE
+            name: value for name, value in values.items() if name.startswith(sections) and name not in CHANGEABLE
         }
         key = json.dumps(shaping, sort_keys=True)
         if key not in seen and len(seen) < MAX_SHAPES:
@@ -125,7 +128,7 @@ def survey(checked: CheckedStudy, cache: Path | None) -> Survey:
     facts, warnings = checked.task.survey(study.data.test)
     for encoder, task in checked.tasks:
         cut: dict[str, dict[int, CutOff]] = {}
-        for _, shaped in shapes(study, encoder, task, cache):
+        for _, shaped in shapes(study, encoder, task, cache, sections=("data.",)):
             for each in shaped.cut_off():
                 cut.setdefault(each.what, {})[each.limit] = each
         by = f", {encoder.name}" if encoder.is_searched else ""
