@@ -68,7 +68,7 @@ def _encoder(study: StudyConfig, values: dict[str, object], short: dict[str, str
 
 def short_name(value: str, short: dict[str, str]) -> str:
     """A path as `short` has it, or by its last part; anything else as it is."""
-    return short.get(value) or next(iter(short_names([value]).values()), value)
+    return short.get(value) or (Path(value).name if Path(value).is_absolute() else value)
 
 
 def short_names(texts: Iterable[str]) -> dict[str, str]:
@@ -82,6 +82,7 @@ def short_names(texts: Iterable[str]) -> dict[str, str]:
         counts = range(1, len(path.parts))
         others = [other for other in paths if other != path]
         unlike = (count for count in counts if ending(path, count) not in {ending(each, count) for each in others})
-        return ending(path, next(unlike, len(path.parts)))
+        count = next(unlike, None)
+        return str(path) if count is None else ending(path, count)
 
     return {str(path): shortest(path) for path in paths}

@@ -129,7 +129,7 @@ def _refuse_other_files(key: str, before: Hashes, now: Hashes, study: StudyConfi
             how = "has another content than" if name in before else "was not there"
         source = sources_of(study).get(key, (None,))[0]
         section, field = key.split(" ")[0].split(".")
-        of_the_hub = key.startswith("model.") and "/" in name and name in before
+        of_the_hub = key in ("model.backbone", "model.tokenizer") and "/" in name and name in before
         fix = f"set `model.revision: {before[name]}`" if of_the_hub else "put back what was there"
         raise InputError(
             f"`{key}`: {show(name)} {how} when this sweep began: trials before and after would not compare",

@@ -116,6 +116,7 @@ def test_each_encoder_is_told_apart_by_a_short_name(load: Load, tmp_path: Path) 
     assert [(each.name, each.is_searched, each.values) for each in fixed] == [("bert", False, {})]
     names = short_names(["/runs/a/checkpoint-1000", "/runs/b/checkpoint-1000", "/models/bert", "klue/roberta-base"])
     assert list(names.values()) == ["a/checkpoint-1000", "b/checkpoint-1000", "bert"]
+    assert short_names(["/bert", "/models/bert"]) == {"/bert": "/bert", "/models/bert": "models/bert"}
 
 
 def test_what_is_wrong_with_one_encoder_is_told_with_its_name(load: Load, models: Path, tmp_path: Path) -> None:
