@@ -18,20 +18,20 @@ class Bf16Weights(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._model = model
-        self._weights = {
+        weights = {
             f"{name}.{part}": weight
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear)
             for part, weight in module.named_parameters(recurse=False)
-            if weight.requires_grad
         }
-        self._copies = {
-            name: weight.detach().to(torch.bfloat16).requires_grad_() for name, weight in self._weights.items()
-        }
+        copies = {name: weight.detach().to(torch.bfloat16) for name, weight in weights.items()}
+        self._weights = {name: weight for name, weight in weights.items() if weight.requires_grad}
+        self._copies = {name: copies[name].requires_grad_() for name in self._weights}
+        self._frozen = {name: copy for name, copy in copies.items() if name not in self._weights}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model gives with the copies in the place of its weights."""
-        return torch.func.functional_call(self._model, self._copies, args, kwargs)
+        return torch.func.functional_call(self._model, self._copies | self._frozen, args, kwargs)
 
     @torch.no_grad()
     def refresh(self) -> None:

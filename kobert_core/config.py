@@ -121,6 +121,9 @@ class ModelConfig(FrozenConfig):
     """Hub name or local folder of the tokenizer, when it is not that of `backbone`."""
     tokenizer_vocab_size: PositiveInt | None = None
     """Train a SentencePiece model of this many pieces on the training texts, instead of loading a tokenizer."""
+    freeze: Annotated[int, Field(ge=0)] | Literal["embeddings"] = 0
+    """What of the encoder keeps its weights: `embeddings`, or with a number the embeddings and so many of the lowest
+    layers; 0 for nothing."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout before the head."""
     hidden_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None

@@ -5,6 +5,12 @@ from __future__ import annotations
 from kobert_core.texts import printable
 
 
+def reason_of(error: Exception) -> str:
+    """The kind of an error of a library, and the first line of what it says."""
+    first_line, *_ = str(error).strip().split("\n")
+    return f"{type(error).__name__}: {first_line}"
+
+
 class InputError(ValueError):
     """A user gave something that cannot be used: what it is, where it stands and what would be right.
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +107,13 @@ class Family:
     """Whether transformers' encoder has a pooler, unless it is told to have none."""
     pools: bool = False
     """Whether the head of its sequence classifier takes the encoder's own pooler."""
+    poolings: tuple[str, ...] = ("pooler",)
+    """How transformers' sequence classifier can make one state of a text's. `pooler`: its first token goes through a
+    dense layer with an activation."""
+    pooling_value: str | None = None
+    """The value of its configs that chooses one of several."""
+    embeddings: tuple[str, ...] = ("embeddings",)
+    """The encoder's modules that come before the lowest layer, or hold embeddings for all of them."""
     classify: Head
     """Logits from the hidden states that stand for the sequences, shape (sequences, size)."""
     answer: Head = _answer
@@ -159,6 +169,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             embed=_embed_like_electra,
             has_layers_of_bert=True,
             classify=_classify_like_roberta,
+            embeddings=("embeddings", "embeddings_project"),
         ),
         "distilbert": Family(
             layers="transformer.layer",
@@ -174,6 +185,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             layers="encoder.layer",
             is_packed=False,
             classify=_classify_like_deberta,
+            embeddings=("embeddings", "encoder.rel_embeddings", "encoder.LayerNorm"),
             needs_token_types=False,
             head_dropout="cls_dropout",
         ),
@@ -183,6 +195,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             embed=_embed_like_modernbert,
             layer_values=_rotations,
             classify=_head_of_modernbert,
+            poolings=("cls", "mean"),
+            pooling_value="classifier_pooling",
             answer=_head_of_modernbert,
             needs_token_types=False,
             hidden_dropouts=("embedding_dropout", "mlp_dropout"),
@@ -208,7 +222,50 @@ def family_of(config: PretrainedConfig) -> Family:
     return FAMILIES[config.model_type]
 
 
+def known_type(backbone: str, revision: str | None = None) -> str | None:
+    """The `model_type` of a folder, or of a model on the hub that was downloaded; None where nothing here says it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        file = Path(backbone) / "config.json"
+        if not Path(backbone).is_dir():
+            file = Path(str(try_to_load_from_cache(backbone, "config.json", revision=revision)))
+        kind = json.loads(file.read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, LookupError, TypeError):  # whoever needs the encoder will say what is wrong
+        return None
+    return str(kind)
+
+
 def layers_of(encoder: nn.Module) -> list[Any]:
     """The encoder's layers, the lowest first."""
     layers: Any = encoder.get_submodule(family_of(encoder.config).layers)  # type: ignore[arg-type]
     return list(layers)
+
+
+def layers_above(encoder: nn.Module, weight: str) -> int:
+    """How many layers lie between a weight, by its name in the encoder, and the pooler: 0 for the pooler, 1 for the top
+    layer, and for embeddings one more than there are layers."""
+    family, layers = family_of(encoder.config), len(layers_of(encoder))  # type: ignore[arg-type]
+    if match := re.match(rf"{re.escape(family.layers)}\.(\d+)\.", weight):
+        return layers - int(match[1])
+    is_above = weight.startswith(("pooler.", f"{family.last_norm}."))
+    return 0 if is_above else layers + 1
+
+
+def pooling_values(config: PretrainedConfig, pooling: str) -> dict[str, str]:
+    """The values of its config with which transformers' sequence classifier pools so; none for `auto`.
+
+    Raises:
+        InputError: it cannot.
+    """
+    family = family_of(config)
+    if pooling == "auto":
+        return {}
+    if pooling not in family.poolings:
+        raise InputError(
+            f"transformers' sequence classifier of the type `{config.model_type}` has no pooling `{pooling}`, and an "
+            "export must load there without custom code",
+            where="model.pooling",
+            fix=f"use {' or '.join(f'`{name}`' for name in ('auto', *family.poolings))}",
+        )
+    return {family.pooling_value: pooling} if family.pooling_value else {}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from kobert_core.config import OptimConfig
-from kobert_core.families import layers_of
+from kobert_core.families import layers_above
 from kobert_core.models.heads import EncoderWithHead
 
 
@@ -19,7 +17,7 @@ def make_optimizer(model: EncoderWithHead, optim: OptimConfig) -> AdamW:
 
 
 def parameter_groups(model: EncoderWithHead, optim: OptimConfig) -> list[dict[str, object]]:
-    """Groups with a learning rate and a weight decay each.
+    """Groups with a learning rate and a weight decay each, of all that is not frozen.
 
     What is in the encoder gets `backbone_lr`, times `layer_decay` for each layer below the pooler (the
     embeddings lie below layer 0); the rest gets `classifier_lr`. Biases and LayerNorm weights do not decay.
@@ -28,8 +26,11 @@ def parameter_groups(model: EncoderWithHead, optim: OptimConfig) -> list[dict[st
     norms = {id(one) for part in model.modules() if isinstance(part, nn.LayerNorm) for one in part.parameters()}
     groups: dict[tuple[str, int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if name.startswith(model.encoder_prefix):
-            kind, above = "backbone", _layers_above(model, name) if optim.layer_decay != 1 else 0
+            own_name = name.removeprefix(model.encoder_prefix)
+            kind, above = "backbone", layers_above(model.encoder, own_name) if optim.layer_decay != 1 else 0
         else:
             kind, above = "classifier", 0
         decays = not (name.endswith(".bias") or id(parameter) in norms)
@@ -44,16 +45,6 @@ def parameter_groups(model: EncoderWithHead, optim: OptimConfig) -> list[dict[st
         }
         for (kind, above, decays), parameters in groups.items()
     ]
-
-
-def _layers_above(model: EncoderWithHead, name: str) -> int:
-    """How many layers lie between a weight of the encoder and the pooler: 0 for the pooler, 1 for the top layer."""
-    layers, family = len(layers_of(model.encoder)), model.family
-    own_name = name.removeprefix(model.encoder_prefix)
-    if match := re.match(rf"{re.escape(family.layers)}\.(\d+)\.", own_name):
-        return layers - int(match[1])
-    is_above = own_name.startswith(("pooler.", f"{family.last_norm}."))
-    return 0 if is_above else layers + 1
 
 
 def make_schedule(optimizer: AdamW, optim: OptimConfig, *, steps: int) -> LambdaLR:

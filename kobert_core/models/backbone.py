@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ import torch
 from kobert_core.config import ModelConfig
 from kobert_core.data.cache import cached_arrays
 from kobert_core.errors import InputError
-from kobert_core.families import FAMILIES, family_of
+from kobert_core.families import FAMILIES, family_of, layers_above, layers_of
 from kobert_core.tokenization import Tokenizer
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def load_encoder(
     """
     its_config = encoder_config(config, tokenizer, longest=longest, segments=segments)
     if config.init == "random":
-        return _new_encoder(its_config, pooler=pooler)
+        return freeze(_new_encoder(its_config, pooler=pooler), config.freeze)
     assert config.backbone is not None
     shape = _shape(its_config)
     backbone, revision = config.backbone, config.revision or "main"
@@ -72,7 +72,7 @@ def load_encoder(
         log.warning(NEW_POOLER, backbone)
         draw_pooler(encoder)
     encoder.train()
-    return encoder
+    return freeze(encoder, config.freeze)
 
 
 def _class_of(config: PretrainedConfig) -> Any:
@@ -139,7 +139,31 @@ def check_encoder(
         if _pools(its_config, pooler) and POOLER - found.keys():
             log.warning(NEW_POOLER, backbone)
     with torch.device("meta"):
-        return _new_encoder(its_config, pooler=pooler)
+        return freeze(_new_encoder(its_config, pooler=pooler), config.freeze)
+
+
+def freeze(encoder: PreTrainedModel, what: int | Literal["embeddings"]) -> PreTrainedModel:
+    """The encoder, of which the embeddings, or they and so many of the lowest layers, take no gradients.
+
+    Raises:
+        InputError: it does not have so many layers.
+    """
+    if what == 0:
+        return encoder
+    layers = len(layers_of(encoder))
+    if isinstance(what, int) and what > layers:
+        raise InputError(
+            f"{what} layers cannot be frozen: the encoder has {layers}",
+            where="model.freeze",
+            fix=f"give {layers} or less, or `embeddings`",
+        )
+    for name, weight in encoder.named_parameters():
+        if what == "embeddings":
+            is_frozen = name.startswith(tuple(f"{module}." for module in family_of(encoder.config).embeddings))
+        else:
+            is_frozen = layers_above(encoder, name) > layers - what
+        weight.requires_grad_(not is_frozen)
+    return encoder
 
 
 def _new_encoder(config: PretrainedConfig, *, pooler: bool) -> PreTrainedModel:

@@ -181,13 +181,24 @@ def packed_attention(
         Shape (1, tokens, heads, size), as of `query`; and None for the weights, which are not kept.
     """
     window = None if sliding_window is None or sliding_window >= max_length_k else sliding_window - 1
-    how: dict[str, Any] = {"dropout": dropout, "scaling": scaling} | ({} if window is None else {"window": window})
+    how = Weighting(dropout, scaling, window)
     if not query.is_cuda:
         assert query_lengths is not None and key_lengths is not None
-        return _by_length(query, key, value, query_lengths, key_lengths, **how).unsqueeze(0), None
+        return _by_length(query, key, value, query_lengths, key_lengths, how).unsqueeze(0), None
     by_bounds = _by_flash if _has_flash(query) else _by_jagged if window is None else _by_padding
     bounds = Bounds(cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k)
-    return by_bounds(query, key, value, bounds, **how).unsqueeze(0), None
+    return by_bounds(query, key, value, bounds, how).unsqueeze(0), None
+
+
+class Weighting(NamedTuple):
+    """How the dot products of queries and keys become weights of the values."""
+
+    dropout: float = 0.0
+    """Probability, on the weights."""
+    scaling: float | None = None
+    """Of the dot products; the inverse root of the heads' size when not given."""
+    window: int | None = None
+    """The distance of the farthest token that is attended to; all of a sequence when not given."""
 
 
 class Bounds(NamedTuple):
@@ -220,10 +231,7 @@ def _by_flash(
     key: torch.Tensor,
     value: torch.Tensor,
     bounds: Bounds,
-    *,
-    dropout: float,
-    scaling: float | None,
-    window: int | None = None,
+    how: Weighting,
 ) -> torch.Tensor:
     """The kernel that `_by_jagged` comes to in half precision, without what leads there: that takes Python longer than
     all the rest of a layer. `torch.nn.attention.varlen` has the same without dropout.
@@ -235,8 +243,10 @@ def _by_flash(
     is_causal = return_debug_mask = False
     attend = torch.ops.aten._flash_attention_forward
     attended: torch.Tensor
-    sides: dict[str, Any] = {} if window is None else {"window_size_left": window, "window_size_right": window}
-    attended, *_ = attend(*rows, *bounds, dropout, is_causal, return_debug_mask, scale=scaling, **sides)
+    sides: dict[str, Any] = {}
+    if how.window is not None:
+        sides = {"window_size_left": how.window, "window_size_right": how.window}
+    attended, *_ = attend(*rows, *bounds, how.dropout, is_causal, return_debug_mask, scale=how.scaling, **sides)
     return attended
 
 
@@ -245,18 +255,16 @@ def _by_jagged(
     key: torch.Tensor,
     value: torch.Tensor,
     bounds: Bounds,
-    *,
-    dropout: float,
-    scaling: float | None,
+    how: Weighting,
 ) -> torch.Tensor:
-    """Attention of nested tensors, for all dtypes and devices.
+    """Attention of nested tensors, to whole sequences, for all dtypes and devices.
 
     Returns:
         Shape (tokens, heads, size), as of `query`.
     """
     queries = _jagged(query, bounds.query_starts, bounds.longest_query)
     keys, values = (_jagged(part, bounds.key_starts, bounds.longest_key) for part in (key, value))
-    attended = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, scale=scaling)
+    attended = F.scaled_dot_product_attention(queries, keys, values, dropout_p=how.dropout, scale=how.scaling)
     rows: torch.Tensor = attended.transpose(1, 2).values()
     return rows
 
@@ -266,10 +274,7 @@ def _by_padding(
     key: torch.Tensor,
     value: torch.Tensor,
     bounds: Bounds,
-    *,
-    dropout: float,
-    scaling: float | None,
-    window: int | None = None,
+    how: Weighting,
 ) -> torch.Tensor:
     """Attention to a window of all dtypes and devices: nested tensors take no mask. All tokens ask.
 
@@ -285,9 +290,11 @@ def _by_padding(
 
     places = torch.arange(longest, device=starts.device)
     is_there = places < starts.diff()[:, None]
-    allowed = is_there[:, None, :] & _within(places, window) | ~is_there[:, :, None]  # padding may ask for anything
-    how: dict[str, Any] = {"attn_mask": allowed[:, None], "dropout_p": dropout, "scale": scaling}
-    attended = F.scaled_dot_product_attention(padded(query), padded(key), padded(value), **how)
+    allowed = is_there[:, None, :] & _within(places, how.window) | ~is_there[:, :, None]  # padding may ask for anything
+    rows_of_each = padded(query), padded(key), padded(value)
+    attended = F.scaled_dot_product_attention(
+        *rows_of_each, attn_mask=allowed[:, None], dropout_p=how.dropout, scale=how.scaling
+    )
     return attended.transpose(1, 2)[place]
 
 
@@ -314,10 +321,7 @@ def _by_length(
     value: torch.Tensor,
     query_lengths: Sequence[int],
     key_lengths: Sequence[int],
-    *,
-    dropout: float,
-    scaling: float | None,
-    window: int | None = None,
+    how: Weighting,
 ) -> torch.Tensor:
     """Neighbours of the same length go together: in batches that are ordered by length these are few groups.
 
@@ -332,7 +336,7 @@ def _by_length(
     outputs = []
     for (*_sizes, count), *parts in zip(groups, queries, keys, values, strict=True):
         q, k, v = (part.unflatten(1, (count, -1)).transpose(0, 1) for part in parts)  # sequences, heads, length, size
-        attended = _attend(q, k, v, dropout=dropout, scaling=scaling, window=window)
+        attended = _attend(q, k, v, how)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)
 
@@ -341,22 +345,20 @@ def _attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    *,
-    dropout: float,
-    scaling: float | None,
-    window: int | None,
+    how: Weighting,
 ) -> torch.Tensor:
     length = key.shape[-2]
-    allowed = None if window is None or length <= window + 1 else _within(torch.arange(length), window)
-    if dropout == 0.0:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout, scale=scaling)
+    is_whole = how.window is None or length <= how.window + 1
+    allowed = None if is_whole else _within(torch.arange(length), how.window)
+    if how.dropout == 0.0:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, scale=how.scaling)
     # The CPU has no fused kernel with dropout, and PyTorch's own way around takes two thirds longer than this one.
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scale = query.shape[-1] ** -0.5 if how.scaling is None else how.scaling
     weights = (query * scale) @ key.transpose(-1, -2)
     if allowed is not None:
         weights = weights.masked_fill(~allowed, -torch.inf)
     weights = weights.softmax(-1)
-    return (weights * _dropout_mask(weights, dropout)) @ value
+    return (weights * _dropout_mask(weights, how.dropout)) @ value
 
 
 def _dropout_mask(like: torch.Tensor, dropout: float) -> torch.Tensor:

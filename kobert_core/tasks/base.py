@@ -240,12 +240,15 @@ class Task(ABC, Generic[E]):
         with torch.device("meta"):
             return self._with_head(encoder)
 
-    def check_model(self, *, weights: bool = True) -> None:
+    def check_model(self, *, weights: bool = True) -> EncoderWithHead:
         """Put the longest example through the model on the meta device: what no run could train is known before one
         starts.
 
         Args:
             weights: Check that pretrained weights are there, and fit.
+
+        Returns:
+            That model.
 
         Raises:
             InputError: the model cannot be built, or not used.
@@ -263,6 +266,7 @@ class Task(ABC, Generic[E]):
             raise
         except Exception as error:  # of each layer its own
             raise InputError(f"no model of this shape can be used ({error})", where="model.config") from error
+        return model
 
     @abstractmethod
     def survey(self, test: Source | None) -> Survey:

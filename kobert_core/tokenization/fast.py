@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import normalizers
 
 from kobert_core.code_points import code_points
-from kobert_core.errors import InputError
+from kobert_core.errors import InputError, reason_of
 from kobert_core.families import FAMILIES
 from kobert_core.garbage import no_collection
 from kobert_core.tokenization.export import write_tokenizer
@@ -252,7 +252,7 @@ def load_fast_tokenizer(folder: Path) -> FastTokenizer:
     return _loaded(folder, tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _loaded(folder: Path, files: tuple[tuple[str, int, int], ...]) -> FastTokenizer:
     """The one tokenizer of this process for these files: trials on a warm worker share it."""
     from transformers import AutoTokenizer
@@ -261,9 +261,8 @@ def _loaded(folder: Path, files: tuple[tuple[str, int, int], ...]) -> FastTokeni
         fast: Any = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
         content = fast.backend_tokenizer.to_str()
     except Exception as error:  # of each kind of file its own
-        reason = str(error).strip().split("\n")[0]
         raise InputError(
-            f"transformers makes no fast tokenizer of these files ({type(error).__name__}: {reason})",
+            f"transformers makes no fast tokenizer of these files ({reason_of(error)})",
             where=folder,
             fix="give a folder with a tokenizer.json, or with a `tokenizer_class` in its tokenizer_config.json",
         ) from error

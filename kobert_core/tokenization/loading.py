@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from kobert_core.errors import InputError
+from kobert_core.errors import InputError, reason_of
 
 UNK, PAD, CLS, SEP, MASK = SPECIAL_TOKENS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -56,9 +56,8 @@ def find_folder(name: str | PathLike[str], revision: str | None = None) -> Path:
         patterns = [SKT_MODEL, MONOLOGG_MODEL, *FAST_FILES]
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub's client lets through the errors of the libraries below it
-        reason = str(error).strip().split("\n")[0]
         raise InputError(
-            f"no such folder here, and not had from the HuggingFace hub ({type(error).__name__}: {reason})",
+            f"no such folder here, and not had from the HuggingFace hub ({reason_of(error)})",
             where=name,
             fix="check the name and the network, or give a local folder",
         ) from error

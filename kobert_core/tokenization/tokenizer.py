@@ -314,7 +314,7 @@ def trained_tokenizer(model: bytes) -> Tokenizer:
     return _tokenizer_of(model)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _tokenizer_of(model: bytes, vocab: tuple[str, ...] | None = None) -> KoBertTokenizer:
     """The one tokenizer of this process for these contents: trials on a warm worker share it."""
     return KoBertTokenizer(model, vocab)

@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from kobert_core.errors import InputError
@@ -72,6 +73,14 @@ class Space(Mapping[str, Distribution]):
     def has_conditions(self) -> bool:
         """Whether some parameters exist in some trials only."""
         return any(each.when for each in self.values())
+
+    def part(self, names: Iterable[str]) -> Space:
+        """The parameters of these names, as far as they are there, and those that their conditions refer to."""
+        wanted: set[str] = set()
+        for name in reversed(self.order):  # a condition refers to what comes before
+            if name in names or name in wanted:
+                wanted |= {name, *self[name].when}
+        return Space({name: self[name] for name in self.order if name in wanted})
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """A value for each parameter that the trial has, constants among them."""
@@ -149,7 +158,8 @@ class Space(Mapping[str, Distribution]):
         counts = [each.count() for each in self.values()]
         if any(count is None or count > MAX_GRID for count in counts):
             return None
-        found = list(itertools.islice(self._combinations({}, self.order, lambda each: each.grid()), MAX_GRID + 1))
+        combinations = self._combinations({}, self.order, lambda name: self[name].grid())
+        found = list(itertools.islice(combinations, MAX_GRID + 1))
         return found if len(found) <= MAX_GRID else None
 
     def identity(self, values: Mapping[str, Any]) -> Hashable:
@@ -159,29 +169,36 @@ class Space(Mapping[str, Distribution]):
             return None
         return tuple((name, self[name].identity(values[name])) for name in names)
 
-    def corners(self, limit: int) -> Iterator[dict[str, Any]]:
-        """Values at the ends of all parameters: all combinations, or `limit` random ones if there are more."""
-        if math.prod(len(each.ends()) for each in self.values()) <= limit:
-            yield from self._combinations({}, self.order, lambda each: each.ends())
+    def corners(self, limit: int, fixed: Mapping[str, Any] = MappingProxyType({})) -> Iterator[dict[str, Any]]:
+        """Values at the ends of all parameters: all combinations, or `limit` random ones if there are more.
+
+        Those that are `fixed` have the given value.
+        """
+
+        def ends(name: str) -> Sequence[Any]:
+            return (fixed[name],) if name in fixed else self[name].ends()
+
+        if math.prod(len(ends(name)) for name in self) <= limit:
+            yield from self._combinations({}, self.order, ends)
             return
         generator = random.Random(0)
         for _ in range(limit):
             values: dict[str, Any] = {}
             for name, each in self.items():
                 if _holds(each, values):
-                    values[name] = generator.choice(each.ends())
+                    values[name] = generator.choice(ends(name))
             yield values
 
     def _combinations(
-        self, values: dict[str, Any], names: Sequence[str], of: Callable[[Distribution], Sequence[Any]]
+        self, values: dict[str, Any], names: Sequence[str], of: Callable[[str], Sequence[Any]]
     ) -> Iterator[dict[str, Any]]:
-        """Each combination of what `of` gives of a parameter."""
+        """Each combination of what `of` gives of a parameter, by its name."""
         if not names:
             yield values
         elif not _holds(self[names[0]], values):
             yield from self._combinations(values, names[1:], of)
         else:
-            for value in of(self[names[0]]):
+            for value in of(names[0]):
                 yield from self._combinations(values | {names[0]: value}, names[1:], of)
 
 

@@ -353,7 +353,7 @@ def _show_dry_run(found: DryRun, console: Console) -> None:
 
 
 def _summarise(result: SweepResult, console: Console) -> None:
-    from tuning.cli.display import Display, values_as_text
+    from tuning.cli.display import Display, short_values, values_as_text
     from tuning.cli.supervisor import command_to_go_on
     from tuning.sweep.comparison import compared
     from tuning.sweep_dir.trial_table import standing
@@ -368,7 +368,8 @@ def _summarise(result: SweepResult, console: Console) -> None:
             say("no trial came to a model; see `kobert-tune logs`")
         return
     winner = result.winner
-    say(f"winner: trial {winner.trial}, {values_as_text(winner)}")
+    trials = (winner, *result.comparison.baselines)
+    say(f"winner: trial {winner.trial}, {values_as_text(winner, short_values(trials))}")
     baselines = tuple(record for record in result.comparison.baselines if record.trial != winner.trial)
     for who, record in compared(winner, baselines).items():
         metrics = {name: value for name, value in record.metrics.items() if name.startswith("eval/")}

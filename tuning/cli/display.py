@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from kobert_core.texts import printable
 from tuning.cli.progress import Bars, Lines, watching
 from tuning.cli.terminal import span
 from tuning.cli.time_left import TimeLeft
+from tuning.study.encoders import short_names
 from tuning.sweep_dir.trial_status import TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
@@ -77,6 +78,11 @@ class SweepProgress:
     def hear(self, record: TrialRecord) -> None:
         """A trial has changed."""
         self._left.hear(record)
+
+    @property
+    def short_names(self) -> dict[str, str]:
+        """Those of folders among the values of the trials."""
+        return short_values(self._table)
 
     def __str__(self) -> str:
         ended = sum(record.has_ended for record in self._table)
@@ -139,7 +145,7 @@ class TrialLines:
             return
         self._seen[record.trial] = seen
         value = f" best {record.value:.4f}" if record.value is not None else ""
-        values = f" {values_as_text(record)}" if record.progress == 0 else ""
+        values = f" {values_as_text(record, self._progress.short_names)}" if record.progress == 0 else ""
         reason = f" {last_line(record.reason)}" if record.reason else ""
         sweep = f" ({self._progress})" if record.has_ended else ""
         self._display.say(f"trial {record.trial} {record.state} {record.progress}%{value}{values}{reason}{sweep}")
@@ -158,11 +164,11 @@ def trial_table(table: TrialTable, records: list[TrialRecord], *, cut: bool = Fa
         ("values", "left"),
     ):
         grid.add_column(name, justify=justify, no_wrap=name != "values")
-    winner = table.winner()
+    winner, short = table.winner(), short_values(table)
     for record in records:
         value = "" if record.value is None else f"{record.value:.4f}"
         reason = f"{last_line(record.reason)} " if record.reason else ""
-        told = f"{reason}{values_as_text(record)}"
+        told = f"{reason}{values_as_text(record, short)}"
         grid.add_row(
             f"{record.trial}",
             Text(record.state.lower(), style=STYLES[record.state]),
@@ -175,10 +181,17 @@ def trial_table(table: TrialTable, records: list[TrialRecord], *, cut: bool = Fa
     return grid
 
 
-def values_as_text(record: TrialRecord) -> str:
-    """Searched values without the sections of their names."""
+def short_values(records: Iterable[TrialRecord]) -> dict[str, str]:
+    """The folders among the searched values of trials, such as encoders, by short names."""
+    return short_names(value for record in records for value in record.values.values() if isinstance(value, str))
+
+
+def values_as_text(record: TrialRecord, short: Mapping[str, str]) -> str:
+    """Searched values without the sections of their names; `short` has those of folders."""
     return " ".join(
-        f"{name.split('.')[-1]}={value:.3g}" if isinstance(value, float) else f"{name.split('.')[-1]}={value}"
+        f"{name.split('.')[-1]}={value:.3g}"
+        if isinstance(value, float)
+        else f"{name.split('.')[-1]}={short.get(str(value), value)}"
         for name, value in record.values.items()
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal, TypeVar, cast
 
 from pydantic import ConfigDict, Field, PlainSerializer, SerializeAsAny, field_validator
@@ -151,9 +152,10 @@ class StudyConfig(StudyHead):
                     fix=f"{here} `data.{name}`, whose relative paths start from the study file's folder",
                 )
 
-    def example_values(self) -> dict[str, object]:
-        """The first point given in advance; what it leaves out, or all without points, is the space's middle."""
-        return self.space.suggest(_Middle(self.search.points[0] if self.search.points else {}))
+    def example_values(self, given: Mapping[str, object] = MappingProxyType({})) -> dict[str, object]:
+        """The first point given in advance; what it leaves out, or all without points, is the space's middle. Values
+        that are `given` take the place of both."""
+        return self.space.suggest(_Middle((self.search.points[0] if self.search.points else {}) | dict(given)))
 
     def trials_left(self, ended: Sequence[Mapping[str, object]] = ()) -> int:
         """How many trials are still to be run after those with these values: as many as the budget has, but no more

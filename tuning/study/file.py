@@ -8,6 +8,7 @@ import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -34,6 +35,10 @@ SEARCHABLE = (
     *(f"optim.{name}" for name in OptimConfig.model_fields if name != "betas"),
     "train.epochs",
     "train.seed",
+    "model.backbone",
+    "model.tokenizer",
+    "model.revision",
+    "model.freeze",
     "model.dropout",
     "model.hidden_dropout",
     "model.attention_dropout",
@@ -50,6 +55,8 @@ CHANGEABLE = (
     "model.label_smoothing",
 )
 """What population based training may change in the middle of a run: not its length, its data, or its model's shape."""
+FOLDERS = ("model.backbone", "model.tokenizer")
+"""Keys whose values are folders, or names on the hub."""
 ADDRESSES = (("search", "storage"), ("tracking", "uri"))
 """Keys whose values may be the address of a database in a file."""
 SOME_CORNERS = 64
@@ -67,6 +74,7 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
         InputError: it is no study; one line names the place, the key and what would be right.
     """
     raw = load_study_file(path, overrides)
+    raw = replace(raw, space=_with_absolute_folders(raw))
     task = _task_of(raw)
     problems = Problems()
     models: dict[str, type[FrozenConfig]] = {
@@ -87,6 +95,9 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
         if name not in known:
             problems.add(name, f"unknown key `{name}`", suggest_known(name, known, everything))
     values = _complete(raw, task, models, problems)
+    stand_ins = _stand_ins(raw.space, values["model"])
+    if stand_ins:
+        values["model"] |= stand_ins
     sections: dict[str, Any] = {
         name: validate(model, values[name], key=name, problems=problems, elsewhere=everything)
         for name, model in models.items()
@@ -104,6 +115,10 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
     if sections["search"].algorithm == "grid" and "trials" not in budget.model_fields_set:
         sections["budget"] = budget.model_copy(update={"trials": raw.space.grid_size()})
     study = StudyConfig(**dict(checked), **sections, space=raw.space)
+    if stand_ins:
+        given = dict(study.model) | dict.fromkeys(stand_ins)
+        without = task.Model.model_construct(study.model.model_fields_set - stand_ins.keys(), **given)
+        study = study.model_copy(update={"model": without})
     study.check(corners=SOME_CORNERS, where=raw.where)
     return study
 
@@ -191,9 +206,39 @@ def _complete(raw: RawStudy, task: TaskSpec, sections: Iterable[str], problems: 
     return values
 
 
+def _stand_ins(space: Space, model: Any) -> dict[str, str]:
+    """A value for each of the model's folders that is searched in all trials: without one, no model is complete."""
+    if not isinstance(model, dict):
+        return {}
+    searched = {key.removeprefix("model."): space[key] for key in FOLDERS if key in space and not space[key].when}
+    return {field: str(each.ends()[0]) for field, each in searched.items() if field not in model}
+
+
+def _with_absolute_folders(raw: RawStudy) -> Space:
+    """The space, where encoders and tokenizers that are folders have absolute paths; in conditions on them, too."""
+    parameters = raw.space.to_dict()
+    for name, content in parameters.items():
+        start = raw.folder_of(f"parameters.{name}")
+        for key in FOLDERS if "when" in content else ():
+            if key in content["when"]:
+                content["when"][key] = [_folder_or_name(value, start) for value in content["when"][key]]
+        if name in FOLDERS and "values" in content:
+            content["values"] = [_folder_or_name(value, start) for value in content["values"]]
+        elif name in FOLDERS and "value" in content:
+            content["value"] = _folder_or_name(content["value"], start)
+    return Space.from_dict(parameters, where=raw.where)
+
+
+def _folder_or_name(value: Any, start: Path) -> Any:
+    """What looks like a folder or is one as an absolute path, anything else as it is: a name on the hub."""
+    if not isinstance(value, str):
+        return value
+    path = os.path.abspath(start / value)
+    return path if value.startswith(("./", "../", "/")) or os.path.isdir(path) else value
+
+
 def _make_absolute(raw: RawStudy, task: TaskSpec, values: dict[str, Any]) -> None:
-    """Files of the data, the storage, SQLite's of an address; and of the model what looks like a folder or is one, not
-    a name on the hub."""
+    """Files of the data, encoders and tokenizers that are folders, the storage, SQLite's files of an address."""
     for section, model in (("data", task.Data), ("model", task.Model)):
         content = values[section]
         for name, value in list(content.items()) if isinstance(content, dict) else ():
@@ -203,10 +248,19 @@ def _make_absolute(raw: RawStudy, task: TaskSpec, values: dict[str, Any]) -> Non
             if Source in _kinds(model.model_fields[name].annotation):
                 with contextlib.suppress(ValueError):  # what is none is told with all else that is wrong
                     content[name] = Source.of(value).starting_from(folder).as_json()
-            elif isinstance(value, str) and name in ("backbone", "tokenizer"):
-                path = os.path.abspath(folder / value)
-                if value.startswith(("./", "../", "/")) or os.path.isdir(path):
-                    content[name] = path
+            elif f"{section}.{name}" in FOLDERS and isinstance(value, str):
+                content[name] = _folder_or_name(value, folder)
+    points = values["search"].get("points") if isinstance(values["search"], dict) else None
+    if isinstance(points, list):
+        values["search"]["points"] = [
+            {
+                name: _folder_or_name(value, raw.folder_of(f"search.points.{place}")) if name in FOLDERS else value
+                for name, value in point.items()
+            }
+            if isinstance(point, dict)
+            else point
+            for place, point in enumerate(points)
+        ]
     storage = values.get("storage")
     if isinstance(storage, str) and "://" not in storage:
         values["storage"] = os.path.abspath(raw.folder_of("storage") / storage)

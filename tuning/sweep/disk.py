@@ -6,13 +6,16 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ByteSize
 
 from kobert_core.errors import InputError
-from kobert_core.tasks.base import Examples, Task
 from tuning.study import StudyConfig
 from tuning.sweep_dir.layout import MAX_PBT_CHECKPOINTS, TRIALS
+
+if TYPE_CHECKING:
+    from torch import nn
 
 EACH_RUNNING = 4
 """Checkpoints of a trial that runs: the newest, the one before, the best, and one that is being written."""
@@ -36,11 +39,11 @@ class DiskNeeds:
     """The limit of the study."""
 
     @classmethod
-    def of(cls, study: StudyConfig, task: Task[Examples], *, running: int) -> DiskNeeds:
-        """The needs of a study with so many trials at once."""
+    def of(cls, study: StudyConfig, checkpoint: int, *, running: int) -> DiskNeeds:
+        """The needs of a study with checkpoints of so many bytes, and so many trials at once."""
         in_population = study.scheduler.name == "pbt"  # all of its trials are unfinished at the same time
         return cls(
-            checkpoint=checkpoint_bytes(task),
+            checkpoint=checkpoint,
             trials=study.budget.trials if in_population else min(running, study.budget.trials),
             each=EACH_RUNNING + (MAX_PBT_CHECKPOINTS if in_population else 0),
             kept=min(study.keep_checkpoints + len(study.search.baselines), study.budget.trials),
@@ -87,9 +90,10 @@ class DiskNeeds:
             )
 
 
-def checkpoint_bytes(task: Task[Examples]) -> int:
-    """The size of a checkpoint: float32 weights, and the two moments that AdamW keeps of each."""
-    return 3 * 4 * sum(parameter.numel() for parameter in task.build_on_meta().parameters())
+def checkpoint_bytes(model: nn.Module) -> int:
+    """The size of a checkpoint: float32 weights, and the two moments that AdamW keeps of each that is trained."""
+    parameters = list(model.parameters())
+    return 4 * sum(parameter.numel() * (3 if parameter.requires_grad else 1) for parameter in parameters)
 
 
 def bytes_in(folder: Path) -> int:

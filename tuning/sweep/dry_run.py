@@ -101,8 +101,9 @@ def look(study: StudyConfig, folder: Path, address: str | None, *, progress: Pro
     at_once = count_trials_at_once(study, folder, address)
     if study.search.storage:
         check_database(study.search.storage, where="search.storage")
-    task = prepare(study, folder, progress=progress)
-    facts, warnings = survey(study, task, folder.parent / CACHE)
+    checked = prepare(study, folder, progress=progress)
+    task = checked.task
+    facts, warnings = survey(checked, folder.parent / CACHE)
     if (folder / STUDY).exists():
         warnings = [f"the name {folder.name} is in use: give another --name, or --resume", *warnings]
     return DryRun(

@@ -124,7 +124,8 @@ def model_card(
 
     test = {name: found for name, found in test.items() if not tuned_on_test(found)}
     metrics = {**record.metrics, **test.get("winner", {})}
-    backbone = code(local_name(study.model.backbone)) if study.model.backbone else "none"
+    encoder = study.train_config(record.values).model.backbone
+    backbone = code(local_name(encoder)) if encoder else "none"
     rows = [f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items())]
     values = [f"| `{name}` | {shown(value)} |" for name, value in record.values.items()]
     compared = [
@@ -133,7 +134,12 @@ def model_card(
         if baseline.trial != record.trial
         for name, value in sorted({**objective_of(baseline, study), **test.get(test_name(baseline), {})}.items())
     ]
-    data = ModelCardData(language="ko", library_name="transformers", pipeline_tag=SPECS[study.task].pipeline_tag)
+    data = ModelCardData(
+        language="ko",
+        library_name="transformers",
+        pipeline_tag=SPECS[study.task].pipeline_tag,
+        base_model=encoder if encoder and "/" in encoder and not Path(encoder).is_absolute() else None,
+    )
     content = "\n".join(
         [
             f"---\n{data.to_yaml()}\n---",
@@ -196,4 +202,4 @@ def code(name: str) -> str:
 
 def shown(value: object) -> str:
     """A value as the card shows it."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else local_name(str(value))

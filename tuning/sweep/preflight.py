@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from kobert_core.data.survey import CutOff, Survey
@@ -15,8 +17,9 @@ from kobert_core.tasks.base import Examples, Task
 from search_spaces.validation import show
 from tuning.cluster.web import problem_at
 from tuning.study import StudyConfig
+from tuning.study.encoders import Encoder, encoders_of, short_names
 from tuning.study.file import CHANGEABLE
-from tuning.sweep.disk import DiskNeeds
+from tuning.sweep.disk import DiskNeeds, checkpoint_bytes
 from tuning.sweep_dir.layout import CACHE
 from tuning.tracking import resolve_tracking_uri
 from tuning.tracking.databases import problem_of
@@ -24,50 +27,94 @@ from tuning.tracking.uris import is_server, redact_uri, sqlite_path
 
 CORNERS = 2000
 MAX_SHAPES = 64
-"""The number of combinations of values that shape the examples or the model and are checked."""
+"""The number of combinations of values that shape the examples or the model and are checked, with each encoder."""
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 """The CPU limit of a container on Linux: a quota and its period, or `max`."""
 
 
-def check_study(study: StudyConfig, cache: Path | None, *, progress: Progress = unseen) -> Task[Examples]:
-    """Build a model of each shape that the space has. Data is read where the tokenizer or the loss is made from it.
+@dataclass(frozen=True)
+class CheckedStudy:
+    """A study whose models can be built."""
 
-    Returns:
-        The task with the study's example values.
+    study: StudyConfig
+    task: Task[Examples]
+    """With the study's example values."""
+    tasks: list[tuple[Encoder, Task[Examples]]]
+    """A task with each encoder."""
+    facts: list[tuple[str, str]]
+    """Of encoders that are searched, in words."""
+    checkpoint: int
+    """Bytes of the largest checkpoint."""
+
+    def disk_needs(self, *, running: int) -> DiskNeeds:
+        """The disk space that the sweep needs with so many trials at once."""
+        return DiskNeeds.of(self.study, self.checkpoint, running=running)
+
+
+def check_study(study: StudyConfig, cache: Path | None, *, progress: Progress = unseen) -> CheckedStudy:
+    """Build a model of each shape that the space has, with each encoder. Data is read where the tokenizer or the loss
+    is made from it.
 
     Raises:
         InputError: a trial could not build its model, or not load its weights.
     """
     study.check()
     study.check_files()
-    task = task_class(study.task)(study.train_config(study.example_values()), cache=cache, progress=progress)
-    for number, (values, shaped) in enumerate(shapes(study, task, cache)):
-        try:
-            shaped.check_model(weights=not number)  # which are the same for all
-        except InputError as error:
-            if not values:
-                raise
-            raise InputError(f"{error} (searched: {show(values)})") from error
-    return task
+    example = study.example_values()
+    tasks: list[tuple[Encoder, Task[Examples]]] = []
+    facts, sizes = list[tuple[str, str]](), list[int]()
+    for encoder in encoders_of(study):
+        values = study.example_values(encoder.values)
+        task = task_class(study.task)(study.train_config(values), cache=cache, progress=progress)
+        tasks.append((encoder, task))
+        with naming(encoder.values):
+            pieces = len(task.tokenizer)
+        for number, (shaping, shaped) in enumerate(shapes(study, encoder, task, cache)):
+            with naming(shaping):
+                model = shaped.check_model(weights=not number)  # which are the same for all
+            sizes.append(checkpoint_bytes(model))
+        if encoder.is_searched:
+            weights = sum(parameter.numel() for parameter in model.encoder.parameters())
+            told = f"{model.encoder.config.model_type}, {weights / 1e6:,.1f}M weights, {pieces:,} pieces"
+            facts.append((f"encoder {encoder.name}", told))
+    first = next(task for encoder, task in tasks if encoder.is_of(example))
+    return CheckedStudy(study, first, tasks, facts, max(sizes))
+
+
+@contextmanager
+def naming(values: dict[str, object]) -> Iterator[None]:
+    """Say with which searched values something is wrong."""
+    try:
+        yield
+    except InputError as error:
+        if not values:
+            raise
+        short = short_names(value for value in values.values() if isinstance(value, str))
+        shown = {name: short.get(str(value), value) for name, value in values.items()}
+        raise InputError(f"{error} (searched: {show(shown)})") from error
 
 
 def is_here(study: StudyConfig) -> bool:
     """Whether all files and models of a study are on this machine; names on the hub count as absent."""
     sources = [source for source in (study.data.train, study.data.dev, study.data.test) if source]
-    models = [Path(name) for name in (study.model.backbone, study.model.tokenizer) if name]
+    models = [Path(source) for encoder in encoders_of(study) for source in encoder.sources.values()]
     return all(source.is_here() for source in sources) and all(path.is_dir() for path in models)
 
 
 def shapes(
-    study: StudyConfig, task: Task[Examples], cache: Path | None
+    study: StudyConfig,
+    encoder: Encoder,
+    task: Task[Examples],
+    cache: Path | None,
+    *,
+    sections: tuple[str, ...] = ("data.", "model."),
 ) -> Iterator[tuple[dict[str, object], Task[Examples]]]:
-    """The extreme values of the parameters that shape the examples or the model, each with its own task."""
+    """The extreme values of the parameters that shape the examples or the model, or of one of these `sections`, with an
+    encoder whose task is given; each with its own task."""
     seen: set[str] = set()
-    for values in study.space.corners(CORNERS):
+    for values in study.space.corners(CORNERS, encoder.values):
         shaping = {
-            name: value
-            for name, value in values.items()
-            if name.startswith(("data.", "model.")) and name not in CHANGEABLE
+            name: value for name, value in values.items() if name.startswith(sections) and name not in CHANGEABLE
         }
         key = json.dumps(shaping, sort_keys=True)
         if key not in seen and len(seen) < MAX_SHAPES:
@@ -75,25 +122,28 @@ def shapes(
             yield shaping, type(task)(study.train_config(values), cache=cache, tokenizer=task.tokenizer)
 
 
-def survey(study: StudyConfig, task: Task[Examples], cache: Path | None) -> Survey:
+def survey(checked: CheckedStudy, cache: Path | None) -> Survey:
     """Facts and warnings about the data, and the share of it that is cut off with the searched values."""
-    facts, warnings = task.survey(study.data.test)
-    cut: dict[str, dict[int, CutOff]] = {}
-    for _, shaped in shapes(study, task, cache):
-        for each in shaped.cut_off():
-            cut.setdefault(each.what, {})[each.limit] = each
-    for what, by_limit in cut.items():
-        found = [by_limit[limit] for limit in sorted(by_limit)]
-        shares = ", ".join(f"{each.share:.2%} at {each.limit}" for each in found)
-        facts.append((what, f"{shares} tokens ({found[0].key})"))
-        warnings += too_much_cut_off(found)
-    return Survey(facts, warnings)
+    study = checked.study
+    facts, warnings = checked.task.survey(study.data.test)
+    for encoder, task in checked.tasks:
+        cut: dict[str, dict[int, CutOff]] = {}
+        for _, shaped in shapes(study, encoder, task, cache, sections=("data.",)):
+            for each in shaped.cut_off():
+                cut.setdefault(each.what, {})[each.limit] = each
+        by = f", {encoder.name}" if encoder.is_searched else ""
+        for what, by_limit in cut.items():
+            found = [by_limit[limit] for limit in sorted(by_limit)]
+            shares = ", ".join(f"{each.share:.2%} at {each.limit}" for each in found)
+            facts.append((f"{what}{by}", f"{shares} tokens ({found[0].key})"))
+            warnings += too_much_cut_off(found, by)
+    return Survey(checked.facts + facts, warnings)
 
 
-def too_much_cut_off(found: Iterable[CutOff]) -> list[str]:
-    """A warning for each length that is probably too short."""
+def too_much_cut_off(found: Iterable[CutOff], by: str = "") -> list[str]:
+    """A warning for each length that is probably too short; `by` says whose tokens are counted."""
     return [
-        f"{each.what}: {each.share:.2%} at `{each.key}: {each.limit}`, which is probably too short"
+        f"{each.what}{by}: {each.share:.2%} at `{each.key}: {each.limit}`, which is probably too short"
         for each in found
         if each.share > each.bearable
     ]
@@ -128,18 +178,19 @@ def tracking_problem(uri: str) -> str | None:
     return reason and f"no {what} at {redact_uri(uri)} ({reason})"
 
 
-def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) -> Task[Examples]:
+def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) -> CheckedStudy:
     """Check the models, read and tokenize the data, and check the disk space, so that errors come before anything
     starts."""
     resolve_tracking_uri(study.tracking.uri, folder.parent)
-    task = check_study(study, folder.parent / CACHE, progress=progress)
-    if not len(task.train) or not len(task.dev):
+    checked = check_study(study, folder.parent / CACHE, progress=progress)
+    if not all(len(task.train) and len(task.dev) for _, task in checked.tasks):
         raise InputError("no examples are left to train or to compare on", where=study.name)
     concurrent = study.resources.concurrent
-    DiskNeeds.of(study, task, running=1 if concurrent == "auto" else concurrent).check(folder)
+    checked.disk_needs(running=1 if concurrent == "auto" else concurrent).check(folder)
     if study.data.test is not None:
-        task.read(study.data.test)
-    return task
+        for _, task in checked.tasks:
+            task.read(study.data.test)
+    return checked
 
 
 def tracking_warnings(tracking_uri: str) -> list[str]:
@@ -149,8 +200,9 @@ def tracking_warnings(tracking_uri: str) -> list[str]:
 
 
 def files_of(study: StudyConfig) -> list[Path]:
-    """The files that the workers read: data, and the model if it is a folder."""
-    data, model = study.data, study.model
-    folders = [Path(name) for name in (model.backbone, model.tokenizer) if name and Path(name).is_dir()]
+    """The files that the workers read: data, and the models that are folders."""
+    data = study.data
+    sources = dict.fromkeys(source for encoder in encoders_of(study) for source in encoder.sources.values())
+    folders = [Path(source) for source in sources if Path(source).is_dir()]
     files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
     return [path for source in (data.train, data.dev, data.test) if source for path in source.files()] + files

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_json, atomic_write_text, is_disk_full
 from kobert_core.io.checksums import sealed
-from kobert_core.tasks.base import Examples, Task
 from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
@@ -27,7 +26,7 @@ from tuning.sweep.comparison import Comparison, compare
 from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.display import SweepDisplay
 from tuning.sweep.export import export_model
-from tuning.sweep.preflight import files_of, prepare, survey, this_machine, tracking_warnings
+from tuning.sweep.preflight import CheckedStudy, files_of, prepare, survey, this_machine, tracking_warnings
 from tuning.sweep.result import SweepResult
 from tuning.sweep.session import Session
 from tuning.sweep.tracking import end_tracking, log_results, log_winner, start_tracking
@@ -124,8 +123,8 @@ class Sweep:
         )  # a server may take its time: nothing waits for it
         with ExitStack() as ray_is_up:
             groups = ray_is_up.enter_context(self._worker_groups(address, reading))
-            task = reading.result()
-            disk = DiskNeeds.of(study, task, running=groups.count)
+            checked = reading.result()
+            task, disk = checked.task, checked.disk_needs(running=groups.count)
             disk.check(folder)
             write_environment(folder / ENVIRONMENT)
             write_provenance(folder, study)
@@ -141,21 +140,21 @@ class Sweep:
                 end_tracking(tracker, folder, status=status, say=say)
         return result
 
-    def _read(self) -> Task[Examples]:
+    def _read(self) -> CheckedStudy:
         with self.display.watching() as progress:
-            task = prepare(self.study, self.folder, progress=progress)
-        self._warn(survey(self.study, task, self.folder.parent / CACHE).warnings)
+            checked = prepare(self.study, self.folder, progress=progress)
+        self._warn(survey(checked, self.folder.parent / CACHE).warnings)
         from tuning.workers.group_trainer import trainer_class
 
         trainer_class()  # imports what the groups need next: here, while Ray starts
-        return task
+        return checked
 
     def _warn(self, warnings: Iterable[str]) -> None:
         for warning in warnings:
             self.display.say(f"warning: {warning}")
 
     @contextmanager
-    def _worker_groups(self, address: str | None, reading: Future[Task[Examples]]) -> Iterator[WorkerPool]:
+    def _worker_groups(self, address: str | None, reading: Future[CheckedStudy]) -> Iterator[WorkerPool]:
         """Ray with worker groups that are starting: this takes longest, and runs while the data is read."""
         from tuning.cluster.ray_watch import ending_with_ray
         from tuning.workers.worker_pool import WorkerPool, modules_for
@@ -172,7 +171,7 @@ class Sweep:
                 count,
                 self.study.resources,
                 storage=self.folder / SCRATCH,
-                modules=modules_for(self.study.task),
+                modules=modules_for(self.study),
                 say=self.display.say,
             )
             try:

@@ -15,6 +15,7 @@ from kobert_core.io.atomic import atomic_write_json
 from kobert_core.io.checksums import file_digest, sealed, unsealed
 from search_spaces.validation import show
 from tuning.study import StudyConfig
+from tuning.study.encoders import encoders_of
 from tuning.sweep_dir.layout import PROVENANCE
 
 LIBRARIES = ("kobert-tuning", "torch", "transformers", "sentencepiece", "numpy", "optuna", "ray")
@@ -81,13 +82,20 @@ def files_under(study: StudyConfig) -> dict[str, Hashes]:
     Raises:
         InputError: a file cannot be read, or a model is neither here nor on the hub.
     """
-    data, model = study.data, study.model
+    data = study.data
     files = {f"data.{name}": source for name, source in (("train", data.train), ("dev", data.dev)) if source}
-    models = {
-        f"model.{name}": source for name, source in (("backbone", model.backbone), ("tokenizer", model.tokenizer))
-    }
+    models = sources_of(study)
     return {key: {source.name: source.digest()} for key, source in files.items()} | {
-        key: _hashes_of_model(source, model.revision) for key, source in models.items() if source
+        key: _hashes_of_model(source, revision) for key, (source, revision) in models.items()
+    }
+
+
+def sources_of(study: StudyConfig) -> dict[str, tuple[str, str | None]]:
+    """The encoders and tokenizers of a study with their revisions, by its keys; a searched one has its name beside."""
+    return {
+        f"model.{field}{f' of {encoder.name}' if encoder.is_searched else ''}": (source, encoder.revision)
+        for encoder in encoders_of(study)
+        for field, source in encoder.sources.items()
     }
 
 
@@ -119,12 +127,13 @@ def _refuse_other_files(key: str, before: Hashes, now: Hashes, study: StudyConfi
             how = "is missing, which was there"
         else:
             how = "has another content than" if name in before else "was not there"
-        section, field = key.split(".")
-        of_the_hub = key.startswith("model.") and "/" in name and name in before
+        source = sources_of(study).get(key, (None,))[0]
+        section, field = key.split(" ")[0].split(".")
+        of_the_hub = key in ("model.backbone", "model.tokenizer") and "/" in name and name in before
         fix = f"set `model.revision: {before[name]}`" if of_the_hub else "put back what was there"
         raise InputError(
             f"`{key}`: {show(name)} {how} when this sweep began: trials before and after would not compare",
-            where=getattr(getattr(study, section), field) or study.name,
+            where=source or getattr(getattr(study, section), field) or study.name,
             fix=f"{fix}, or give another `--name`",
         )
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ray.exceptions import RayError
 
+from kobert_core.families import FAMILIES, known_type
 from kobert_core.tasks import SPECS
-from tuning.study import ResourcesConfig
+from tuning.study import ResourcesConfig, StudyConfig
+from tuning.study.encoders import encoders_of
 from tuning.workers.failures import MAX_LOSSES, in_one_line, is_infrastructure
 from tuning.workers.worker_groups import GroupLost, WorkerGroups
 
@@ -20,10 +22,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def modules_for(task: str) -> list[str]:
-    """What trials of a task import, seconds of it: their workers do so while the driver reads the data."""
-    implementation, _, _ = SPECS[task].implementation.partition(":")
-    return [implementation, "kobert_core.pretrained", "kobert_core.training", "transformers.models.bert.modeling_bert"]
+def modules_for(study: StudyConfig) -> list[str]:
+    """What trials of a study import, seconds of it: their workers do so while the driver reads the data."""
+    implementation, _, _ = SPECS[study.task].implementation.partition(":")
+    default = str(study.model.config.get("model_type", "bert"))
+    types = {known_type(each.backbone, each.revision) if each.backbone else default for each in encoders_of(study)}
+    names = [each.replace("-", "_") for each in FAMILIES if each in types]
+    families = [f"transformers.models.{name}.modeling_{name}" for name in names]
+    return [implementation, "kobert_core.pretrained", "kobert_core.training", *families]
 
 
 class WorkerPool:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
-from kobert_core.config import DataConfig
+from kobert_core.config import DataConfig, ModelConfig
 from kobert_core.tasks.labelled_texts.cells import one_label
 from kobert_core.tasks.labelled_texts.columns import DEFAULT_ID, Columns
 from kobert_core.texts import distinct, folded
@@ -46,6 +46,14 @@ class LabelledTextsData(DataConfig):
     def columns(self) -> Columns:
         """The names of the columns, as the reader takes them."""
         return Columns(text=self.text_column, pair=self.pair_column, labels=self.label_columns_read, id=self.id_column)
+
+
+class TextModel(ModelConfig):
+    """The head that transformers has for the encoder's family."""
+
+    pooling: Literal["auto", "pooler", "cls", "mean"] = "auto"
+    """What the head takes for a text: its first token through a dense layer (`pooler`), its first token (`cls`), or the
+    mean of its tokens; `auto`: what the encoder's family has. Others than transformers has for it are refused."""
 
 
 class NamedLabelsData(LabelledTextsData):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch.nn import functional as F
 
 from kobert_core.data.batching import IGNORED, PackedInputs
-from kobert_core.families import family_of
+from kobert_core.families import family_of, pooling_values
 from kobert_core.models.heads import EncoderWithHead
 from kobert_core.models.packed_encoder import encode, rows_of
 
@@ -48,6 +48,7 @@ class TextClassifier(EncoderWithHead):
         num_labels: int,
         problem_type: ProblemType = "single_label_classification",
         dropout: float = 0.1,
+        pooling: str = "auto",
         label_smoothing: float = 0.0,
         class_weights: torch.Tensor | None = None,
     ) -> None:
@@ -59,16 +60,22 @@ class TextClassifier(EncoderWithHead):
             problem_type: Decides the loss: cross-entropy, the mean binary cross-entropy of the labels, or the squared
                 error.
             dropout: Before the head.
+            pooling: As `TextModel.pooling` has it.
             label_smoothing: Of the cross-entropy.
             class_weights: Shape (classes,): the weight of each class in the cross-entropy, or of what has a label in
                 the binary one.
+
+        Raises:
+            InputError: transformers' head cannot pool so.
         """
         from transformers import AutoModelForSequenceClassification
 
-        values = {"num_labels": num_labels, family_of(encoder.config).head_dropout: dropout}
+        values: dict[str, Any] = {"num_labels": num_labels, family_of(encoder.config).head_dropout: dropout}
+        values |= pooling_values(encoder.config, pooling)
         super().__init__(encoder, AutoModelForSequenceClassification, values)
         self.problem_type = problem_type
-        self.takes_mean = getattr(encoder.config, "classifier_pooling", "cls") == "mean"
+        own_pooling = getattr(encoder.config, "classifier_pooling", "cls")
+        self.takes_mean = values.get("classifier_pooling", own_pooling) == "mean"
         self.label_smoothing = label_smoothing
         self.class_weights: torch.Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)

@@ -19,10 +19,10 @@ from kobert_core.data.set_aside import PLACES_SHOWN
 from kobert_core.data.source import Source
 from kobert_core.data.splits import sample, stratified_split
 from kobert_core.data.survey import CutOff, Digests, Survey, same_files, share_of, text_digests, warn_of_same_files
-from kobert_core.families import family_of
+from kobert_core.families import family_of, pooling_values
 from kobert_core.models.backbone import encoder_config
 from kobert_core.tasks.base import Inputs, Purpose, Task
-from kobert_core.tasks.labelled_texts.config import LabelledTextsData
+from kobert_core.tasks.labelled_texts.config import LabelledTextsData, TextModel
 from kobert_core.tasks.labelled_texts.examples import CODE_VERSION, TextExamples, tokenize_parts
 from kobert_core.tasks.labelled_texts.model import LossSettings, ProblemType, TextClassifier
 from kobert_core.tasks.labelled_texts.rows import BadRow, Rows, read_rows, row_chunks
@@ -48,6 +48,7 @@ class LabelledTexts(Task[TextExamples]):
     """What the model learns, by transformers' names."""
 
     data: LabelledTextsData
+    model: TextModel
 
     @abstractmethod
     def _targets(self) -> Targets:
@@ -88,6 +89,7 @@ class LabelledTexts(Task[TextExamples]):
             num_labels=len(self._label_names),
             problem_type=self.problem_type,
             dropout=self.model.dropout,
+            pooling=self.model.pooling,
             **self._loss_settings(),
         )
 
@@ -108,6 +110,7 @@ class LabelledTexts(Task[TextExamples]):
                 "label2id": {name: index for index, name in enumerate(names)},
                 "problem_type": self.problem_type,
             }
+            | pooling_values(config, self.model.pooling)
         )
         return config
 

@@ -7,9 +7,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from kobert_core.config import ModelConfig, Objective
+from kobert_core.config import Objective
 from kobert_core.tasks.labelled_texts.cells import labels_in
-from kobert_core.tasks.labelled_texts.config import INFER, ColumnName, NamedLabelsData, infer_labels_of
+from kobert_core.tasks.labelled_texts.config import (
+    INFER,
+    ColumnName,
+    NamedLabelsData,
+    TextModel,
+    infer_labels_of,
+)
 from kobert_core.tasks.spec import TaskSpec
 
 
@@ -38,8 +44,8 @@ class MultilabelData(NamedLabelsData):
         return labels_in(values[0], self.label_separator)
 
 
-class MultilabelModel(ModelConfig):
-    """A linear layer over the pooled output, with an output a label; their mean binary cross-entropy is the loss."""
+class MultilabelModel(TextModel):
+    """An output a label; their mean binary cross-entropy is the loss."""
 
     class_weights: Literal["balanced"] | tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """How much more it weighs in the loss that an example has a label than that another has not, a number a label;

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kobert_core.config import ModelConfig, Objective
-from kobert_core.tasks.labelled_texts.config import ColumnName, LabelledTextsData
+from kobert_core.config import Objective
+from kobert_core.tasks.labelled_texts.config import ColumnName, LabelledTextsData, TextModel
 from kobert_core.tasks.spec import TaskSpec
 
 
@@ -18,8 +18,8 @@ class RegressionData(LabelledTextsData):
         return (self.label_column,)
 
 
-class RegressionModel(ModelConfig):
-    """A linear layer over the pooled output, with one output; it is trained on the squared error."""
+class RegressionModel(TextModel):
+    """One output; the squared error is the loss."""
 
 
 SPEC = TaskSpec(

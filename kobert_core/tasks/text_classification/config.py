@@ -7,8 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kobert_core.config import ModelConfig, Objective
-from kobert_core.tasks.labelled_texts.config import INFER, ColumnName, NamedLabelsData, infer_labels_of
+from kobert_core.config import Objective
+from kobert_core.tasks.labelled_texts.config import (
+    INFER,
+    ColumnName,
+    NamedLabelsData,
+    TextModel,
+    infer_labels_of,
+)
 from kobert_core.tasks.spec import TaskSpec
 
 
@@ -32,8 +38,8 @@ class NsmcData(TextClassificationData):
     """Name of the class for each label, as for `classification`."""
 
 
-class TextClassificationModel(ModelConfig):
-    """A linear layer over the pooled output."""
+class TextClassificationModel(TextModel):
+    """An output a class."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Part of each target's mass that is spread over all classes."""

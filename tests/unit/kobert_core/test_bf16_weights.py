@@ -18,8 +18,9 @@ def gradients_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_loss_and_gradients_are_those_of_autocast(cache: Path) -> None:
-    task = Nsmc(tiny_config(), cache=cache)
+@pytest.mark.parametrize("freeze", [0, "embeddings", 1])
+def test_loss_and_gradients_are_those_of_autocast(freeze: int | str, cache: Path) -> None:
+    task = Nsmc(tiny_config(model={"freeze": freeze}), cache=cache)
     torch.manual_seed(0)
     model = task.build_model().eval()
     batches = [task.train.batch(np.arange(8)), task.train.batch(np.arange(8, 16))]

@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from kobert_core.data.batching import Batch
-from kobert_core.models.packed_encoder import Bounds, _by_jagged, _by_length, encode, use_packed_attention
+from kobert_core.models.packed_encoder import Bounds, Weighting, _by_jagged, _by_length, encode, use_packed_attention
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 40, "vocab_size": 60}
 LENGTHS = [[5], [7, 7, 7], [3, 9, 9, 4, 9, 12], [1, 1, 2], [30, 2]]
@@ -66,8 +66,8 @@ def test_the_attention_of_cuda_is_that_of_the_cpu(lengths: list[int], one_query_
         return torch.randn(1, tokens, 3, 8, dtype=torch.float64).transpose(1, 2).requires_grad_()
 
     query, key, value = projected(sum(query_lengths)), projected(sum(lengths)), projected(sum(lengths))
-    expected = _by_length(query, key, value, query_lengths, lengths, dropout=0.0, scaling=None)
-    got = _by_jagged(query, key, value, Bounds(query_starts, starts, 40, 40), dropout=0.0, scaling=None)
+    expected = _by_length(query, key, value, query_lengths, lengths, Weighting())
+    got = _by_jagged(query, key, value, Bounds(query_starts, starts, 40, 40), Weighting())
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
     towards = torch.randn_like(expected)
     for own, other in zip(
@@ -82,8 +82,8 @@ def test_dropout_of_attention_leaves_its_mean_as_it_is() -> None:
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 1, 2, 12, 8).double()
     parts = query, key, value, [4, 4, 4], [4, 4, 4]
-    expected = _by_length(*parts, dropout=0.0, scaling=None)
-    drawn = [_by_length(*parts, dropout=0.3, scaling=None) for _ in range(4000)]
+    expected = _by_length(*parts, Weighting())
+    drawn = [_by_length(*parts, Weighting(dropout=0.3)) for _ in range(4000)]
     assert not torch.equal(drawn[0], drawn[1])
     torch.testing.assert_close(torch.stack(drawn).mean(0), expected, rtol=0, atol=0.06)
 

@@ -45,6 +45,8 @@ def answer(tmp_path: Path, text: str, override: str) -> str:
         ("model_name_or_path=skt/kobert-base-v1", "`model.backbone`"),
         ("model.pretrained_model_name_or_path=skt/kobert-base-v1", "`backbone`"),
         ("model.tokenizer_name=x", "`tokenizer`"),
+        ("model.freeze_layers=4", "`freeze`"),
+        ("model.pooling_mode=mean", "`pooling`"),
         ("data.train_file=x.tsv", "`train`"),
         ("data.validation_file=x.tsv", "`dev`"),
         ("test_file=x.tsv", "`data.test`"),

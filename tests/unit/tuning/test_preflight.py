@@ -205,6 +205,6 @@ def test_a_used_name_is_refused_as_the_sweep_would_refuse_it(study: Callable[...
 
 def test_a_survey_of_a_study_is_that_of_all_searched_lengths(study: Callable[..., StudyConfig], cache: Path) -> None:
     checked = study("parameters.data.max_length={min: 6, max: 40}")
-    facts, _ = survey(checked, check_study(checked, cache), cache)
+    facts, _ = survey(check_study(checked, cache), cache)
     told = dict(facts)["texts cut off"]
     assert told.endswith("0.00% at 40 tokens (data.max_length)") and not told.startswith("0.00%")

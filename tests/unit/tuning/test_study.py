@@ -259,7 +259,9 @@ def test_what_can_be_searched() -> None:
     assert not any("column" in name or "labels" in name for name in names)
     sections: dict[str, type[FrozenConfig]] = {"data": DataConfig, "model": ModelConfig}
     forbidden = {f"{section}.{name}" for section, base in sections.items() for name in base.model_fields}
-    assert set(names) & forbidden == {"model.dropout", "model.hidden_dropout", "model.attention_dropout"}
+    encoder = {"model.backbone", "model.tokenizer", "model.revision"}
+    dropouts = {"model.dropout", "model.hidden_dropout", "model.attention_dropout"}
+    assert set(names) & forbidden == encoder | dropouts | {"model.freeze"}
 
 
 OVERRIDES = [

@@ -41,9 +41,9 @@ def test_a_study_without_its_data_says_what_to_put_where(file: Path, tmp_path: P
 
 def test_the_quickstart_gets_the_pieces_that_it_asks_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     quickstart = ROOT / "search_spaces" / "quickstart.yaml"
-    task = prepare(load_study(quickstart), tmp_path / "sweeps" / "one")
+    task = prepare(load_study(quickstart), tmp_path / "sweeps" / "one").task
     assert len(task.tokenizer) == 1024 and not caplog.records
-    task = prepare(load_study(quickstart, ["model.tokenizer_vocab_size=1200"]), tmp_path / "sweeps" / "one")
+    task = prepare(load_study(quickstart, ["model.tokenizer_vocab_size=1200"]), tmp_path / "sweeps" / "one").task
     assert [record.getMessage() for record in caplog.records] == [
         "the training texts give a tokenizer of 1,024 pieces, not of `tokenizer_vocab_size: 1200`"
     ]

@@ -133,7 +133,7 @@ def test_learning_rates_fall_from_the_top_layer_to_the_embeddings(family: str, t
 
 
 @pytest.mark.parametrize("how", ["whole", "half precision", "shards"])
-@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert", "deberta-v2", "modernbert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert", "deberta-v2", "modernbert"])
 def test_the_checkpoint_of_a_masked_language_model_is_a_backbone(family: str, how: str, tmp_path: Path) -> None:
     make_encoder(family, tmp_path / "hub", AutoModelForMaskedLM)
     masked = AutoModelForMaskedLM.from_pretrained(tmp_path / "hub")
@@ -148,7 +148,7 @@ def test_the_checkpoint_of_a_masked_language_model_is_a_backbone(family: str, ho
     encoder = task.build_model().encoder
     expected = masked.base_model.state_dict()
     for key, tensor in encoder.state_dict().items():
-        assert torch.equal(tensor, expected[key].float()), key
+        assert key.startswith("pooler.") or torch.equal(tensor, expected[key].float()), key
     assert task.hf_config().dtype in (None, torch.float32), "or transformers would load it in half precision"
 
 
