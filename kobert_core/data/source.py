@@ -69,7 +69,7 @@ class Source:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
-        as_json = core_schema.plain_serializer_function_ser_schema(cls.as_json, when_used="json")
+        as_json = core_schema.plain_serializer_function_ser_schema(cls.as_json)
         return core_schema.no_info_plain_validator_function(cls.of, serialization=as_json)
 
     def as_json(self) -> str | list[str]:
