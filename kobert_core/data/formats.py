@@ -54,6 +54,12 @@ def read_table(path: Path, wanted: Collection[str]) -> Table:
     return format_of(path, wanted)
 
 
+def read_lines(path: Path) -> Iterator[str]:
+    r"""The lines of a text file that is no table, without line ends; as `read_table` reads text."""
+    _check_readable(path)
+    return (line.removesuffix("\r") for line in _lines(path))
+
+
 def _check_readable(path: Path) -> None:
     try:
         with open(path, encoding="utf-8-sig", errors="replace") as file:

@@ -10,11 +10,14 @@ from kobert_core.config import FrozenConfig, TrainConfig
 from kobert_core.tasks.question_answering.config import SPEC as QUESTION_ANSWERING
 from kobert_core.tasks.spec import TaskSpec
 from kobert_core.tasks.text_classification.config import SPEC as TEXT_CLASSIFICATION
+from kobert_core.tasks.token_classification.config import SPEC as TOKEN_CLASSIFICATION
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
 
-SPECS: dict[str, TaskSpec] = {spec.name: spec for spec in (TEXT_CLASSIFICATION, QUESTION_ANSWERING)}
+SPECS: dict[str, TaskSpec] = {
+    spec.name: spec for spec in (TEXT_CLASSIFICATION, QUESTION_ANSWERING, TOKEN_CLASSIFICATION)
+}
 """By the name that a study gives."""
 
 

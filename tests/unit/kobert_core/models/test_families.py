@@ -17,6 +17,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from kobert_core.code_points import strings
 from kobert_core.config import OptimConfig
 from kobert_core.errors import InputError
 from kobert_core.families import FAMILIES, layers_of
@@ -25,7 +26,6 @@ from kobert_core.pretrained import load_pretrained, save_model_files, save_weigh
 from kobert_core.runtime import LocalRuntime
 from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.tasks.base import Task
-from kobert_core.tasks.question_answering.windows import strings
 from kobert_core.training import train
 from tests.fixtures.encoders import FAMILIES as TINY
 from tests.fixtures.encoders import classification, make_encoder, questions
