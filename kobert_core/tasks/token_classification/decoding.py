@@ -116,7 +116,7 @@ def perfect_outputs(examples: TokenExamples) -> Outputs:
     width = int(examples.lengths.max(initial=1))
     tags = np.zeros((len(examples), width), dtype=np.int16)
     window, place = np.nonzero(_counted(examples, width))
-    tags[window, place] = np.maximum(examples.pieces["targets"][examples.begin[window] + place - 1], 0)
+    tags[window, place] = examples.pieces["targets"][examples.begin[window] + place - 1]
     return {
         "tags": tags,
         "probabilities": np.ones(tags.shape, dtype=np.float32),

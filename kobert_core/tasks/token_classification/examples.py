@@ -8,7 +8,6 @@ several, which overlap; each of its tokens counts in one of them, where it has t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -85,18 +84,17 @@ def piece_arrays(file: Arrays, texts: Sequence[str], tokenizer: Tokenizer) -> Ar
         `pieces`, int32: ids of all texts, end to end; those of text i are
         `pieces[piece_starts[i]:piece_starts[i + 1]]`;
         `offsets`, int32, shape (pieces, 2): half-open spans in `codes`, never descending;
-        `targets`, int16: the tag of each one's first character, `B-` if it is the first token of its entity; `IGNORED`
-        where it has no characters.
+        `targets`, int16: the tag of each one's first character, `B-` if it is the first token of its entity. A token
+        without characters, such as a blank, is in the entity that it stands within.
     """
     pieces, piece_starts, offsets = tokenizer.encode_batch_with_offsets(texts)
     offsets = offsets + np.repeat(file["starts"][:-1], np.diff(piece_starts))[:, None].astype(np.int32)
     real = offsets[:, 0] < offsets[:, 1]
-    first = offsets[real, 0]
-    tags = file["tags"][first]
-    entity = np.cumsum(begins(file["tags"]))[first] * (tags != OUTSIDE)
-    is_first = entity != np.concatenate([[0], entity[:-1]])
-    targets = np.full(len(pieces), IGNORED, dtype=np.int16)
-    targets[real] = inside(tags) - (is_first & (tags != OUTSIDE))
+    tags = np.append(file["tags"], np.int16(OUTSIDE))[offsets[:, 0]]
+    entity = np.cumsum(begins(file["tags"]))[offsets[real, 0]] * (tags[real] != OUTSIDE)
+    is_first = (entity != np.concatenate([[0], entity[:-1]])) & (entity != 0)
+    targets = np.where(begins(tags), np.int16(OUTSIDE), tags)
+    targets[real] = inside(tags[real]) - is_first
     return {"pieces": pieces, "piece_starts": piece_starts, "offsets": offsets, "targets": targets}
 
 
@@ -160,6 +158,8 @@ class TokenExamples:
         self.begin = starts[self.texts][windows.text] + windows.first
         """Of each window its first token's place in `pieces`."""
         self.lengths = windows.size + 2
+        self.counted = windows.counted[:, 1] - windows.counted[:, 0]
+        """Of each window how many tokens count in it."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -171,13 +171,6 @@ class TokenExamples:
     def items(self) -> int:
         """The number of texts."""
         return len(self.texts)
-
-    @cached_property
-    def labelled(self) -> NDArray[np.int64]:
-        """Of each window how many tokens its loss counts."""
-        before = np.concatenate([[0], np.cumsum(self.pieces["targets"] != IGNORED)])
-        counted = self.begin[:, None] + self.windows.counted
-        return np.asarray(before[counted[:, 1]] - before[counted[:, 0]])
 
     def take(self, texts: np.ndarray) -> TokenExamples:
         """The texts at these positions, with their windows, over the same memory."""

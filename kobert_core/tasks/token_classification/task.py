@@ -160,7 +160,7 @@ class TokenClassification(Task[TokenExamples]):
         return [{"id": one, "entities": some} for one, some in zip(ids, entities, strict=True)]
 
     def total_weight(self, examples: TokenExamples, indices: np.ndarray) -> float:
-        return float(examples.labelled[indices].sum())
+        return float(examples.counted[indices].sum())
 
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """What `predicted` takes: of each token its likeliest tag, and how likely it is; of each window its loss."""
@@ -183,7 +183,7 @@ class TokenClassification(Task[TokenExamples]):
         scores = entity_scores(self._counts(tagged.tags, tags, tagged.text))
         scores["char_f1"] = char_f1(*_of_characters(examples, tagged.units, tags), len(self._tags))
         scores["accuracy"] = float(np.mean(tags == tagged.tags))
-        scores["loss"] = float(outputs["losses"].sum(dtype=np.float64) / max(1, examples.labelled.sum()))
+        scores["loss"] = float(outputs["losses"].sum(dtype=np.float64) / max(1, examples.counted.sum()))
         return {f"eval/{name}": value for name, value in (scores | {"texts": examples.items}).items()}
 
     def score_in_detail(self, examples: TokenExamples, outputs: Outputs) -> dict[str, object]:
@@ -197,7 +197,7 @@ class TokenClassification(Task[TokenExamples]):
 
     def chance(self, examples: TokenExamples, metric: str) -> Chance | None:
         """The score of no entities at all, or for the loss of predicting how frequent each tag is."""
-        shares = np.bincount(_targets(examples), minlength=len(self._tags)) / max(1, examples.labelled.sum())
+        shares = np.bincount(_targets(examples), minlength=len(self._tags)) / max(1, examples.counted.sum())
         entropy = -float((shares * np.log(np.where(shares > 0, shares, 1.0))).sum())
         nothing = {name: np.zeros_like(part) for name, part in perfect_outputs(examples).items()}
         scores = self.score(examples, nothing) | {"eval/loss": entropy}
@@ -355,9 +355,9 @@ def _of_characters(examples: TokenExamples, units: np.ndarray, tags: np.ndarray)
 
 
 def _targets(examples: TokenExamples) -> np.ndarray:
-    """The target of each token that a loss counts."""
-    counted = examples.begin[:, None] + examples.windows.counted
-    sizes = counted[:, 1] - counted[:, 0]
-    at = np.arange(sizes.sum()) + np.repeat(counted[:, 0] - (np.cumsum(sizes) - sizes), sizes)
-    targets = examples.pieces["targets"][at]
-    return np.asarray(targets[targets != IGNORED])
+    """The targets of all tokens, each once."""
+    sizes = examples.counted
+    at = np.arange(sizes.sum()) + np.repeat(
+        examples.begin + examples.windows.counted[:, 0] - (np.cumsum(sizes) - sizes), sizes
+    )
+    return np.asarray(examples.pieces["targets"][at])
