@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,3 +18,9 @@ def code_points(texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.in
     """
     codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
     return codes, np.cumsum([0, *map(len, texts)], dtype=np.int64)
+
+
+def strings(codes: NDArray[np.uint32], starts: NDArray[np.int64]) -> list[str]:
+    """The texts that lie end to end in `codes`."""
+    joined = codes.tobytes().decode("utf-32-le", "surrogatepass")
+    return [joined[start:end] for start, end in itertools.pairwise(starts.tolist())]

@@ -87,6 +87,15 @@ def _answer(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     return logits
 
 
+def _tag(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model.classifier(model.dropout(hidden))
+    return logits
+
+
+def _tag_like_modernbert(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    return _tag(model, model.head(hidden))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """One family, by the `model_type` of its configs."""
@@ -118,6 +127,8 @@ class Family:
     """Logits from the hidden states that stand for the sequences, shape (sequences, size)."""
     answer: Head = _answer
     """Logits of start and end from the hidden states of tokens."""
+    tag: Head = _tag
+    """Logits of the tags from the hidden states of tokens."""
     starts_after_padding: bool = False
     """Whether the first position is `pad_token_id + 1`, and not 0."""
     needs_token_types: bool = True
@@ -127,6 +138,8 @@ class Family:
     head_dropout: str = "classifier_dropout"
     question_dropout: str | None = None
     """The same of the head for questions, in transformers."""
+    tag_dropout: str | None = "classifier_dropout"
+    """The same of the head for tags; None where it is one of the encoder's own."""
 
     def positions(self, config: PretrainedConfig) -> int:
         """The longest sequence in tokens."""
@@ -180,6 +193,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             attention_dropout="attention_dropout",
             head_dropout="seq_classif_dropout",
             question_dropout="qa_dropout",
+            tag_dropout=None,
         ),
         "deberta-v2": Family(
             layers="encoder.layer",
@@ -188,6 +202,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             embeddings=("embeddings", "encoder.rel_embeddings", "encoder.LayerNorm"),
             needs_token_types=False,
             head_dropout="cls_dropout",
+            tag_dropout=None,
         ),
         "modernbert": Family(
             layers="layers",
@@ -198,6 +213,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             poolings=("cls", "mean"),
             pooling_value="classifier_pooling",
             answer=_head_of_modernbert,
+            tag=_tag_like_modernbert,
             needs_token_types=False,
             hidden_dropouts=("embedding_dropout", "mlp_dropout"),
             attention_dropout="attention_dropout",

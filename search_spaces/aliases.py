@@ -259,6 +259,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "qa": ("korquad",),
     "question_answering": ("korquad",),
     "squad": ("korquad",),
+    "ner": ("tokens",),
+    "token_classification": ("tokens",),
+    "named_entity_recognition": ("tokens",),
 }
 """Another tool's name, in lower case with `_`, without a prefix up to a dot or slash → what it may be here: a dotted
 key, a metric, or a value."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
@@ -50,6 +51,8 @@ class Batch:
     inputs: PackedInputs
     targets: dict[str, torch.Tensor]
     """What the loss takes besides: tensors of shape (examples, …)."""
+    token_targets: dict[str, torch.Tensor] = field(default_factory=dict)
+    """The same of shape (tokens,)."""
 
     @property
     def shape(self) -> Shape:
@@ -57,13 +60,20 @@ class Batch:
         return Shape(len(self.inputs["input_ids"]), len(self.inputs["lengths"]))
 
     @classmethod
-    def of(cls, lengths: np.ndarray, tokens: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> Batch:
+    def of(
+        cls,
+        lengths: np.ndarray,
+        tokens: Mapping[str, np.ndarray],
+        targets: Mapping[str, np.ndarray],
+        token_targets: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> Batch:
         """A batch of examples that lie end to end.
 
         Args:
             lengths: The tokens of each example, shape (examples,).
             tokens: `input_ids`, `token_type_ids` and `position_ids`, of shape (tokens,).
             targets: Arrays of shape (examples, …).
+            token_targets: Arrays of shape (tokens,).
         """
         starts = np.concatenate([[0], np.cumsum(lengths)])
         arrays = {name: torch.from_numpy(array.astype(np.int64, copy=False)) for name, array in tokens.items()}
@@ -74,7 +84,11 @@ class Batch:
             starts=torch.from_numpy(starts.astype(np.int32)),
             lengths=lengths.tolist(),
         )
-        return cls(inputs, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in targets.items()})
+        of_examples, of_tokens = (
+            {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in part.items()}
+            for part in (targets, token_targets)
+        )
+        return cls(inputs, of_examples, of_tokens)
 
     @classmethod
     def pack(cls, padded: Mapping[str, torch.Tensor]) -> Batch:
@@ -95,9 +109,9 @@ class Batch:
         lengths = torch.tensor(self.inputs["lengths"])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         padded = {"attention_mask": mask.long()}
-        for name, part, fill in zip(
-            INPUTS, (self.inputs["input_ids"], self.inputs["token_type_ids"]), (pad_id, 0), strict=True
-        ):
+        parts = {name: (part, IGNORED) for name, part in self.token_targets.items()}
+        parts |= {"input_ids": (self.inputs["input_ids"], pad_id), "token_type_ids": (self.inputs["token_type_ids"], 0)}
+        for name, (part, fill) in parts.items():
             padded[name] = torch.full(mask.shape, fill)
             padded[name][mask] = part
         return padded | self.targets
@@ -120,7 +134,9 @@ class Batch:
             lengths=[*self.inputs["lengths"], *lengths],
             longest=longest,
         )
-        return Batch(inputs, {name: _fill_up(target, more.sequences) for name, target in self.targets.items()})
+        targets = {name: _fill_up(target, more.sequences) for name, target in self.targets.items()}
+        of_tokens = {name: _fill_up(target, more.tokens) for name, target in self.token_targets.items()}
+        return Batch(inputs, targets, of_tokens)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on the device. The copy to CUDA is from pinned memory, and nobody waits for it."""
@@ -128,7 +144,8 @@ class Batch:
             return self
         moved = {name: part.pin_memory().to(device, non_blocking=True) for name, part in self._tensors().items()}
         inputs = cast(PackedInputs, {name: moved.get(name, value) for name, value in self.inputs.items()})
-        return Batch(inputs, {name: moved[name] for name in self.targets})
+        targets, of_tokens = ({name: moved[name] for name in part} for part in (self.targets, self.token_targets))
+        return Batch(inputs, targets, of_tokens)
 
     def copy_to(self, other: Batch) -> None:
         """Put this batch where one of the same shape lies on a CUDA device, likewise."""
@@ -137,7 +154,8 @@ class Batch:
             places[name].copy_(part.pin_memory(), non_blocking=True)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        return {name: part for name, part in self.inputs.items() if isinstance(part, torch.Tensor)} | self.targets
+        inputs = {name: part for name, part in self.inputs.items() if isinstance(part, torch.Tensor)}
+        return inputs | self.targets | self.token_targets
 
 
 def _fill_up(target: torch.Tensor, more: int) -> torch.Tensor:

@@ -12,11 +12,14 @@ from kobert_core.tasks.question_answering.config import KORQUAD, QA
 from kobert_core.tasks.regression.config import SPEC as REGRESSION
 from kobert_core.tasks.spec import TaskSpec
 from kobert_core.tasks.text_classification.config import CLASSIFICATION, NSMC
+from kobert_core.tasks.token_classification.config import SPEC as TOKENS
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
 
-SPECS: dict[str, TaskSpec] = {spec.name: spec for spec in (CLASSIFICATION, NSMC, MULTILABEL, REGRESSION, QA, KORQUAD)}
+SPECS: dict[str, TaskSpec] = {
+    spec.name: spec for spec in (CLASSIFICATION, NSMC, MULTILABEL, REGRESSION, TOKENS, QA, KORQUAD)
+}
 """By the name that a study gives."""
 
 

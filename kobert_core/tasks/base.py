@@ -318,7 +318,7 @@ class Task(ABC, Generic[E]):
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The weighted losses of a batch, added up: a scalar on the model's device."""
-        loss: torch.Tensor = model(**batch.inputs, **batch.targets, reduction="sum").loss
+        loss: torch.Tensor = model(**batch.inputs, **batch.targets, **batch.token_targets, reduction="sum").loss
         return loss
 
     @abstractmethod

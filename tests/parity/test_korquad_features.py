@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kobert_core.code_points import strings
 from kobert_core.tasks.question_answering.squad import read_squad
-from kobert_core.tasks.question_answering.windows import WindowExamples, strings
+from kobert_core.tasks.question_answering.windows import WindowExamples
 from kobert_core.tokenization import KoBertTokenizer
 from tests.fixtures.squad import make_examples
 from tests.fixtures.tokens import pieces_of

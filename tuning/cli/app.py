@@ -244,7 +244,8 @@ def predict(
     ],
     output: Annotated[Path, typer.Option("--output", metavar="FILE", help="A .tsv or .jsonl file to write.")],
 ) -> None:
-    """Label a file: one record a row, with its text and the probability of each class; or answer its questions."""
+    """Label a file: one record a row, with its text and the probability of each class, or its entities; or answer its
+    questions."""
     from kobert_core.data.set_aside import PLACES_SHOWN
     from tuning.cli.predict import predict_file
     from tuning.cli.progress import watching

@@ -109,8 +109,9 @@ def columns(names: Iterable[str]) -> list[str]:
 
 
 def in_one_line(cell: object) -> str:
-    """A cell without tabs and line ends: they become blanks."""
-    return " ".join(str(cell).split())
+    """A cell without tabs and line ends: they become blanks. A list is JSON."""
+    text = json.dumps(cell, ensure_ascii=False) if isinstance(cell, list) else str(cell)
+    return " ".join(text.split())
 
 
 def as_json_lines(records: list[dict[str, object]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kobert_core.code_points import strings
 from kobert_core.tasks.question_answering.decoding import Answers, Outputs, texts
 from kobert_core.tasks.question_answering.official_metrics import (
     best_threshold,
@@ -12,7 +13,7 @@ from kobert_core.tasks.question_answering.official_metrics import (
     squad2_totals,
     total,
 )
-from kobert_core.tasks.question_answering.windows import WindowExamples, strings
+from kobert_core.tasks.question_answering.windows import WindowExamples
 
 
 def score_answers(examples: WindowExamples, answers: Answers, null_threshold: float | None) -> dict[str, float]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from kobert_core.code_points import strings
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.set_aside import PLACES_SHOWN
@@ -31,7 +32,6 @@ from kobert_core.tasks.question_answering.windows import (
     Arrays,
     WindowExamples,
     piece_arrays,
-    strings,
     text_arrays,
     window_arrays,
 )

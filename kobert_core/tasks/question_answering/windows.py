@@ -8,14 +8,13 @@ the 964 contexts of KorQuAD's dev set, 7 differ, all in ties of equal score (`00
 
 from __future__ import annotations
 
-import itertools
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kobert_core.code_points import code_points
+from kobert_core.code_points import code_points, strings
 from kobert_core.data.batching import IGNORED, Batch, places_in
 from kobert_core.tasks.question_answering.config import Lengths
 from kobert_core.tasks.question_answering.graphemes import grapheme_starts, trims_needed
@@ -157,13 +156,6 @@ def window_arrays(texts: Arrays, pieces: Arrays, lengths: Lengths, *, separators
     positions = np.where(inside[:, None], spans - first[:, None] + query[question][:, None] + 1 + separators, 0)
     arrays = {"question": question, "first": first, "count": count, "positions": positions}
     return {name: array.astype(np.int32) for name, array in arrays.items()} | {"windows": bounds}
-
-
-def strings(codes: np.ndarray, starts: np.ndarray) -> list[str]:
-    """The texts that lie end to end in `codes`."""
-    joined = codes.tobytes().decode("utf-32-le", "surrogatepass")  # a gold answer may be anything
-    bounds = starts.tolist()
-    return [joined[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def _bounds(sizes: list[int] | np.ndarray) -> NDArray[np.int64]:

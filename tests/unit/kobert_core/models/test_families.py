@@ -14,9 +14,11 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
 )
 
+from kobert_core.code_points import strings
 from kobert_core.config import OptimConfig
 from kobert_core.errors import InputError
 from kobert_core.families import FAMILIES, layers_of
@@ -25,17 +27,21 @@ from kobert_core.pretrained import load_pretrained, save_model_files, save_weigh
 from kobert_core.runtime import LocalRuntime
 from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.tasks.base import Task
-from kobert_core.tasks.question_answering.windows import strings
 from kobert_core.training import train
 from tests.fixtures.encoders import FAMILIES as TINY
-from tests.fixtures.encoders import classification, make_encoder, questions
+from tests.fixtures.encoders import classification, entities, make_encoder, questions
 
-CONFIGS = {"nsmc": classification, "korquad": questions}
-AUTO = {"nsmc": AutoModelForSequenceClassification, "korquad": AutoModelForQuestionAnswering}
+CONFIGS = {"nsmc": classification, "korquad": questions, "tokens": entities}
+AUTO = {
+    "nsmc": AutoModelForSequenceClassification,
+    "korquad": AutoModelForQuestionAnswering,
+    "tokens": AutoModelForTokenClassification,
+}
+SUFFIX = {"nsmc": ".tsv", "korquad": ".json", "tokens": ".tsv"}
 
 
 def task_of(name: str, folder: Path, tmp_path: Path, **model: Any) -> Task[Any]:
-    config = CONFIGS[name](folder, tmp_path / ("data.tsv" if name == "nsmc" else "data.json"), **model)
+    config = CONFIGS[name](folder, tmp_path / f"data{SUFFIX[name]}", **model)
     return task_class(name)(config)
 
 
@@ -69,8 +75,8 @@ def test_logits_and_gradients_are_those_of_the_padded_model(family: str, name: s
     lengths = task.train.lengths[rows]
     assert len(set(lengths.tolist())) > 1 and lengths.max() == task.longest, "some are padded, some are cut"
     inputs = padded(task, rows)
-    mask = inputs["attention_mask"].bool() if name == "korquad" else slice(None)
-    ours = [one[mask] for one in logits_of(model(**task.train.batch(rows).inputs))]
+    mask = inputs["attention_mask"].bool() if name != "nsmc" else slice(None)
+    ours = [one[mask] if name == "korquad" else one for one in logits_of(model(**task.train.batch(rows).inputs))]
     theirs = [one[mask] for one in logits_of(reference(**inputs))]
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     towards = [torch.randn_like(one) for one in ours]
@@ -101,6 +107,12 @@ def test_what_was_trained_is_what_transformers_loads(family: str, name: str, tmp
         if name == "nsmc":
             line = task.read_rows(task.data.train).texts[task.train.rows[rows[0]]]
             given = tokenizer(line, return_tensors="pt")
+        elif name == "tokens":
+            file, alone = task.train.file, np.flatnonzero(np.bincount(task.train.window_text) == 1)[0]
+            rows = np.flatnonzero(task.train.window_text == alone)
+            given = tokenizer(strings(file["codes"], file["starts"])[task.train.texts[alone]], return_tensors="pt")
+            inputs = task.train.batch(rows).inputs
+            expected = [one[None] for one in logits_of(model(**inputs))]
         else:
             file, question = task.train.texts, int(task.train.question[rows[0]])
             asked = strings(file["question_codes"], file["question_starts"])[question]
@@ -112,7 +124,8 @@ def test_what_was_trained_is_what_transformers_loads(family: str, name: str, tmp
             expected = logits_of(model(**inputs))
         assert given["input_ids"][0].tolist() == inputs["input_ids"].tolist()
         torch.testing.assert_close(logits_of(loaded(**given)), expected, rtol=0, atol=1e-5)
-        torch.testing.assert_close(logits_of(again.model(**inputs)), expected, rtol=0, atol=1e-6)
+        ours = [one[None] if name == "tokens" else one for one in logits_of(again.model(**inputs))]
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -20,7 +20,7 @@ from kobert_core.tasks.base import Task
 from kobert_core.tasks.text_classification.config import NSMC
 from kobert_core.tasks.text_classification.task import Nsmc
 from kobert_core.training import train
-from tests.fixtures import questions
+from tests.fixtures import entities, questions
 from tests.fixtures.tiny import SIZES, tiny_config
 
 MINIMUM = "eval/least"
@@ -84,7 +84,11 @@ def korquad(folder: Path) -> dict[str, Any]:
     return questions.config_of(file).model_dump(mode="json")
 
 
-@pytest.fixture(params=[nsmc, pairs, multilabel, regression, korquad, least_certain])
+def tokens(folder: Path) -> dict[str, Any]:
+    return entities.config_of(entities.write(folder / "train.tsv", range(80))).model_dump(mode="json")
+
+
+@pytest.fixture(params=[nsmc, pairs, multilabel, regression, tokens, korquad, least_certain])
 def task(request: pytest.FixtureRequest, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Task[Any]:
     monkeypatch.setitem(SPECS, LeastCertain.spec.name, LeastCertain.spec)
     monkeypatch.setattr("kobert_core.tasks.import_module", importing_this_file_too())
@@ -109,6 +113,7 @@ def test_its_examples_are_those_of_its_batches(task: Task[Any]) -> None:
     assert batch.inputs["lengths"] == examples.lengths[chosen].tolist()
     assert batch.shape.tokens == sum(batch.inputs["lengths"]) and max(examples.lengths) <= task.longest
     assert all(len(target) == len(chosen) for target in batch.targets.values())
+    assert all(len(target) == batch.shape.tokens for target in batch.token_targets.values())
     few = examples.take(np.arange(2))
     assert few.items == 2 and len(few) >= 2
 

@@ -1,0 +1,1 @@
+"""Named entity recognition: all that is known of this task."""

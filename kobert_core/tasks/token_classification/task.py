@@ -1,0 +1,373 @@
+"""Named entity recognition: KLUE-NER, Naver NER, or any file of texts with entities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from kobert_core.code_points import strings
+from kobert_core.config import TrainConfig
+from kobert_core.data.batching import IGNORED, Batch
+from kobert_core.data.cache import cached_arrays
+from kobert_core.data.set_aside import PLACES_SHOWN
+from kobert_core.data.source import Source
+from kobert_core.data.splits import sample, stratified_split
+from kobert_core.data.survey import CutOff, Survey, same_files, share_of, text_digests, warn_of_same_files
+from kobert_core.families import family_of
+from kobert_core.models.backbone import encoder_config
+from kobert_core.models.packed_encoder import in_rows, rows_of
+from kobert_core.progress import Progress, unseen
+from kobert_core.tasks.base import Chance, Inputs, Purpose, Task
+from kobert_core.tasks.token_classification.config import SPEC, TokenClassificationData, TokenClassificationModel
+from kobert_core.tasks.token_classification.decoding import (
+    Outputs,
+    entities_of,
+    perfect_outputs,
+    predicted,
+    tagged_units,
+)
+from kobert_core.tasks.token_classification.examples import (
+    CODE_VERSION,
+    Arrays,
+    TokenExamples,
+    begins,
+    inside,
+    piece_arrays,
+    tag_names,
+    text_arrays,
+)
+from kobert_core.tasks.token_classification.metrics import Counts, char_f1, count, entity_scores, label_report
+from kobert_core.tasks.token_classification.model import TokenClassifier
+from kobert_core.tasks.token_classification.sentences import (
+    BadSentence,
+    Sentences,
+    infer_labels,
+    read_sentences,
+    read_texts,
+)
+from kobert_core.tokenization import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+class TokenClassification(Task[TokenExamples]):
+    """Named entity recognition on the data of one config. An example is a window; a text has one or more."""
+
+    spec = SPEC
+    pooler: ClassVar[bool] = False
+
+    data: TokenClassificationData
+    model: TokenClassificationModel
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        cache: Path | None = None,
+        tokenizer: Tokenizer | None = None,
+        progress: Progress = unseen,
+    ) -> None:
+        """As every task; where the config names no labels, they are those of the training file from now on."""
+        data = config.data
+        assert isinstance(data, TokenClassificationData)
+        if not data.labels:
+            labels = tuple(infer_labels(data.train, data.format, data.text_column))
+            config = config.model_copy(update={"data": data.model_copy(update={"labels": labels})})
+        super().__init__(config, cache=cache, tokenizer=tokenizer, progress=progress)
+
+    @property
+    def longest(self) -> int:
+        return self.data.max_length
+
+    @property
+    def _tags(self) -> list[str]:
+        return tag_names(self.data.labels)
+
+    def _with_head(self, encoder: PreTrainedModel) -> TokenClassifier:
+        return TokenClassifier(
+            encoder,
+            num_labels=len(self._tags),
+            dropout=self.model.dropout,
+            label_smoothing=self.model.label_smoothing,
+        )
+
+    def hf_config(self) -> PretrainedConfig:
+        from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES
+
+        config = encoder_config(self.model, self.tokenizer, longest=self.longest)
+        values: dict[str, object] = {
+            "architectures": [MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES[config.model_type]],
+            "id2label": dict(enumerate(self._tags)),
+            "label2id": {tag: number for number, tag in enumerate(self._tags)},
+        }
+        if (name := family_of(config).tag_dropout) is not None:
+            values[name] = self.model.dropout
+        config.update(values)
+        return config
+
+    def read(self, path: Source, purpose: Purpose = "scoring") -> TokenExamples:
+        file = self._texts(path)
+        key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint}
+        with self._watched(path):
+            pieces = cached_arrays(self._cache, key, lambda: self._pieces(file))
+        return self._examples(file, pieces)
+
+    def bad_rows(self, path: Source, purpose: Purpose = "scoring") -> list[BadSentence]:
+        """The texts of a labelled file that were set aside, for either purpose the same."""
+        file = self._texts(path)
+        rows = zip(file["bad_lines"].tolist(), file["bad_reasons"].tolist(), strict=True)
+        return [BadSentence(line, reason) for line, reason in rows]
+
+    def read_inputs(self, path: Source) -> Inputs[TokenExamples]:
+        """Every usable text of a file, in its order, as it stands there."""
+        with self._watched(path):
+            found = read_texts(
+                path, self.data.text_column, max_bad_fraction=self.data.max_bad_fraction, dialect=self.data.dialect
+            )
+            file = text_arrays(found, self.data.labels)
+            examples = self._examples(file, self._pieces(file))
+        texts = [sentence.text for sentence in found.usable]
+        return Inputs([sentence.id for sentence in found.usable], {"text": texts}, examples, found.bad)
+
+    def answers(self, ids: list[str], examples: TokenExamples, outputs: Outputs) -> list[dict[str, object]]:
+        """For each id its entities: where each begins and ends in the text, its label, what stands there, and the mean
+        probability of its tags."""
+        tagged = tagged_units(examples)
+        tags, sure = predicted(examples, outputs, tagged)
+        found = entities_of(tags, tagged.text)
+        starts, codes = examples.file["starts"], examples.file["codes"]
+        entities: list[list[dict[str, object]]] = [[] for _ in ids]
+        for first, last, label in zip(*(part.tolist() for part in found), strict=True):
+            place = int(tagged.text[first])
+            start, end = int(tagged.units[first, 0]), int(tagged.units[last, 1])
+            origin = int(starts[examples.texts[place]])
+            entities[place].append(
+                {
+                    "start": start - origin,
+                    "end": end - origin,
+                    "label": self.data.labels[label],
+                    "text": codes[start:end].tobytes().decode("utf-32-le"),
+                    "score": round(float(sure[first : last + 1].mean()), 6),
+                }
+            )
+        return [{"id": one, "entities": some} for one, some in zip(ids, entities, strict=True)]
+
+    def total_weight(self, examples: TokenExamples, indices: np.ndarray) -> float:
+        return float(examples.counted[indices].sum())
+
+    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """What `predicted` takes: of each token its likeliest tag, and how likely it is; of each window its loss."""
+        logits, inputs = model(**batch.inputs).logits.float(), batch.inputs
+        rows = rows_of(inputs["starts"], tokens=len(logits))
+        probabilities, tags = logits.softmax(-1).max(-1)
+        losses = F.cross_entropy(logits, batch.token_targets["labels"], ignore_index=IGNORED, reduction="none")
+        place, shape = (rows, inputs["position_ids"]), (len(inputs["lengths"]), max(inputs["lengths"]))
+        return {
+            "tags": in_rows(tags.to(torch.int16), place, shape),
+            "probabilities": in_rows(probabilities, place, shape),
+            "losses": losses.new_zeros(shape[0]).index_add(0, rows, losses),
+        }
+
+    def score(self, examples: TokenExamples, outputs: Outputs) -> dict[str, float]:
+        """F1, precision and recall of entities; F1 of the tags of characters; accuracy of the tags of what the file
+        tags; the mean loss of tokens; and how many texts there are."""
+        tagged = tagged_units(examples)
+        tags, _ = predicted(examples, outputs, tagged)
+        scores = entity_scores(self._counts(tagged.tags, tags, tagged.text))
+        scores["char_f1"] = char_f1(*_of_characters(examples, tagged.units, tags), len(self._tags))
+        scores["accuracy"] = float(np.mean(tags == tagged.tags))
+        scores["loss"] = float(outputs["losses"].sum(dtype=np.float64) / max(1, examples.counted.sum()))
+        return {f"eval/{name}": value for name, value in (scores | {"texts": examples.items}).items()}
+
+    def score_in_detail(self, examples: TokenExamples, outputs: Outputs) -> dict[str, object]:
+        """`entities`: precision, recall, F1 and support of each label."""
+        tagged = tagged_units(examples)
+        tags, _ = predicted(examples, outputs, tagged)
+        return {"entities": label_report(self._counts(tagged.tags, tags, tagged.text), self.data.labels)}
+
+    def _counts(self, gold: np.ndarray, tags: np.ndarray, text: np.ndarray) -> Counts:
+        return count(entities_of(gold, text), entities_of(tags, text), len(self.data.labels))
+
+    def chance(self, examples: TokenExamples, metric: str) -> Chance | None:
+        """The score of no entities at all, or for the loss of predicting how frequent each tag is."""
+        shares = np.bincount(_targets(examples), minlength=len(self._tags)) / max(1, examples.counted.sum())
+        entropy = -float((shares * np.log(np.where(shares > 0, shares, 1.0))).sum())
+        nothing = {name: np.zeros_like(part) for name, part in perfect_outputs(examples).items()}
+        scores = self.score(examples, nothing) | {"eval/loss": entropy}
+        by = "the shares of the tags for every token" if metric == "eval/loss" else "no entity at all"
+        return Chance(scores[metric], by) if metric in scores else None
+
+    def describe(self, file: Source) -> dict[str, object]:
+        """Texts, entities by label, what is set aside, and how long the texts are in tokens, special ones counted.
+
+        `ceiling`: the scores that a model with this tokenizer reaches if each token has the right tag.
+        """
+        with self._watched(file):
+            found = self._read(file, max_bad_fraction=1.0)
+            arrays = text_arrays(found, self.data.labels)
+            examples = self._examples(arrays, self._pieces(arrays))
+        lengths = np.diff(examples.pieces["piece_starts"]) + 2
+        ceiling = self.score(examples, perfect_outputs(examples))
+        return {
+            "texts": examples.items,
+            "entities": dict(zip(self.data.labels, _entities_by_label(arrays["tags"], self.data), strict=True)),
+            "texts_without_entities": sum(not sentence.spans for sentence in found.usable),
+            "set_aside": len(found.bad),
+            "set_aside_places": [str(bad) for bad in found.bad[:PLACES_SHOWN]],
+            "windows": len(examples),
+            "tokens": {
+                "mean": round(float(lengths.mean()), 1),
+                "p99": int(np.quantile(lengths, 0.99)),
+                "max": int(lengths.max()),
+            },
+            "ceiling": {name: ceiling[f"eval/{name}"] for name in ("f1", "char_f1")},
+        }
+
+    def survey(self, test: Source | None) -> Survey:
+        """How many entities of each label, and how many texts that are trained on, are in each split."""
+        files = {"train": self.data.train, "dev": self.data.dev, "test": test}
+        splits = {name: self._texts_of(name, path) for name, path in files.items() if path or name == "dev"}
+        facts: list[tuple[str, str]] = []
+        warnings = warn_of_same_files(files)
+        for split, (counts, texts) in splits.items():
+            told = [f"{number:,} {label}" for label, number in zip(self.data.labels, counts, strict=True)]
+            facts.append((f"entities in {split}", f"{', '.join(told)} in {len(texts):,} texts"))
+            missing = [label for label, number in zip(self.data.labels, counts, strict=True) if not number]
+            if len(missing) == len(counts):
+                warnings.append(f"no text of {split} has an entity")
+            elif missing:
+                warnings.append(f"{split} has no entity of the label {', '.join(f'`{label}`' for label in missing)}")
+        _, trained_on = splits.pop("train")
+        same = {other for _, other in same_files(files)}
+        for split, (_, texts) in splits.items():
+            number = int(np.isin(texts, trained_on).sum())
+            facts.append((f"{split} texts in train", share_of(number, len(texts))))
+            if number and files[split] and split not in same:
+                warnings.append(f"{share_of(number, len(texts))} texts of {split} are trained on")
+        return Survey(facts, warnings)
+
+    def _texts_of(self, split: str, path: Source | None) -> tuple[list[int], np.ndarray]:
+        """Of a split how many entities of each label, and the digests of its texts."""
+        file = self._texts(path or self.data.train)
+        texts = np.arange(len(file["ids"]))[self._split.get(split, slice(None))]
+        digests = text_digests(strings(file["codes"], file["starts"]))[texts]
+        is_here = np.repeat(np.isin(np.arange(len(file["ids"])), texts), np.diff(file["starts"]))
+        return _entities_by_label(file["tags"][is_here], self.data), digests
+
+    def cut_off(self) -> list[CutOff]:
+        """Nothing is: a text that is too long has several windows."""
+        several = float((np.bincount(self.train.window_text) > 1).mean())
+        return [CutOff("texts in several windows", "data.max_length", self.data.max_length, several)]
+
+    def _pieces(self, file: Arrays) -> Arrays:
+        return piece_arrays(file, strings(file["codes"], file["starts"]), self.tokenizer)
+
+    def _examples(self, file: Arrays, pieces: Arrays) -> TokenExamples:
+        return TokenExamples(file, pieces, self.tokenizer, room=self.data.room, step=self.data.step)
+
+    def _read(self, path: Source, *, max_bad_fraction: float) -> Sentences:
+        data = self.data
+        return read_sentences(
+            path,
+            data.format,
+            data.text_column,
+            data.labels,
+            max_bad_fraction=max_bad_fraction,
+            dialect=data.dialect,
+        )
+
+    def _texts(self, path: Source) -> Arrays:
+        """What is known of a file before it is tokenized."""
+
+        def build() -> Arrays:
+            with self._watched(path):
+                return text_arrays(self._read(path, max_bad_fraction=self.data.max_bad_fraction), self.data.labels)
+
+        return cached_arrays(self._cache, self._file_key(path), build)
+
+    @contextmanager
+    def _watched(self, path: Source) -> Iterator[None]:
+        """Around what takes long with a file, and does not know how long."""
+        work = f"reading {path.name}"
+        self.progress(work, 0)
+        yield
+        self.progress(work, 1, 1)
+
+    def _texts_at(self, items: np.ndarray) -> list[str]:
+        file = self._texts(self.data.train)
+        texts = strings(file["codes"], file["starts"])
+        return [texts[number] for number in items]
+
+    def _file_key(self, path: Source) -> dict[str, object]:
+        data = self.data
+        return {
+            "file": Source.of(path).digest(),
+            "tagged": CODE_VERSION,
+            "format": data.format,
+            "suffixes": [PurePath(entry).suffix.lower() for entry in Source.of(path).entries],
+            "text_column": data.text_column,
+            "labels": list(data.labels),
+            "max_bad_fraction": data.max_bad_fraction,
+            **data.dialect.key(),
+        }
+
+    @cached_property
+    def _split(self) -> dict[str, np.ndarray]:
+        """Texts of the train and the dev split, by their rarest labels: of `train` both, or of `train` and of `dev`."""
+        data = self.data
+        train_classes = _rarest_labels(self._texts(data.train), data)
+        dev_classes = train_classes if data.dev is None else _rarest_labels(self._texts(data.dev), data)
+        train, dev = self._carve(stratified_split, train_classes, None if data.dev is None else dev_classes)
+        seed = data.split_seed
+        return {
+            "train": sample(train, data.max_train_examples, seed=seed, labels=train_classes[train]),
+            "dev": sample(dev, data.max_dev_examples, seed=seed, labels=dev_classes[dev]),
+        }
+
+
+def _entities_by_label(tags: np.ndarray, data: TokenClassificationData) -> list[int]:
+    counts: list[int] = np.bincount(tags[begins(tags)] // 2, minlength=len(data.labels)).tolist()
+    return counts
+
+
+def _rarest_labels(file: Arrays, data: TokenClassificationData) -> np.ndarray:
+    """Of each text that of its labels which the file has least of; -1 where it has none."""
+    counts = np.array(_entities_by_label(file["tags"], data))
+    by_rarity = np.argsort(counts, kind="stable")
+    rank = np.empty(len(counts), dtype=np.int64)
+    rank[by_rarity] = np.arange(len(counts))
+    at = np.flatnonzero(begins(file["tags"]))
+    text = np.searchsorted(file["starts"], at, side="right") - 1
+    ranks = np.full(len(file["ids"]), len(counts))
+    np.minimum.at(ranks, text, rank[file["tags"][at] // 2])
+    classes: np.ndarray = np.append(by_rarity, -1)[ranks]
+    return classes
+
+
+def _of_characters(examples: TokenExamples, units: np.ndarray, tags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The file's tag and the predicted one of each character in these units: a unit's first one has its tag, and the
+    others what is inside of it."""
+    sizes = units[:, 1] - units[:, 0]
+    ends = np.cumsum(sizes)
+    at = np.arange(ends[-1]) + np.repeat(units[:, 0] - (ends - sizes), sizes)
+    given = np.repeat(inside(tags), sizes)
+    given[ends - sizes] = tags
+    return examples.file["tags"][at], given
+
+
+def _targets(examples: TokenExamples) -> np.ndarray:
+    """The targets of all tokens, each once."""
+    sizes = examples.counted
+    at = np.arange(sizes.sum()) + np.repeat(
+        examples.begin + examples.windows.counted[:, 0] - (np.cumsum(sizes) - sizes), sizes
+    )
+    return np.asarray(examples.pieces["targets"][at])

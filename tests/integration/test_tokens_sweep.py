@@ -1,0 +1,113 @@
+"""Named entities from a study file to predictions: looked at, searched, resumed, exported, scored and used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from tests.fixtures import entities
+from tests.fixtures.commands import tune, tune_here
+
+STUDY: dict[str, Any] = {
+    "schema_version": 1,
+    "name": "names",
+    "task": "tokens",
+    "data": {"train": "train.tsv", "test": "test.tsv", "dev_fraction": 0.25, "max_length": 16},
+    "model": {"init": "random", "tokenizer_vocab_size": 120, "config": entities.SIZES},
+    "optim": {"batch_size": 16},
+    "train": {"epochs": 6, "eval_percent": 50},
+    "parameters": {
+        "optim.backbone_lr": {"distribution": "log_uniform", "min": 2e-3, "max": 6e-3},
+        "data.max_length": {"values": [12, 16]},
+        "model.label_smoothing": {"values": [0.0, 0.1]},
+    },
+    "search": {"points": [{"optim.backbone_lr": 4e-3, "data.max_length": 16, "model.label_smoothing": 0.0}]},
+}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("names")
+    entities.write(folder / "train.tsv", range(240))
+    entities.write(folder / "test.tsv", range(1000, 1060))
+    YAML().dump(STUDY, folder / "study.yaml")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sweep(work: Path) -> dict[str, Any]:
+    tune("sweep", "study.yaml", "--name", "names", "--trials", 2, cwd=work)
+    done = tune("sweep", "study.yaml", "--name", "names", "--trials", 3, "--resume", "--json", cwd=work)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def test_a_dry_run_tells_the_entities(work: Path) -> None:
+    told = json.loads(tune_here("sweep", "study.yaml", "--dry-run", "--json", cwd=work).stdout.splitlines()[-1])
+    assert told["study"]["data"]["labels"] == ["LC", "PS"]
+    assert told["splits"]["test"]["items"] == 60 and told["splits"]["dev"]["items"] == 60
+    assert told["facts"]["entities in test"] == "45 LC, 60 PS in 60 texts"
+    assert told["facts"]["texts in several windows"].endswith("16 tokens (data.max_length)")
+
+
+def test_the_winner_has_learned_it(sweep: dict[str, Any]) -> None:
+    assert sweep["winner"]["metrics"]["eval/f1"] > 0.9
+    assert sweep["test"]["winner"]["test/f1"] > 0.9
+    assert {"test/macro_f1", "test/char_f1", "test/precision", "test/recall", "test/accuracy"} <= sweep["test"][
+        "winner"
+    ].keys()
+    chance = json.loads((Path(sweep["sweep"]) / "winner.json").read_text(encoding="utf-8"))["chance"]
+    assert chance == {"value": 0.0, "by": "no entity at all"}
+
+
+def test_evaluate_equals_what_the_sweep_reported(work: Path, sweep: dict[str, Any]) -> None:
+    found = json.loads(tune_here("evaluate", sweep["model"], "test.tsv", "--json", cwd=work).stdout.splitlines()[-1])
+    reported = sweep["test"]["winner"]
+    for name in ("f1", "precision", "recall", "macro_f1", "char_f1", "accuracy"):
+        assert found[name] == reported[f"test/{name}"]
+    assert found["texts"] == 60 and found["entities"]["PS"]["support"] == 60
+    described = tune_here("describe", "test.tsv", "--model", sweep["model"], "--json", cwd=work)
+    assert json.loads(described.stdout.splitlines()[-1])["ceiling"]["f1"] >= found["f1"]
+
+
+def test_predictions_are_those_that_were_scored_and_of_transformers_pipeline(work: Path, sweep: dict[str, Any]) -> None:
+    from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
+
+    tune_here("predict", sweep["model"], "test.tsv", "--output", "tagged.jsonl", cwd=work)
+    rows = [json.loads(line) for line in (work / "tagged.jsonl").read_text(encoding="utf-8").splitlines()]
+    texts = ["".join(part for part, _ in entities.sentence(number)) for number in range(1000, 1060)]
+    assert [row["text"] for row in rows] == texts and rows[0]["id"] == "text-1000"
+    golds = [{part for part in entities.sentence(number) if part[1] is not None} for number in range(1000, 1060)]
+    said = [{(one["text"], one["label"]) for one in row["entities"]} for row in rows]
+    right = sum(len(some & gold) for some, gold in zip(said, golds, strict=True))
+    recall = sweep["test"]["winner"]["test/recall"]
+    assert right == pytest.approx(recall * sum(map(len, golds)))
+    for row in rows:
+        assert all(row["text"][one["start"] : one["end"]] == one["text"] for one in row["entities"])
+
+    tokenizer = AutoTokenizer.from_pretrained(sweep["model"])
+    model, loading = AutoModelForTokenClassification.from_pretrained(sweep["model"], output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    tagger = pipeline(
+        "token-classification",
+        model=model,
+        tokenizer=tokenizer,
+        aggregation_strategy="simple",
+        device=torch.device("cpu"),
+    )
+    theirs = [[(one["start"], one["end"], one["entity_group"]) for one in tagger(text)] for text in texts]
+    ours = [[(one["start"], one["end"], one["label"]) for one in row["entities"]] for row in rows]
+    assert sum(a == b for a, b in zip(theirs, ours, strict=True)) >= 54, "but for an I- that continues nothing"
+
+
+def test_predictions_of_plain_texts_as_a_table(work: Path, sweep: dict[str, Any]) -> None:
+    (work / "new.txt").write_text("유나는 부산에서 사과를 샀다.\n\n", encoding="utf-8")
+    tune_here("predict", sweep["model"], "new.txt", "--output", "new.tsv", cwd=work)
+    header, row = (work / "new.tsv").read_text(encoding="utf-8").splitlines()
+    assert header == "id\ttext\tentities"
+    assert {one["text"] for one in json.loads(row.split("\t")[2])} >= {"유나"}
