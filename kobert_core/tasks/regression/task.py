@@ -15,8 +15,8 @@ from kobert_core.tasks.regression.config import SPEC, RegressionData, Regression
 from kobert_core.tasks.regression.metrics import METRICS
 from kobert_core.tasks.regression.targets import Numbers
 
-STRATA = 10
-"""Ranges of numbers, with as many rows in each, whose proportions the splits keep."""
+STRATA, ROWS_A_STRATUM = 10, 10
+"""Ranges of numbers, at most, and rows in each, at least, whose proportions the splits keep."""
 
 
 class Regression(LabelledTexts):
@@ -39,7 +39,8 @@ class Regression(LabelledTexts):
         return "numbers"
 
     def _strata(self, labels: np.ndarray) -> np.ndarray:
-        bounds = np.quantile(labels, np.arange(1, STRATA) / STRATA)
+        strata = min(STRATA, max(1, len(labels) // ROWS_A_STRATUM))
+        bounds = np.quantile(labels, np.arange(1, strata) / strata)
         return np.searchsorted(bounds, labels, side="right")
 
     def answers(

@@ -63,7 +63,7 @@ def read_raw(source: Source, kind: Format, text_column: str, dialect: Dialect = 
     """
 
     def read(part: Part) -> Iterator[Raw | Bad]:
-        found = _format_of(part, dialect) if kind == "auto" else kind
+        found = format_of(part, dialect) if kind == "auto" else kind
         if found == "records":
             return _records(part, text_column, dialect)
         return _TEXT_FORMATS[found](_lines_of(part, dialect))
@@ -117,7 +117,7 @@ def _whole_lines(part: LocalPart, dialect: Dialect) -> Iterator[str]:
     return (line.removesuffix("\r") for line in read_lines(part.path, dialect.encoding))
 
 
-def _format_of(part: Part, dialect: Dialect) -> Format:
+def format_of(part: Part, dialect: Dialect = DEFAULT) -> Format:
     """The format of a labelled file, by its suffix or its first lines.
 
     Raises:

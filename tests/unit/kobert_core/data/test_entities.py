@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kobert_core.data.source import LocalPart
 from kobert_core.errors import InputError
 from kobert_core.tasks.token_classification.formats import format_of
 from kobert_core.tasks.token_classification.sentences import (
@@ -51,7 +52,7 @@ def file(tmp_path: Path) -> Any:
 def test_the_examples_of_the_docs_are_read_as_they_stand(example: tuple[str, str], file: Any) -> None:
     kind, content = example
     path = file(content, f"file{SUFFIXES[kind]}")
-    assert format_of(path) == {"jsonl": "records"}.get(kind, kind)
+    assert format_of(LocalPart(path)) == {"jsonl": "records"}.get(kind, kind)
     found = read(path)
     assert found.bad == [] and [one.text for one in found.usable] == ["박씨는 서울에 산다"]
     by_words = [("박씨는", "PER"), ("서울에", "LOC")]
