@@ -17,16 +17,15 @@ STUDY: dict[str, Any] = {
     "schema_version": 1,
     "name": "names",
     "task": "tokens",
-    "data": {"train": "train.tsv", "test": "test.tsv", "dev_fraction": 0.25, "max_length": 16},
+    "data": {"train": "train.tsv", "test": "test.tsv", "dev_fraction": 0.25, "max_length": 24},
     "model": {"init": "random", "tokenizer_vocab_size": 120, "config": entities.SIZES},
     "optim": {"batch_size": 16},
     "train": {"epochs": 6, "eval_percent": 50},
     "parameters": {
         "optim.backbone_lr": {"distribution": "log_uniform", "min": 2e-3, "max": 6e-3},
-        "data.max_length": {"values": [12, 16]},
         "model.label_smoothing": {"values": [0.0, 0.1]},
     },
-    "search": {"points": [{"optim.backbone_lr": 4e-3, "data.max_length": 16, "model.label_smoothing": 0.0}]},
+    "search": {"points": [{"optim.backbone_lr": 4e-3, "model.label_smoothing": 0.0}]},
 }
 
 
@@ -52,7 +51,7 @@ def test_a_dry_run_tells_the_entities(work: Path) -> None:
     assert told["study"]["data"]["labels"] == ["LC", "PS"]
     assert told["splits"]["test"]["items"] == 60 and told["splits"]["dev"]["items"] == 60
     assert told["facts"]["entities in test"] == "45 LC, 60 PS in 60 texts"
-    assert told["facts"]["texts in several windows"].endswith("16 tokens (data.max_length)")
+    assert told["facts"]["texts in several windows"].endswith("24 tokens (data.max_length)")
 
 
 def test_the_winner_has_learned_it(sweep: dict[str, Any]) -> None:
@@ -93,16 +92,23 @@ def test_predictions_are_those_that_were_scored_and_of_transformers_pipeline(wor
     tokenizer = AutoTokenizer.from_pretrained(sweep["model"])
     model, loading = AutoModelForTokenClassification.from_pretrained(sweep["model"], output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
-    tagger = pipeline(
-        "token-classification",
-        model=model,
-        tokenizer=tokenizer,
-        aggregation_strategy="simple",
-        device=torch.device("cpu"),
-    )
-    theirs = [[(one["start"], one["end"], one["entity_group"]) for one in tagger(text)] for text in texts]
-    ours = [[(one["start"], one["end"], one["label"]) for one in row["entities"]] for row in rows]
-    assert sum(a == b for a, b in zip(theirs, ours, strict=True)) >= 54, "but for an I- that continues nothing"
+    how = {"model": model, "tokenizer": tokenizer, "device": torch.device("cpu")}
+    tagger, grouped = (pipeline("token-classification", **how, aggregation_strategy=by) for by in ("none", "simple"))
+    same = 0
+    for row in rows:
+        if not has_stray_tag(tagger(row["text"])):  # the pipeline makes an entity of it, strict IOB2 does not
+            theirs = [
+                (one["entity_group"], row["text"][one["start"] : one["end"]].strip()) for one in grouped(row["text"])
+            ]
+            assert theirs == [(one["label"], one["text"]) for one in row["entities"]]
+            same += 1
+    assert same >= 50
+
+
+def has_stray_tag(tokens: list[dict[str, Any]]) -> bool:
+    """Whether an I- continues nothing."""
+    tags = {token["index"]: token["entity"] for token in tokens}
+    return any(tag.startswith("I-") and tags.get(index - 1, "O")[1:] != tag[1:] for index, tag in tags.items())
 
 
 def test_predictions_of_plain_texts_as_a_table(work: Path, sweep: dict[str, Any]) -> None:
