@@ -299,7 +299,7 @@ def describe(
         ),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="nsmc or korquad, where neither a study nor a model says it.")
+        str | None, typer.Option(help="Such as classification or qa, where neither a study nor a model says it.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
