@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from kobert_core.data.source import Source
@@ -19,6 +20,19 @@ class SetAside(Protocol):
 
     @property
     def reason(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row, or a text of several lines, that was set aside."""
+
+    line: int | str
+    """Where it starts: line of the file from 1, header counted, with the file's name where there are several. In a
+    format without lines the number of the row from 1."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{place(self.line)}: {self.reason}"
 
 
 def place(line: int | str) -> str:

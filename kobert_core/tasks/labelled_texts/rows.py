@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from kobert_core.data.dialect import DEFAULT, Dialect
 from kobert_core.data.formats import Line, Record, read_table
-from kobert_core.data.set_aside import check_usable, place
+from kobert_core.data.set_aside import BadRow, check_usable, place
 from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.tasks.labelled_texts.cells import as_string, one_label
@@ -27,18 +27,6 @@ ROWS_AT_ONCE = 10_000
 
 Picked = tuple[Sequence[object], Sequence[object], str]
 """Texts, labels and id of a record, before they are checked."""
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row that was set aside."""
-
-    line: Line
-    """Where it starts: line of the file from 1, header counted. In Parquet the number of the row from 1."""
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{place(self.line)}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

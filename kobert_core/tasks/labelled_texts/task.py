@@ -15,7 +15,7 @@ from torch import nn
 
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays, joined
-from kobert_core.data.set_aside import PLACES_SHOWN
+from kobert_core.data.set_aside import PLACES_SHOWN, BadRow
 from kobert_core.data.source import Source
 from kobert_core.data.splits import sample, stratified_split
 from kobert_core.data.survey import CutOff, Digests, Survey, same_files, share_of, text_digests, warn_of_same_files
@@ -25,7 +25,7 @@ from kobert_core.tasks.base import Inputs, Purpose, Task
 from kobert_core.tasks.labelled_texts.config import LabelledTextsData, TextModel
 from kobert_core.tasks.labelled_texts.examples import CODE_VERSION, TextExamples, tokenize_parts
 from kobert_core.tasks.labelled_texts.model import LossSettings, ProblemType, TextClassifier
-from kobert_core.tasks.labelled_texts.rows import BadRow, Rows, read_rows, row_chunks
+from kobert_core.tasks.labelled_texts.rows import Rows, read_rows, row_chunks
 from kobert_core.tasks.labelled_texts.targets import Targets
 
 if TYPE_CHECKING:

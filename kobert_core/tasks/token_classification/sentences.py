@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from kobert_core.data.dialect import DEFAULT, Dialect
-from kobert_core.data.formats import Line
-from kobert_core.data.set_aside import check_usable, place
+from kobert_core.data.set_aside import BadRow, check_usable
 from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.tasks.token_classification.formats import Bad, Format, Raw, Words, read_raw, read_unlabelled
@@ -18,18 +16,6 @@ from kobert_core.tasks.token_classification.tags import BadTags, Scheme, Span, T
 from kobert_core.texts import character_problem, plain_or_distinct
 
 LABELS_SHOWN = 20
-
-
-@dataclass(frozen=True)
-class BadSentence:
-    """A text that was set aside."""
-
-    line: Line
-    """Where it starts: line of the file from 1; in Parquet the number of the row."""
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{place(self.line)}: {self.reason}"
 
 
 class Sentence(NamedTuple):
@@ -46,7 +32,7 @@ class Sentences(NamedTuple):
     """The usable texts of a file, in its order, and those that were set aside."""
 
     usable: list[Sentence]
-    bad: list[BadSentence]
+    bad: list[BadRow]
 
 
 def read_sentences(
@@ -108,25 +94,25 @@ def infer_labels(path: Source, kind: Format, text_column: str, dialect: Dialect 
 
 def _checked(raw: Iterable[Raw | Bad], labels: Sequence[str] | None) -> Sentences:
     """`labels` None lets all pass."""
-    parsed: list[tuple[Raw, list[Tag] | None] | BadSentence] = []
+    parsed: list[tuple[Raw, list[Tag] | None] | BadRow] = []
     for one in raw:
         if not isinstance(one, Raw):
-            parsed.append(BadSentence(*one))
+            parsed.append(BadRow(*one))
             continue
         try:
             parsed.append((one, None if one.tags is None else [parse(tag) for tag in one.tags]))
         except BadTags as error:
-            parsed.append(BadSentence(one.line, str(error)))
-    scheme = scheme_of(one[1] for one in parsed if not isinstance(one, BadSentence) and one[1] is not None)
+            parsed.append(BadRow(one.line, str(error)))
+    scheme = scheme_of(one[1] for one in parsed if not isinstance(one, BadRow) and one[1] is not None)
     found = Sentences([], [])
     for each in parsed:
-        if isinstance(each, BadSentence):
+        if isinstance(each, BadRow):
             found.bad.append(each)
             continue
         try:
             found.usable.append(_sentence(*each, scheme, labels))
         except BadTags as error:
-            found.bad.append(BadSentence(each[0].line, str(error)))
+            found.bad.append(BadRow(each[0].line, str(error)))
     return found
 
 

@@ -17,7 +17,7 @@ from kobert_core.code_points import strings
 from kobert_core.config import TrainConfig
 from kobert_core.data.batching import IGNORED, Batch
 from kobert_core.data.cache import cached_arrays
-from kobert_core.data.set_aside import PLACES_SHOWN
+from kobert_core.data.set_aside import PLACES_SHOWN, BadRow
 from kobert_core.data.source import Source
 from kobert_core.data.splits import sample, stratified_split
 from kobert_core.data.survey import CutOff, Survey, same_files, share_of, text_digests, warn_of_same_files
@@ -47,7 +47,6 @@ from kobert_core.tasks.token_classification.examples import (
 from kobert_core.tasks.token_classification.metrics import Counts, char_f1, count, entity_scores, label_report
 from kobert_core.tasks.token_classification.model import TokenClassifier
 from kobert_core.tasks.token_classification.sentences import (
-    BadSentence,
     Sentences,
     infer_labels,
     read_sentences,
@@ -121,11 +120,11 @@ class TokenClassification(Task[TokenExamples]):
             pieces = cached_arrays(self._cache, key, lambda: self._pieces(file))
         return self._examples(file, pieces)
 
-    def bad_rows(self, path: Source, purpose: Purpose = "scoring") -> list[BadSentence]:
+    def bad_rows(self, path: Source, purpose: Purpose = "scoring") -> list[BadRow]:
         """The texts of a labelled file that were set aside, for either purpose the same."""
         file = self._texts(path)
         rows = zip(file["bad_lines"].tolist(), file["bad_reasons"].tolist(), strict=True)
-        return [BadSentence(line, reason) for line, reason in rows]
+        return [BadRow(line, reason) for line, reason in rows]
 
     def read_inputs(self, path: Source) -> Inputs[TokenExamples]:
         """Every usable text of a file, in its order, as it stands there."""
