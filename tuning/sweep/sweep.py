@@ -26,7 +26,7 @@ from tuning.sweep.comparison import Comparison, compare
 from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.display import SweepDisplay
 from tuning.sweep.export import export_model
-from tuning.sweep.preflight import CheckedStudy, files_of, prepare, survey, this_machine, tracking_warnings
+from tuning.sweep.preflight import CheckedStudy, files_of, prepare, spoilers_of, survey, this_machine, tracking_warnings
 from tuning.sweep.result import SweepResult
 from tuning.sweep.session import Session
 from tuning.sweep.tracking import end_tracking, log_results, log_winner, start_tracking
@@ -117,10 +117,13 @@ class Sweep:
             ledger = list(self.table)
             refuse_other_search(folder, name=folder.name, search=study.search, resume=self.resume, ledger=ledger)
         say("reading the data, starting Ray and its worker groups …")
-        reading = in_background(self._read)
+        looking = in_background(self._look)
+        reading = in_background(lambda: self._import_trainer(looking))
         in_background(
             lambda: self._warn(tracking_warnings(self.uri))
         )  # a server may take its time: nothing waits for it
+        if not self.resume:
+            looking.result()  # what would spoil the sweep is told before Ray starts
         with ExitStack() as ray_is_up:
             groups = ray_is_up.enter_context(self._worker_groups(address, reading))
             checked = reading.result()
@@ -140,10 +143,19 @@ class Sweep:
                 end_tracking(tracker, folder, status=status, say=say)
         return result
 
-    def _read(self) -> CheckedStudy:
+    def _look(self) -> CheckedStudy:
+        """The data, read and looked at. What would spoil a new sweep does not stop one that has trials."""
         with self.display.watching() as progress:
             checked = prepare(self.study, self.folder, progress=progress)
+        for problem in spoilers_of(checked):
+            if not self.resume:
+                raise problem
+            self._warn([str(problem)])
         self._warn(survey(checked, self.folder.parent / CACHE).warnings)
+        return checked
+
+    def _import_trainer(self, looking: Future[CheckedStudy]) -> CheckedStudy:
+        checked = looking.result()
         from tuning.workers.group_trainer import trainer_class
 
         trainer_class()  # imports what the groups need next: here, while Ray starts
