@@ -282,9 +282,23 @@ class Task(ABC, Generic[E]):
     def cut_off(self) -> list[CutOff]:
         """What of the training split does not fit into an example."""
 
-    @abstractmethod
     def leaks(self, test: Source | None) -> dict[str, Leak]:
-        """How much of `dev`, and of a test file, is trained on, by the split."""
+        """How much of `dev`, and of a test file, is trained on, by the split: texts that differ in white space around
+        them alone."""
+
+        def stripped(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+            return [tuple(map(str.strip, row)) for row in rows]
+
+        splits = {split: list(map(stripped, kinds.values())) for split, kinds in self.texts_of_splits(test).items()}
+        trained_on = {row for rows in splits.pop("train") for row in rows}
+        return {
+            split: Leak(
+                sum(row in trained_on for rows in kinds for row in rows),
+                sum(map(len, kinds)),
+                f"texts of {split} are trained on",
+            )
+            for split, kinds in splits.items()
+        }
 
     def few_labels(self) -> dict[str, int]:
         """Of the splits whose rows have fewer labels between them than `data.min_labels`, how many they have."""

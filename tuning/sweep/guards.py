@@ -57,11 +57,10 @@ def spoilers(tasks: Sequence[Task[Examples]], test: Source | None) -> Iterator[I
 
 
 def resolution(task: Task[Examples], metric: str) -> str | None:
-    """The smallest difference between two models that their scores on dev show with 95% confidence.
+    """The smallest difference between two models that their scores on dev can show.
 
-    By the normal approximation of the difference of two shares, as if each model had rows of its own: of models that
-    err on the same rows, less of a difference can be seen. Both are taken for that of the trivial answer, or for a
-    half if that is more: the variance of better models is smaller.
+    Both are taken for as good as the trivial answer, or for right in half of all if that is more: of better models,
+    smaller differences show.
 
     Returns:
         In words; None where the metric is no share of what is right.
@@ -70,8 +69,20 @@ def resolution(task: Task[Examples], metric: str) -> str | None:
         return None
     chance, rows = task.chance(task.dev, metric), task.dev.items
     share = max(0.5, chance.value / task.shares[metric] if chance else 0.0)
-    points = 100 * CERTAINTY * math.sqrt(2 * share * (1 - share) / rows)
+    points = 100 * smallest_difference(share, rows)
     return f"{points:.1f} points of {metric} between two models on {rows:,} of dev, with 95% confidence"
+
+
+def smallest_difference(share: float, rows: int) -> float:
+    """The difference of two models' shares of right answers that is exceeded by chance in 5% of all cases.
+
+    By its normal approximation, and as if each model had rows of its own.
+
+    Args:
+        share: What both truly are.
+        rows: So many each of them answers.
+    """
+    return CERTAINTY * math.sqrt(2 * share * (1 - share) / rows)
 
 
 def _most_unknown(task: Task[Examples]) -> str:
