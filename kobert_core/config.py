@@ -82,6 +82,13 @@ class DataConfig(FrozenConfig):
     """Compare trials on a sample of this many examples."""
     max_bad_fraction: Fraction = 0.01
     """Part of a file's rows that may be unusable and set aside before the run is refused."""
+    max_unknown_rate: Fraction = 0.05
+    """Part of the pieces of the training texts that the tokenizer may not know before the run is refused."""
+    max_leak: Fraction = 0.01
+    """Part of the dev split, and of the test file, that may also stand in the training split before the run is refused.
+    """
+    min_labels: PositiveInt = 2
+    """Labels that the rows of `train`, and those of `dev`, must have at least between them."""
 
     @field_validator("encoding")
     @classmethod

@@ -70,7 +70,12 @@ class Plan:
             "schema_version": 1,
             "name": self.name,
             "task": "nsmc",
-            "data": {"train": str(reviews_file(self.examples)), "dev": str(dev), "max_length": NSMC_LENGTH},
+            "data": {
+                "train": str(reviews_file(self.examples)),
+                "dev": str(dev),
+                "max_length": NSMC_LENGTH,
+                "max_leak": 1,
+            },
             "model": {"backbone": str(TOKENIZER), "init": "random", "config": shape(self.tiny)},
             "optim": {"batch_size": self.batch},
             "train": {"epochs": 1, "eval_percent": 10 if self.long else 100},

@@ -53,6 +53,7 @@ def write_study(
             "train": str(reviews_file(reviews)),
             "dev": str(reviews_file(SWEEP_DEV, skip=reviews)),
             "max_length": NSMC_LENGTH,
+            "max_leak": 1,
         },
         "model": {"backbone": str(model_folder("nsmc", "tiny"))},
         "optim": {"batch_size": SWEEP_BATCH, "weight_decay": WEIGHT_DECAY},

@@ -14,6 +14,23 @@ from kobert_core.data.source import Source
 Digests = NDArray[np.uint64]
 
 
+class Leak(NamedTuple):
+    """How much of a split is trained on."""
+
+    found: int
+    total: int
+    what: str
+    """Such as `texts of dev are trained on`."""
+
+    @property
+    def share(self) -> float:
+        return self.found / max(1, self.total)
+
+    def __str__(self) -> str:
+        """In words: `3 of 120 (2.50%) texts of dev are trained on`."""
+        return f"{share_of(self.found, self.total)} {self.what}"
+
+
 class Survey(NamedTuple):
     """What was found, for people."""
 

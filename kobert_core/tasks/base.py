@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from kobert_core.data.cache import cached_arrays
 from kobert_core.data.set_aside import SetAside
 from kobert_core.data.source import Source
 from kobert_core.data.splits import Indices
-from kobert_core.data.survey import CutOff, Survey
+from kobert_core.data.survey import CutOff, Leak, Survey
 from kobert_core.errors import InputError
 from kobert_core.models.backbone import check_encoder, load_encoder
 from kobert_core.progress import Progress, unseen
@@ -76,6 +76,9 @@ E = TypeVar("E", bound=Examples, default=Any)
 log = logging.getLogger(__name__)
 Purpose = Literal["training", "scoring"]
 """What a labelled file is read for: scores may count what nothing can be learned from."""
+TextsByKind = dict[str, list[tuple[str, ...]]]
+UNKNOWN_SAMPLE = 2000
+"""Examples whose pieces tell how many of all are unknown: enough to tell 5% from 6%."""
 
 
 class Inputs(NamedTuple, Generic[E]):
@@ -98,6 +101,8 @@ class Task(ABC, Generic[E]):
     """Files beside `model.safetensors`, each with the prefix of the weights in it; what transformers does not know."""
     chosen_on_dev: ClassVar[Mapping[str, str]] = {}
     """Metrics that are values of the model's config chosen on the dev split, with that value's name."""
+    shares: ClassVar[Mapping[str, float]] = {}
+    """Metrics that are the share of rows or questions that are right, with their value when all are."""
     segments: ClassVar[int] = 1
     """Texts that an example has: 2 where it is a pair."""
     pooler: ClassVar[bool] = True
@@ -204,9 +209,10 @@ class Task(ABC, Generic[E]):
                 f"no dev split can be carved ({error})", where=data.train, fix="give `data.dev`"
             ) from error
 
-    @abstractmethod
-    def _texts_at(self, items: np.ndarray) -> Sequence[str]:
+    def _texts_at(self, items: np.ndarray) -> list[str]:
         """The texts of some items of the training file."""
+        kinds = self.texts(self.data.train, "training", items).values()
+        return [text for rows in kinds for part in zip(*rows, strict=True) for text in part]
 
     @abstractmethod
     def _file_key(self, path: Source) -> dict[str, object]:
@@ -275,6 +281,52 @@ class Task(ABC, Generic[E]):
     @abstractmethod
     def cut_off(self) -> list[CutOff]:
         """What of the training split does not fit into an example."""
+
+    def leaks(self, test: Source | None) -> dict[str, Leak]:
+        """How much of `dev`, and of a test file, is trained on, by the split: texts that differ in white space around
+        them alone."""
+
+        def stripped(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+            return [tuple(map(str.strip, row)) for row in rows]
+
+        splits = {split: list(map(stripped, kinds.values())) for split, kinds in self.texts_of_splits(test).items()}
+        trained_on = {row for rows in splits.pop("train") for row in rows}
+        return {
+            split: Leak(
+                sum(row in trained_on for rows in kinds for row in rows),
+                sum(map(len, kinds)),
+                f"texts of {split} are trained on",
+            )
+            for split, kinds in splits.items()
+        }
+
+    def few_labels(self) -> dict[str, int]:
+        """Of the splits whose rows have fewer labels between them than `data.min_labels`, how many they have."""
+        return {}
+
+    def unknown_rate(self, sample: int = UNKNOWN_SAMPLE) -> float:
+        """The part of the pieces of the training split that the tokenizer does not know, special ones not counted; by
+        so many of its examples."""
+        tokenizer, count = self.tokenizer, len(self.train)
+        ids = self.train.batch(_spread(count, sample)).inputs["input_ids"].numpy()
+        pieces = ids[~np.isin(ids, [tokenizer.cls_id, tokenizer.sep_id])]
+        return float((pieces == tokenizer.unk_id).sum() / max(1, len(pieces)))
+
+    def texts(self, file: Source, purpose: Purpose = "scoring", items: np.ndarray | None = None) -> TextsByKind:
+        """The texts of a labelled file, or of some of its items: by what they are called, each alone or in a pair."""
+        found = [np.array(texts, dtype=object) for texts in self.read_inputs(file).texts.values()]
+        chosen = found if items is None else [texts[items] for texts in found]
+        return {"pair" if len(found) > 1 else "text": list(zip(*(texts.tolist() for texts in chosen), strict=True))}
+
+    def texts_of_splits(self, test: Source | None) -> dict[str, TextsByKind]:
+        """`texts` of `train`, `dev` and a test file."""
+        data, split = self.data, self._split
+        dev, purpose = (data.train, "training") if data.dev is None else (data.dev, "scoring")
+        found = {
+            "train": self.texts(data.train, "training", split["train"]),
+            "dev": self.texts(dev, cast(Purpose, purpose), split["dev"]),
+        }
+        return found | ({} if test is None else {"test": self.texts(test)})
 
     @abstractmethod
     def hf_config(self) -> PretrainedConfig:
@@ -354,3 +406,8 @@ class Task(ABC, Generic[E]):
         model = self.model.model_copy(update=self.chosen_values(metrics))
         config = self.config.model_copy(update={"model": model})
         return type(self)(config, cache=self._cache, tokenizer=self.tokenizer, progress=self.progress)
+
+
+def _spread(count: int, sample: int) -> np.ndarray:
+    """So many of `count` positions, at equal distances; all, where there are no more."""
+    return np.unique(np.linspace(0, count - 1, min(count, sample)).astype(np.int64))

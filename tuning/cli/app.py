@@ -302,15 +302,22 @@ def describe(
         str | None, typer.Option(help="Such as classification or qa, where neither a study nor a model says it.")
     ] = None,
     as_json: AsJson = False,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the same as a page with plots.")
+    ] = None,
 ) -> None:
-    """What is in a file: counts, what is set aside, lengths; for questions, the best score that a model can reach."""
-    from tuning.cli.describe import describing_task
+    """Look at a file before you train on it: labels, duplicates, lengths, unknown characters, what is set aside.
+
+    With --study also the texts of dev and test that are trained on; for questions the best score that a model can
+    reach.
+    """
+    from tuning.cli.describe import described, describing_task
     from tuning.cli.progress import watching
     from tuning.cli.tables import print_table, table_of
 
     with watching() as progress:
         source = Source.of(files)
-        found = describing_task(source, study, model, task, progress=progress).describe(source)
+        found = described(describing_task(source, study, model, task, progress=progress), source, study, page)
     if as_json:
         print_json(found)
     else:

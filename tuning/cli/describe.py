@@ -1,12 +1,14 @@
-"""The task that `describe` reads a file with."""
+"""What `describe` finds in a file, and the task that reads it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from kobert_core.config import TrainConfig
+from kobert_core.config import DataConfig, TrainConfig
+from kobert_core.data.description import describe_texts, leaked, table_of_lengths
 from kobert_core.data.source import Source
 from kobert_core.errors import InputError
+from kobert_core.io.atomic import atomic_write_text, check_writable
 from kobert_core.pretrained import TRAIN_CONFIG, read_train_config
 from kobert_core.progress import Progress
 from kobert_core.tasks import SPECS, parse_train_config, task_class
@@ -31,11 +33,52 @@ def describing_task(
         InputError: one of them cannot be read, they do not go together, or too little is given.
     """
     config = _config_of(file, study, model, task)
+    data = config.data.model_copy(update={"max_bad_fraction": 1.0})  # told, whatever is wrong
+    config = config.model_copy(update={"data": data})
     if task not in (None, config.task):
         whose = study if study is not None else model
         raise InputError(f"`{whose}` is of the task `{config.task}`, not `{task}`", where="--task", fix="leave it out")
     tokenizer = load_tokenizer(model) if model is not None else None
     return task_class(config.task)(config, tokenizer=tokenizer, progress=progress)
+
+
+def described(
+    task: Task[Examples], file: Source, study: Path | None = None, page: Path | None = None
+) -> dict[str, object]:
+    """What is in a labelled file: what its task knows of it, and what there is to see in its `texts`; with a study
+    whose files are here also `leaks`: how many texts of its dev and test split it trains on, and of `file`, if it is
+    none of them.
+
+    Args:
+        task: What reads it.
+        file: The file.
+        study: The study that the task is of.
+        page: Where to write the same as HTML.
+    """
+    if page is not None:
+        check_writable(page.parent)
+    texts = {kind: rows for kind, rows in task.texts(file).items() if rows}
+    found = task.describe(file)
+    found["texts"] = {kind: describe_texts(rows, task.tokenizer) for kind, rows in texts.items()}
+    if study is not None and (leaks := _leaks(task, file, load_study(study).data)):
+        found["leaks"] = leaks
+    if page is not None:
+        from tuning.cli.describe_page import page as html_of
+
+        lengths = {kind: table_of_lengths(rows, task.tokenizer) for kind, rows in texts.items()}
+        atomic_write_text(page, html_of(file.name, found, lengths))
+    return found
+
+
+def _leaks(task: Task[Examples], file: Source, data: DataConfig) -> dict[str, dict[str, dict[str, int]]]:
+    given = [source for source in (data.train, data.dev, data.test) if source]
+    if not all(source.is_here() for source in given):
+        return {}
+    splits = task.texts_of_splits(data.test)
+    if file.digest() not in {source.digest() for source in given}:
+        splits["file"] = task.texts(file)
+    train = splits.pop("train")
+    return {split: {kind: leaked(train[kind], rows) for kind, rows in texts.items()} for split, texts in splits.items()}
 
 
 def _config_of(file: Source, study: Path | None, model: str | None, task: str | None) -> TrainConfig:

@@ -28,19 +28,24 @@ def table_of(found: Mapping[str, object]) -> Table:
     grid = Table(box=None, pad_edge=False, show_header=False)
     grid.add_column(no_wrap=True)
     grid.add_column()
-    for name, value in _rows(found):
+    for name, value in rows_of(found):
         grid.add_row(cell(name), cell(value))
     return grid
 
 
-def _rows(found: Mapping[str, object], indent: str = "") -> Iterator[tuple[str, str]]:
+def rows_of(found: Mapping[str, object], indent: str = "") -> Iterator[tuple[str, str]]:
+    """Names and values in words, nested ones indented."""
     for name, value in found.items():
         if isinstance(value, Mapping):
             yield f"{indent}{name}", ""
-            yield from _rows(value, indent + "  ")
+            yield from rows_of(value, indent + "  ")
         elif isinstance(value, list):
             for each in value:
-                yield f"{indent}{name}", str(each)
+                if isinstance(each, Mapping):
+                    yield f"{indent}{name}", ""
+                    yield from rows_of(each, indent + "  ")
+                else:
+                    yield f"{indent}{name}", str(each)
         elif isinstance(value, float):
             yield f"{indent}{name}", f"{value:.6g}"
         else:

@@ -13,7 +13,7 @@ from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
 from tuning.study import StudyConfig
-from tuning.sweep.preflight import files_of, prepare, survey, this_machine, tracking_warnings
+from tuning.sweep.preflight import files_of, prepare, spoilers_of, survey, this_machine, tracking_warnings
 from tuning.sweep_dir.layout import CACHE, STUDY
 from tuning.tracking import resolve_tracking_uri
 from tuning.tracking.databases import check_database
@@ -102,6 +102,8 @@ def look(study: StudyConfig, folder: Path, address: str | None, *, progress: Pro
     if study.search.storage:
         check_database(study.search.storage, where="search.storage")
     checked = prepare(study, folder, progress=progress)
+    for problem in spoilers_of(checked):
+        raise problem
     task = checked.task
     facts, warnings = survey(checked, folder.parent / CACHE)
     if (folder / STUDY).exists():

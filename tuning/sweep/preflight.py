@@ -20,6 +20,7 @@ from tuning.study import StudyConfig
 from tuning.study.encoders import Encoder, encoders_of, short_names
 from tuning.study.file import CHANGEABLE
 from tuning.sweep.disk import DiskNeeds, checkpoint_bytes
+from tuning.sweep.guards import resolution, spoilers
 from tuning.sweep_dir.layout import CACHE
 from tuning.tracking import resolve_tracking_uri
 from tuning.tracking.databases import problem_of
@@ -137,7 +138,14 @@ def survey(checked: CheckedStudy, cache: Path | None) -> Survey:
             shares = ", ".join(f"{each.share:.2%} at {each.limit}" for each in found)
             facts.append((f"{what}{by}", f"{shares} tokens ({found[0].key})"))
             warnings += too_much_cut_off(found, by)
+    told = resolution(checked.task, study.objective.metric)
+    facts += [("smallest difference", told)] if told else []
     return Survey(checked.facts + facts, warnings)
+
+
+def spoilers_of(checked: CheckedStudy) -> Iterator[InputError]:
+    """What makes the numbers of all trials worthless."""
+    return spoilers([task for _, task in checked.tasks], checked.study.data.test)
 
 
 def too_much_cut_off(found: Iterable[CutOff], by: str = "") -> list[str]:

@@ -26,7 +26,7 @@ from tuning.sweep.comparison import Comparison, compare
 from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.display import SweepDisplay
 from tuning.sweep.export import export_model
-from tuning.sweep.preflight import CheckedStudy, files_of, prepare, survey, this_machine, tracking_warnings
+from tuning.sweep.preflight import CheckedStudy, files_of, prepare, spoilers_of, survey, this_machine, tracking_warnings
 from tuning.sweep.result import SweepResult
 from tuning.sweep.session import Session
 from tuning.sweep.tracking import end_tracking, log_results, log_winner, start_tracking
@@ -141,8 +141,13 @@ class Sweep:
         return result
 
     def _read(self) -> CheckedStudy:
+        """The data, read and looked at. What would spoil a new sweep does not stop one that has trials."""
         with self.display.watching() as progress:
             checked = prepare(self.study, self.folder, progress=progress)
+        for problem in spoilers_of(checked):
+            if not self.resume:
+                raise problem
+            self._warn([str(problem)])
         self._warn(survey(checked, self.folder.parent / CACHE).warnings)
         from tuning.workers.group_trainer import trainer_class
 

@@ -17,6 +17,7 @@ from kobert_core.tasks import task_class
 from kobert_core.training import train
 from tuning.study import StudyConfig
 from tuning.sweep.export import check_model_output, export_model, unused
+from tuning.sweep.guards import spoilers
 from tuning.sweep.preflight import too_much_cut_off
 from tuning.sweep_dir.layout import CHECKPOINTS, MODEL_FILES, trial_folder
 from tuning.sweep_dir.trial_status import TrialState
@@ -62,6 +63,8 @@ def train_once(
     config = study.train_config(values)
     task = task_class(config.task)(config, cache=cache, progress=progress)
     task.check_model()
+    for problem in spoilers([task], None):
+        raise problem
     for warning in [*task.survey(None).warnings, *too_much_cut_off(task.cut_off())]:
         warn(warning)
     record = TrialRecord(0, TrialState.RUNNING, values)

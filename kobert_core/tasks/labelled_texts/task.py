@@ -15,13 +15,23 @@ from torch import nn
 
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays, joined
+from kobert_core.data.description import PAIR_ENDS
 from kobert_core.data.set_aside import PLACES_SHOWN, BadRow
 from kobert_core.data.source import Source
 from kobert_core.data.splits import sample, stratified_split
-from kobert_core.data.survey import CutOff, Digests, Survey, same_files, share_of, text_digests, warn_of_same_files
+from kobert_core.data.survey import (
+    CutOff,
+    Digests,
+    Leak,
+    Survey,
+    same_files,
+    share_of,
+    text_digests,
+    warn_of_same_files,
+)
 from kobert_core.families import family_of, pooling_values
 from kobert_core.models.backbone import encoder_config
-from kobert_core.tasks.base import Inputs, Purpose, Task
+from kobert_core.tasks.base import Inputs, Purpose, Task, TextsByKind
 from kobert_core.tasks.labelled_texts.config import LabelledTextsData, TextModel
 from kobert_core.tasks.labelled_texts.examples import CODE_VERSION, TextExamples, tokenize_parts
 from kobert_core.tasks.labelled_texts.model import LossSettings, ProblemType, TextClassifier
@@ -33,9 +43,6 @@ if TYPE_CHECKING:
 
 FACTS_VERSION = 2
 """Part of the cache's key: raised when other facts are kept of a file."""
-
-PAIR_ENDS = "\x1e"
-"""Stands between both texts of a pair where they are compared as one."""
 
 Facts = tuple[np.ndarray, Digests, list[BadRow]]
 """Of a part of a file: the labels and the digests of the texts of its usable rows, and what was set aside."""
@@ -74,6 +81,10 @@ class LabelledTexts(Task[TextExamples]):
     @abstractmethod
     def _count_labels(self, labels: np.ndarray) -> Mapping[str, object]:
         """The same of a file, as JSON values."""
+
+    def _label_ranges(self, labels: np.ndarray) -> Mapping[str, object]:
+        """How many rows of a file there are in each range of labels, where these are numbers: JSON values."""
+        return {}
 
     @property
     def segments(self) -> int:  # type: ignore[override]
@@ -219,6 +230,7 @@ class LabelledTexts(Task[TextExamples]):
         return {
             "examples": len(lengths),
             **self._count_labels(np.concatenate(labels)),
+            **self._label_ranges(np.concatenate(labels)),
             "set_aside": len(bad),
             "set_aside_places": [str(row) for row in bad[:PLACES_SHOWN]],
             "tokens": {
@@ -227,10 +239,6 @@ class LabelledTexts(Task[TextExamples]):
                 "max": int(lengths.max()),
             },
         }
-
-    def _texts_at(self, items: np.ndarray) -> list[str]:
-        rows = self.read_rows(self.data.train).take(items)
-        return rows.texts + (rows.pairs or [])
 
     def survey(self, test: Source | None) -> Survey:
         """The labels of each split, and how many of its texts are trained on."""
@@ -243,14 +251,32 @@ class LabelledTexts(Task[TextExamples]):
             told = self._tell_labels(split, labels)
             facts += told.facts
             warnings += told.warnings
-        _, trained_on = splits.pop("train")
         same = {other for _, other in same_files(files)}
-        for split, (_, texts) in splits.items():
-            count = int(np.isin(texts, trained_on).sum())
-            facts.append((f"{split} texts in train", share_of(count, len(texts))))
-            if count and files[split] and split not in same:
-                warnings.append(f"{share_of(count, len(texts))} texts of {split} are trained on")
+        for split, leak in self.leaks(test).items():
+            facts.append((f"{split} texts in train", share_of(leak.found, leak.total)))
+            if leak.found and files[split] and split not in same:
+                warnings.append(str(leak))
         return Survey(facts, warnings)
+
+    def leaks(self, test: Source | None) -> dict[str, Leak]:
+        _, trained_on = self._rows_of("train", self.data.train)
+        files = {"dev": self.data.dev, "test": test}
+        found = {name: self._rows_of(name, path)[1] for name, path in files.items() if path or name == "dev"}
+        return {
+            split: Leak(int(np.isin(texts, trained_on).sum()), len(texts), f"texts of {split} are trained on")
+            for split, texts in found.items()
+        }
+
+    def few_labels(self) -> dict[str, int]:
+        files = {"train": self.data.train, "dev": self.data.dev}
+        counts = {split: len(np.unique(self._rows_of(split, path)[0], axis=0)) for split, path in files.items()}
+        return {split: count for split, count in counts.items() if count < self.data.min_labels}
+
+    def texts(self, file: Source, purpose: Purpose = "scoring", items: np.ndarray | None = None) -> TextsByKind:
+        rows = self.read_rows(file) if items is None else self.read_rows(file).take(items)
+        if rows.pairs is None:
+            return {"text": [(text,) for text in rows.texts]}
+        return {"pair": list(zip(rows.texts, rows.pairs, strict=True))}
 
     def _rows_of(self, split: str, path: Source | None) -> tuple[np.ndarray, np.ndarray]:
         """Labels and digests of the texts of a split."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar
 
@@ -28,6 +29,7 @@ class Multilabel(LabelledTexts):
 
     spec = SPEC
     problem_type: ClassVar[ProblemType] = "multi_label_classification"
+    shares: ClassVar[Mapping[str, float]] = {"eval/exact_match": 1.0}
 
     data: MultilabelData
     model: MultilabelModel

@@ -17,11 +17,11 @@ from kobert_core.data.cache import cached_arrays
 from kobert_core.data.set_aside import PLACES_SHOWN
 from kobert_core.data.source import Source
 from kobert_core.data.splits import grouped_split, sample
-from kobert_core.data.survey import CutOff, Survey, same_files, share_of, text_digests, warn_of_same_files
+from kobert_core.data.survey import CutOff, Leak, Survey, same_files, share_of, text_digests, warn_of_same_files
 from kobert_core.errors import InputError
 from kobert_core.families import family_of
 from kobert_core.models.backbone import encoder_config
-from kobert_core.tasks.base import Chance, Inputs, Purpose, Task
+from kobert_core.tasks.base import Chance, Inputs, Purpose, Task, TextsByKind
 from kobert_core.tasks.question_answering.config import KORQUAD, QA, QuestionAnsweringData, QuestionAnsweringModel
 from kobert_core.tasks.question_answering.decoding import Answers, Outputs, decode, perfect_outputs, texts
 from kobert_core.tasks.question_answering.metrics import chosen_threshold, gold_texts, score_answers, span_loss
@@ -46,6 +46,7 @@ class QuestionAnswering(Task[WindowExamples]):
     spec = QA
     weight_files: ClassVar[Mapping[str, str]] = {"boundary_head.safetensors": "boundary."}
     chosen_on_dev: ClassVar[Mapping[str, str]] = {"eval/null_threshold": "null_threshold"}
+    shares: ClassVar[Mapping[str, float]] = {"eval/exact_match": 100.0}
     segments: ClassVar[int] = 2
     pooler: ClassVar[bool] = False
 
@@ -224,16 +225,6 @@ class QuestionAnswering(Task[WindowExamples]):
 
         return cached_arrays(self._cache, self._file_key(path) | {"purpose": purpose}, build)
 
-    def _texts_at(self, items: np.ndarray) -> list[str]:
-        """The questions, and each of their contexts once."""
-        file = self._texts(self.data.train, "training")
-        contexts = strings(file["codes"], file["starts"])
-        questions = strings(file["question_codes"], file["question_starts"])
-        return [
-            *(contexts[number] for number in np.unique(file["context"][items])),
-            *(questions[number] for number in items),
-        ]
-
     def survey(self, test: Source | None) -> Survey:
         """How many questions on how many contexts are in each split, and how many of them on one that is trained on."""
         files = {"train": self.data.train, "dev": self.data.dev, "test": test}
@@ -246,16 +237,37 @@ class QuestionAnswering(Task[WindowExamples]):
             facts.append((f"questions in {split}", f"{told}, {without:,} without an answer" if without else told))
             if without == len(contexts):
                 warnings.append(f"no question of {split} has an answer")
-        trained_on, _ = splits.pop("train")
         same = {other for _, other in same_files(files)}
-        for split, (contexts, _) in splits.items():
-            count = int(np.isin(contexts, trained_on).sum())
-            facts.append((f"{split} contexts in train", f"those of {share_of(count, len(contexts))} questions"))
-            if count and files[split] and split not in same:
-                warnings.append(
-                    f"{share_of(count, len(contexts))} questions of {split} are on contexts that are trained on"
-                )
+        for split, leak in self.leaks(test).items():
+            facts.append((f"{split} contexts in train", f"those of {share_of(leak.found, leak.total)} questions"))
+            if leak.found and files[split] and split not in same:
+                warnings.append(str(leak))
         return Survey(facts, warnings)
+
+    def leaks(self, test: Source | None) -> dict[str, Leak]:
+        """How many questions are on a context that is trained on."""
+        trained_on, _ = self._contexts_of("train", self.data.train)
+        files = {"dev": self.data.dev, "test": test}
+        found = {name: self._contexts_of(name, path)[0] for name, path in files.items() if path or name == "dev"}
+        return {
+            split: Leak(
+                int(np.isin(contexts, trained_on).sum()),
+                len(contexts),
+                f"questions of {split} are on contexts that are trained on",
+            )
+            for split, contexts in found.items()
+        }
+
+    def texts(self, file: Source, purpose: Purpose = "scoring", items: np.ndarray | None = None) -> TextsByKind:
+        """The questions, and each of their contexts once."""
+        arrays = self._texts(file, purpose)
+        chosen = np.arange(len(arrays["context"])) if items is None else items
+        contexts = strings(arrays["codes"], arrays["starts"])
+        questions = strings(arrays["question_codes"], arrays["question_starts"])
+        return {
+            "context": [(contexts[number],) for number in np.unique(arrays["context"][chosen])],
+            "question": [(questions[number],) for number in chosen],
+        }
 
     def _contexts_of(self, split: str, path: Source | None) -> tuple[np.ndarray, np.ndarray]:
         """Of each question of a split the digest of its context, and whether it has an answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import ClassVar
 
 import numpy as np
@@ -71,3 +72,8 @@ class Regression(LabelledTexts):
         numbers = labels.astype(np.float64)
         values = {"min": numbers.min(), "mean": numbers.mean(), "max": numbers.max(), "std": numbers.std()}
         return {"labels": {name: round(float(value), 4) for name, value in values.items()}}
+
+    def _label_ranges(self, labels: np.ndarray) -> dict[str, dict[str, int]]:
+        counts, bounds = np.histogram(labels.astype(np.float64), bins=STRATA)
+        names = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(bounds.tolist())]
+        return {"label_ranges": dict(zip(names, counts.tolist(), strict=True))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar
 
@@ -29,6 +30,7 @@ class TextClassification(LabelledTexts):
 
     spec = CLASSIFICATION
     problem_type: ClassVar[ProblemType] = "single_label_classification"
+    shares: ClassVar[Mapping[str, float]] = {"eval/accuracy": 1.0}
 
     data: TextClassificationData
     model: TextClassificationModel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from kobert_core.errors import InputError
+from kobert_core.tasks import SPECS
+from tests.fixtures.browser import need_browser, page_html
 from tests.fixtures.tiny import SIZES
 from tuning.cli.app import app
 from tuning.study import load_study
@@ -19,6 +22,7 @@ from tuning.sweep.train_local import train_once
 
 CLASSES = {"1": "부정", "2": "중립", "3": "긍정 [강]"}
 WORDS = {"1": "시간이 아까웠다", "2": "그저 그랬다", "3": "정말 재미있어요"}
+KNOWN = " or ".join(SPECS)
 EXACT = '첫 줄,\t"둘째"\n  줄 '
 STUDY = f"""\
 schema_version: 1
@@ -139,7 +143,11 @@ def test_evaluate_has_the_scores_of_each_class(work: Path) -> None:
 def test_describe_takes_columns_and_labels_of_a_model_or_a_study(work: Path) -> None:
     by_model = json.loads(tuned("describe", work / "test.csv", "--model", work / "model", "--json").stdout)
     by_study = json.loads(tuned("describe", work / "test.csv", "--study", work / "study.yaml", "--json").stdout)
-    assert by_model == by_study
+    leaks = {
+        "dev": {"text": {"rows": 30, "exact": 0, "near": 0}},
+        "file": {"text": {"rows": 38, "exact": 29, "near": 29}},
+    }
+    assert by_model | {"leaks": leaks} == by_study
     assert by_model["classes"] == {"부정": 14, "중립": 12, "긍정 [강]": 12} and by_model["set_aside"] == 2
     shown = tuned("describe", work / "test.csv", "--model", work / "model").stdout
     assert [line.split() for line in shown.splitlines()][:4] == [
@@ -148,13 +156,49 @@ def test_describe_takes_columns_and_labels_of_a_model_or_a_study(work: Path) -> 
     assert "line 10: empty text" in shown
 
 
+def test_describe_looks_at_the_texts(work: Path) -> None:
+    found = json.loads(tuned("describe", work / "test.csv", "--model", work / "model", "--json").stdout)
+    told = found["texts"]["text"]
+    assert told["rows"] == found["examples"] == 38
+    assert told["duplicates"] == {"exact": 0, "near": 0}
+    assert told["characters"]["max"] == len(EXACT) and found["tokens"]["max"] == told["pieces"]["max"]
+    assert told["longer_than"].keys() == {"32", "64", "128", "256", "512"}
+    assert "," in told["unknown"]["characters"]
+    assert [sample["text"] for sample in told["samples"]] == [
+        "시간이 아까웠다 0",
+        "정말 재미있어요 6",
+        "시간이 아까웠다 13",
+    ]
+
+
+def test_a_page_of_a_description_shows_labels_as_they_are_and_needs_no_other_file(work: Path, tmp_path: Path) -> None:
+    need_browser()
+    names = dict(CLASSES) | {"1": "</script><b>부정 & 나쁨</b>"}
+    study = STUDY.replace(json.dumps(CLASSES, ensure_ascii=False), json.dumps(names, ensure_ascii=False))
+    (work / "names.yaml").write_text(study, encoding="utf-8")
+    page = tmp_path / "page.html"
+    tuned("describe", work / "test.csv", "--study", work / "names.yaml", "--html", page)
+    written = page.read_text(encoding="utf-8")
+    assert not re.findall(r"<(?:script|link|img)[^>]* (?:src|href)=", written)
+    html = page_html(page.as_uri(), budget_ms=5000)
+    assert "<td>  &lt;/script&gt;&lt;b&gt;부정 &amp; 나쁨&lt;/b&gt;</td><td>14</td>" in html
+    drawn = [re.sub("<[^>]*>", "", text) for text in re.findall(r"<text[^>]*>(.*?)</text>", html, re.DOTALL)]
+    for shown in (
+        "classes",
+        "characters of a text",
+        "pieces of a text",
+        "&lt;/script&gt;&lt;b&gt;부정 &amp; 나쁨&lt;/b&gt;",
+    ):
+        assert shown in drawn
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ([], "nothing says how to read the file; give --study, or an exported --model"),
         (["--model", "model", "--task", "korquad"], "is of the task `nsmc`, not `korquad`; leave it out"),
-        (["--model", "empty", "--task", "nmsc"], "there is no task `nmsc`; use nsmc or korquad"),
-        (["--model", "empty"], "the task is not known; use nsmc or korquad, or give --study"),
+        (["--model", "empty", "--task", "nmsc"], f"there is no task `nmsc`; use {KNOWN}"),
+        (["--model", "empty"], f"the task is not known; use {KNOWN}, or give --study"),
         (["--study", "nowhere.yaml"], "the study file cannot be read"),
     ],
     ids=str,

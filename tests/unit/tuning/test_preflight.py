@@ -98,6 +98,7 @@ def test_a_dry_run_warns_in_a_line_each(study: object, tmp_path: Path, monkeypat
         monkeypatch,
         "parameters.data.max_length={values: [4, 32]}",
         f"data.test={SAMPLE}/train.tsv",
+        "data.max_leak=1",
         "tracking.uri=http://127.0.0.1:9",
         "data.labels={'0': bad, '1': good, '2': mixed}",
     )

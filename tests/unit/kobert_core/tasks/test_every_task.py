@@ -153,3 +153,32 @@ def test_its_config_comes_back_from_json(task: Task[Any]) -> None:
     again = parse_train_config(task.config.model_dump(mode="json"))
     assert again == task.config and type(again.data) is task.spec.Data and type(again.model) is task.spec.Model
     assert task_class(task.name) is type(task)
+
+
+def test_its_texts_are_those_that_leaks_and_unknown_pieces_are_counted_in(task: Task[Any]) -> None:
+    splits = task.texts_of_splits(task.data.train)
+    assert all(rows for kinds in splits.values() for rows in kinds.values()) and len(splits) == 3
+    leaks = task.leaks(task.data.train)
+    if task.name != "korquad":  # which counts questions on contexts
+        assert leaks == Task.leaks(task, task.data.train)
+    assert leaks["dev"].found <= leaks["dev"].total and leaks["test"].found > 0
+    items = np.array([1, 0])
+    for purpose in ("training", "scoring"):
+        some = task.texts(task.data.train, purpose, items)
+        assert {kind: len(rows) for kind, rows in some.items()} in (
+            {"text": 2},
+            {"pair": 2},
+            {"context": 1, "question": 2},
+        )
+    batch = task.train.batch(np.arange(len(task.train)))
+    ids = [
+        number
+        for number in batch.inputs["input_ids"].tolist()
+        if number not in (task.tokenizer.cls_id, task.tokenizer.sep_id)
+    ]
+    assert task.unknown_rate() == pytest.approx(ids.count(task.tokenizer.unk_id) / len(ids))
+    assert 0.0 <= task.unknown_rate(3) < 1.0 and task.few_labels() == {}
+    assert task.shares.keys() <= set(task.spec.metrics)
+    for metric, whole in task.shares.items():
+        chance = task.chance(task.dev, metric)
+        assert chance is not None and 0 <= chance.value <= whole
