@@ -17,18 +17,33 @@ Digests = NDArray[np.uint64]
 class Leak(NamedTuple):
     """How much of a split is trained on."""
 
+    split: str
     found: int
     total: int
-    what: str
-    """Such as `texts of dev are trained on`."""
 
     @property
     def share(self) -> float:
         return self.found / max(1, self.total)
 
+    @property
+    def fact(self) -> tuple[str, str]:
+        """What it is, and how much."""
+        return f"{self.split} texts in train", share_of(self.found, self.total)
+
     def __str__(self) -> str:
         """In words: `3 of 120 (2.50%) texts of dev are trained on`."""
-        return f"{share_of(self.found, self.total)} {self.what}"
+        return f"{share_of(self.found, self.total)} texts of {self.split} are trained on"
+
+
+class ContextLeak(Leak):
+    """How many questions of a split are on a context that is trained on."""
+
+    @property
+    def fact(self) -> tuple[str, str]:
+        return f"{self.split} contexts in train", f"those of {share_of(self.found, self.total)} questions"
+
+    def __str__(self) -> str:
+        return f"{share_of(self.found, self.total)} questions of {self.split} are on contexts that are trained on"
 
 
 class Survey(NamedTuple):

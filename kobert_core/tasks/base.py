@@ -21,7 +21,7 @@ from kobert_core.data.cache import cached_arrays
 from kobert_core.data.set_aside import SetAside
 from kobert_core.data.source import Source
 from kobert_core.data.splits import Indices
-from kobert_core.data.survey import CutOff, Leak, Survey
+from kobert_core.data.survey import CutOff, Digests, Leak, Survey, same_files, warn_of_same_files
 from kobert_core.errors import InputError
 from kobert_core.models.backbone import check_encoder, load_encoder
 from kobert_core.progress import Progress, unseen
@@ -101,6 +101,8 @@ class Task(ABC, Generic[E]):
     """Files beside `model.safetensors`, each with the prefix of the weights in it; what transformers does not know."""
     chosen_on_dev: ClassVar[Mapping[str, str]] = {}
     """Metrics that are values of the model's config chosen on the dev split, with that value's name."""
+    leak: ClassVar[type[Leak]] = Leak
+    """What of a split may be trained on, in words."""
     shares: ClassVar[Mapping[str, float]] = {}
     """Metrics that are the share of rows or questions that are right, with their value when all are."""
     segments: ClassVar[int] = 1
@@ -274,9 +276,29 @@ class Task(ABC, Generic[E]):
             raise InputError(f"no model of this shape can be used ({error})", where="model.config") from error
         return model
 
-    @abstractmethod
     def survey(self, test: Source | None) -> Survey:
         """What is in the splits and in a test file, and what of it is probably a mistake."""
+        files = {"train": self.data.train, "dev": self.data.dev, "test": test}
+        told = Survey([], warn_of_same_files(files))
+        for split, path in files.items():
+            if path or split == "dev":
+                facts, warnings = self._tell_split(split, path)
+                told.facts.extend(facts)
+                told.warnings.extend(warnings)
+        same = {other for _, other in same_files(files)}
+        for split, leak in self.leaks(test).items():
+            told.facts.append(leak.fact)
+            if leak.found and files[split] and split not in same:
+                told.warnings.append(str(leak))
+        return told
+
+    @abstractmethod
+    def _tell_split(self, split: str, path: Source | None) -> Survey:
+        """What is in a split; `path` is its own file, if it has one."""
+
+    @abstractmethod
+    def _digests_of(self, split: str, path: Source | None) -> Digests:
+        """Of each item of a split a digest of what should stand in one split only, as in `_tell_split`."""
 
     @abstractmethod
     def cut_off(self) -> list[CutOff]:
@@ -285,19 +307,12 @@ class Task(ABC, Generic[E]):
     def leaks(self, test: Source | None) -> dict[str, Leak]:
         """How much of `dev`, and of a test file, is trained on, by the split: texts that differ in white space around
         them alone."""
-
-        def stripped(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-            return [tuple(map(str.strip, row)) for row in rows]
-
-        splits = {split: list(map(stripped, kinds.values())) for split, kinds in self.texts_of_splits(test).items()}
-        trained_on = {row for rows in splits.pop("train") for row in rows}
+        trained_on = self._digests_of("train", self.data.train)
+        files = {"dev": self.data.dev, "test": test}
+        found = {split: self._digests_of(split, path) for split, path in files.items() if path or split == "dev"}
         return {
-            split: Leak(
-                sum(row in trained_on for rows in kinds for row in rows),
-                sum(map(len, kinds)),
-                f"texts of {split} are trained on",
-            )
-            for split, kinds in splits.items()
+            split: self.leak(split, int(np.isin(digests, trained_on).sum()), len(digests))
+            for split, digests in found.items()
         }
 
     def few_labels(self) -> dict[str, int]:

@@ -92,4 +92,6 @@ def _config_of(file: Source, study: Path | None, model: str | None, task: str | 
     if task not in SPECS:
         what = "the task is not known" if task is None else f"there is no task `{task}`"
         raise InputError(what, where="--task", fix=f"use {' or '.join(SPECS)}, or give --study")
-    return parse_train_config({"task": task, "data": {"train": file}, "model": {"init": "random", "tokenizer": model}})
+    data: dict[str, object] = {"train": file.as_json()}
+    SPECS[task].infer_data_settings(data)
+    return parse_train_config({"task": task, "data": data, "model": {"init": "random", "tokenizer": model}})

@@ -19,16 +19,7 @@ from kobert_core.data.description import PAIR_ENDS
 from kobert_core.data.set_aside import PLACES_SHOWN, BadRow
 from kobert_core.data.source import Source
 from kobert_core.data.splits import sample, stratified_split
-from kobert_core.data.survey import (
-    CutOff,
-    Digests,
-    Leak,
-    Survey,
-    same_files,
-    share_of,
-    text_digests,
-    warn_of_same_files,
-)
+from kobert_core.data.survey import CutOff, Digests, Survey, text_digests
 from kobert_core.families import family_of, pooling_values
 from kobert_core.models.backbone import encoder_config
 from kobert_core.tasks.base import Inputs, Purpose, Task, TextsByKind
@@ -240,32 +231,11 @@ class LabelledTexts(Task[TextExamples]):
             },
         }
 
-    def survey(self, test: Source | None) -> Survey:
-        """The labels of each split, and how many of its texts are trained on."""
-        data = self.data
-        files = {"train": data.train, "dev": data.dev, "test": test}
-        splits = {name: self._rows_of(name, path) for name, path in files.items() if path or name == "dev"}
-        facts: list[tuple[str, str]] = []
-        warnings = warn_of_same_files(files)
-        for split, (labels, _) in splits.items():
-            told = self._tell_labels(split, labels)
-            facts += told.facts
-            warnings += told.warnings
-        same = {other for _, other in same_files(files)}
-        for split, leak in self.leaks(test).items():
-            facts.append((f"{split} texts in train", share_of(leak.found, leak.total)))
-            if leak.found and files[split] and split not in same:
-                warnings.append(str(leak))
-        return Survey(facts, warnings)
+    def _tell_split(self, split: str, path: Source | None) -> Survey:
+        return self._tell_labels(split, self._rows_of(split, path)[0])
 
-    def leaks(self, test: Source | None) -> dict[str, Leak]:
-        _, trained_on = self._rows_of("train", self.data.train)
-        files = {"dev": self.data.dev, "test": test}
-        found = {name: self._rows_of(name, path)[1] for name, path in files.items() if path or name == "dev"}
-        return {
-            split: Leak(int(np.isin(texts, trained_on).sum()), len(texts), f"texts of {split} are trained on")
-            for split, texts in found.items()
-        }
+    def _digests_of(self, split: str, path: Source | None) -> Digests:
+        return self._rows_of(split, path)[1]
 
     def few_labels(self) -> dict[str, int]:
         files = {"train": self.data.train, "dev": self.data.dev}

@@ -17,7 +17,7 @@ from kobert_core.data.cache import cached_arrays
 from kobert_core.data.set_aside import PLACES_SHOWN
 from kobert_core.data.source import Source
 from kobert_core.data.splits import grouped_split, sample
-from kobert_core.data.survey import CutOff, Leak, Survey, same_files, share_of, text_digests, warn_of_same_files
+from kobert_core.data.survey import ContextLeak, CutOff, Digests, Leak, Survey, text_digests
 from kobert_core.errors import InputError
 from kobert_core.families import family_of
 from kobert_core.models.backbone import encoder_config
@@ -44,6 +44,7 @@ class QuestionAnswering(Task[WindowExamples]):
     """Question answering on the data of one config. An example is a window; a question has one or more."""
 
     spec = QA
+    leak: ClassVar[type[Leak]] = ContextLeak
     weight_files: ClassVar[Mapping[str, str]] = {"boundary_head.safetensors": "boundary."}
     chosen_on_dev: ClassVar[Mapping[str, str]] = {"eval/null_threshold": "null_threshold"}
     shares: ClassVar[Mapping[str, float]] = {"eval/exact_match": 100.0}
@@ -225,38 +226,15 @@ class QuestionAnswering(Task[WindowExamples]):
 
         return cached_arrays(self._cache, self._file_key(path) | {"purpose": purpose}, build)
 
-    def survey(self, test: Source | None) -> Survey:
-        """How many questions on how many contexts are in each split, and how many of them on one that is trained on."""
-        files = {"train": self.data.train, "dev": self.data.dev, "test": test}
-        splits = {name: self._contexts_of(name, path) for name, path in files.items() if path or name == "dev"}
-        facts: list[tuple[str, str]] = []
-        warnings = warn_of_same_files(files)
-        for split, (contexts, answerable) in splits.items():
-            told = f"{len(contexts):,} questions on {len(np.unique(contexts)):,} contexts"
-            without = int((~answerable).sum())
-            facts.append((f"questions in {split}", f"{told}, {without:,} without an answer" if without else told))
-            if without == len(contexts):
-                warnings.append(f"no question of {split} has an answer")
-        same = {other for _, other in same_files(files)}
-        for split, leak in self.leaks(test).items():
-            facts.append((f"{split} contexts in train", f"those of {share_of(leak.found, leak.total)} questions"))
-            if leak.found and files[split] and split not in same:
-                warnings.append(str(leak))
-        return Survey(facts, warnings)
+    def _tell_split(self, split: str, path: Source | None) -> Survey:
+        contexts, answerable = self._contexts_of(split, path)
+        told = f"{len(contexts):,} questions on {len(np.unique(contexts)):,} contexts"
+        without = int((~answerable).sum())
+        facts = [(f"questions in {split}", f"{told}, {without:,} without an answer" if without else told)]
+        return Survey(facts, [f"no question of {split} has an answer"] if without == len(contexts) else [])
 
-    def leaks(self, test: Source | None) -> dict[str, Leak]:
-        """How many questions are on a context that is trained on."""
-        trained_on, _ = self._contexts_of("train", self.data.train)
-        files = {"dev": self.data.dev, "test": test}
-        found = {name: self._contexts_of(name, path)[0] for name, path in files.items() if path or name == "dev"}
-        return {
-            split: Leak(
-                int(np.isin(contexts, trained_on).sum()),
-                len(contexts),
-                f"questions of {split} are on contexts that are trained on",
-            )
-            for split, contexts in found.items()
-        }
+    def _digests_of(self, split: str, path: Source | None) -> Digests:
+        return self._contexts_of(split, path)[0]
 
     def texts(self, file: Source, purpose: Purpose = "scoring", items: np.ndarray | None = None) -> TextsByKind:
         """The questions, and each of their contexts once."""

@@ -20,7 +20,7 @@ from kobert_core.data.cache import cached_arrays
 from kobert_core.data.set_aside import PLACES_SHOWN, BadRow
 from kobert_core.data.source import Source
 from kobert_core.data.splits import sample, stratified_split
-from kobert_core.data.survey import CutOff, Survey, same_files, share_of, text_digests, warn_of_same_files
+from kobert_core.data.survey import CutOff, Digests, Survey, text_digests
 from kobert_core.families import family_of
 from kobert_core.models.backbone import encoder_config
 from kobert_core.models.packed_encoder import in_rows, rows_of
@@ -79,7 +79,7 @@ class TokenClassification(Task[TokenExamples]):
         data = config.data
         assert isinstance(data, TokenClassificationData)
         if not data.labels:
-            labels = tuple(infer_labels(data.train, data.format, data.text_column))
+            labels = tuple(infer_labels(data.train, data.format, data.text_column, data.dialect))
             config = config.model_copy(update={"data": data.model_copy(update={"labels": labels})})
         super().__init__(config, cache=cache, tokenizer=tokenizer, progress=progress)
 
@@ -231,30 +231,19 @@ class TokenClassification(Task[TokenExamples]):
             "ceiling": {name: ceiling[f"eval/{name}"] for name in ("f1", "char_f1")},
         }
 
-    def survey(self, test: Source | None) -> Survey:
-        """How many entities of each label, and how many texts that are trained on, are in each split."""
-        files = {"train": self.data.train, "dev": self.data.dev, "test": test}
-        splits = {name: self._texts_of(name, path) for name, path in files.items() if path or name == "dev"}
-        facts: list[tuple[str, str]] = []
-        warnings = warn_of_same_files(files)
-        for split, (counts, texts) in splits.items():
-            told = [f"{number:,} {label}" for label, number in zip(self.data.labels, counts, strict=True)]
-            facts.append((f"entities in {split}", f"{', '.join(told)} in {len(texts):,} texts"))
-            missing = [label for label, number in zip(self.data.labels, counts, strict=True) if not number]
-            if len(missing) == len(counts):
-                warnings.append(f"no text of {split} has an entity")
-            elif missing:
-                warnings.append(f"{split} has no entity of the label {', '.join(f'`{label}`' for label in missing)}")
-        _, trained_on = splits.pop("train")
-        same = {other for _, other in same_files(files)}
-        for split, (_, texts) in splits.items():
-            number = int(np.isin(texts, trained_on).sum())
-            facts.append((f"{split} texts in train", share_of(number, len(texts))))
-            if number and files[split] and split not in same:
-                warnings.append(f"{share_of(number, len(texts))} texts of {split} are trained on")
-        return Survey(facts, warnings)
+    def _tell_split(self, split: str, path: Source | None) -> Survey:
+        counts, texts = self._texts_of(split, path)
+        told = [f"{number:,} {label}" for label, number in zip(self.data.labels, counts, strict=True)]
+        facts = [(f"entities in {split}", f"{', '.join(told)} in {len(texts):,} texts")]
+        missing = [f"`{label}`" for label, number in zip(self.data.labels, counts, strict=True) if not number]
+        if len(missing) == len(counts):
+            return Survey(facts, [f"no text of {split} has an entity"])
+        return Survey(facts, [f"{split} has no entity of the label {', '.join(missing)}"] if missing else [])
 
-    def _texts_of(self, split: str, path: Source | None) -> tuple[list[int], np.ndarray]:
+    def _digests_of(self, split: str, path: Source | None) -> Digests:
+        return self._texts_of(split, path)[1]
+
+    def _texts_of(self, split: str, path: Source | None) -> tuple[list[int], Digests]:
         """Of a split how many entities of each label, and the digests of its texts."""
         file = self._texts(path or self.data.train)
         texts = np.arange(len(file["ids"]))[self._split.get(split, slice(None))]

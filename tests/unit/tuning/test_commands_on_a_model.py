@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from kobert_core.errors import InputError
+from kobert_core.pretrained import load_pretrained
 from kobert_core.tasks import SPECS
 from tests.fixtures.browser import need_browser, page_html
 from tests.fixtures.tiny import SIZES
@@ -218,3 +219,13 @@ def test_a_run_tells_how_far_it_has_come(work: Path) -> None:
     assert [done for kind, done, _ in heard if kind == "reading train.csv"] == [0, 120, 120]
     assert [(done, total) for kind, done, total in heard if kind == "training"] == [(1, 3), (2, 3), (3, 3)]
     assert sum(done == total == 30 for kind, done, total in heard if kind == "running the model") == 2
+
+
+def test_describe_infers_the_labels_of_a_file_that_no_study_names(work: Path, tmp_path: Path) -> None:
+    file = tmp_path / "topics.tsv"
+    rows = [f"{WORDS[str(1 + n % 3)]} {n}\t{['정치', '경제', '사회'][n % 3]}" for n in range(9)]
+    file.write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
+    model = tmp_path / "tokenizer"
+    load_pretrained(work / "model").task.tokenizer.save_pretrained(model)
+    found = json.loads(tuned("describe", file, "--task", "classification", "--model", model, "--json").stdout)
+    assert found["classes"] == {"경제": 3, "사회": 3, "정치": 3} and found["texts"]["text"]["rows"] == 9
