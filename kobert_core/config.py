@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -56,6 +57,15 @@ class FrozenConfig(BaseModel):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Beyond what data would spoil a run: `max_unknown_rate`, `max_leak` and `min_labels` of a study."""
+
+    unknown_rate: float = 0.05
+    leak: float = 0.01
+    labels: int = 2
+
+
 class DataConfig(FrozenConfig):
     """What every task says of its data; a task adds its own fields."""
 
@@ -82,13 +92,14 @@ class DataConfig(FrozenConfig):
     """Compare trials on a sample of this many examples."""
     max_bad_fraction: Fraction = 0.01
     """Part of a file's rows that may be unusable and set aside before the run is refused."""
-    max_unknown_rate: Fraction = 0.05
-    """Part of the pieces of the training texts that the tokenizer may not know before the run is refused."""
-    max_leak: Fraction = 0.01
-    """Part of the dev split, and of the test file, that may also stand in the training split before the run is refused.
-    """
-    min_labels: PositiveInt = 2
-    """Labels that the rows of `train`, and those of `dev`, must have at least between them."""
+    max_unknown_rate: Fraction | None = None
+    """Part of the pieces of the training texts that the tokenizer may not know before the run is refused; 0.05 when not
+    given."""
+    max_leak: Fraction | None = None
+    """Part of the dev split, and of the test file, that may also stand in the training split before the run is refused;
+    0.01 when not given."""
+    min_labels: PositiveInt | None = None
+    """Labels that the rows of `train`, and those of `dev`, must have at least between them; 2 when not given."""
 
     @field_validator("encoding")
     @classmethod
@@ -103,6 +114,16 @@ class DataConfig(FrozenConfig):
         if value is not None and value in '"\r\n':
             raise ValueError(f"a field cannot end at {value!r}")
         return value
+
+    @property
+    def limits(self) -> Limits:
+        """Beyond what the data would spoil a run."""
+        given: dict[str, Any] = {
+            "unknown_rate": self.max_unknown_rate,
+            "leak": self.max_leak,
+            "labels": self.min_labels,
+        }
+        return replace(Limits(), **{name: value for name, value in given.items() if value is not None})
 
     @property
     def dialect(self) -> Dialect:

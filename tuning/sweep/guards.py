@@ -29,17 +29,17 @@ def spoilers(tasks: Sequence[Task[Examples]], test: Source | None) -> Iterator[I
         test: The test file, if it counts.
     """
     task = tasks[0]
-    data = task.data
+    data, limits = task.data, task.data.limits
     for split, count in task.few_labels().items():
         yield InputError(
             f"all rows of {split} have one label: nothing tells models apart there"
             if count == 1
-            else f"the rows of {split} have {count} labels between them, not {data.min_labels}",
+            else f"the rows of {split} have {count} labels between them, not {limits.labels}",
             where=data.dev if split == "dev" and data.dev else data.train,
             fix=f"check which column is read, or take `data.min_labels: {count}`",
         )
     for split, leak in task.leaks(test).items():
-        if leak.share > data.max_leak:
+        if leak.share > limits.leak:
             yield InputError(
                 f"{leak}: what is measured on them is no measure of new texts",
                 where={"dev": data.dev, "test": test}[split] or data.train,
@@ -47,7 +47,7 @@ def spoilers(tasks: Sequence[Task[Examples]], test: Source | None) -> Iterator[I
             )
     for each in tasks:
         rate = each.unknown_rate()
-        if rate > data.max_unknown_rate:
+        if rate > limits.unknown_rate:
             yield InputError(
                 f"{rate:.2%} of the pieces of the training texts are unknown to the tokenizer{_name_of(each)}"
                 f"{_most_unknown(each)}",

@@ -240,7 +240,7 @@ class LabelledTexts(Task[TextExamples]):
     def few_labels(self) -> dict[str, int]:
         files = {"train": self.data.train, "dev": self.data.dev}
         counts = {split: len(np.unique(self._rows_of(split, path)[0], axis=0)) for split, path in files.items()}
-        return {split: count for split, count in counts.items() if count < self.data.min_labels}
+        return {split: count for split, count in counts.items() if count < self.data.limits.labels}
 
     def texts(self, file: Source, purpose: Purpose = "scoring", items: np.ndarray | None = None) -> TextsByKind:
         rows = self.read_rows(file) if items is None else self.read_rows(file).take(items)

@@ -167,7 +167,7 @@ def test_describe_looks_at_the_texts(work: Path) -> None:
     assert "," in told["unknown"]["characters"]
     assert [sample["text"] for sample in told["samples"]] == [
         "시간이 아까웠다 0",
-        "정말 재미있어요 6",
+        "그저 그랬다 6",
         "시간이 아까웠다 13",
     ]
 

@@ -181,7 +181,7 @@ def test_questions_on_contexts_that_are_trained_on_are_refused(tmp_path: Path) -
     (tmp_path / "study.yaml").write_text(
         json.dumps({"schema_version": 1, "name": "asked", **{k: v for k, v in config.items() if k != "objective"}})
     )
-    assert parse_train_config(config).data.max_leak == 0.01
+    assert parse_train_config(config).data.limits.leak == 0.01
     with pytest.raises(InputError) as error:
         train_once(load_study(tmp_path / "study.yaml"), say=lambda line: None, cache=tmp_path / "cache")
     assert str(error.value).startswith(
