@@ -118,15 +118,14 @@ class Sweep:
             refuse_other_search(folder, name=folder.name, search=study.search, resume=self.resume, ledger=ledger)
         say("reading the data, starting Ray and its worker groups …")
         looking = in_background(self._look)
-        reading = in_background(lambda: self._import_trainer(looking))
         in_background(
             lambda: self._warn(tracking_warnings(self.uri))
         )  # a server may take its time: nothing waits for it
         if not self.resume:
             looking.result()  # what would spoil the sweep is told before Ray starts
         with ExitStack() as ray_is_up:
-            groups = ray_is_up.enter_context(self._worker_groups(address, reading))
-            checked = reading.result()
+            groups = ray_is_up.enter_context(self._worker_groups(address, looking))
+            checked = looking.result()
             task, disk = checked.task, checked.disk_needs(running=groups.count)
             disk.check(folder)
             write_environment(folder / ENVIRONMENT)
@@ -154,28 +153,29 @@ class Sweep:
         self._warn(survey(checked, self.folder.parent / CACHE).warnings)
         return checked
 
-    def _import_trainer(self, looking: Future[CheckedStudy]) -> CheckedStudy:
-        checked = looking.result()
+    def _import_trainer(self, looking: Future[CheckedStudy]) -> None:
+        looking.result()
         from tuning.workers.group_trainer import trainer_class
 
         trainer_class()  # imports what the groups need next: here, while Ray starts
-        return checked
 
     def _warn(self, warnings: Iterable[str]) -> None:
         for warning in warnings:
             self.display.say(f"warning: {warning}")
 
     @contextmanager
-    def _worker_groups(self, address: str | None, reading: Future[CheckedStudy]) -> Iterator[WorkerPool]:
+    def _worker_groups(self, address: str | None, looking: Future[CheckedStudy]) -> Iterator[WorkerPool]:
         """Ray with worker groups that are starting: this takes longest, and runs while the data is read."""
         from tuning.cluster.ray_watch import ending_with_ray
         from tuning.workers.worker_pool import WorkerPool, modules_for
 
-        if reading.done():
-            reading.result()  # bad data is told before Ray starts
+        if looking.done():
+            looking.result()  # bad data is told before Ray starts
+        # Only now: two threads cannot import Ray at once.
+        importing = in_background(lambda: self._import_trainer(looking))
         with ray_cluster(address) as cluster, ending_with_ray():
-            if reading.done():
-                reading.result()  # or at least before its workers do
+            if looking.done():
+                looking.result()  # or at least before its workers do
             if len(cluster) > 1:
                 check_shared(self.folder, files_of(self.study))
             count = min(groups_that_fit(cluster, self.study.resources), max(1, self.table.trials_left(self.study)))
@@ -187,6 +187,7 @@ class Sweep:
                 say=self.display.say,
             )
             try:
+                importing.result()
                 yield groups
             finally:
                 groups.close()
