@@ -27,7 +27,7 @@ QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
         ("export", {"--output", "--trial"}),
         ("predict", {"--output"}),
         ("evaluate", {"--json", "--predictions"}),
-        ("describe", {"--study", "--task", "--model", "--json"}),
+        ("describe", {"--study", "--task", "--model", "--json", "--html"}),
         ("ui", {"--host", "--port"}),
         ("list", {"--output", "--sort", "--json"}),
         ("logs", {"--follow"}),
@@ -41,7 +41,7 @@ def test_every_command_teaches_its_options(command: str, options: set[str]) -> N
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = {"torch", "ray", "mlflow", "optuna", "transformers", "sklearn"}
+    heavy = {"torch", "ray", "mlflow", "optuna", "transformers", "sklearn", "pandas", "plotly"}
     code = f"import sys, tuning.cli.app; print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
