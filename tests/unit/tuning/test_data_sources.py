@@ -108,11 +108,11 @@ def test_one_file_is_as_it_always_was() -> None:
         "f2378b4b1ef04cb494bd467ad5330edf5c51020c2ec81587e29f15f4d1a29223"
     )
     study = load_study(SAMPLE.parent / "quickstart.yaml")
-    assert json.dumps(study.resolved()["data"]) == (
-        f'{{"train": "{SAMPLE}/train.tsv", "test": "{SAMPLE}/test.tsv", "dev_fraction": 0.25, "split_seed": 0, '
-        '"max_bad_fraction": 0.01, "text_column": "document", "label_column": "label", "id_column": "id", '
-        '"labels": {"0": "negative", "1": "positive"}, "max_length": 48}'
-    )
+    assert json.loads(json.dumps(study.resolved()["data"])) == {
+        **{"train": f"{SAMPLE}/train.tsv", "test": f"{SAMPLE}/test.tsv", "dev_fraction": 0.25, "split_seed": 0},
+        **{"max_bad_fraction": 0.01, "text_column": "document", "label_column": "label", "id_column": "id"},
+        **{"labels": {"0": "negative", "1": "positive"}, "max_length": 48, "truncate": "head"},
+    }
     assert files_under(study) == {"data.train": {"train.tsv": DIGESTS[0]}}
     assert provenance.test_file_of(study) == {"test.tsv": DIGESTS[1]}
     assert files_of(study) == [SAMPLE / "train.tsv", SAMPLE / "test.tsv"] and is_here(study)
