@@ -50,7 +50,8 @@ def text_arrays(found: Sentences, labels: Sequence[str]) -> Arrays:
         `tags`, int16: of each of these characters, `I-` on blanks within an entity;
         `units`, int32, shape (units, 2): where each of what the file tags lies in `codes`: words, or the characters
         that are no blanks; those of text i are `units[unit_starts[i]:unit_starts[i + 1]]`;
-        `ids`, str, shape (texts,); `bad_lines`, int64, and `bad_reasons`, str, shape (bad,).
+        `ids`, str, shape (texts,); `bad_lines`, int64, or str where there are several files, and `bad_reasons`, str,
+        shape (bad,).
     """
     number_of = {label: number for number, label in enumerate(labels)}
     codes, starts = code_points([sentence.text for sentence in found.usable])
@@ -72,7 +73,7 @@ def text_arrays(found: Sentences, labels: Sequence[str]) -> Arrays:
         "units": np.concatenate(units),
         "unit_starts": np.cumsum([0, *map(len, units)], dtype=np.int64),
         "ids": np.array([sentence.id for sentence in found.usable], dtype=np.str_),
-        "bad_lines": np.array([one.line for one in found.bad], dtype=np.int64),
+        "bad_lines": np.array([one.line for one in found.bad]) if found.bad else np.zeros(0, dtype=np.int64),
         "bad_reasons": np.array([one.reason for one in found.bad], dtype=np.str_),
     }
 

@@ -316,3 +316,16 @@ def test_both_splits_have_the_rare_labels(tmp_path: Path) -> None:
         facts["entities in dev"] == "14 PS, 1 XX in 15 texts"
         and facts["entities in train"] == "42 PS, 3 XX in 45 texts"
     )
+
+
+def test_several_files_are_one_and_name_their_bad_texts(tmp_path: Path) -> None:
+    blocks = [f"가\tB-{label}\n나\tO\n" for label in ("PS", "LC")] * 10
+    (tmp_path / "a.tsv").write_text("\n".join(blocks), encoding="utf-8")
+    (tmp_path / "b.tsv").write_text("\n".join([*blocks, "다\tB-XX\n"]), encoding="cp949")
+    task = task_on(
+        tmp_path / "*.tsv", TOKENIZERS["wordpiece"](tmp_path), max_bad_fraction=0.1, format="klue", dev_fraction=0.25
+    )
+    assert task.train.items + task.dev.items == 40
+    assert [str(bad) for bad in task.bad_rows(task.data.train)] == [
+        "b.tsv:61: the label 'XX' is none of PS, LC (`data.labels`)"
+    ]
