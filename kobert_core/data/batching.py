@@ -166,9 +166,14 @@ def _fill_up(target: torch.Tensor, more: int) -> torch.Tensor:
 
 def places_in(lengths: np.ndarray) -> np.ndarray:
     """The place of each token in its example, int64, shape (tokens,)."""
+    return runs(np.zeros_like(lengths), lengths)
+
+
+def runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The numbers from each start on, so many of each, one run after the other: int64, shape (sum of the lengths,)."""
     ends = np.cumsum(lengths, dtype=np.int64)
-    places: np.ndarray = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
-    return places
+    numbers: np.ndarray = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+    return numbers
 
 
 def filled_shape(shape: Shape, longest: int) -> Shape:
