@@ -32,7 +32,10 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "schema_version": 1,
         "name": "encoders",
         "task": "nsmc",
-        "data": {"train": str(SAMPLE / "train.tsv"), "test": str(SAMPLE / "test.tsv"), "max_length": 32},
+        "data": {
+            **{"train": str(SAMPLE / "train.tsv"), "test": str(SAMPLE / "test.tsv"), "max_length": 32},
+            "max_unknown_rate": 1,  # tiny vocabularies
+        },
         "model": {"dropout": 0.0},
         "train": {"epochs": 1, "eval_percent": 50},
         "parameters": {

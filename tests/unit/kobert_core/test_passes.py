@@ -60,7 +60,12 @@ def test_a_filled_batch_has_one_of_few_shapes(lengths: list[int], above: int) ->
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     ids = torch.full(mask.shape, 7)
     batch = Batch.pack(
-        {"input_ids": ids, "token_type_ids": ids, "attention_mask": mask, "labels": torch.zeros(len(ids))}
+        {
+            "input_ids": ids,
+            "token_type_ids": ids,
+            "attention_mask": mask,
+            "labels": torch.zeros(len(ids), dtype=torch.int64),
+        }
     )
     full = batch.fill(longest)
     own, more = full.inputs["lengths"][: len(lengths)], full.inputs["lengths"][len(lengths) :]
@@ -69,6 +74,8 @@ def test_a_filled_batch_has_one_of_few_shapes(lengths: list[int], above: int) ->
     assert full.inputs["starts"][-1] == len(full.inputs["input_ids"]) == len(full.inputs["position_ids"])
     assert full.inputs["longest"] == longest and full.inputs["starts"].dtype == torch.int32
     assert full.targets["labels"][len(lengths) :].tolist() == [IGNORED] * len(more)
+    numbers = Batch(batch.inputs, {"labels": torch.zeros(len(ids), 3)}).fill(longest).targets["labels"]
+    assert numbers.isnan().any(dim=1).tolist() == [False] * len(lengths) + [True] * len(more)
 
 
 def test_there_are_few_shapes_and_little_is_wasted() -> None:
