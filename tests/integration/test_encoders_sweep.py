@@ -1,10 +1,9 @@
-"""A sweep over two encoders of different families, each with its own tokenizer, killed in the middle and taken up."""
+"""A sweep over two encoders of different families, each with its own tokenizer."""
 
 from __future__ import annotations
 
 import csv
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from ruamel.yaml import YAML
 
 from tests.fixtures.commands import tune_here
 from tests.fixtures.encoders import make_encoder
-from tests.fixtures.sweeps import ONE_AT_A_TIME, ending_all, progress_of, start_sweep, sweep_to_its_end, wait_for
+from tests.fixtures.sweeps import ONE_AT_A_TIME, sweep_to_its_end
 from tests.fixtures.tiny import SAMPLE
 from tests.fixtures.tracking import runs_of
 
@@ -23,7 +22,7 @@ FAMILIES = {"bert": "BertForSequenceClassification", "roberta": "RobertaForSeque
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four trials, two with each encoder; the driver is killed when the first one has ended."""
+    """Four trials, two with each encoder."""
     work = tmp_path_factory.mktemp("encoders-sweep")
     for family in FAMILIES:
         make_encoder(family, work / "encoders" / family)
@@ -50,10 +49,6 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open(work / "studies" / "study.yaml", "w", encoding="utf-8") as file:
         YAML().dump(study, file)
     output, how = work / "sweeps", {"study": work / "studies" / "study.yaml"}
-    process = start_sweep(output, "one", *ONE_AT_A_TIME, **how)
-    with ending_all(process):
-        assert wait_for(process, lambda: progress_of(output / "one") >= 100)
-        process.send_signal(signal.SIGKILL)
     sweep_to_its_end(output, "one", *ONE_AT_A_TIME, **how)
     return output / "one"
 
