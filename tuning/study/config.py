@@ -35,8 +35,34 @@ EITHER_OR = (("accumulation", "effective_batch_size"), ("warmup_ratio", "warmup_
 PUBLIC = {
     "NSMC (https://github.com/e9t/nsmc)": ("ratings_train.txt", "ratings_test.txt"),
     "KorQuAD 1.0 (https://korquad.github.io)": ("KorQuAD_v1.0_train.json", "KorQuAD_v1.0_dev.json"),
+    "KorSTS (https://github.com/kakaobrain/kor-nlu-datasets)": ("sts-train.tsv", "sts-dev.tsv"),
+    "KLUE (https://github.com/KLUE-benchmark/KLUE)": ("klue-*.json", "klue-*.tsv"),
+    "Korean hate speech (https://github.com/kocohub/korean-hate-speech)": (
+        "hate-speech/train.tsv",
+        "hate-speech/dev.tsv",
+    ),
 }
 """The data sets that studies of the package name, and their files."""
+
+
+def check_files(data: Mapping[str, object]) -> None:
+    """Look whether the files of a `data` section are there.
+
+    Raises:
+        InputError: one is not; it says what to put there.
+    """
+    for name in ("train", "dev", "test"):
+        given = data.get(name)
+        for path in Source.of(given).local_paths() if given else ():
+            if path.exists():
+                continue
+            source = next((source for source, files in PUBLIC.items() if any(map(path.match, files))), None)
+            here = f"put that file of {source} there, or set" if source else "set"
+            raise InputError(
+                "the file cannot be read (No such file or directory)",
+                where=path,
+                fix=f"{here} `data.{name}`, whose relative paths start from the study file's folder",
+            )
 
 
 class StudyHead(FrozenConfig):
@@ -139,18 +165,7 @@ class StudyConfig(StudyHead):
         Raises:
             InputError: a file is not; it says what to put there.
         """
-        for name in ("train", "dev", "test"):
-            given: Source | None = getattr(self.data, name)
-            for path in given.local_paths() if given else ():
-                if path.exists():
-                    continue
-                source = next((source for source, files in PUBLIC.items() if path.name in files), None)
-                here = f"put that file of {source} there, or set" if source else "set"
-                raise InputError(
-                    "the file cannot be read (No such file or directory)",
-                    where=path,
-                    fix=f"{here} `data.{name}`, whose relative paths start from the study file's folder",
-                )
+        check_files(dict(self.data))
 
     def example_values(self, given: Mapping[str, object] = MappingProxyType({})) -> dict[str, object]:
         """The first point given in advance; what it leaves out, or all without points, is the space's middle. Values

@@ -25,7 +25,7 @@ from kobert_core.tasks.spec import TaskSpec
 from search_spaces.distributions import Space
 from search_spaces.loader import RawStudy, load_study_file
 from search_spaces.validation import Problems, show, suggest_known, validate
-from tuning.study.config import StudyConfig, StudyHead
+from tuning.study.config import StudyConfig, StudyHead, check_files
 from tuning.study.sections import BudgetConfig, ResourcesConfig, SchedulerConfig, SearchConfig, TrackingConfig
 from tuning.tracking.uris import escaped_path
 
@@ -202,7 +202,11 @@ def _complete(raw: RawStudy, task: TaskSpec, sections: Iterable[str], problems: 
             problems.add("objective", "`objective.mode` must be given", "max or min")
     _make_absolute(raw, task, values)
     if isinstance(values["data"], dict):
-        task.infer_data_settings(values["data"])
+        try:
+            task.infer_data_settings(values["data"])
+        except InputError:
+            check_files(values["data"])  # of a file that is missing this says more
+            raise
     return values
 
 

@@ -87,6 +87,8 @@ def infer_labels_of(data: dict[str, object]) -> None:
             )
         except ValidationError:  # it will be said with all else that is wrong
             return
+        if not how.train.is_here():
+            return  # whoever reads it will say so, or infer them
         from kobert_core.tasks.token_classification.sentences import infer_labels
 
         data["labels"] = infer_labels(how.train, how.format, how.text_column, how.dialect)
