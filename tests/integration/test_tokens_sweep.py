@@ -17,7 +17,7 @@ STUDY: dict[str, Any] = {
     "schema_version": 1,
     "name": "names",
     "task": "tokens",
-    "data": {"train": "train.tsv", "test": "test.tsv", "dev_fraction": 0.25, "max_length": 24},
+    "data": {"train": "train.tsv", "test": "test.tsv", "dev_fraction": 0.25, "max_length": 24, "max_leak": 1},
     "model": {"init": "random", "tokenizer_vocab_size": 120, "config": entities.SIZES},
     "optim": {"batch_size": 16},
     "train": {"epochs": 6, "eval_percent": 50},
