@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from pydantic_core import core_schema
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kobert_core.errors import InputError
 from kobert_core.io.checksums import file_digest
+
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
 
 HUB = "hf://"
 """Before the name of a data set that `datasets.load_dataset` loads."""
@@ -68,7 +69,9 @@ class Source:
         return cls(tuple(text if text.startswith(HUB) else str(Path(text)) for text in texts))
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
+        from pydantic_core import core_schema  # who gets here has it; commands that read no study need not wait for it
+
         as_json = core_schema.plain_serializer_function_ser_schema(cls.as_json)
         return core_schema.no_info_plain_validator_function(cls.of, serialization=as_json)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, cast
@@ -327,11 +328,10 @@ class Task(ABC, Generic[E]):
         pieces = ids[~np.isin(ids, [tokenizer.cls_id, tokenizer.sep_id])]
         return float((pieces == tokenizer.unk_id).sum() / max(1, len(pieces)))
 
+    @abstractmethod
     def texts(self, file: Source, purpose: Purpose = "scoring", items: np.ndarray | None = None) -> TextsByKind:
-        """The texts of a labelled file, or of some of its items: by what they are called, each alone or in a pair."""
-        found = [np.array(texts, dtype=object) for texts in self.read_inputs(file).texts.values()]
-        chosen = found if items is None else [texts[items] for texts in found]
-        return {"pair" if len(found) > 1 else "text": list(zip(*(texts.tolist() for texts in chosen), strict=True))}
+        """The texts of a labelled file, or of some of its items, before they are tokenized: by what they are called,
+        each alone or in a pair."""
 
     def texts_of_splits(self, test: Source | None) -> dict[str, TextsByKind]:
         """`texts` of `train`, `dev` and a test file."""
@@ -346,6 +346,14 @@ class Task(ABC, Generic[E]):
     @abstractmethod
     def hf_config(self) -> PretrainedConfig:
         """The `config.json` with which transformers loads the model's weights."""
+
+    @contextmanager
+    def _reading(self, path: Source) -> Iterator[None]:
+        """Around what takes long with a file, and does not know how long."""
+        work = f"reading {path.name}"
+        self.progress(work, 0)
+        yield
+        self.progress(work, 1, 1)
 
     @abstractmethod
     def read(self, path: Source, purpose: Purpose = "scoring") -> E:

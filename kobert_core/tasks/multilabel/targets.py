@@ -36,6 +36,14 @@ class LabelSets:
         return self._classes.advice(usable, bad, self._column)
 
 
+MARKS = {"0", "1"}
+
+
+def _mark(value: object) -> str:
+    """A cell of a column of one label; an empty one is a 0."""
+    return truth(as_string(value)) or "0"
+
+
 class LabelColumns:
     """The same from a column for each label."""
 
@@ -49,16 +57,13 @@ class LabelColumns:
         return (len(self._columns),)
 
     def of(self, values: Sequence[object]) -> list[int] | None:
-        marks = [truth(as_string(value)) or "0" for value in values]
-        return [int(mark) for mark in marks] if set(marks) <= {"0", "1"} else None
+        marks = list(map(_mark, values))
+        return [int(mark) for mark in marks] if set(marks) <= MARKS else None
 
     def problem(self, values: Sequence[object]) -> str:
-        wrong = next(
-            (name, text)
-            for name, value in zip(self._columns, values, strict=True)
-            if (truth(text := as_string(value)) or "0") not in ("0", "1")
-        )
-        return f"{distinct(wrong[1])} in the column {wrong[0]!r} is neither 1 nor 0"
+        cells = zip(self._columns, values, strict=True)
+        name, value = next((name, value) for name, value in cells if _mark(value) not in MARKS)
+        return f"{distinct(as_string(value))} in the column {name!r} is neither 1 nor 0"
 
     def advice(self, usable: int, bad: int) -> str | None:
         return None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -81,7 +80,7 @@ class QuestionAnswering(Task[WindowExamples]):
         key = self._file_key(path) | {"purpose": purpose, "tokenizer": self.tokenizer.fingerprint}
         file = self._texts(path, purpose)
         lengths = self.data.lengths
-        with self._watched(path):
+        with self._reading(path):
             pieces = cached_arrays(self._cache, key, lambda: piece_arrays(file, self.tokenizer))
             windows = cached_arrays(self._cache, key | lengths._asdict(), lambda: self._windows(file, pieces))
         return self._examples(file, pieces, windows)
@@ -97,7 +96,7 @@ class QuestionAnswering(Task[WindowExamples]):
 
     def read_inputs(self, path: Source) -> Inputs[WindowExamples]:
         """Every usable question of a file, in its order, as it stands there."""
-        with self._watched(path):
+        with self._reading(path):
             squad = self._squad(path, use="asking")
             file = text_arrays(squad)
             pieces = piece_arrays(file, self.tokenizer)
@@ -155,7 +154,7 @@ class QuestionAnswering(Task[WindowExamples]):
             `trims`: how many targets need so many graphemes trimmed, and how many no trim in range leads to; `ceiling`:
             `exact_match` and `f1` in percent when every piece and trim is right.
         """
-        with self._watched(file):
+        with self._reading(file):
             squad = read_squad(file, max_bad_fraction=1.0, encoding=self.data.dialect.encoding)
             arrays = text_arrays(squad)
             pieces = piece_arrays(arrays, self.tokenizer)
@@ -205,14 +204,6 @@ class QuestionAnswering(Task[WindowExamples]):
             )
         return window_arrays(file, pieces, lengths, separators=separators)
 
-    @contextmanager
-    def _watched(self, path: Source) -> Iterator[None]:
-        """Around what takes long with a file, and does not know how long."""
-        work = f"reading {path.name}"
-        self.progress(work, 0)
-        yield
-        self.progress(work, 1, 1)
-
     def _squad(self, path: Source, use: Use) -> Squad:
         data = self.data
         return read_squad(path, use=use, max_bad_fraction=data.max_bad_fraction, encoding=data.dialect.encoding)
@@ -221,7 +212,7 @@ class QuestionAnswering(Task[WindowExamples]):
         """What is known of a file before it is tokenized."""
 
         def build() -> Arrays:
-            with self._watched(path):
+            with self._reading(path):
                 return text_arrays(self._squad(path, use=purpose))
 
         return cached_arrays(self._cache, self._file_key(path) | {"purpose": purpose}, build)

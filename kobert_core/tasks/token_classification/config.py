@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from kobert_core.config import DataConfig, ModelConfig, Objective, PositiveInt
 from kobert_core.tasks.spec import TaskSpec
-from kobert_core.tasks.token_classification.formats import Format
+from kobert_core.tasks.token_classification.tags import Format
 
 INFER = "infer"
 """Instead of labels: those that the training file has."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kobert_core.data.batching import runs
 from kobert_core.tasks.token_classification.examples import (
     OUTSIDE,
     TokenExamples,
@@ -47,9 +48,7 @@ def tagged_units(examples: TokenExamples) -> Tagged:
     """What the file says of the texts of these examples."""
     bounds = examples.file["unit_starts"]
     sizes = (bounds[1:] - bounds[:-1])[examples.texts]
-    ends = np.cumsum(sizes)
-    at = np.arange(ends[-1]) + np.repeat(bounds[examples.texts] - (ends - sizes), sizes)
-    units = examples.file["units"][at]
+    units = examples.file["units"][runs(bounds[examples.texts], sizes)]
     return Tagged(units, np.repeat(np.arange(len(sizes)), sizes), examples.file["tags"][units[:, 0]])
 
 

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from typing_extensions import TypeIs
 
@@ -15,11 +15,7 @@ from kobert_core.data.formats import Line, Record, read_table
 from kobert_core.data.source import LocalPart, Part, Source, part_names
 from kobert_core.data.text_files import is_compressed, read_lines
 from kobert_core.errors import InputError
-from kobert_core.tasks.token_classification.tags import Span, is_tag
-
-Format = Literal["auto", "klue", "conll", "table", "records"]
-"""`klue`: a character and its tag a line. `conll`: a word a line, first or after its number, and its tag last, as in
-Naver NER. `table`: a sentence, a tab, and a tag for each of its words. `records`: JSON, Parquet or a data set."""
+from kobert_core.tasks.token_classification.tags import Format, Span, is_tag
 
 RECORDS = (".jsonl", ".ndjson", ".json-lines", ".json", ".parquet")
 HEAD = 1000

@@ -11,8 +11,8 @@ from kobert_core.data.dialect import DEFAULT, Dialect
 from kobert_core.data.set_aside import BadRow, check_usable
 from kobert_core.data.source import Source
 from kobert_core.errors import InputError
-from kobert_core.tasks.token_classification.formats import Bad, Format, Raw, Words, read_raw, read_unlabelled
-from kobert_core.tasks.token_classification.tags import BadTags, Scheme, Span, Tag, parse, scheme_of, spans_of
+from kobert_core.tasks.token_classification.formats import Bad, Raw, Words, read_raw, read_unlabelled
+from kobert_core.tasks.token_classification.tags import BadTags, Format, Scheme, Span, Tag, parse, scheme_of, spans_of
 from kobert_core.texts import character_problem, plain_or_distinct
 
 LABELS_SHOWN = 20

@@ -6,6 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
+Format = Literal["auto", "klue", "conll", "table", "records"]
+"""`klue`: a character and its tag a line. `conll`: a word a line, first or after its number, and its tag last, as in
+Naver NER. `table`: a sentence, a tab, and a tag for each of its words. `records`: JSON, Parquet or a data set."""
+
 Scheme = Literal["IOB2", "IOB1", "BIOES"]
 
 OUTSIDE = ("O", "-")

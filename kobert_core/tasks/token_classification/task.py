@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, ClassVar
@@ -15,7 +13,7 @@ from torch.nn import functional as F
 
 from kobert_core.code_points import strings
 from kobert_core.config import TrainConfig
-from kobert_core.data.batching import IGNORED, Batch
+from kobert_core.data.batching import IGNORED, Batch, runs
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.set_aside import PLACES_SHOWN, BadRow
 from kobert_core.data.source import Source
@@ -25,7 +23,7 @@ from kobert_core.families import family_of
 from kobert_core.models.backbone import encoder_config
 from kobert_core.models.packed_encoder import in_rows, rows_of
 from kobert_core.progress import Progress, unseen
-from kobert_core.tasks.base import Chance, Inputs, Purpose, Task
+from kobert_core.tasks.base import Chance, Inputs, Purpose, Task, TextsByKind
 from kobert_core.tasks.token_classification.config import SPEC, TokenClassificationData, TokenClassificationModel
 from kobert_core.tasks.token_classification.decoding import (
     Outputs,
@@ -116,7 +114,7 @@ class TokenClassification(Task[TokenExamples]):
     def read(self, path: Source, purpose: Purpose = "scoring") -> TokenExamples:
         file = self._texts(path)
         key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint}
-        with self._watched(path):
+        with self._reading(path):
             pieces = cached_arrays(self._cache, key, lambda: self._pieces(file))
         return self._examples(file, pieces)
 
@@ -128,7 +126,7 @@ class TokenClassification(Task[TokenExamples]):
 
     def read_inputs(self, path: Source) -> Inputs[TokenExamples]:
         """Every usable text of a file, in its order, as it stands there."""
-        with self._watched(path):
+        with self._reading(path):
             found = read_texts(
                 path, self.data.text_column, max_bad_fraction=self.data.max_bad_fraction, dialect=self.data.dialect
             )
@@ -210,7 +208,7 @@ class TokenClassification(Task[TokenExamples]):
 
         `ceiling`: the scores that a model with this tokenizer reaches if each token has the right tag.
         """
-        with self._watched(file):
+        with self._reading(file):
             found = self._read(file, max_bad_fraction=1.0)
             arrays = text_arrays(found, self.data.labels)
             examples = self._examples(arrays, self._pieces(arrays))
@@ -277,23 +275,15 @@ class TokenClassification(Task[TokenExamples]):
         """What is known of a file before it is tokenized."""
 
         def build() -> Arrays:
-            with self._watched(path):
+            with self._reading(path):
                 return text_arrays(self._read(path, max_bad_fraction=self.data.max_bad_fraction), self.data.labels)
 
         return cached_arrays(self._cache, self._file_key(path), build)
 
-    @contextmanager
-    def _watched(self, path: Source) -> Iterator[None]:
-        """Around what takes long with a file, and does not know how long."""
-        work = f"reading {path.name}"
-        self.progress(work, 0)
-        yield
-        self.progress(work, 1, 1)
-
-    def _texts_at(self, items: np.ndarray) -> list[str]:
-        file = self._texts(self.data.train)
-        texts = strings(file["codes"], file["starts"])
-        return [texts[number] for number in items]
+    def texts(self, file: Source, purpose: Purpose = "scoring", items: np.ndarray | None = None) -> TextsByKind:
+        arrays = self._texts(file)
+        texts = strings(arrays["codes"], arrays["starts"])
+        return {"text": [(text,) for text in (texts if items is None else [texts[number] for number in items])]}
 
     def _file_key(self, path: Source) -> dict[str, object]:
         data = self.data
@@ -346,7 +336,7 @@ def _of_characters(examples: TokenExamples, units: np.ndarray, tags: np.ndarray)
     others what is inside of it."""
     sizes = units[:, 1] - units[:, 0]
     ends = np.cumsum(sizes)
-    at = np.arange(ends[-1]) + np.repeat(units[:, 0] - (ends - sizes), sizes)
+    at = runs(units[:, 0], sizes)
     given = np.repeat(inside(tags), sizes)
     given[ends - sizes] = tags
     return examples.file["tags"][at], given
@@ -355,7 +345,5 @@ def _of_characters(examples: TokenExamples, units: np.ndarray, tags: np.ndarray)
 def _targets(examples: TokenExamples) -> np.ndarray:
     """The targets of all tokens, each once."""
     sizes = examples.counted
-    at = np.arange(sizes.sum()) + np.repeat(
-        examples.begin + examples.windows.counted[:, 0] - (np.cumsum(sizes) - sizes), sizes
-    )
+    at = runs(examples.begin + examples.windows.counted[:, 0], sizes)
     return np.asarray(examples.pieces["targets"][at])

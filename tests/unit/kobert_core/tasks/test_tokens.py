@@ -329,3 +329,15 @@ def test_several_files_are_one_and_name_their_bad_texts(tmp_path: Path) -> None:
     assert [str(bad) for bad in task.bad_rows(task.data.train)] == [
         "b.tsv:61: the label 'XX' is none of PS, LC (`data.labels`)"
     ]
+
+
+def test_texts_are_those_of_the_items_where_some_are_set_aside(tmp_path: Path) -> None:
+    """A text whose tags make no sense could be predicted all the same: it is no item of the file."""
+    blocks = ["바\tB-XX\n", *(f"{name}\tB-{label}\n" for name in "가나다라" for label in ("PS", "LC"))]
+    (tmp_path / "a.tsv").write_text("\n".join(blocks), encoding="utf-8")
+    task = task_on(tmp_path / "a.tsv", TOKENIZERS["wordpiece"](tmp_path), max_bad_fraction=0.2, format="klue")
+    texts = task.texts(task.data.train)["text"]
+    assert texts == [(name,) for name in "가가나나다다라라"]
+    assert task.texts(task.data.train, items=np.array([7, 0]))["text"] == [("라",), ("가",)]
+    split = task.texts_of_splits(None)
+    assert len(split["train"]["text"]) == task.train.items and len(split["dev"]["text"]) == task.dev.items
