@@ -31,6 +31,9 @@ SHARED = ".shared-"
 TRIALS = "trials"
 """A folder for each trial: see `trial_folder`."""
 
+CONFIRM, RUNS = "confirm", "runs.json"
+"""The runs that confirm the winner: a folder as of a sweep, whose trials are these runs, and their ledger."""
+
 LOG = "log.txt"
 CHECKPOINTS = "checkpoints"
 PBT_CHECKPOINTS = "donations"

@@ -278,9 +278,10 @@ class LabelledTexts(Task[TextExamples]):
         dev_strata = train_strata if data.dev is None else self._strata(self._facts(data.dev)["labels"])
         train, dev = self._carve(stratified_split, train_strata, None if data.dev is None else dev_strata)
         seed = data.split_seed
+        dev = sample(dev, data.max_dev_examples, seed=seed, labels=dev_strata[dev])
         return {
             "train": sample(train, data.max_train_examples, seed=seed, labels=train_strata[train]),
-            "dev": sample(dev, data.max_dev_examples, seed=seed, labels=dev_strata[dev]),
+            **self._hold_out(stratified_split, dev, dev_strata[dev]),
         }
 
 

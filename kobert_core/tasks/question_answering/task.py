@@ -23,7 +23,13 @@ from kobert_core.models.backbone import encoder_config
 from kobert_core.tasks.base import Chance, Inputs, Purpose, Task, TextsByKind
 from kobert_core.tasks.question_answering.config import KORQUAD, QA, QuestionAnsweringData, QuestionAnsweringModel
 from kobert_core.tasks.question_answering.decoding import Answers, Outputs, decode, perfect_outputs, texts
-from kobert_core.tasks.question_answering.metrics import chosen_threshold, gold_texts, score_answers, span_loss
+from kobert_core.tasks.question_answering.metrics import (
+    chosen_threshold,
+    gold_texts,
+    score_answers,
+    scores_of_questions,
+    span_loss,
+)
 from kobert_core.tasks.question_answering.model import QuestionAnswerer
 from kobert_core.tasks.question_answering.squad import BadQuestion, Squad, Use, read_squad
 from kobert_core.tasks.question_answering.windows import (
@@ -133,6 +139,14 @@ class QuestionAnswering(Task[WindowExamples]):
         scores |= {} if loss is None else {"loss": loss}
         scores |= {} if examples.asked.all() else {"not_asked": int((~examples.asked).sum())}
         return {f"eval/{name}": value for name, value in (scores | {"questions": examples.items}).items()}
+
+    def item_scores(self, examples: WindowExamples, outputs: Outputs, metric: str) -> np.ndarray | None:
+        """Exact match or F1 of each question, in percent."""
+        place = {"eval/exact_match": 0, "eval/f1": 1}.get(metric)
+        if place is None:
+            return None
+        scores = scores_of_questions(examples, self._decode(examples, outputs), self.model.null_threshold)
+        return 100 * np.array(scores)[:, place]
 
     def choose(self, examples: WindowExamples, outputs: Outputs) -> dict[str, float]:
         if self.model.null_threshold is not None:
@@ -281,7 +295,7 @@ class QuestionAnswering(Task[WindowExamples]):
                 where=data.dev or data.train,
                 fix="take `objective.metric: eval/f1`",
             )
-        return {"train": train, "dev": dev}
+        return {"train": train, **self._hold_out(grouped_split, dev, dev_file["article"][dev].tolist())}
 
 
 class Korquad(QuestionAnswering):

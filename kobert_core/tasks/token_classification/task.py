@@ -306,9 +306,10 @@ class TokenClassification(Task[TokenExamples]):
         dev_classes = train_classes if data.dev is None else _rarest_labels(self._texts(data.dev), data)
         train, dev = self._carve(stratified_split, train_classes, None if data.dev is None else dev_classes)
         seed = data.split_seed
+        dev = sample(dev, data.max_dev_examples, seed=seed, labels=dev_classes[dev])
         return {
             "train": sample(train, data.max_train_examples, seed=seed, labels=train_classes[train]),
-            "dev": sample(dev, data.max_dev_examples, seed=seed, labels=dev_classes[dev]),
+            **self._hold_out(stratified_split, dev, dev_classes[dev]),
         }
 
 
