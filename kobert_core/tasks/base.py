@@ -81,6 +81,15 @@ class Chance(NamedTuple):
     """Which answer that is, in words."""
 
 
+class Outcome(NamedTuple):
+    """What came of one row or question, as in `Task.review`."""
+
+    expected: object
+    predicted: object
+    confidence: float | None
+    score: float
+
+
 E = TypeVar("E", bound=Examples, default=Any)
 """A task alone stands for one with any kind of examples."""
 
@@ -427,6 +436,24 @@ class Task(ABC, Generic[E]):
     @abstractmethod
     def answers(self, ids: list[str], examples: E, outputs: dict[str, np.ndarray]) -> list[dict[str, object]]:
         """One flat record an id: what the model says of it, in a form for people."""
+
+    @abstractmethod
+    def review(
+        self, examples: E, outputs: dict[str, np.ndarray], file: Source | None = None
+    ) -> list[dict[str, object]]:
+        """What came of each labelled row or question, as JSON values: a record each, in the order of the file.
+
+        Args:
+            examples: What was predicted.
+            outputs: Of all of them.
+            file: Which they are of; by default that of the dev split.
+
+        Returns:
+            `id`; the texts by their names, as in `Inputs`; what was `expected`, and what was `predicted`; `confidence`,
+            how probable the model finds that, None where it does not say; `score`, 1 for what is right and 0 for what
+            is not, or a number between or below, of which a higher one is better; `group`, equal for items that
+            belong together.
+        """
 
     @abstractmethod
     def total_weight(self, examples: E, indices: np.ndarray) -> float:

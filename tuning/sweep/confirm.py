@@ -24,7 +24,7 @@ from tuning.sweep.budget import Budget
 from tuning.sweep.recording import flatten
 from tuning.sweep.verdict import Verdict, judge, on_holdout, unconfirmed
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns, Stage
-from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, CONFIRM, MODEL_FILES, STUDY, trial_folder
+from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, CONFIRM, MODEL_FILES, REVIEW, STUDY, trial_folder
 from tuning.sweep_dir.trial_status import RUN_STATUS, TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import Tracker
@@ -169,6 +169,7 @@ class Confirmation:
             checkpoint=str(checkpoint_of_run(self._table.folder, run)),
             metrics=run.metrics,
             objective=self._study.objective.metric,
+            review=str(self._folder_of(run) / REVIEW),
         )
         run.holdout = {name.replace("eval/", "holdout/"): value for name, value in found["metrics"].items()}
         run.pseudo_values = found["pseudo_values"]

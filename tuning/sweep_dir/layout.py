@@ -42,6 +42,8 @@ MAX_PBT_CHECKPOINTS = 5
 """The largest number of them for each trial."""
 MODEL_FILES = "model"
 """The trial's config and tokenizer."""
+REVIEW = "review.jsonl.gz"
+"""What came of each row or question: `Task.review`, a line each."""
 
 CACHE, PROFILES = "cache", "profiles"
 """In the folder of all sweeps."""

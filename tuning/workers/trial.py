@@ -17,6 +17,7 @@ from ray import tune
 from kobert_core.data.source import Source
 from kobert_core.io.checksums import file_digest
 from tuning.sweep_dir.layout import CHECKPOINTS, LOG, MAX_PBT_CHECKPOINTS, MODEL_FILES, PBT_CHECKPOINTS, trial_folder
+from tuning.sweep_dir.reviews import write_review
 from tuning.workers.broker import packed
 from tuning.workers.failures import TrialFailed, TrialRefused, in_one_line
 
@@ -291,7 +292,7 @@ def evaluate_checkpoint(
 
 
 def score_holdout(
-    runtime: Runtime, *, model: str, cache: str, checkpoint: str, metrics: dict[str, float], objective: str
+    runtime: Runtime, *, model: str, cache: str, checkpoint: str, metrics: dict[str, float], objective: str, review: str
 ) -> HoldoutScores:
     """On the workers of a group: how a checkpoint does on the part of the dev split that no trial was chosen by.
 
@@ -302,6 +303,7 @@ def score_holdout(
         checkpoint: Folder of the checkpoint.
         metrics: Of the checkpoint on the dev split, with what was chosen there.
         objective: The metric to give the pseudo-values of.
+        review: Where to write what came of each row or question: `Task.review`.
     """
     from kobert_core.checkpoint import load_weights
     from kobert_core.evaluation import predict
@@ -312,6 +314,8 @@ def score_holdout(
     network.load_state_dict(load_weights(Path(checkpoint)))
     task = task.with_chosen(metrics)
     outputs = predict(network.to(runtime.device), task, task.holdout, runtime)
+    if runtime.rank == 0:
+        write_review(Path(review), task.review(task.holdout, outputs))
     return {
         "metrics": task.score(task.holdout, outputs),
         "pseudo_values": pseudo_values(task, task.holdout, outputs, objective).tolist(),
