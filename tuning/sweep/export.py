@@ -128,7 +128,7 @@ def model_card(
     record: TrialRecord,
     test: Mapping[str, Mapping[str, float]],
     beside: Comparison,
-    verdict: Mapping[str, Any] | None,
+    verdict: Mapping[str, Any] | None = None,
 ) -> str:
     """A model card of the HuggingFace hub: data, values and results."""
     from huggingface_hub import ModelCard, ModelCardData

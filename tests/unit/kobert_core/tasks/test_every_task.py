@@ -15,6 +15,7 @@ import torch
 from kobert_core.config import Objective
 from kobert_core.data.batching import filled_shape
 from kobert_core.evaluation import evaluate_on_dev, predict
+from kobert_core.pseudo_values import pseudo_values
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import SPECS, parse_train_config, task_class
 from kobert_core.tasks.base import Task
@@ -194,6 +195,36 @@ def test_the_review_of_a_perfect_model_is_right_everywhere(task: Task[Any]) -> N
         expected, predicted = record["expected"], record["predicted"]
         assert record["score"] == (0 if task.name == "regression" else 1)
         assert predicted in (expected or [""]) if task.name == "korquad" else predicted == expected
+
+
+def with_holdout(task: Task[Any], fraction: float) -> Task[Any]:
+    values = task.config.model_dump(mode="json")
+    values["data"]["holdout_fraction"] = fraction
+    return type(task)(parse_train_config(values), cache=task._cache)
+
+
+def test_the_holdout_is_a_part_of_dev_that_nothing_else_sees(task: Task[Any]) -> None:
+    parted = with_holdout(task, 0.4)
+    assert task.holdout.items == 0 and parted.dev.items + parted.holdout.items == task.dev.items
+    assert 0.2 <= parted.holdout.items / task.dev.items <= 0.6
+    assert np.array_equal(parted._split["train"], task._split["train"])
+    parts = [set(parted._split[name].tolist()) for name in ("dev", "holdout")]
+    assert parts[0] | parts[1] == set(task._split["dev"].tolist()) and not parts[0] & parts[1]
+    if task.name == "korquad":  # by whole articles
+        assert not set(parted.dev.clusters) & set(parted.holdout.clusters)
+    assert np.array_equal(parted._split["holdout"], with_holdout(task, 0.4)._split["holdout"])
+
+
+def test_pseudo_values_have_the_metric_as_their_mean(task: Task[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = "eval/accuracy" if isinstance(task, LeastCertain) else task.objective.metric
+    outputs = predict(task.build_model(), task, task.dev, LocalRuntime(device=torch.device("cpu")))
+    found = pseudo_values(task, task.dev, outputs, metric)
+    parts = len(np.unique(task.dev.clusters))
+    assert found.shape == (min(parts, 50),) and found.mean() == pytest.approx(task.score(task.dev, outputs)[metric])
+    monkeypatch.setattr(type(task), "item_scores", lambda *_: None)  # all parts scored again
+    assert pseudo_values(task, task.dev, outputs, metric) == pytest.approx(found)
+    some = np.arange(0, task.dev.items, 2)
+    assert np.array_equal(task.dev.take(some).lengths, task.dev.lengths[task.dev.rows_of(some)])
 
 
 def test_the_loop_trains_it(task: Task[Any]) -> None:
