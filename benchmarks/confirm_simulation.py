@@ -18,7 +18,7 @@ from collections import defaultdict
 import numpy as np
 from scipy.stats import norm
 
-from tuning.statistics.halving import better, rounds
+from tuning.statistics.halving import better, rounds, total_runs
 from tuning.statistics.intervals import difference
 
 TRIALS, TOP, SEEDS, HOLDOUT, PARTS = 30, 5, 3, 1 / 3, 50
@@ -65,11 +65,10 @@ def one_sweep(world: World) -> dict[str, float]:
     truths = [world.truth(trial) for trial in range(TRIALS)]
     found = [world.on_dev(trial) for trial in range(TRIALS)]
     best = sorted(range(1, TRIALS), key=lambda trial: -found[trial])
-    left, scores, runs = best[:TOP], {trial: [found[trial]] for trial in best[:TOP]}, 0
-    for count, keep in rounds(TOP):
+    left, scores = best[:TOP], {trial: [found[trial]] for trial in best[:TOP]}
+    for _, runs, keep in rounds(TOP):
         for trial in left:
-            scores[trial] += [world.on_dev(trial) for _ in range(count)]
-        runs += count * len(left)
+            scores[trial] += [world.on_dev(trial) for _ in range(runs)]
         left = better({trial: scores[trial] for trial in left}, keep, mode="max")
     candidate = left[0]
     gain = difference(*(np.array([world.on_holdout(trial) for _ in range(SEEDS)]) for trial in (candidate, 0)))
@@ -78,7 +77,7 @@ def one_sweep(world: World) -> dict[str, float]:
     return {
         "covered": gain.low <= true_gain <= gain.high,
         "tie": not gain.excludes_zero,
-        "runs": runs + 2 * SEEDS,
+        "runs": total_runs(TOP) + 2 * SEEDS,
         "half_width": (gain.high - gain.low) / 2,
         "regret": max(truths) - truths[candidate],
         "regret_plain": max(truths) - truths[plain],

@@ -8,14 +8,30 @@ the runs go where they decide.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 
-def rounds(candidates: int) -> Iterator[tuple[int, int]]:
-    """Of each round: how many runs each candidate has in it, and how many candidates are left after it."""
+class Round(NamedTuple):
+    """One round."""
+
+    candidates: int
+    runs: int
+    """Of each candidate."""
+    keep: int
+    """Candidates that are left after it."""
+
+
+def rounds(candidates: int) -> Iterator[Round]:
+    """The rounds until one candidate is left; none, if there is one to begin with."""
     left = candidates
     while left > 1:
-        runs, left = max(1, candidates // left), (left + 1) // 2
-        yield runs, left
+        yield Round(left, max(1, candidates // left), (left + 1) // 2)
+        left = (left + 1) // 2
+
+
+def total_runs(candidates: int) -> int:
+    """The runs of all rounds together."""
+    return sum(each.candidates * each.runs for each in rounds(candidates))
 
 
 def better(scores: Mapping[int, Sequence[float]], keep: int, *, mode: str) -> list[int]:

@@ -7,6 +7,7 @@ choice has seen. The verdict rests on these alone, so that its interval needs no
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 import time
@@ -96,7 +97,7 @@ class Confirmation:
         alike = all(record.state == TrialState.COMPLETE for record in candidates)
         known = {record.trial: [record.value or 0.0] if alike else [] for record in candidates}
         done = 0
-        for runs, keep in rounds(len(left)):
+        for _, runs, keep in rounds(len(left)):
             self._train("choose", [(trial, done + index) for index in range(runs) for trial in left])
             done += runs
             if self._budget.is_over:
@@ -225,8 +226,5 @@ def seconds_to_confirm(study: StudyConfig, records: Iterable[TrialRecord], group
     whole = [record.seconds * 100 / record.progress for record in records if record.progress]
     if not whole:
         return 0.0
-    left, waves = study.confirm.top, -(-2 * study.confirm.seeds // groups)
-    for runs, keep in rounds(left):
-        waves += -(-runs * left // groups)
-        left = keep
-    return waves * sum(whole) / len(whole)
+    together = [each.candidates * each.runs for each in rounds(study.confirm.top)] + [2 * study.confirm.seeds]
+    return sum(math.ceil(runs / groups) for runs in together) * sum(whole) / len(whole)

@@ -107,7 +107,7 @@ def judge(
             "better": f"trial {candidate} is better than {name} by {told([gain.estimate], study)} ({interval})",
             "worse": f"trial {candidate} is worse than {name} by {told([-gain.estimate], study)} ({interval}): "
             f"{name} is exported",
-            "tie": f"trial {candidate} and {name} are a tie ({interval} for the gain of trial {candidate}): "
+            "tie": f"trial {candidate} and {name} are a tie ({interval}, for the gain of trial {candidate}): "
             f"{exported} is exported",
         }[outcome],
         metric=objective.metric,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tuning.statistics.halving import better, rounds
+from tuning.statistics.halving import better, rounds, total_runs
 from tuning.statistics.intervals import difference
 
 
@@ -54,12 +54,19 @@ def test_what_is_the_same_is_no_difference() -> None:
 
 @pytest.mark.parametrize(
     ("candidates", "expected"),
-    [(1, []), (2, [(1, 1)]), (3, [(1, 2), (1, 1)]), (5, [(1, 3), (1, 2), (2, 1)]), (8, [(1, 4), (2, 2), (4, 1)])],
+    [
+        (1, []),
+        (2, [(2, 1, 1)]),
+        (3, [(3, 1, 2), (2, 1, 1)]),
+        (5, [(5, 1, 3), (3, 1, 2), (2, 2, 1)]),
+        (8, [(8, 1, 4), (4, 2, 2), (2, 4, 1)]),
+    ],
 )
 def test_each_round_halves_the_candidates_at_about_the_same_cost(
-    candidates: int, expected: list[tuple[int, int]]
+    candidates: int, expected: list[tuple[int, int, int]]
 ) -> None:
     assert list(rounds(candidates)) == expected
+    assert total_runs(candidates) == sum(left * runs for left, runs, _ in expected)
 
 
 def test_the_better_means_go_on_and_of_equal_ones_the_first() -> None:
