@@ -137,7 +137,7 @@ class Sweep:
                 result = self._conclude(outcome, compare(self.table, study, outcome.winner, chance), tracker)
                 status = outcome.status
             finally:
-                end_tracking(tracker, folder, status=status, say=say)
+                end_tracking(tracker, study, self.table, status=status, say=say)
         return result
 
     def _read(self) -> CheckedStudy:

@@ -11,10 +11,11 @@ from pathlib import Path
 from kobert_core.tasks.base import Examples, Task
 from tuning.study import StudyConfig
 from tuning.sweep.comparison import baselines_of, compared
+from tuning.sweep_dir.descriptions import describe_sweep
 from tuning.sweep_dir.layout import ENVIRONMENT, LEDGER, SPOOL, STUDY, TABLE, WINNER
 from tuning.sweep_dir.trial_status import run_ends
-from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
-from tuning.tracking import Status, Tracker, dead_letters_path
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, read_winner
+from tuning.tracking import DESCRIPTION_TAG, Status, Tracker, dead_letters_path
 
 
 def start_tracking(study: StudyConfig, table: TrialTable, task: Task[Examples], *, uri: str) -> Tracker:
@@ -23,7 +24,8 @@ def start_tracking(study: StudyConfig, table: TrialTable, task: Task[Examples], 
     experiment = study.tracking.experiment or study.name
     tracker = Tracker(spool=folder / SPOOL, uri=uri, experiment=experiment, sweep=folder.name)
     tracker.end_left_open(run_ends(table))
-    tracker.start_sweep(params=sweep_params(study), tags={"task": study.task})
+    description = describe_sweep(study, table, status=None, result=None)
+    tracker.start_sweep(params=sweep_params(study), tags={"task": study.task, DESCRIPTION_TAG: description})
     log_datasets(study, task, tracker)
     return tracker
 
@@ -105,12 +107,16 @@ def log_winner(
     tracker.log_metrics(None, {f"winner/{name}": value for name, value in metrics.items()}, step=ended)
 
 
-def end_tracking(tracker: Tracker, folder: Path, *, status: Status, say: Callable[[str], object]) -> None:
+def end_tracking(
+    tracker: Tracker, study: StudyConfig, table: TrialTable, *, status: Status, say: Callable[[str], object]
+) -> None:
     """Close the run of a sweep, wait a little for MLflow, and say what it does not have."""
+    folder = table.folder
     for name in (STUDY, TABLE, ENVIRONMENT, WINNER):
         if (folder / name).is_file():
             tracker.log_artifact(folder / name)
-    tracker.end_sweep(status=status)
+    result = read_winner(folder) if status == "FINISHED" else None  # another session may have left an older one
+    tracker.end_sweep(status=status, description=describe_sweep(study, table, status=status, result=result))
     left, spool = tracker.close(), folder / SPOOL
     if lost := tracker.unwritten:
         say(f"{lost} records for MLflow are lost: the disk is full, {spool} could not take them")

@@ -24,10 +24,10 @@ def test_a_sweep_becomes_a_parent_and_a_child_a_trial(output: Path) -> None:
     runs = runs_of(output)
     assert {name: run.info.status for name, run in runs.items()} == {
         "first": "FINISHED",
-        "trial-0": "FINISHED",
-        "trial-1": "KILLED",
-        "trial-2": "FAILED",
-        "trial-3": "FINISHED",
+        "first/00": "FINISHED",
+        "first/01": "KILLED",
+        "first/02": "FAILED",
+        "first/03": "FINISHED",
     }
     parent = runs.pop("first")
     assert parent.data.params == {"objective": "eval/accuracy"}
@@ -38,15 +38,15 @@ def test_a_sweep_becomes_a_parent_and_a_child_a_trial(output: Path) -> None:
     assert {tag.key: tag.value for tag in dataset.tags} == {"mlflow.data.context": "training"}
     for trial, run in runs.items():
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert run.data.tags["kobert_tune.trial"] == trial.removeprefix("trial-")
+        assert run.data.tags["kobert_tune.trial"] == str(int(trial.removeprefix("first/")))
         assert run.data.tags["kobert_tune.sweep_id"] == parent.data.tags["kobert_tune.sweep_id"]
         assert run.data.params == {"optim.backbone_lr": "1e-05", "data": "{'a': [1]}"}
         points = history(output, run, "eval/accuracy")
         assert [point[:2] for point in points] == [(10, 0.1), (20, 0.2), (30, 0.3)]
         times = [before, run.info.start_time, *(point[2] for point in points), run.info.end_time, after]
         assert times == sorted(times)
-    assert runs["trial-1"].data.tags["pruned"] == "true"
-    assert runs["trial-2"].data.tags["reason"] == "NaN: 나쁨"
+    assert runs["first/01"].data.tags["pruned"] == "true"
+    assert runs["first/02"].data.tags["reason"] == "NaN: 나쁨"
 
 
 def test_artifacts_and_the_winner_lie_beside_the_store(output: Path) -> None:
@@ -60,7 +60,7 @@ def test_artifacts_and_the_winner_lie_beside_the_store(output: Path) -> None:
     assert (model.name, str(model.status), model.source_run_id) == (
         "winner",
         "READY",
-        runs["trial-0"].info.run_id,
+        runs["first/00"].info.run_id,
     )
     assert model.params == {"lr": "1e-05"}
     assert [(metric.key, metric.value) for metric in model.metrics] == [("test/accuracy", 0.9)]
@@ -92,13 +92,13 @@ def test_a_resumed_trial_repeats_its_steps_and_changes_its_params(output: Path) 
         tracker.log_metrics("7", {"loss": value, f"new-{value}": value}, step=2)
         tracker.log_metrics("7", {"loss": 0.5}, step=2)
         assert tracker.close(60) == 0 == tracker.refused
-        assert runs_of(output)["trial-7"].info.status == "RUNNING"
+        assert runs_of(output)["first/07"].info.status == "RUNNING"
     tracker = open_tracker(output)
     tracker.end_trial("7", status="FAILED", tags={})
     tracker.start_trial("7", params={}, tags={})
     tracker.end_trial("7", status="FINISHED", tags={})
     assert tracker.close(60) == 0
-    run = runs_of(output)["trial-7"]
+    run = runs_of(output)["first/07"]
     assert run.info.status == "FINISHED"
     assert run.data.params == {"lr": "0.1", "only-0.1": "1", "only-0.9": "1"}
     assert [point[:2] for point in history(output, run, "loss")] == [(1, 0.1), (2, 0.1)]
@@ -109,7 +109,7 @@ def test_nan_and_infinity_arrive(output: Path) -> None:
     tracker = open_tracker(output)
     tracker.log_metrics("0", {"nan": math.nan, "inf": math.inf, "ninf": -math.inf, "whole": 3}, step=0)
     assert tracker.close(60) == 0 == tracker.refused
-    metrics = runs_of(output)["trial-0"].data.metrics
+    metrics = runs_of(output)["first/00"].data.metrics
     assert math.isnan(metrics["nan"])
     assert (metrics["inf"], metrics["ninf"]) == (sys.float_info.max, -sys.float_info.max)
     assert metrics["whole"] == 3
@@ -124,7 +124,7 @@ def test_thousands_of_metrics_and_hundreds_of_params_fit_into_requests(output: P
     for step in range(1500):
         tracker.log_metrics("0", {"loss": float(step)}, step=step)
     assert tracker.close(60) == 0 == tracker.refused
-    run = runs_of(output)["trial-0"]
+    run = runs_of(output)["first/00"]
     assert len(run.data.params) == 250
     assert len(run.data.metrics) == 2301
     assert [point[0] for point in history(output, run, "loss")] == list(range(1500))
@@ -135,25 +135,25 @@ def test_a_run_deleted_in_the_page_does_not_stop_the_others(output: Path) -> Non
     tracker.start_trial("0", params={}, tags={})
     tracker.start_trial("1", params={}, tags={})
     assert tracker.flush(60) == 0
-    client_of(output).delete_run(runs_of(output)["trial-0"].info.run_id)
+    client_of(output).delete_run(runs_of(output)["first/00"].info.run_id)
     tracker.log_metrics("0", {"loss": 1.0}, step=1)
     tracker.start_trial("0", params={"lr": 1}, tags={})
     tracker.log_metrics("1", {"loss": 1.0}, step=1)
     assert tracker.close(60) == 0
     assert tracker.refused == 2
-    assert runs_of(output)["trial-1"].data.metrics == {"loss": 1.0}
+    assert runs_of(output)["first/01"].data.metrics == {"loss": 1.0}
 
 
 def test_a_double_that_a_slow_answer_left_is_deleted(output: Path) -> None:
     tracker = open_tracker(output)
     tracker.start_trial("0", params={"lr": 1}, tags={})
     assert tracker.close(60) == 0
-    client, run = client_of(output), runs_of(output)["trial-0"]
+    client, run = client_of(output), runs_of(output)["first/00"]
     client.create_run(run.info.experiment_id, tags=run.data.tags)
     tracker = open_tracker(output)
     tracker.log_metrics("0", {"loss": 1.0}, step=1)
     assert tracker.close(60) == 0
-    assert runs_of(output)["trial-0"].info.run_id == run.info.run_id
+    assert runs_of(output)["first/00"].info.run_id == run.info.run_id
 
 
 def test_requests_that_took_effect_late_are_undone_at_the_end(output: Path) -> None:
@@ -162,12 +162,12 @@ def test_requests_that_took_effect_late_are_undone_at_the_end(output: Path) -> N
     tracker.start_trial("0", params={"lr": 1}, tags={})
     tracker.end_trial("0", status="FINISHED", tags={})
     assert tracker.flush(60) == 0
-    client, run = client_of(output), runs_of(output)["trial-0"]
+    client, run = client_of(output), runs_of(output)["first/00"]
     client.update_run(run.info.run_id, status="RUNNING")  # what a server that hung does with a start sent before
     client.create_run(run.info.experiment_id, tags=run.data.tags)
     tracker.end_sweep(status="FINISHED")
     assert tracker.close(60) == 0
-    ended = runs_of(output)["trial-0"].info
+    ended = runs_of(output)["first/00"].info
     assert (ended.run_id, ended.status, ended.end_time) == (run.info.run_id, "FINISHED", run.info.end_time)
 
 
@@ -175,7 +175,7 @@ def test_a_model_that_a_killed_driver_left_pending_is_finished(output: Path) -> 
     tracker = open_tracker(output)
     tracker.start_trial("0", params={}, tags={})
     assert tracker.close(60) == 0
-    client, run = client_of(output), runs_of(output)["trial-0"]
+    client, run = client_of(output), runs_of(output)["first/00"]
     tags = {key: run.data.tags[key] for key in ("kobert_tune.sweep_id", "kobert_tune.trial")}
     left = client.create_logged_model(run.info.experiment_id, name="winner", source_run_id=run.info.run_id, tags=tags)
     tracker = open_tracker(output)
