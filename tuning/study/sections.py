@@ -122,6 +122,9 @@ class BudgetConfig(FrozenConfig):
 
     trials: PositiveInt = 20
     """Number of trials; by default 20, or all points of a grid."""
+    patience: PositiveInt | None = None
+    """The search ends when so many trials in a row have ended without a better one than those before, by their numbers;
+    trials that have begun come to their end."""
     failed_trials: Annotated[int, Field(ge=0)] | None = None
     """The sweep stops when more trials than this have failed since it was started or resumed."""
     disk: Bytes | None = None

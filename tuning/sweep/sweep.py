@@ -196,7 +196,7 @@ class Sweep:
         budget = Budget(
             study, groups.count, groups.stop_all, folder=self.folder, least_free=disk.least_free, session=session
         )
-        rounds = Rounds(table, groups, budget, session, say=say)
+        rounds = Rounds(table, groups, budget, session, patience=study.budget.patience, say=say)
         recorder = Recorder(study, table, tracker, rounds, budget, disk)
         with stopping_cleanly(budget):
             with self.display.showing(table, study, budget):

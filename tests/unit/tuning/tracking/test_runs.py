@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import math
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.tracking import client_of, dump, history, open_tracker, report_sweep, runs_of, spool_of
-from tuning.tracking import default_tracking_uri, send_spool
+from tuning.tracking import DESCRIPTION_TAG, Tracker, default_tracking_uri, send_spool
 
 
 def test_a_sweep_becomes_a_parent_and_a_child_a_trial(output: Path) -> None:
@@ -41,12 +43,18 @@ def test_a_sweep_becomes_a_parent_and_a_child_a_trial(output: Path) -> None:
         assert run.data.tags["kobert_tune.trial"] == str(int(trial.removeprefix("first/")))
         assert run.data.tags["kobert_tune.sweep_id"] == parent.data.tags["kobert_tune.sweep_id"]
         assert run.data.params == {"optim.backbone_lr": "1e-05", "data": "{'a': [1]}"}
+        assert [entry.dataset.digest for entry in run.inputs.dataset_inputs] == ["ab" * 16]
         points = history(output, run, "eval/accuracy")
         assert [point[:2] for point in points] == [(10, 0.1), (20, 0.2), (30, 0.3)]
         times = [before, run.info.start_time, *(point[2] for point in points), run.info.end_time, after]
         assert times == sorted(times)
     assert runs["first/01"].data.tags["pruned"] == "true"
     assert runs["first/02"].data.tags["reason"] == "NaN: 나쁨"
+    for run in (parent, *runs.values()):
+        assert run.info.user_id == run.data.tags["mlflow.user"] == getpass.getuser()
+        assert (run.data.tags["mlflow.source.name"], run.data.tags["mlflow.source.type"]) == ("kobert-tune", "LOCAL")
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+        assert run.data.tags.get("mlflow.source.git.commit", "") == commit
 
 
 def test_artifacts_and_the_winner_lie_beside_the_store(output: Path) -> None:
@@ -66,6 +74,53 @@ def test_artifacts_and_the_winner_lie_beside_the_store(output: Path) -> None:
     assert [(metric.key, metric.value) for metric in model.metrics] == [("test/accuracy", 0.9)]
     assert runs["first"].data.metrics == {"test/accuracy": 0.9}
     assert [file.name for file in (output / "mlartifacts").rglob("config.json")] == ["config.json"] * 2
+
+
+def test_a_name_is_of_one_run_of_an_experiment(output: Path) -> None:
+    tracker = open_tracker(output)
+    report_sweep(tracker, output)
+    tracker.start_trial("confirm/3/1001", params={"train.seed": 1001}, tags={"state": "RUNNING"})
+    tracker.log_metrics("confirm/3/1001", {"eval/accuracy": 0.5}, step=10)
+    tracker.end_trial("confirm/3/1001", status="FINISHED", tags={"state": "COMPLETE"})
+    assert tracker.close(60) == 0 == tracker.refused
+    (output / "elsewhere").mkdir()
+    uri = default_tracking_uri(output)  # the same name, of a sweep in another folder
+    other = Tracker(spool=output / "elsewhere" / "s.jsonl", uri=uri, experiment="실험", sweep="first")
+    other.start_sweep(params={}, tags={})
+    other.start_trial("12", params={}, tags={})
+    assert other.close(60) == 0 == other.refused
+    sweep_id = json.loads((output / "elsewhere" / "s.jsonl").read_text("utf-8").splitlines()[0])["sweep_id"]
+    second = f"first-{sweep_id[:4]}"
+    trials = [f"first/{number:02d}" for number in range(4)]
+    assert sorted(runs_of(output)) == sorted(["first", *trials, "first/confirm/3/1001", second, f"{second}/12"])
+
+
+def test_a_sweep_with_names_of_an_earlier_version_goes_on(output: Path) -> None:
+    tracker = open_tracker(output)
+    tracker.start_trial("0", params={"lr": 1}, tags={})
+    assert tracker.close(60) == 0
+    client, run = client_of(output), runs_of(output)["first/00"]
+    client.update_run(run.info.run_id, name="trial-0")
+    tracker = open_tracker(output)
+    for trial in "01":
+        tracker.start_trial(trial, params={"lr": 1}, tags={"state": "RUNNING"})
+    assert tracker.close(60) == 0 == tracker.refused
+    assert runs_of(output).keys() == {"first", "trial-0", "first/01"}
+    assert runs_of(output)["trial-0"].info.run_id == run.info.run_id
+
+
+def test_a_description_that_somebody_edits_is_theirs(output: Path) -> None:
+    tracker = open_tracker(output)
+    for trial in "01":
+        tracker.start_trial(trial, params={}, tags={DESCRIPTION_TAG: "running"})
+    assert tracker.flush(60) == 0
+    client_of(output).set_tag(runs_of(output)["first/01"].info.run_id, DESCRIPTION_TAG, "look at this one")
+    for trial in "01":
+        tracker.end_trial(trial, status="FINISHED", tags={DESCRIPTION_TAG: "ended", "state": "COMPLETE"})
+    assert tracker.close(60) == 0 == tracker.refused
+    tags = [runs_of(output)[f"first/0{trial}"].data.tags for trial in "01"]
+    assert [each[DESCRIPTION_TAG] for each in tags] == ["ended", "look at this one"]
+    assert [each["state"] for each in tags] == ["COMPLETE", "COMPLETE"]
 
 
 def test_sending_everything_again_changes_nothing(output: Path) -> None:
