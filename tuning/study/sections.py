@@ -146,3 +146,6 @@ class TrackingConfig(FrozenConfig):
     into the environment (`MLFLOW_TRACKING_PASSWORD`)."""
     experiment: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)] | None = None
     """Name of the MLflow experiment; the study's name when not given."""
+    system_metrics: bool = False
+    """Whether the sweep's run has MLflow's system metrics, of the machine that drives the sweep (CPU, memory, disk,
+    network; GPUs where `nvidia-ml-py` is installed)."""

@@ -22,7 +22,8 @@ def start_tracking(study: StudyConfig, table: TrialTable, task: Task[Examples], 
     """Open the run of a sweep in MLflow, or take it up again, with its study and its data."""
     folder = table.folder
     experiment = study.tracking.experiment or study.name
-    tracker = Tracker(spool=folder / SPOOL, uri=uri, experiment=experiment, sweep=folder.name)
+    load = study.tracking.system_metrics
+    tracker = Tracker(spool=folder / SPOOL, uri=uri, experiment=experiment, sweep=folder.name, system_metrics=load)
     tracker.end_left_open(run_ends(table))
     description = describe_sweep(study, table, status=None, result=None)
     tracker.start_sweep(params=sweep_params(study), tags={"task": study.task, DESCRIPTION_TAG: description})

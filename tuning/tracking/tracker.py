@@ -16,6 +16,7 @@ from .origin import origin_tags
 from .sender import Sender, reason_of
 from .spool import Spool
 from .store import DESCRIPTION_TAG, Store, prepare_environment
+from .system_metrics import SystemMetrics
 from .uris import artifact_root
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
@@ -38,17 +39,21 @@ class Tracker:
         uri: MLflow's store, as `resolve_tracking_uri` gives it.
         experiment: is created when missing.
         sweep: the name of the parent run.
+        system_metrics: whether the parent run has the load of this machine.
 
     Raises:
         InputError: the spool is in use by another process, cannot be written, or is none.
     """
 
-    def __init__(self, *, spool: Path, uri: str, experiment: str, sweep: str) -> None:
+    def __init__(self, *, spool: Path, uri: str, experiment: str, sweep: str, system_metrics: bool = False) -> None:
         self._spool = Spool(spool, sweep=sweep, experiment=experiment)
         self._sender = _make_sender(self._spool, uri)
         self._origin, self._datasets = origin_tags(), list[dict[str, object]]()
         self._closed = False
         self._sender.start()
+        self._load = SystemMetrics(lambda metrics, step: self.log_metrics(None, metrics, step=step))
+        if system_metrics:
+            self._load.start()
 
     @property
     def refused(self) -> int:
@@ -134,6 +139,7 @@ class Tracker:
 
     def end_sweep(self, *, status: Status, description: str | None = None) -> None:
         """Close the parent run at the time of this call, with a description in Markdown, or the one that it has."""
+        self._load.stop()
         tags = {} if description is None else {DESCRIPTION_TAG: description}
         self._append("end", trial=None, status=status, tags=tags)
 
@@ -144,6 +150,7 @@ class Tracker:
     def close(self, timeout: float = 30.0) -> int:
         """`flush` and end the thread; what is left stays in the spool for `send_spool`. Can be called twice."""
         if not self._closed:
+            self._load.stop()
             deadline = time.monotonic() + timeout
             self._sender.flush(timeout)
             self._sender.stop(max(0.5, deadline - time.monotonic()))

@@ -76,6 +76,23 @@ def test_artifacts_and_the_winner_lie_beside_the_store(output: Path) -> None:
     assert [file.name for file in (output / "mlartifacts").rglob("config.json")] == ["config.json"] * 2
 
 
+def test_the_load_of_the_machine_is_there_where_it_was_asked_for(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuning.tracking.system_metrics.SECONDS", 1.0)
+    uri = default_tracking_uri(output)
+    tracker = Tracker(spool=spool_of(output), uri=uri, experiment="실험", sweep="first", system_metrics=True)
+    tracker.start_sweep(params={}, tags={})
+    deadline = time.monotonic() + 60
+    while b"system/" not in spool_of(output).read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    tracker.end_sweep(status="FINISHED")
+    assert tracker.close(60) == 0 == tracker.refused
+    (run,) = runs_of(output).values()
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["system/system_memory_usage_megabytes"] > 0
+    assert {name.partition("/")[0] for name in run.data.metrics} == {"system"}
+
+
 def test_a_name_is_of_one_run_of_an_experiment(output: Path) -> None:
     tracker = open_tracker(output)
     report_sweep(tracker, output)
