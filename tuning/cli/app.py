@@ -228,7 +228,8 @@ def export(
         if result is not None and trial in (None, result["winner"]["trial"]):
             beside = Comparison(baselines=baselines_of(table, study), notes=tuple(result.get("notes", ())))
             record = table[result["winner"]["trial"]]
-            export_model(sweep_dir, study, record, output, test=result["test"], comparison=beside)
+            verdict = result.get("verdict")
+            export_model(sweep_dir, study, record, output, test=result["test"], comparison=beside, verdict=verdict)
         else:
             assert trial is not None
             export_model(sweep_dir, study, table[trial], output)
@@ -364,6 +365,20 @@ def _show_dry_run(found: DryRun, console: Console) -> None:
         console.print(Text.assemble(("warning:", "yellow"), f" {printable(warning)}"), soft_wrap=True)
 
 
+def verdict_in_words(result: SweepResult) -> str:
+    """What the winner's value is worth."""
+    verdict = result.verdict
+    if verdict is None:
+        return (
+            f"not confirmed: its value is the best of {sum(result.states.values())} noisy ones, and so partly luck; "
+            "`confirm: {}` in the study trains the best again with other seeds"
+        )
+    if verdict.means is None:
+        return f"verdict: {verdict.sentence}"
+    found, confirmed = verdict.value, verdict.means[verdict.candidate]
+    return f"verdict: {verdict.sentence}; trial {verdict.candidate} had {found:.4f} in the search, {confirmed:.4f} here"
+
+
 def _summarise(result: SweepResult, console: Console) -> None:
     from tuning.cli.display import Display, short_values, values_as_text
     from tuning.cli.supervisor import command_to_go_on
@@ -389,6 +404,7 @@ def _summarise(result: SweepResult, console: Console) -> None:
             say(f"  {name:16} {value:.6g}  ({standing(record)})")
     for note in result.comparison.notes:
         say(f"note: {note}")
+    say(verdict_in_words(result))
     if result.model:
         say(f"model: {result.model}")
     say(f"look at all trials in MLflow: kobert-tune ui {shlex.quote(str(result.folder))}")

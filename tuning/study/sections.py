@@ -138,6 +138,19 @@ class BudgetConfig(FrozenConfig):
     """CPU cores in use times hours."""
 
 
+class ConfirmConfig(FrozenConfig):
+    """How the best trial is confirmed: its values, and those of the baseline, are trained again with other seeds, and
+    compared on a part of the dev split that no trial was chosen by (`data.holdout_fraction`)."""
+
+    top: PositiveInt = 3
+    """So many of the best trials are candidates; a few more runs choose one of them."""
+    seeds: Annotated[int, Field(ge=2)] = 3
+    """Runs of the candidate, and of the baseline, that they are compared by."""
+    tie: Literal["baseline", "cheapest", "best_mean"] = "baseline"
+    """What wins when they cannot be told apart: the baseline, the one whose runs took less time, or the one with the
+    better mean."""
+
+
 class TrackingConfig(FrozenConfig):
     """Where MLflow keeps the runs."""
 

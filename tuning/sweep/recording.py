@@ -132,7 +132,8 @@ class Recorder(DriverOnly, Callback):
         large, and what it cannot remove is told at the next call."""
         self._check_removals()
         best = [record.trial for record in self._table.best(len(self._table))]
-        wanted = list(dict.fromkeys([*best[: self._study.keep_checkpoints], *self._study.search.baselines]))
+        kept = max(self._study.keep_checkpoints, self._study.confirm.top + 1 if self._study.confirm else 0)
+        wanted = list(dict.fromkeys([*best[:kept], *self._study.search.baselines]))
         room = self._disk.for_ended(live=sum(not record.has_ended for record in self._table))
         ended = [record for record in self._table if record.has_ended]
         for record in sorted(ended, key=lambda each: wanted.index(each.trial) if each.trial in wanted else len(wanted)):

@@ -47,6 +47,7 @@ class WinnerFile(TypedDict):
     winner: Winner
     test: dict[str, dict[str, float]]
     notes: NotRequired[list[str]]
+    verdict: NotRequired[dict[str, object] | None]
 
 
 @dataclass
