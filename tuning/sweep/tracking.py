@@ -76,8 +76,12 @@ def log_datasets(study: StudyConfig, task: Task[Examples], tracker: Tracker) -> 
 def log_results(
     tracker: Tracker, study: StudyConfig, table: TrialTable, winner: TrialRecord, test: dict[str, dict[str, float]]
 ) -> None:
-    """Tell the trials' runs how they compare, which one won, and what was read on the test file."""
+    """Tell the trials' runs how they compare, which one won, and what was read on the test file.
+
+    The winner has the first rank, also where a verdict names another one than the best trial.
+    """
     best = [record.trial for record in table.best(len(table))]
+    best.sort(key=lambda trial: trial != winner.trial)
     digits = len(str(len(best)))  # as texts, ranks are in order when they are of one length
     read = compared(winner, baselines_of(table, study))
     scores = {record.trial: test.get(who, {}) for who, record in read.items()}

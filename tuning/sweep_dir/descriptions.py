@@ -46,14 +46,18 @@ def describe_sweep(
         status: How it ended; None while it runs.
         result: The content of `winner.json`, where there is one of this end.
     """
+    from tuning.study.encoders import short_name, short_names
+
     parts = [*_outcome(study, table, status=status, result=result)]
     if best := table.best(SHOWN_TRIALS):
         names = list(dict.fromkeys(name for record in best for name in record.values))
-        rows = [
-            (rank, record.trial, f"{record.value:.4f}", record.state.lower(), *map(record.values.get, names))
-            for rank, record in enumerate(best, 1)
-        ]
-        parts.append(_table(["rank", "trial", study.objective.metric, "state", *names], rows))
+        short = short_names(value for record in best for value in record.values.values() if isinstance(value, str))
+        rows = []
+        for record in best:
+            values = [record.values.get(name) for name in names]
+            cells = [short_name(value, short) if isinstance(value, str) else value for value in values]
+            rows.append((record.trial, f"{record.value:.4f}", record.state.lower(), *cells))
+        parts.append(_table(["trial", study.objective.metric, "state", *names], rows))
     folder = table.folder
     again = ["kobert-tune", "sweep", folder / STUDY, "--name", folder.name, "--output", folder.parent, "--resume"]
     commands = [again, ["kobert-tune", "report", folder], ["kobert-tune", "ui", folder]]

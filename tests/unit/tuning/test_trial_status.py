@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from optuna.trial import TrialState as OptunaState
 
-from tuning.sweep_dir.descriptions import describe_trial
 from tuning.sweep_dir.trial_status import OPTUNA_STATES, RUN_STATUS, TrialState, run_end, state_at_end
 from tuning.sweep_dir.trial_table import TrialRecord
 from tuning.tracking import DESCRIPTION_TAG
@@ -36,19 +35,6 @@ def test_what_mlflow_hears(state: str, end: tuple[str, dict[str, str]]) -> None:
     status, tags = run_end(record)
     assert tags.pop("state") == state and state.capitalize() in tags.pop(DESCRIPTION_TAG)
     assert (status, tags) == end
-
-
-def test_a_description_says_why_a_trial_ended_what_it_came_to_and_its_values() -> None:
-    metrics = {"eval/accuracy": 0.81234, "train/loss": 0.5}
-    values = {"optim.backbone_lr": 3.14159e-5, "model.backbone": "a|b\n`c`"}
-    record = TrialRecord(0, TrialState.PRUNED, values, progress=33, best_progress=20, metrics=metrics)
-    assert describe_trial(record).split("\n\n") == [
-        "**Pruned** at 33%: the scheduler stopped it.",
-        "Best evaluation, at 20%: eval/accuracy 0.8123.",
-        "| parameter | value |\n| --- | --- |\n| optim.backbone_lr | 3.142e-05 |\n| model.backbone | a\\|b `c` |",
-    ]
-    failed = TrialRecord(0, TrialState.FAILED, {}, progress=5)
-    assert describe_trial(failed, reason="KeyError: `a`") == "**Failed** at 5%: `KeyError: 'a'`"
 
 
 def test_a_copy_says_its_values_beside_its_end() -> None:
