@@ -9,7 +9,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -335,6 +335,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the store in use, until Ctrl-C."""
+    from search_spaces.distributions import Constant
     from tuning.sweep_dir.layout import SPOOL
     from tuning.tracking import resolve_tracking_uri, show_ui
 
@@ -342,8 +343,11 @@ def ui(
     uri = resolve_tracking_uri(
         study.tracking.uri if study else None, sweep_dir.resolve().parent if sweep_dir else output
     )
-    spool, objective = (sweep_dir / SPOOL, study.objective) if sweep_dir and study else (None, None)
-    raise typer.Exit(show_ui(uri, host=host, port=port, spool=spool, objective=objective, say=echo))
+    of_sweep: dict[str, Any] = {}
+    if sweep_dir and study:
+        searched = [name for name, each in study.space.items() if not isinstance(each, Constant)]
+        of_sweep = {"spool": sweep_dir / SPOOL, "objective": study.objective, "parameters": searched}
+    raise typer.Exit(show_ui(uri, host=host, port=port, say=echo, **of_sweep))
 
 
 def _study_of(sweep_dir: Path) -> StudyConfig:

@@ -119,7 +119,7 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
     if sections["search"]:
         _check_search(raw.space, sections["search"], problems)
     if sections["search"] and sections["scheduler"] and sections["scheduler"].name == "pbt":
-        _check_population(raw.space, sections["search"], problems)
+        _check_population(raw.space, sections["search"], sections["budget"], problems)
     if sections.get("confirm") and sections["data"] and sections["search"] and sections["scheduler"]:
         _check_confirm(sections["data"], sections["search"], sections["scheduler"], problems)
     problems.raise_first(raw.where)
@@ -327,8 +327,11 @@ def _check_search(space: Space, search: SearchConfig, problems: Problems) -> Non
         space.find_problems(point, key=f"search.points.{place}", problems=problems)
 
 
-def _check_population(space: Space, search: SearchConfig, problems: Problems) -> None:
+def _check_population(space: Space, search: SearchConfig, budget: BudgetConfig | None, problems: Problems) -> None:
     """Population based training takes the place of the search, and changes values in the middle of a run."""
+    if budget and budget.patience is not None:
+        what = "`scheduler.name: pbt` begins all trials at once, but `budget.patience` is given"
+        problems.add("budget.patience", what, "remove `budget.patience`, or use another scheduler")
     unused = SearchConfig()
     for name in ("algorithm", "storage", "startup_trials"):
         if getattr(search, name) == getattr(unused, name):

@@ -28,7 +28,7 @@ from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns, Stage
 from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, CONFIRM, MODEL_FILES, REVIEW, STUDY, trial_folder
 from tuning.sweep_dir.trial_status import RUN_STATUS, TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
-from tuning.tracking import Tracker
+from tuning.tracking import DESCRIPTION_TAG, Tracker
 from tuning.workers.broker import ReportContent
 from tuning.workers.trial import score_holdout, train_trial
 from tuning.workers.worker_pool import WorkerPool
@@ -180,7 +180,7 @@ class Confirmation:
             shutil.rmtree(self._folder_of(run) / CHECKPOINTS, ignore_errors=True)
             run.checkpoint = None
         status = RUN_STATUS[run.state]
-        tags = {"reason": last_line(run.reason)[:500]} if run.reason else {}
+        tags = {"state": str(run.state)} | ({"reason": last_line(run.reason)[:500]} if run.reason else {})
         if run.holdout:
             self._tracker.log_metrics(run.key, run.holdout, step=0)
         self._tracker.end_trial(run.key, status=status, tags=tags)
@@ -194,7 +194,9 @@ class Confirmation:
     def _start_run(self, run: ConfirmRun, values: dict[str, object]) -> None:
         config = self._study.train_config(values).model_dump(mode="json", exclude_none=True)
         config["train"]["seed"] = run.seed
-        tags = {"trial": str(run.trial), "confirm": run.stage}
+        purpose = "to choose the candidate" if run.stage == "choose" else "for the verdict, on the holdout"
+        description = f"The values of trial {run.trial} with another seed, {purpose}."
+        tags = {"trial": str(run.trial), "confirm": run.stage, DESCRIPTION_TAG: description}
         self._tracker.start_trial(run.key, params=flatten(config), tags=tags)
 
     def _folder_of(self, run: ConfirmRun) -> Path:

@@ -18,10 +18,11 @@ from tuning.study import StudyConfig
 from tuning.sweep.budget import Budget
 from tuning.sweep.disk import DiskNeeds, bytes_in
 from tuning.sweep.rounds import Rounds
+from tuning.sweep_dir.descriptions import describe_trial
 from tuning.sweep_dir.layout import CHECKPOINTS, trial_folder
 from tuning.sweep_dir.trial_status import TrialState, run_end, state_at_end
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
-from tuning.tracking import Tracker
+from tuning.tracking import DESCRIPTION_TAG, Tracker
 from tuning.workers.failures import TrialRefused, error_of, failure_of
 from tuning.workers.results import TrialResult
 
@@ -52,7 +53,8 @@ class Recorder(DriverOnly, Callback):
         config = self._study.train_config(record.values).model_dump(mode="json", exclude_none=True)
         if "effective_batch_size" in config["optim"]:
             del config["optim"]["accumulation"]  # it follows
-        tags = {"trial": str(number)} | ({"lineage": json.dumps(record.lineage)} if record.lineage else {})
+        tags = {"trial": str(number), "state": str(record.state), DESCRIPTION_TAG: describe_trial(record)}
+        tags |= {"lineage": json.dumps(record.lineage)} if record.lineage else {}
         tags |= {"micro_batch": str(record.micro_batch)} if record.micro_batch else {}
         self._tracker.start_trial(str(number), params=flatten(config), tags=tags)
 

@@ -70,7 +70,14 @@ class TrialRunner:
             resume=self._resume,
             ledger=self._table,
         )
-        return OptunaSearcher(optuna_study, study.space, study.search, study.objective, ledger=self._table)
+        return OptunaSearcher(
+            optuna_study,
+            study.space,
+            study.search,
+            study.objective,
+            ledger=self._table,
+            takes_new_trials=lambda: self._rounds.takes_new_trials,
+        )
 
     def _wait_for_groups(self) -> None:
         try:

@@ -140,7 +140,7 @@ class Sweep:
                 result = self._conclude(outcome, compare(self.table, study, outcome.winner, chance), tracker)
                 status = outcome.status
             finally:
-                end_tracking(tracker, folder, status=status, say=say)
+                end_tracking(tracker, study, self.table, status=status, say=say)
         return result
 
     def _read(self) -> CheckedStudy:
@@ -201,7 +201,7 @@ class Sweep:
             study, groups.count, groups.stop_all, folder=self.folder, least_free=disk.least_free, session=session
         )
         budget.reserve = lambda: seconds_to_confirm(study, table, groups.count)
-        rounds = Rounds(table, groups, budget, session, say=say)
+        rounds = Rounds(table, groups, budget, session, patience=study.budget.patience, say=say)
         recorder = Recorder(study, table, tracker, rounds, budget, disk)
         with stopping_cleanly(budget):
             with self.display.showing(table, study, budget):

@@ -181,6 +181,10 @@ def test_a_mistake_is_one_line(load: Any, tmp_path: Path, old: str, new: str, li
         ("keep_checkpoints=0", "`keep_checkpoints` must be greater than or equal to 1"),
         ("optim=3", "`optim` must be a mapping of keys to values, but got 3"),
         ("optim={warmup_ratio: 0.1, warmup_steps: 9}", "give `warmup_ratio` or `warmup_steps`, not both"),
+        ("confirm=true", "`confirm` must be a mapping of keys to values, but got true"),
+        ("confirm={tops: 3}", "unknown key `confirm.tops`; did you mean `top`?"),
+        ("confirm={seeds: 1}", "`confirm.seeds` must be greater than or equal to 2, but got 1"),
+        ("data={train: x, holdout_fraction: 1}", "`data.holdout_fraction` must be less than 1"),
         ("model.class_weights=even", "`model.class_weights` must be 'balanced' or a valid"),
     ],
 )
@@ -188,6 +192,28 @@ def test_a_wrong_value_is_one_line(load: Any, tmp_path: Path, override: str, wor
     message = refusal(load, override)
     assert words in message
     assert message.startswith(("--set ", str(tmp_path / "study.yaml:")))
+
+
+RATE_ALONE = "parameters={optim.backbone_lr: {min: 1e-5, max: 1e-3}}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["data.holdout_fraction=0"], "`confirm` needs a part of the dev split that no trial is chosen by"),
+        (["search={baselines: []}"], "`confirm` compares with a baseline, but `search.baselines` names none"),
+        (["search={}", RATE_ALONE, "scheduler.name=pbt"], "no trial can be trained again as it was; leave out `confirm`"),
+    ],
+)
+def test_a_confirmation_that_could_say_nothing_is_refused(load: Any, overrides: list[str], words: str) -> None:
+    assert words in refusal(load, "confirm={}", *overrides)
+
+
+def test_a_third_of_dev_is_held_out_for_a_confirmation(load: Any) -> None:
+    assert load(STUDY).data.holdout_fraction == 0
+    assert load(STUDY, "confirm={}").data.holdout_fraction == pytest.approx(1 / 3, abs=1e-3)
+    assert load(STUDY, "confirm={}", "data.holdout_fraction=0.5").data.holdout_fraction == 0.5
+    assert load(STUDY, "confirm=null").confirm is None
 
 
 def test_searched_warmup_steps_do_not_go_with_a_fixed_ratio(load: Any) -> None:
@@ -273,6 +299,7 @@ OVERRIDES = [
     ["parameters={train.seed: {min: 0, max: 9}}", "search={algorithm: grid, storage: 'sqlite:///x'}"],
     ["budget={wall_time: 1h30m, gpu_hours: 3}", "resources={gpus_per_worker: 0.25, concurrent: 3}"],
     ["tracking={uri: 'http://x:5000', experiment: '실험 #1: \"a\" \\ b'}", "model.class_weights=[0.5, 1]"],
+    ["confirm={top: 2, tie: cheapest}", "data.split_seed=7"],
     ["objective={metric: eval/loss, mode: min}", "scheduler.name=none", "keep_checkpoints=1", "model.config={}"],
 ]
 
