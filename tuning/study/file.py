@@ -109,6 +109,9 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
         _check_search(raw.space, sections["search"], problems)
     if sections["search"] and sections["scheduler"] and sections["scheduler"].name == "pbt":
         _check_population(raw.space, sections["search"], problems)
+        if sections["data"] and sections["data"].folds is not None:
+            what = "`scheduler.name: pbt` goes on from other trials' weights, but with `data.folds` a trial has many"
+            problems.add("data.folds", what, "remove `data.folds`, or use another scheduler")
     problems.raise_first(raw.where)
     assert checked is not None
     budget = sections["budget"]

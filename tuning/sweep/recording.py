@@ -52,6 +52,8 @@ class Recorder(DriverOnly, Callback):
         config = self._study.train_config(record.values).model_dump(mode="json", exclude_none=True)
         if "effective_batch_size" in config["optim"]:
             del config["optim"]["accumulation"]  # it follows
+        if "folds" in config["data"]:
+            del config["data"]["dev_fraction"]
         tags = {"trial": str(number)} | ({"lineage": json.dumps(record.lineage)} if record.lineage else {})
         tags |= {"micro_batch": str(record.micro_batch)} if record.micro_batch else {}
         self._tracker.start_trial(str(number), params=flatten(config), tags=tags)

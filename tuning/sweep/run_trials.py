@@ -60,6 +60,7 @@ class TrialRunner:
     def _make_searcher(self) -> OptunaSearcher | None:
         """None when the scheduler takes the place of the search."""
         study, folder = self._study, self._table.folder
+        in_folds = study.data.folds is not None
         if study.scheduler.name == "pbt":
             return None
         optuna_study = open_optuna_study(
@@ -69,8 +70,11 @@ class TrialRunner:
             search=study.search,
             resume=self._resume,
             ledger=self._table,
+            newest_counts=in_folds,
         )
-        return OptunaSearcher(optuna_study, study.space, study.search, study.objective, ledger=self._table)
+        return OptunaSearcher(
+            optuna_study, study.space, study.search, study.objective, ledger=self._table, newest_counts=in_folds
+        )
 
     def _wait_for_groups(self) -> None:
         try:
@@ -97,6 +101,7 @@ class TrialRunner:
                 mode=objective.mode,
                 space=study.space,
                 search=study.search,
+                folds=study.data.folds,
                 earlier=self._table,
             ),
             trials=trials,
