@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from kobert_core.checkpoint import load_weights
+from kobert_core.checkpoint import WEIGHTS, load_weights
 from kobert_core.folds import FOLDS, train_folds
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import parse_train_config, task_class
@@ -23,8 +22,11 @@ from kobert_core.training import train
 from tests.fixtures import questions
 from tests.fixtures.tiny import tiny_config
 
-FEW = {"folds": 3, "max_train_examples": 64}
-CONFIG = tiny_config(data=FEW, train={"epochs": 2, "eval_percent": 50, "checkpoint_interval": 1e-9})
+CONFIG = tiny_config(
+    data={"folds": 3, "max_train_examples": 32, "max_dev_examples": 24},
+    optim={"batch_size": 8},
+    train={"eval_percent": 50, "checkpoint_interval": 1e-9},
+)
 CPU = torch.device("cpu")
 
 
@@ -98,7 +100,10 @@ def test_a_fold_is_a_run_of_its_own_and_the_mean_is_reported(
         assert report.step == sum(heard[-1].step for heard in alone[:count]) and report.is_best
     assert {report.checkpoint for report in reports} == {Path(best[0].checkpoint or "").name}
     assert sorted(file.name for file in kept.iterdir()) == [FOLDS, Path(best[0].checkpoint or "").name]
-    weights, expected = load_weights(kept / reports[-1].checkpoint), load_weights(Path(best[0].checkpoint or ""))
+    weights, expected = (
+        load_weights(kept / (reports[-1].checkpoint or "")),
+        load_weights(Path(best[0].checkpoint or "")),
+    )
     assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
 
 
@@ -111,31 +116,34 @@ def test_a_run_without_checkpoints_comes_to_the_same(cache: Path, undisturbed: t
 def test_a_run_that_is_cut_anywhere_goes_on_bit_for_bit(
     cache: Path, tmp_path: Path, dies: bool, undisturbed: tuple[list[Report], Path]
 ) -> None:
-    """Within a fold, between two, before and after each evaluation and report; and then again, in what follows."""
+    """Within a fold, between two, before and after each evaluation and report; and again and again."""
     whole, kept = undisturbed
-    weights = (kept / whole[-1].checkpoint / "model.safetensors").read_bytes()
-    for left in itertools.count():
-        folder = tmp_path / f"{left}"
+    weights = (kept / (whole[-1].checkpoint or "") / WEIGHTS).read_bytes()
+
+    def lives(folder: Path, *events: int) -> int:
+        """Begin a run that lives for so many events, then take it up for the next ones, then to its end."""
         heard = dict[int, Report]()
-        for again in itertools.count():
-            runtime = Cut(left + again, dies=dies, checkpoints=folder, resume=True)
-            torch.manual_seed(again)
+        for left in (*events, 1000):
+            runtime = Cut(left, dies=dies, checkpoints=folder, resume=True)
+            torch.manual_seed(left)
             heard |= {report.progress: report for report in run(cache, runtime, runtime.count)}
-            if runtime.left >= 0:
-                break
         assert list(heard.values()) == whole
-        assert (folder / whole[-1].checkpoint / "model.safetensors").read_bytes() == weights
+        assert (folder / (whole[-1].checkpoint or "") / WEIGHTS).read_bytes() == weights
         assert sorted(file.name for file in folder.iterdir()) == sorted(file.name for file in kept.iterdir())
-        if not again:
-            assert left > 20, "it was cut everywhere"
-            return
+        return 1000 - runtime.left
+
+    every = lives(tmp_path / "whole")
+    assert every > 20
+    for events in range(every):
+        lives(tmp_path / str(events), events)
+    lives(tmp_path / "again", *[4] * 20)
 
 
 @pytest.mark.parametrize("damage", ["{}", "[1]", '{"finished": [], "best": 3}', "{"])
 def test_folds_whose_record_is_damaged_are_trained_again(
     cache: Path, tmp_path: Path, damage: str, undisturbed: tuple[list[Report], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    cut = Cut(18, dies=True, checkpoints=tmp_path)
+    cut = Cut(12, dies=True, checkpoints=tmp_path)
     assert [report.progress for report in run(cache, cut)] == [33, 66]
     (tmp_path / FOLDS).write_text(damage, encoding="utf-8")
     with caplog.at_level(logging.WARNING):

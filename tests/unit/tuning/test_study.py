@@ -180,6 +180,10 @@ def test_a_mistake_is_one_line(load: Any, tmp_path: Path, old: str, new: str, li
         ("tracking.uri=''", "at least 1 character"),
         ("keep_checkpoints=0", "`keep_checkpoints` must be greater than or equal to 1"),
         ("optim=3", "`optim` must be a mapping of keys to values, but got 3"),
+        ("data={train: a.tsv, dev: b.tsv, folds: 5}", "`data`: give `dev` or `folds`, not both"),
+        ("data={train: a.tsv, dev_fraction: 0.1, folds: 5}", "`data`: give `dev_fraction` or `folds`, not both"),
+        ("data.folds=1", "`data.folds` must be greater than or equal to 2, but got 1"),
+        ("data.n_splits=5", "unknown key `data.n_splits`; did you mean `folds`?"),
         ("optim={warmup_ratio: 0.1, warmup_steps: 9}", "give `warmup_ratio` or `warmup_steps`, not both"),
         ("model.class_weights=even", "`model.class_weights` must be 'balanced' or a valid"),
     ],
@@ -188,6 +192,15 @@ def test_a_wrong_value_is_one_line(load: Any, tmp_path: Path, override: str, wor
     message = refusal(load, override)
     assert words in message
     assert message.startswith(("--set ", str(tmp_path / "study.yaml:")))
+
+
+def test_a_population_has_no_folds(load: Any) -> None:
+    space = "parameters={optim.backbone_lr: {min: 1e-5, max: 1e-4}}"
+    message = refusal(load, space, "search={}", "scheduler.name=pbt", "data.folds=5")
+    assert message == (
+        "--set data.folds=5: `scheduler.name: pbt` goes on from other trials' weights, but with `data.folds` a trial "
+        "has many; remove `data.folds`, or use another scheduler"
+    )
 
 
 def test_searched_warmup_steps_do_not_go_with_a_fixed_ratio(load: Any) -> None:
@@ -273,6 +286,7 @@ OVERRIDES = [
     ["parameters={train.seed: {min: 0, max: 9}}", "search={algorithm: grid, storage: 'sqlite:///x'}"],
     ["budget={wall_time: 1h30m, gpu_hours: 3}", "resources={gpus_per_worker: 0.25, concurrent: 3}"],
     ["tracking={uri: 'http://x:5000', experiment: '실험 #1: \"a\" \\ b'}", "model.class_weights=[0.5, 1]"],
+    ["data.folds=5", "scheduler.grace_percent=50"],
     ["objective={metric: eval/loss, mode: min}", "scheduler.name=none", "keep_checkpoints=1", "model.config={}"],
 ]
 
