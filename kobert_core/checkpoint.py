@@ -34,6 +34,11 @@ _log = logging.getLogger(__name__)
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.pt", "state.pt"
 
 
+def fold_folder(checkpoints: Path, fold: int) -> Path:
+    """Where the checkpoints of a fold lie, counted from 0: the first one's are the run's own, which it keeps."""
+    return checkpoints / f"fold-{fold + 1}" if fold else checkpoints
+
+
 def checkpoint_folder(checkpoints: Path, step: int) -> Path:
     """Where the checkpoint after `step` steps lies."""
     return checkpoints / f"update-{step:08d}"
@@ -217,8 +222,9 @@ def adopt_checkpoint(source: Path, checkpoints: Path) -> None:
 
 
 def prune_checkpoints(checkpoints: Path, keep: set[str]) -> None:
-    """Remove a run's checkpoints but those whose folders are named in `keep`, and what a kill left of one."""
-    for folder in [*checkpoints.glob("update-*"), *checkpoints.glob(".update-*.tmp")]:
+    """Remove a run's checkpoints but those whose folders are named in `keep`, those of its folds too, and what a kill
+    left of one."""
+    for folder in [each for name in ("update-*", ".update-*.tmp", "fold-*") for each in checkpoints.glob(name)]:
         if folder.name not in keep:
             shutil.rmtree(folder)
 

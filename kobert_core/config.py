@@ -84,6 +84,9 @@ class DataConfig(FrozenConfig):
     """`false`: files of text and sheets have no header, and their columns are called 0, 1, 2 …"""
     dev_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Part of `train` that becomes the dev split, when `dev` is not given."""
+    folds: Annotated[int, Field(ge=2, le=100)] | None = None
+    """Cut `train` into so many folds instead: a run trains a model for each fold, on the rows of all others, and is
+    judged by the mean of their scores."""
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the dev split and of `max_train_examples`; the same for all trials."""
     max_train_examples: PositiveInt | None = None
@@ -103,6 +106,17 @@ class DataConfig(FrozenConfig):
     0.01 when not given."""
     min_labels: PositiveInt | None = None
     """Labels that the rows of `train`, and those of `dev`, must have at least between them; 2 when not given."""
+
+    @model_validator(mode="after")
+    def _one_way_to_hold_rows_out(self) -> DataConfig:
+        for name in ("dev", "dev_fraction") if self.folds is not None else ():
+            if name in self.model_fields_set and getattr(self, name) is not None:
+                raise ValueError(f"give `{name}` or `folds`, not both: each fold is held out once, and no other rows")
+        if self.folds is not None and self.holdout_fraction:
+            raise ValueError(
+                "give `holdout_fraction` or `folds`, not both: each fold is held out once, and no other rows"
+            )
+        return self
 
     @field_validator("encoding")
     @classmethod
@@ -234,7 +248,8 @@ class RunConfig(FrozenConfig):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the weights, the order of the examples and dropout."""
     eval_percent: PositiveInt = 10
-    """Evaluate each time this percentage of the run's own steps is done; these are the scheduler's rungs."""
+    """Evaluate each time this percentage of the run's own steps is done; these are the scheduler's rungs. With
+    `data.folds` it is that of the steps of a fold, and the rungs are folds."""
     checkpoint_interval: Duration = 600
     """Write a checkpoint at each evaluation, and between two of them each time that so long (such as `10m`) has gone
     by since the last one: the most that is lost when a run is killed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -83,11 +83,9 @@ def grouped_split(groups: Sequence[Hashable], *, dev_fraction: float, seed: int)
         ValueError: fewer than two groups, or a share outside (0, 1).
     """
     _check_fraction(dev_fraction)
-    # Numbered by first appearance: no order among the names is needed, and no set decides the result.
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    if len(numbers) < 2:
-        raise ValueError(f"at least two groups must be there, but got {len(numbers)}.")
-    members = _members(np.array([numbers[group] for group in groups]))
+    members = _members_of_groups(groups)
+    if len(members) < 2:
+        raise ValueError(f"at least two groups must be there, but got {len(members)}.")
     sizes = [len(rows) for rows in members]
     target = len(groups) * dev_fraction
     chosen: set[int] = set()
@@ -103,6 +101,64 @@ def grouped_split(groups: Sequence[Hashable], *, dev_fraction: float, seed: int)
         chosen.remove(smallest)
     dev = np.sort(np.concatenate([members[number] for number in sorted(chosen)]))
     return _rest(len(groups), dev), dev
+
+
+def stratified_folds(labels: npt.ArrayLike, *, folds: int, seed: int) -> Indices:
+    """Deal labelled rows out to folds, class by class.
+
+    Args:
+        labels: class of each row, shape (rows,).
+        folds: how many.
+        seed: the same labels, number and seed always give the same folds.
+
+    Returns:
+        The fold of each row, from 0 on, shape (rows,). Neither of a class nor of all rows does one fold have more than
+        one row more than another.
+
+    Raises:
+        ValueError: fewer rows than folds.
+    """
+    classes = _as_vector(labels)
+    if len(classes) < folds:
+        raise ValueError(f"at least {folds} rows must be there, but got {len(classes)}.")
+    generator = _generator(seed)
+    in_order = np.concatenate([generator.permutation(rows) for rows in _members(classes)])
+    numbers = np.empty(len(classes), dtype=np.int64)
+    numbers[in_order] = np.arange(len(classes)) % folds
+    return numbers
+
+
+def grouped_folds(groups: Sequence[Hashable], *, folds: int, seed: int) -> Indices:
+    """Deal whole groups out to folds, each to the smallest one so far.
+
+    Args:
+        groups: group of each row, shape (rows,).
+        folds: how many.
+        seed: the same groups, number and seed always give the same folds.
+
+    Returns:
+        The fold of each row, from 0 on, shape (rows,). The sizes of two folds differ by at most the largest group.
+
+    Raises:
+        ValueError: fewer groups than folds.
+    """
+    members = _members_of_groups(groups)
+    if len(members) < folds:
+        raise ValueError(f"at least {folds} groups must be there, but got {len(members)}.")
+    numbers = np.empty(len(groups), dtype=np.int64)
+    sizes = np.zeros(folds, dtype=np.int64)
+    for group in _generator(seed).permutation(len(members)).tolist():
+        fold = int(sizes.argmin())
+        numbers[members[group]] = fold
+        sizes[fold] += len(members[group])
+    return numbers
+
+
+FOLDS_OF: dict[Callable[..., tuple[Indices, Indices]], Callable[..., Indices]] = {
+    stratified_split: stratified_folds,
+    grouped_split: grouped_folds,
+}
+"""What deals rows out to folds, by what carves a single dev split out of them."""
 
 
 def _as_vector(labels: npt.ArrayLike) -> npt.NDArray[np.generic]:
@@ -127,6 +183,13 @@ def _members(classes: npt.NDArray[np.generic]) -> list[Indices]:
     _, inverse = np.unique(classes, return_inverse=True)
     order = np.argsort(inverse, kind="stable").astype(np.int64)
     return np.split(order, np.cumsum(np.bincount(inverse))[:-1])
+
+
+def _members_of_groups(groups: Sequence[Hashable]) -> list[Indices]:
+    """Row numbers of each group, rows ascending."""
+    # Numbered by first appearance: no order among the names is needed, and no set decides the result.
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    return _members(np.array([numbers[group] for group in groups])) if numbers else []
 
 
 def _largest_remainder(wanted: npt.NDArray[np.float64], *, total: int) -> Indices:

@@ -21,7 +21,7 @@ from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.set_aside import SetAside
 from kobert_core.data.source import Source
-from kobert_core.data.splits import Indices
+from kobert_core.data.splits import FOLDS_OF, Indices
 from kobert_core.data.survey import CutOff, Digests, Leak, Survey, same_files, warn_of_same_files
 from kobert_core.errors import InputError
 from kobert_core.models.backbone import check_encoder, load_encoder
@@ -131,6 +131,9 @@ class Task(ABC, Generic[E]):
     """Texts that an example has: 2 where it is a pair."""
     pooler: ClassVar[bool] = True
     """Whether the head needs the encoder's pooler."""
+
+    fold: int = 0
+    """Which of the data's folds `dev` is, where it has some; counted from 0."""
 
     data: DataConfig
     model: ModelConfig
@@ -246,7 +249,8 @@ class Task(ABC, Generic[E]):
         train: Sequence[Hashable] | np.ndarray,
         dev: Sequence[Hashable] | np.ndarray | None,
     ) -> tuple[Indices, Indices]:
-        """All items of the training file and of the dev file, or the two parts of the training file.
+        """All items of the training file and of the dev file, or the two parts of the training file: with folds, `dev`
+        is one of them.
 
         Args:
             split: Makes these parts: `stratified_split` or `grouped_split`.
@@ -256,10 +260,15 @@ class Task(ABC, Generic[E]):
             return np.arange(len(train)), np.arange(len(dev))
         data = self.data
         try:
+            if data.folds is not None:
+                fold_of = FOLDS_OF[split](train, folds=data.folds, seed=data.split_seed)
+                return np.flatnonzero(fold_of != self.fold), np.flatnonzero(fold_of == self.fold)
             return split(train, dev_fraction=data.dev_fraction, seed=data.split_seed)
         except ValueError as error:
             raise InputError(
-                f"no dev split can be carved ({error})", where=data.train, fix="give `data.dev`"
+                f"no {'folds' if data.folds else 'dev split'} can be carved ({error})",
+                where=data.train,
+                fix="give fewer `data.folds`" if data.folds else "give `data.dev`",
             ) from error
 
     def _texts_at(self, items: np.ndarray) -> list[str]:
@@ -500,7 +509,23 @@ class Task(ABC, Generic[E]):
         """This task with what was chosen on dev, as the metrics of that evaluation have it."""
         model = self.model.model_copy(update=self.chosen_values(metrics))
         config = self.config.model_copy(update={"model": model})
-        return type(self)(config, cache=self._cache, tokenizer=self.tokenizer, progress=self.progress)
+        return self._like_this(config, self.fold, self.tokenizer)
+
+    def on_fold(self, fold: int) -> Self:
+        """This task with another fold of its data as `dev`. A tokenizer that is trained is trained anew: `dev` stays
+        unseen."""
+        if fold == self.fold:
+            return self
+        return self._like_this(self.config, fold, self.tokenizer if self.model.tokenizer_vocab_size is None else None)
+
+    def folds(self) -> list[Self]:
+        """This task on each fold of its data, in order; this task alone where the data has none."""
+        return [self.on_fold(fold) for fold in range(self.data.folds or 1)]
+
+    def _like_this(self, config: TrainConfig, fold: int, tokenizer: Tokenizer | None) -> Self:
+        task = type(self)(config, cache=self._cache, tokenizer=tokenizer, progress=self.progress)
+        task.fold = fold
+        return task
 
 
 def _spread(count: int, sample: int) -> np.ndarray:

@@ -33,13 +33,14 @@ def open_optuna_study(
     search: SearchConfig,
     resume: bool,
     ledger: Iterable[TrialRecord] | None = None,
+    newest_counts: bool = False,
 ) -> optuna.Study:
     """The persistent Optuna study of a sweep: a journal file in its folder, or the study file's storage URL.
 
     A killed driver may not have told Optuna how a trial ended: Optuna is told now, from the `ledger`. Trials that are
     running in both go back to WAITING.
 
-    `refuse_other_search` looks beforehand whether it is the sweep's own.
+    `newest_counts`: as in `tell`. `refuse_other_search` looks beforehand whether it is the sweep's own.
 
     Raises:
         InputError: it cannot be opened, or is there already and `resume` is not given.
@@ -58,7 +59,7 @@ def open_optuna_study(
             trial = trials.pop(record.trial)
             for progress in record.curve.keys() - trial.intermediate_values.keys():
                 study._storage.set_trial_intermediate_value(trial._trial_id, progress, record.curve[progress])
-            tell(study, trial.number, record.state, record.curve, objective)
+            tell(study, trial.number, record.state, record.curve, objective, newest_counts=newest_counts)
     for trial in trials.values():
         put_back(study, trial._trial_id)
     return study
@@ -153,10 +154,20 @@ def _equal(value: object, other: object) -> bool:
     return bool(value == other)
 
 
-def tell(study: optuna.Study, trial: int, state: TrialState, curve: Mapping[int, float], objective: Objective) -> None:
-    """Tell Optuna how a trial ended: a complete one has the value of its best checkpoint; one without a report is a
-    failure to Optuna."""
-    if state == TrialState.COMPLETE:
+def tell(
+    study: optuna.Study,
+    trial: int,
+    state: TrialState,
+    curve: Mapping[int, float],
+    objective: Objective,
+    *,
+    newest_counts: bool = False,
+) -> None:
+    """Tell Optuna how a trial ended: a complete one has the value of its best checkpoint, or with `newest_counts` of
+    its newest report, where that is the mean of its folds; one without a report is a failure to Optuna."""
+    if state == TrialState.COMPLETE and newest_counts:
+        study.tell(trial, curve[max(curve)])
+    elif state == TrialState.COMPLETE:
         best = max if objective.mode == "max" else min
         study.tell(trial, best(value for value in curve.values() if math.isfinite(value)))
     else:

@@ -22,24 +22,27 @@ def make_scheduler(
     mode: str,
     space: Space,
     search: SearchConfig,
+    folds: int | None = None,
     earlier: Iterable[TrialRecord] = (),
 ) -> TrialScheduler:
     """The Ray Tune scheduler that a study names; `pbt` perturbs values within its space.
 
-    Schedulers that compare trials get the curves of the `earlier` ones, from before an interruption.
+    Schedulers that compare trials get the curves of the `earlier` ones, from before an interruption. Where a trial
+    reports after each of so many `folds`, no other moment is a rung.
     """
     from ray.tune.schedulers import FIFOScheduler
 
     from tuning.search.replay import CLOCK, Asha, Median
 
     common = {"time_attr": CLOCK, "metric": metric, "mode": mode}
+    grace = config.grace_percent if folds is None else first_rung(config.grace_percent, folds)
     if config.name in ("asha", "hyperband"):
         return Asha(
             earlier,
             baselines=search.baselines,
             seed=search.seed,
             max_t=100,
-            grace_period=config.grace_percent,
+            grace_period=grace,
             reduction_factor=config.reduction_factor,
             # Hyperband's brackets, each with a later first rung. Ray's synchronous HyperBand stops nothing unless a
             # whole bracket of trials is alive at once, which takes more groups than most clusters have.
@@ -47,9 +50,14 @@ def make_scheduler(
             **common,
         )
     if config.name == "median":
-        return Median(earlier, baselines=search.baselines, grace_period=config.grace_percent, **common)
+        return Median(earlier, baselines=search.baselines, grace_period=grace, **common)
     if config.name == "pbt":
         from tuning.search.population import Population
 
         return Population(space, search, interval=config.interval_percent, metric=metric, mode=mode, clock=CLOCK)
     return FIFOScheduler()
+
+
+def first_rung(grace_percent: int, folds: int) -> int:
+    """The progress of a trial after the fewest folds that are this percentage of all of them, or more."""
+    return next(done for fold in range(1, folds + 1) if (done := 100 * fold // folds) >= grace_percent)

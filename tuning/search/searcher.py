@@ -39,15 +39,21 @@ class OptunaSearcher(DriverOnly, Searcher):
         objective: Objective,
         *,
         ledger: Iterable[TrialRecord] = (),
+        newest_counts: bool = False,
         takes_new_trials: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`ledger`: some of its trials may continue although Optuna was told that they failed (see
-        `resume_lost_trials`). Optuna cannot undo that, so nothing more about them is reported to it.
-
-        `takes_new_trials`: Whether a trial may begin now that no earlier session has begun."""
+        """
+        Args:
+            study, space, search, objective: What to search, and how.
+            ledger: Some of its trials may continue although Optuna was told that they failed (see
+                `resume_lost_trials`). Optuna cannot undo that, so nothing more about them is reported to it.
+            newest_counts: As in `tell` of `optuna_study`.
+            takes_new_trials: Whether a trial may begin now that no earlier session has begun.
+        """
         self._takes_new_trials = takes_new_trials
         super().__init__(metric="objective", mode=objective.mode)
         self._study, self._space, self._search, self._objective = study, space, search, objective
+        self._newest_counts = newest_counts
         points = space.points()
         self._points = None if points is None else len(points)
         self._running: dict[str, optuna.Trial] = {}
@@ -105,7 +111,7 @@ class OptunaSearcher(DriverOnly, Searcher):
         if trial_id in self._running:
             trial, curve = self._running.pop(trial_id), self._reported.pop(trial_id)
             state = state_at_end(max(curve, default=0), failed=trial_id in self._failed)
-            tell(self._study, trial.number, state, curve, self._objective)
+            tell(self._study, trial.number, state, curve, self._objective, newest_counts=self._newest_counts)
 
     def put_back(self) -> None:
         """The sweep ends: running trials go back to WAITING, for a resume."""

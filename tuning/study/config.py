@@ -200,6 +200,8 @@ class StudyConfig(StudyHead):
             for name, value in list(content[section].items()):
                 if name not in given and (value is None or f"{section}.{name}" in self.space):
                     del content[section][name]
+        if self.data.folds is not None:
+            content["data"].pop("dev_fraction")
         optim = content["optim"]
         for name, instead in EITHER_OR:
             used = instead in optim or f"optim.{instead}" in self.space

@@ -120,6 +120,9 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
         _check_search(raw.space, sections["search"], problems)
     if sections["search"] and sections["scheduler"] and sections["scheduler"].name == "pbt":
         _check_population(raw.space, sections["search"], sections["budget"], problems)
+        if sections["data"] and sections["data"].folds is not None:
+            what = "`scheduler.name: pbt` goes on from other trials' weights, but with `data.folds` a trial has many"
+            problems.add("data.folds", what, "remove `data.folds`, or use another scheduler")
     if sections.get("confirm") and sections["data"] and sections["search"] and sections["scheduler"]:
         _check_confirm(sections["data"], sections["search"], sections["scheduler"], problems)
     problems.raise_first(raw.where)
@@ -215,7 +218,7 @@ def _complete(raw: RawStudy, task: TaskSpec, sections: Iterable[str], problems: 
             problems.add("objective", "`objective.mode` must be given", "max or min")
     _make_absolute(raw, task, values)
     if isinstance(values["data"], dict):
-        if "confirm" in values:
+        if "confirm" in values and "folds" not in values["data"]:
             values["data"].setdefault("holdout_fraction", HOLDOUT_FRACTION)
         try:
             task.infer_data_settings(values["data"])
@@ -348,7 +351,10 @@ def _check_confirm(data: DataConfig, search: SearchConfig, scheduler: SchedulerC
     """What is confirmed is trained again, compared with a baseline, on data that chose nothing."""
     if not search.baselines:
         problems.add("confirm", "`confirm` compares with a baseline, but `search.baselines` names none", "name trial 0")
-    if not data.holdout_fraction:
+    if data.folds is not None:
+        what = "`confirm` needs a holdout, which `data.folds` does not leave"
+        problems.add("confirm", what, "leave out one of them")
+    elif not data.holdout_fraction:
         what = "`confirm` needs a part of the dev split that no trial is chosen by, but `data.holdout_fraction` is 0"
         problems.add("data.holdout_fraction", what, f"leave it out, which makes it {HOLDOUT_FRACTION}")
     if scheduler.name == "pbt":

@@ -81,7 +81,7 @@ class SchedulerConfig(FrozenConfig):
     """Ray Tune's: `asha`; `hyperband` (asynchronous, in three brackets, each with a later first rung); `median`; `pbt`
     (population based training: it stops no trial, and takes the place of the search)."""
     grace_percent: Annotated[int, Field(ge=1, le=100)] = 10
-    """No trial is stopped before this percentage of its own steps."""
+    """No trial is stopped before this percentage of its own steps; of whole folds, with `data.folds`."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     """One of this many trials continues at each rung."""
     interval_percent: Annotated[int, Field(ge=1, le=100)] = 20

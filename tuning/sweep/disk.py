@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 EACH_RUNNING = 4
-"""Checkpoints of a trial that runs: the newest, the one before, the best, and one that is being written."""
+"""Checkpoints of a trial that runs: the newest, the one before, the best, and one that is being written. With folds
+they are those of the fold in progress, and the best one of the first fold is kept beside them."""
 LEAST_FREE = 16 * 2**20
 """Bytes for the other files of the driver: records, logs."""
 
@@ -45,7 +46,7 @@ class DiskNeeds:
         return cls(
             checkpoint=checkpoint,
             trials=study.budget.trials if in_population else min(running, study.budget.trials),
-            each=EACH_RUNNING + (MAX_PBT_CHECKPOINTS if in_population else 0),
+            each=EACH_RUNNING + (MAX_PBT_CHECKPOINTS if in_population else 0) + (study.data.folds is not None),
             kept=min(study.keep_checkpoints + len(study.search.baselines), study.budget.trials),
             budget=study.budget.disk,
         )

@@ -44,7 +44,7 @@ class DryRun:
 
     @property
     def steps(self) -> int:
-        """Of trial 0."""
+        """Of trial 0; with folds, of the first one."""
         epochs = self.study.train_config(self.study.example_values()).train.epochs
         return max(1, round(epochs * -(-len(self.splits["train"]) // self.examples_per_step)))
 
@@ -52,10 +52,13 @@ class DryRun:
         """Labels and values for people, without the warnings."""
         study, resources = self.study, self.study.resources
         trials, points = study.trials_left(), study.space.points()
+        folds = study.data.folds
+        times = f"{folds} times " if folds else ""
         all_points = " (all points)" if points and trials == len(points) else ""
         return [
             ("study", study.name),
             ("folder", self.folder),
+            *([("folds", f"{folds}; train and dev are told of the first one")] if folds else []),
             *self.splits.items(),
             *self.facts,
             *((f"set aside in {file.name}", place) for file, place in self.set_aside),
@@ -67,7 +70,7 @@ class DryRun:
             ("objective", f"{study.objective.mode} {study.objective.metric}"),
             (
                 "a run",
-                f"{self.steps:,} steps of {self.examples_per_step} {self.splits['train'].unit} (trial 0)",
+                f"{times}{self.steps:,} steps of {self.examples_per_step} {self.splits['train'].unit} (trial 0)",
             ),
             (
                 "workers",
@@ -89,6 +92,7 @@ class DryRun:
             "set_aside": [f"{file}: {place}" for file, place in self.set_aside],
             "trials": self.study.trials_left(),
             "trials_at_once": self.at_once,
+            **({"folds": self.study.data.folds} if self.study.data.folds else {}),
             "steps": self.steps,
             "examples_per_step": self.examples_per_step,
             "warnings": self.warnings,

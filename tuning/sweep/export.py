@@ -161,8 +161,7 @@ def model_card(
             "",
             f"Task `{study.task}`, encoder {backbone} ({study.model.init} weights). "
             f"Chosen by {study.objective.mode} `{study.objective.metric}` "
-            f"on the dev split among the trials of the sweep {code(sweep.name)}; the checkpoint is that of "
-            f"{record.best_progress}% of the run.",
+            f"{chosen_on(study)} among the trials of the sweep {code(sweep.name)}; {weights_of(study, record)}.",
             *([f"\n**Verdict:** {verdict['sentence']}."] if verdict else []),
             *(f"\n**Note:** {note}." for note in beside.notes),
             "",
@@ -176,7 +175,7 @@ def model_card(
             *values,
             "",
             f"Trained on {code(study.data.train.name)}, "
-            f"{'dev split carved from it' if study.data.dev is None else f'dev file {code(study.data.dev.name)}'}"
+            f"{compared_on(study)}"
             f"{f', tested on {code(study.data.test.name)}' if study.data.test else ''}. "
             f"All values are in `train_config.json`; who read the test file, and when, in `{TEST_SET_LOG}`.",
             "",
@@ -209,6 +208,28 @@ def eval_results(
             metric_type=name,
             metric_value=value,
         )
+
+
+def chosen_on(study: StudyConfig) -> str:
+    """What trials are compared on, for the card."""
+    return "on the dev split" if study.data.folds is None else f"as the mean of {study.data.folds} folds"
+
+
+def weights_of(study: StudyConfig, record: TrialRecord) -> str:
+    """Which of a trial's weights are exported, for the card."""
+    if study.data.folds is None:
+        return f"the checkpoint is that of {record.best_progress}% of the run"
+    return (
+        f"the weights are the best ones of the first fold, trained on the other {study.data.folds - 1}, while the "
+        "results below, but those on a test file, are means of all folds' best"
+    )
+
+
+def compared_on(study: StudyConfig) -> str:
+    """Where the rows come from that no trial was trained on, for the card."""
+    if study.data.dev is not None:
+        return f"dev file {code(study.data.dev.name)}"
+    return "dev split carved from it" if study.data.folds is None else f"cut into {study.data.folds} folds"
 
 
 def objective_of(record: TrialRecord, study: StudyConfig) -> dict[str, float]:

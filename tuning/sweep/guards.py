@@ -30,14 +30,16 @@ def spoilers(tasks: Sequence[Task[Examples]], test: Source | None) -> Iterator[I
     """
     task = tasks[0]
     data, limits = task.data, task.data.limits
-    for split, count in task.few_labels().items():
-        yield InputError(
-            f"all rows of {split} have one label: nothing tells models apart there"
-            if count == 1
-            else f"the rows of {split} have {count} labels between them, not {limits.labels}",
-            where=data.dev if split == "dev" and data.dev else data.train,
-            fix=f"check which column is read, or take `data.min_labels: {count}`",
-        )
+    for fold in task.folds():
+        in_fold = f" in fold {fold.fold + 1}" if data.folds else ""
+        for split, count in fold.few_labels().items():
+            yield InputError(
+                f"all rows of {split}{in_fold} have one label: nothing tells models apart there"
+                if count == 1
+                else f"the rows of {split}{in_fold} have {count} labels between them, not {limits.labels}",
+                where=data.dev if split == "dev" and data.dev else data.train,
+                fix=f"check which column is read, or take `data.min_labels: {count}`",
+            )
     for split, leak in task.leaks(test).items():
         if leak.share > limits.leak:
             yield InputError(
@@ -67,10 +69,11 @@ def resolution(task: Task[Examples], metric: str) -> str | None:
     """
     if metric not in task.shares:
         return None
-    chance, rows = task.chance(task.dev, metric), task.dev.items
+    chance, rows = task.chance(task.dev, metric), sum(fold.dev.items for fold in task.folds())
     share = max(0.5, chance.value / task.shares[metric] if chance else 0.0)
     points = 100 * smallest_difference(share, rows)
-    return f"{points:.1f} points of {metric} between two models on {rows:,} of dev, with 95% confidence"
+    held_out = f"in {task.data.folds} folds" if task.data.folds else "of dev"
+    return f"{points:.1f} points of {metric} between two models on {rows:,} {held_out}, with 95% confidence"
 
 
 def smallest_difference(share: float, rows: int) -> float:

@@ -208,7 +208,7 @@ def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) ->
     starts."""
     resolve_tracking_uri(study.tracking.uri, folder.parent)
     checked = check_study(study, folder.parent / CACHE, progress=progress)
-    if not all(len(task.train) and len(task.dev) for _, task in checked.tasks):
+    if not all(len(fold.train) and len(fold.dev) for _, task in checked.tasks for fold in task.folds()):
         raise InputError("no examples are left to train or to compare on", where=study.name)
     concurrent = study.resources.concurrent
     checked.disk_needs(running=1 if concurrent == "auto" else concurrent).check(folder)

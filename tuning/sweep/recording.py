@@ -53,6 +53,8 @@ class Recorder(DriverOnly, Callback):
         config = self._study.train_config(record.values).model_dump(mode="json", exclude_none=True)
         if "effective_batch_size" in config["optim"]:
             del config["optim"]["accumulation"]  # it follows
+        if "folds" in config["data"]:
+            del config["data"]["dev_fraction"]
         tags = {"trial": str(number), "state": str(record.state), DESCRIPTION_TAG: describe_trial(record)}
         tags |= {"lineage": json.dumps(record.lineage)} if record.lineage else {}
         tags |= {"micro_batch": str(record.micro_batch)} if record.micro_batch else {}

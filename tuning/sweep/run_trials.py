@@ -60,6 +60,7 @@ class TrialRunner:
     def _make_searcher(self) -> OptunaSearcher | None:
         """None when the scheduler takes the place of the search."""
         study, folder = self._study, self._table.folder
+        in_folds = study.data.folds is not None
         if study.scheduler.name == "pbt":
             return None
         optuna_study = open_optuna_study(
@@ -69,6 +70,7 @@ class TrialRunner:
             search=study.search,
             resume=self._resume,
             ledger=self._table,
+            newest_counts=in_folds,
         )
         return OptunaSearcher(
             optuna_study,
@@ -76,6 +78,7 @@ class TrialRunner:
             study.search,
             study.objective,
             ledger=self._table,
+            newest_counts=in_folds,
             takes_new_trials=lambda: self._rounds.takes_new_trials,
         )
 
@@ -104,6 +107,7 @@ class TrialRunner:
                 mode=objective.mode,
                 space=study.space,
                 search=study.search,
+                folds=study.data.folds,
                 earlier=self._table,
             ),
             trials=trials,

@@ -55,9 +55,10 @@ def log_datasets(study: StudyConfig, task: Task[Examples], tracker: Tracker) -> 
     )
     dev, digest = data.dev or data.train, (data.dev or data.train).digest()
     if data.dev is None:  # a part of the training file: another hash, or MLflow takes it for the same data
-        digest = hashlib.sha256(f"{digest} {data.dev_fraction} {data.split_seed}".encode()).hexdigest()
+        held_out = data.dev_fraction if data.folds is None else f"1 of {data.folds}"
+        digest = hashlib.sha256(f"{digest} {held_out} {data.split_seed}".encode()).hexdigest()
     tracker.log_dataset(
-        name=f"{dev.name}{'' if data.dev else ' (dev split)'}",
+        name=f"{dev.name}{'' if data.dev else ' (fold 1)' if data.folds else ' (dev split)'}",
         path=str(dev),
         sha256=digest,
         examples=task.dev.items,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from kobert_core.folds import train_folds
 from kobert_core.io.atomic import check_writable
 from kobert_core.pretrained import save_model_files
 from kobert_core.profiling import ProfilingRuntime
@@ -69,16 +71,23 @@ def train_once(
         warn(warning)
     record = TrialRecord(0, TrialState.RUNNING, values)
 
-    def on_report(report: Report) -> None:
+    def tell(report: Report, about: str = "") -> None:
         shown = " ".join(f"{name}={value:.4g}" for name, value in report.metrics.items())
-        say(f"{report.progress:3d}% step {report.step} {shown}{' (best)' if report.is_best else ''}")
+        say(f"{about}{report.progress:3d}% step {report.step} {shown}{' (best)' if report.is_best else ''}")
+
+    def on_report(report: Report) -> None:
+        if config.data.folds is None:
+            tell(report)
+        else:
+            tell(replace(report, is_best=False), "mean of the folds: ")
         record.progress, record.update = report.progress, report.step
         if report.is_best:
             record.value, record.metrics = report.metrics[study.objective.metric], report.metrics
             record.best_progress = report.progress
             record.checkpoint = Path(report.checkpoint).name if report.checkpoint else None
 
-    say(f"{task.train} to train on, {task.dev} to compare on")
+    in_fold = f", in the first of {config.data.folds} folds" if config.data.folds else ""
+    say(f"{task.train} to train on, {task.dev} to compare on{in_fold}")
     runtime = ProfilingRuntime(on_report=on_report, trace=trace) if trace else LocalRuntime(on_report=on_report)
     with tempfile.TemporaryDirectory(prefix="kobert-tune-") as folder:
         here = trial_folder(Path(folder), 0)
@@ -86,7 +95,10 @@ def train_once(
             save_model_files(here / MODEL_FILES, task)
             runtime.checkpoints = here / CHECKPOINTS
         try:
-            train(config, task, runtime)
+            if config.data.folds is None:
+                train(config, task, runtime)
+            else:
+                train_folds(config, task, runtime, on_evaluation=lambda fold, report: tell(report, f"fold {fold}: "))
         finally:
             if isinstance(runtime, ProfilingRuntime):
                 say_where_time_went(runtime, say)

@@ -7,6 +7,7 @@ import functools
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -227,6 +228,7 @@ def train_trial(
         adopt: Folder of another trial's checkpoint, to go on from instead.
     """
     from kobert_core.checkpoint import adopt_checkpoint
+    from kobert_core.folds import train_folds
     from kobert_core.pretrained import save_model_files
     from kobert_core.tasks import task_class
     from kobert_core.training import train
@@ -242,15 +244,19 @@ def train_trial(
         task = task_class(config.task)(config, cache=Path(cache))
         runtime.checkpoints, runtime.resume = here / CHECKPOINTS, True
         if runtime.rank == 0:
-            for leftover in (here / CHECKPOINTS).glob(".*"):  # of a worker that was killed as it wrote
-                shutil.rmtree(leftover)
+            for leftover in list((here / CHECKPOINTS).rglob(".*")):  # of a worker that was killed as it wrote
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             save_model_files(here / MODEL_FILES, task)
             if adopt is not None:
                 print(f"goes on from {adopt}")
                 adopt_checkpoint(Path(adopt), here / CHECKPOINTS)
         runtime.all_gather(None)  # all workers see the same checkpoints
-        runtime.on_report = print_report
-        train(config, task, runtime)
+        if config.data.folds is None:
+            runtime.on_report = print_report
+            train(config, task, runtime)
+        else:
+            runtime.on_report = print_mean
+            train_folds(config, task, runtime, on_evaluation=print_fold)
 
 
 @functools.lru_cache(maxsize=1)
@@ -265,6 +271,18 @@ def print_report(report: Report) -> None:
     """For the trial's log."""
     metrics = " ".join(f"{name}={value:.6g}" for name, value in report.metrics.items())
     print(f"{report.progress:3d}% step {report.step}: {metrics}{' (best)' if report.is_best else ''}", flush=True)
+
+
+def print_fold(fold: int, report: Report) -> None:
+    """An evaluation within a fold."""
+    print(f"fold {fold}: ", end="")
+    print_report(report)
+
+
+def print_mean(report: Report) -> None:
+    """What a trial says after a fold."""
+    print("mean of the folds: ", end="")
+    print_report(replace(report, is_best=False))
 
 
 def evaluate_checkpoint(

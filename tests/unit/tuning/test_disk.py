@@ -60,6 +60,13 @@ def test_a_disk_without_room_is_told_in_a_line(tmp_path: Path) -> None:
     needs(checkpoint=2**30, kept=10**6, budget=10 * 2**30).check(tmp_path)  # the kept ones would go
 
 
+def test_a_trial_of_folds_keeps_one_more_checkpoint() -> None:
+    study = load_study(QUICKSTART)
+    folded = study.model_copy(update={"data": study.data.model_copy(update={"folds": 5})})
+    each = [DiskNeeds.of(one, SIZE, running=1).each for one in (study, folded)]
+    assert each == [4, 5]
+
+
 def test_trials_that_run_come_before_those_that_ended() -> None:
     assert needs().for_ended(live=2) == math.inf
     assert needs(budget=20 * SIZE).for_ended(live=1) == (20 - 2 * 4 - 1) * SIZE

@@ -166,6 +166,35 @@ def test_the_smallest_difference_that_can_be_seen_is_told(work: Path) -> None:
     )
 
 
+FOLDS = ("data.dev=null", "data.folds=4")
+
+
+def test_every_row_counts_in_folds(work: Path) -> None:
+    found = told(work, *FOLDS)
+    assert found["facts"]["smallest difference"] == (
+        "15.5 points of eval/accuracy between two models on 80 in 4 folds, with 95% confidence"
+    )
+    assert found["folds"] == 4 and found["warnings"] == []
+    assert {name: split["items"] for name, split in found["splits"].items()} == {"train": 60, "dev": 20, "test": 40}
+
+
+def test_a_fold_of_one_class_is_refused(work: Path) -> None:
+    write(work / "train.tsv", rows(0, 40, "1") + rows(40, 3, "0"))
+    assert refused(work, *FOLDS) == (
+        "train.tsv: all rows of dev in fold 4 have one label: nothing tells models apart there; "
+        "check which column is read, or take `data.min_labels: 1`"
+    )
+
+
+def test_fewer_rows_than_folds_are_refused(work: Path) -> None:
+    write(work / "train.tsv", rows(0, 2))
+    line = refused(work, "data.dev=null", "data.folds=5", "model.tokenizer_vocab_size=30")
+    assert (
+        line == "train.tsv: no folds can be carved (at least 5 rows must be there, but got 4.); give fewer `data.folds`"
+    )
+    assert is_in_the_docs(line)
+
+
 def test_so_often_two_models_of_the_same_worth_seem_that_different() -> None:
     """In 5% of drawings their shares differ by more than is told."""
     difference = smallest_difference(0.5, 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from search_spaces.distributions import Space
-from tuning.search.schedulers import make_scheduler
+from tuning.search.schedulers import first_rung, make_scheduler
 from tuning.study import SchedulerConfig, SearchConfig
 from tuning.sweep_dir.trial_table import TrialRecord
 
@@ -97,3 +98,30 @@ def test_a_sweep_cut_anywhere_comes_to_the_same_states(config: SchedulerConfig, 
             while len(cut.ledger) < TRIALS or cut.ledger[-1].state == "RUNNING":
                 cut.run(reports=every, told=told)
             assert cut.ledger == undisturbed.ledger, (told, every)
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+@pytest.mark.parametrize("folds", range(2, 13))
+def test_rungs_are_folds(name: str, folds: int) -> None:
+    """No trial is stopped before the first one that the study's grace allows, and each is compared after the same."""
+    done = [100 * fold // folds for fold in range(1, folds + 1)]
+    for grace, factor in itertools.product((1, 10, 34, 100), (2, 3, 4)):
+        first = first_rung(grace, folds)
+        assert first in done and first >= grace and not any(grace <= each < first for each in done)
+        scheduler: Any = make_scheduler(
+            SchedulerConfig(name=name, grace_percent=grace, reduction_factor=factor),
+            metric="objective",
+            mode="max",
+            space=Space.from_dict({}),
+            search=SearchConfig(),
+            folds=folds,
+        )
+        if name == "median":
+            assert scheduler._grace_period == first
+            continue
+        rungs = [rung for bracket in scheduler._brackets for rung, _ in bracket._rungs]
+        assert min(rungs) == first
+        for rung in rungs:  # that of so many folds, and reached by no fewer
+            assert next(fold for fold, progress in enumerate(done, 1) if progress >= rung) * first == (
+                rung * (done.index(first) + 1)
+            )

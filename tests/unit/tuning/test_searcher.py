@@ -30,10 +30,10 @@ SPACE = Space.from_dict(
 OBJECTIVE = Objective(metric="eval/accuracy", mode="max")
 
 
-def searcher(folder: Path, search: SearchConfig | None = None, space: Space = SPACE) -> OptunaSearcher:
+def searcher(folder: Path, search: SearchConfig | None = None, space: Space = SPACE, **how: Any) -> OptunaSearcher:
     search = search or SearchConfig(seed=3, startup_trials=4)
     study = open_optuna_study(folder, name="study", objective=OBJECTIVE, search=search, resume=True)
-    return OptunaSearcher(study, space, search, OBJECTIVE)
+    return OptunaSearcher(study, space, search, OBJECTIVE, **how)
 
 
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
@@ -71,6 +71,20 @@ def test_states_and_curves_are_the_truth(tmp_path: Path) -> None:
     assert complete.intermediate_values[100] == 0.6 and len(complete.intermediate_values) == 10
     assert pruned.state == OptunaState.PRUNED and pruned.intermediate_values == {10: 0.4, 20: 0.3}
     assert crashed.state == never.state == OptunaState.FAIL
+
+
+def test_the_newest_mean_of_folds_is_the_value_of_a_trial(tmp_path: Path) -> None:
+    """Told by the search, or after a kill from the ledger."""
+    bridge = searcher(tmp_path, newest_counts=True)
+    for trial_id in "ab":
+        bridge.suggest(trial_id)
+    curve = {50: 0.9, 100: 0.7}
+    bridge.on_trial_result("a", result(50, 0.9))
+    end(bridge, "a", result(100, 0.7))
+    ledger = [TrialRecord(number, TrialState.COMPLETE, {}, curve=curve) for number in range(2)]
+    how: dict[str, Any] = {"name": "study", "objective": OBJECTIVE, "search": SearchConfig(), "resume": True}
+    study = open_optuna_study(tmp_path, **how, ledger=ledger, newest_counts=True)
+    assert [trial.value for trial in study.trials] == [0.7, 0.7]
 
 
 def test_interrupted_trials_come_back_with_their_numbers_values_and_curves(tmp_path: Path) -> None:

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kobert_core.data.splits import grouped_split, stratified_sample, stratified_split
+from kobert_core.data.splits import (
+    grouped_folds,
+    grouped_split,
+    stratified_folds,
+    stratified_sample,
+    stratified_split,
+)
 
 LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=200)
 FRACTIONS = st.floats(0.01, 0.99)
@@ -50,6 +56,8 @@ def test_splits_of_a_seed_never_change() -> None:
     # Sweeps of different days and numpy versions are compared on the same dev split.
     assert stratified_split([0, 1] * 10, dev_fraction=0.3, seed=7)[1].tolist() == [0, 5, 9, 14, 16, 17]
     assert grouped_split(list("aabbbccddd"), dev_fraction=0.3, seed=7)[1].tolist() == [0, 1]
+    assert stratified_folds([0, 1] * 5, folds=3, seed=7).tolist() == [1, 2, 0, 0, 0, 0, 1, 2, 2, 1]
+    assert grouped_folds(list("aabbbccddd"), folds=3, seed=7).tolist() == [0, 0, 2, 2, 2, 1, 1, 0, 0, 0]
 
 
 @settings(deadline=None)
@@ -83,6 +91,40 @@ def test_grouped_split_of_many_groups_meets_its_share() -> None:
     groups = [f"article {number}" for number in range(140) for _ in range(20 + number % 7)]
     _, dev = grouped_split(groups, dev_fraction=0.1, seed=3)
     assert abs(len(dev) / len(groups) - 0.1) < 0.005
+
+
+@settings(deadline=None)
+@given(LABELS, st.integers(2, 12), SEEDS)
+def test_stratified_folds_are_alike(labels: list[int], folds: int, seed: int) -> None:
+    if len(labels) < folds:
+        with pytest.raises(ValueError, match=f"at least {folds} rows must be there, but got {len(labels)}"):
+            stratified_folds(labels, folds=folds, seed=seed)
+        return
+    numbers = stratified_folds(labels, folds=folds, seed=seed)
+    assert np.ptp(np.bincount(numbers, minlength=folds)) <= 1 and numbers.max() < folds
+    for name in set(labels):
+        assert np.ptp(np.bincount(numbers[np.array(labels) == name], minlength=folds)) <= 1
+    assert (numbers == stratified_folds(labels, folds=folds, seed=seed)).all()
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=100), st.integers(2, 6), SEEDS)
+def test_grouped_folds_keep_groups_whole(groups: list[str], folds: int, seed: int) -> None:
+    if len(set(groups)) < folds:
+        with pytest.raises(ValueError, match=f"at least {folds} groups must be there"):
+            grouped_folds(groups, folds=folds, seed=seed)
+        return
+    numbers = grouped_folds(groups, folds=folds, seed=seed)
+    assert all(len(set(numbers[np.array(groups) == name])) == 1 for name in set(groups))
+    sizes = np.bincount(numbers, minlength=folds)
+    assert len(sizes) == folds and sizes.min() > 0
+    assert np.ptp(sizes) <= max(groups.count(name) for name in groups)
+
+
+def test_folds_follow_the_seed() -> None:
+    labels, groups = [0, 1] * 50, [number // 5 for number in range(100)]
+    for deal, rows in ((stratified_folds, labels), (grouped_folds, groups)):
+        assert (deal(rows, folds=5, seed=1) != deal(rows, folds=5, seed=2)).any()
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 1.5, float("nan")])

@@ -234,6 +234,18 @@ def test_the_loop_trains_it(task: Task[Any]) -> None:
     assert all(task.objective.metric in report.metrics for report in reports)
 
 
+def test_its_folds_hold_out_each_item_once(task: Task[Any]) -> None:
+    values = task.config.model_dump(mode="json", exclude={"data": {"dev_fraction"}})
+    config = parse_train_config(values | {"data": values["data"] | {"folds": 3}})
+    folds = type(task)(config, cache=task._cache).folds()
+    splits = [fold._split for fold in folds]
+    held_out = np.concatenate([split["dev"] for split in splits])
+    assert sorted(held_out.tolist()) == list(range(len(held_out))) and len(folds) == 3
+    for split in splits:
+        assert not np.isin(split["train"], split["dev"]).any() and len(split["train"]) > len(split["dev"]) > 0
+    assert [fold.with_chosen({}).fold for fold in folds] == [0, 1, 2] and task.folds() == [task]
+
+
 def test_its_config_comes_back_from_json(task: Task[Any]) -> None:
     again = parse_train_config(task.config.model_dump(mode="json"))
     assert again == task.config and type(again.data) is task.spec.Data and type(again.model) is task.spec.Model
