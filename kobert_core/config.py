@@ -93,6 +93,9 @@ class DataConfig(FrozenConfig):
     """Train on a sample of this many examples."""
     max_dev_examples: PositiveInt | None = None
     """Compare trials on a sample of this many examples."""
+    holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0
+    """Part of the dev split that no trial is chosen by, by class or by whole articles: a sweep's winner is confirmed on
+    it. A third when the study has `confirm`, else 0."""
     max_bad_fraction: Fraction = 0.01
     """Part of a file's rows that may be unusable and set aside before the run is refused."""
     max_unknown_rate: Fraction | None = None
@@ -106,8 +109,8 @@ class DataConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _one_way_to_hold_rows_out(self) -> DataConfig:
-        for name in ("dev", "dev_fraction") if self.folds is not None else ():
-            if name in self.model_fields_set and getattr(self, name) is not None:
+        for name in ("dev", "dev_fraction", "holdout_fraction") if self.folds is not None else ():
+            if name in self.model_fields_set and getattr(self, name):
                 raise ValueError(f"give `{name}` or `folds`, not both: each fold is held out once, and no other rows")
         return self
 

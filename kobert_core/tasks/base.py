@@ -54,8 +54,18 @@ class Examples(Protocol):
         """How many there are, in words: `360 examples`."""
         ...
 
+    @property
+    def clusters(self) -> np.ndarray:
+        """Of each item a number that those share which are no independent observations, such as the questions on one
+        article: int array of shape (items,)."""
+        ...
+
     def take(self, items: np.ndarray, /) -> Self:
         """The examples of some items of the file, its rows or questions."""
+        ...
+
+    def rows_of(self, items: np.ndarray, /) -> np.ndarray:
+        """The positions of the examples of `take(items)` among these."""
         ...
 
     def batch(self, indices: np.ndarray) -> Batch:
@@ -71,10 +81,21 @@ class Chance(NamedTuple):
     """Which answer that is, in words."""
 
 
+class Outcome(NamedTuple):
+    """What came of one row or question, as in `Task.review`."""
+
+    expected: object
+    predicted: object
+    confidence: float | None
+    score: float
+
+
 E = TypeVar("E", bound=Examples, default=Any)
 """A task alone stands for one with any kind of examples."""
 
 log = logging.getLogger(__name__)
+Split = Callable[..., tuple[Indices, Indices]]
+"""`stratified_split` or `grouped_split`."""
 Purpose = Literal["training", "scoring"]
 """What a labelled file is read for: scores may count what nothing can be learned from."""
 TextsByKind = dict[str, list[tuple[str, ...]]]
@@ -185,17 +206,46 @@ class Task(ABC, Generic[E]):
         file = self.read(data.train, "training") if data.dev is None else self.read(data.dev)
         return file.take(self._split["dev"])
 
+    @cached_property
+    def holdout(self) -> E:
+        """The examples that `data.holdout_fraction` keeps from the dev split: no run is chosen by them."""
+        data = self.data
+        file = self.read(data.train, "training") if data.dev is None else self.read(data.dev)
+        return file.take(self._split["holdout"])
+
     @property
     @abstractmethod
     def _split(self) -> Mapping[str, np.ndarray]:
-        """Items of the split `train`, in the training file, and of `dev`, in the dev file if there is one.
+        """Items of the split `train`, in the training file, and of `dev` and `holdout`, in the dev file if there is
+        one.
 
-        Those of `train` can be trained on; those of `dev` are all that scores count.
+        Those of `train` can be trained on; those of the others are all that scores count.
         """
+
+    def _hold_out(self, split: Split, dev: np.ndarray, kinds: Sequence[Hashable] | np.ndarray) -> dict[str, np.ndarray]:
+        """The splits `dev` and `holdout`: all items of dev, and none, or its two parts.
+
+        Args:
+            split: Makes these parts.
+            dev: Items.
+            kinds: Class or group of each of them.
+        """
+        data = self.data
+        if not data.holdout_fraction:
+            return {"dev": dev, "holdout": dev[:0]}
+        try:
+            seen, held_out = split(kinds, dev_fraction=data.holdout_fraction, seed=data.split_seed)
+        except ValueError as error:
+            raise InputError(
+                f"nothing can be held out from the dev split ({error})",
+                where="data.holdout_fraction",
+                fix="give it more rows, or leave out `confirm` and this key",
+            ) from error
+        return {"dev": dev[seen], "holdout": dev[held_out]}
 
     def _carve(
         self,
-        split: Callable[..., tuple[Indices, Indices]],
+        split: Split,
         train: Sequence[Hashable] | np.ndarray,
         dev: Sequence[Hashable] | np.ndarray | None,
     ) -> tuple[Indices, Indices]:
@@ -397,6 +447,24 @@ class Task(ABC, Generic[E]):
         """One flat record an id: what the model says of it, in a form for people."""
 
     @abstractmethod
+    def review(
+        self, examples: E, outputs: dict[str, np.ndarray], file: Source | None = None
+    ) -> list[dict[str, object]]:
+        """What came of each labelled row or question, as JSON values: a record each, in the order of the file.
+
+        Args:
+            examples: What was predicted.
+            outputs: Of all of them.
+            file: Which they are of; by default that of the dev split.
+
+        Returns:
+            `id`; the texts by their names, as in `Inputs`; what was `expected`, and what was `predicted`; `confidence`,
+            how probable the model finds that, None where it does not say; `score`, 1 for what is right and 0 for what
+            is not, or a number between or below, of which a higher one is better; `group`, equal for items that
+            belong together.
+        """
+
+    @abstractmethod
     def total_weight(self, examples: E, indices: np.ndarray) -> float:
         """The weights of the examples in the loss, added up; the loss of a step is divided by it."""
 
@@ -415,6 +483,10 @@ class Task(ABC, Generic[E]):
 
         Nothing is chosen here: the config's own values hold, as for `answers`.
         """
+
+    def item_scores(self, examples: E, outputs: dict[str, np.ndarray], metric: str) -> np.ndarray | None:
+        """The score of each item, shape (items,), where the metric is their mean and to score again would take long."""
+        return None
 
     def score_in_detail(self, examples: E, outputs: dict[str, np.ndarray]) -> dict[str, object]:
         """What more there is to say of the outputs than one number a metric, as JSON values."""

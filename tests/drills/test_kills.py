@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -22,6 +23,7 @@ from tests.fixtures.sweeps import ONE_AT_A_TIME, children_of, ending_all, progre
 SHORT = (*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=2")
 LONGER = (*ONE_AT_A_TIME, "--trials", "6", "--set", "train.epochs=4")
 FEW_EVALUATIONS = (*ONE_AT_A_TIME, "--trials", "2", "--set", "train.epochs=20", "--set", "train.eval_percent=50")
+CONFIRMED = (*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=2", "--set", "confirm={top: 2, seeds: 2}")
 GRACE = 30.0
 """Seconds that a spot machine gives."""
 SETS_THE_CLOCK = """
@@ -113,6 +115,29 @@ def test_an_actor_a_daemon_and_the_driver_killed(tmp_path: Path, undisturbed: Un
     assert "Traceback" not in printed
     finish(tmp_path, *SHORT)
     count_differences(drill, Outcome.of(sweep), undisturbed(*SHORT))
+
+
+@pytest.mark.slow
+def test_a_driver_killed_while_it_confirms(tmp_path: Path, undisturbed: Undisturbed, drill: Drill) -> None:
+    """2. The driver killed three times while it confirms: the verdict is the same."""
+    sweep, kills = tmp_path / "one", 0
+    for least in (30, 250, 450):  # percent of all six runs together
+        process = start_sweep(tmp_path, "one", *CONFIRMED)
+        with ending_all(process):
+            assert wait_for(process, lambda least=least: confirmed(sweep) >= least)  # type: ignore[misc]
+            kills += process.poll() is None
+            kill_driver(process)
+    finish(tmp_path, *CONFIRMED)
+    expected = undisturbed(*CONFIRMED)
+    assert expected.result["verdict"]["runs"] == 4 and expected.result["verdict"]["chosen_by"] == 2
+    drill.lost("kills", 3 - kills, of=3)
+    count_differences(drill, Outcome.of(sweep), expected)
+
+
+def confirmed(sweep: Path) -> int:
+    """Percent that the runs which confirm have come to, together."""
+    ledger = sweep / "confirm" / "runs.json"
+    return sum(run["progress"] for run in json.loads(ledger.read_text())) if ledger.is_file() else 0
 
 
 @pytest.mark.slow

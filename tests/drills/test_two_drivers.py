@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tests.drills.conftest import Drill
-from tests.fixtures.commands import tune
+from tests.fixtures.commands import UNCONFIRMED, tune
 from tests.fixtures.sweeps import QUICKSTART, start_sweep
 from tuning.sweep_dir.lock import is_running
 
@@ -21,7 +21,7 @@ def test_the_second_driver_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: 
         while not (tmp_path / "one" / "study.yaml").is_file():
             assert time.monotonic() < deadline and first.poll() is None
             time.sleep(0.05)
-        command = ["sweep", QUICKSTART, "--name", "one", "--output", tmp_path, "--resume"]
+        command = ["sweep", QUICKSTART, "--name", "one", "--output", tmp_path, *UNCONFIRMED, "--resume"]
         second = tune(*command, cwd=tmp_path, code=2)
         assert first.poll() is None and is_running(tmp_path / "one")
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.commands import ROOT, tune
+from tests.fixtures.commands import ROOT, UNCONFIRMED, tune
 from tests.fixtures.nodes import Nodes, ray_nodes
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def test_the_doctor_finds_a_shared_folder_and_room(cluster: Nodes, tmp_path: Pat
 
 def test_a_submitted_sweep_is_followed_to_its_winner(cluster: Nodes, tmp_path: Path) -> None:
     sweeps = tmp_path / "sweeps"
-    options = ["--address", cluster.jobs, "--trials", 3, "--name", "sent", "--output", sweeps]
+    options = ["--address", cluster.jobs, "--trials", 3, "--name", "sent", "--output", sweeps, *UNCONFIRMED]
     done = tune("submit", QUICKSTART, *options, "--follow", cwd=tmp_path)
     assert "winner: trial" in done.stdout
     winner = json.loads((sweeps / "sent" / "winner.json").read_text())
@@ -62,7 +62,7 @@ def test_a_submitted_sweep_is_followed_to_its_winner(cluster: Nodes, tmp_path: P
 
 def test_stop_is_as_clean_as_ctrl_c_and_resume_goes_on(cluster: Nodes, tmp_path: Path) -> None:
     sweeps = tmp_path / "sweeps"
-    options = ["--address", cluster.jobs, "--trials", 2, "--name", "long", "--output", sweeps]
+    options = ["--address", cluster.jobs, "--trials", 2, "--name", "long", "--output", sweeps, *UNCONFIRMED]
     long = ["--set", "train.epochs=60", "--set", "scheduler.name=none"]
     done = tune("submit", QUICKSTART, *options, *long, cwd=tmp_path)
     job = done.stdout.split()[1]

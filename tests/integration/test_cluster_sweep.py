@@ -15,7 +15,7 @@ import pytest
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import task_class
 from kobert_core.training import train
-from tests.fixtures.commands import ROOT, TUNE, environment
+from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED, environment
 from tests.fixtures.nodes import Nodes, ray_nodes
 from tuning.study import load_study
 
@@ -40,7 +40,17 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
 
 def run_and_kill(folder: Path, nodes: Nodes) -> str:
-    options = ["--address", nodes.address, "--name", SWEEP, "--trials", str(TRIALS), "--set", "train.epochs=20"]
+    options = [
+        "--address",
+        nodes.address,
+        "--name",
+        SWEEP,
+        "--trials",
+        str(TRIALS),
+        "--set",
+        "train.epochs=20",
+        *UNCONFIRMED,
+    ]
     with open(folder / "output.txt", "w+") as output:
         driver = subprocess.Popen(
             [*TUNE, "sweep", str(QUICKSTART), *options],

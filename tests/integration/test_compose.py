@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.fixtures.commands import ROOT, TUNE
+from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED
 from tests.fixtures.compose import Stack, postgres_program, services
 from tests.fixtures.nodes import free_port
 
@@ -49,7 +49,7 @@ def sweep(stack: Stack) -> Path:
     study = ROOT / "search_spaces" / "quickstart.yaml"
     options = ["--address", stack.gcs, "--output", str(stack.folder / "shared" / "sweeps"), "--name", "first"]
     done = subprocess.run(
-        [*TUNE, "sweep", str(study), *options, "--trials", str(TRIALS)],
+        [*TUNE, "sweep", str(study), *options, "--trials", str(TRIALS), *UNCONFIRMED],
         cwd=stack.folder,
         env=stack.environment_of("head"),
         capture_output=True,

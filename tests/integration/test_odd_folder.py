@@ -52,7 +52,8 @@ def test_every_command_works_in_a_folder_of_any_name(tmp_path: Path) -> None:
         assert process.stdout
         page = next(line for line in process.stdout if line.startswith("open ")).removeprefix("open ").strip()
         listed = listed_runs(page_html(page))
-        assert listed[0] == f"trial-{done['winner']['trial']}" and sorted(listed) == ["trial-0", "trial-1"]
+        assert listed[0] == f"{NAME}/{done['winner']['trial']:02d}"
+        assert sorted(listed) == [f"{NAME}/00", f"{NAME}/01"]
     finally:
         process.terminate()
         assert process.wait(30) == 0

@@ -23,6 +23,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A population of four on one worker group, two of which cannot learn at the rate that they begin with."""
     folder = tmp_path_factory.mktemp("population")
     study = YAML(typ="safe").load((ROOT / "search_spaces" / "quickstart.yaml").read_text(encoding="utf-8"))
+    del study["confirm"]
     for split in ("train", "test"):
         study["data"][split] = str(ROOT / "search_spaces" / study["data"][split])
     space = {name: {"distribution": "log_uniform", "min": 1e-7, "max": 5e-3} for name in RATES}

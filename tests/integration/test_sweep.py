@@ -26,9 +26,10 @@ from kobert_core.checkpoint import WEIGHTS
 from kobert_core.data.batching import Batch
 from kobert_core.pretrained import load_pretrained
 from tests.fixtures.browser import listed_runs, need_browser, page_html
-from tests.fixtures.commands import ROOT, TUNE, environment, tune, tune_here
+from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED, environment, tune, tune_here
 from tests.fixtures.mlflow_server import wait_until_it_answers
 from tests.fixtures.nodes import free_port
+from tuning.sweep_dir.reviews import read_review
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 
@@ -57,10 +58,39 @@ def test_trials_end_in_states_that_add_up(sweep: dict[str, Any]) -> None:
     assert rows[0]["optim.backbone_lr"] == "0.001"
 
 
-def test_the_winner_is_the_best_of_the_whole_trials(sweep: dict[str, Any]) -> None:
-    complete = [record for record in records(sweep) if record["state"] == "COMPLETE"]
-    assert sweep["winner"]["value"] == max(record["value"] for record in complete)
-    assert set(sweep["test"]) == {"winner", "trial_0"}
+def test_the_winner_is_what_runs_with_other_seeds_say(sweep: dict[str, Any]) -> None:
+    verdict, complete = sweep["verdict"], [record for record in records(sweep) if record["state"] == "COMPLETE"]
+    assert (
+        sweep["winner"]["trial"]
+        == verdict["winner"]
+        == {"better": verdict["candidate"], "tie": 0, "worse": 0}[verdict["outcome"]]
+    )
+    best = sorted((record for record in complete if record["trial"]), key=lambda each: -each["value"])[:2]
+    assert verdict["candidate"] in [record["trial"] for record in best] and verdict["baseline"] == 0
+    runs = json.loads((sweep["folder"] / "confirm" / "runs.json").read_text(encoding="utf-8"))
+    judged = [run for run in runs if run["stage"] == "verdict"]
+    assert {(run["state"], run["progress"]) for run in runs} == {("COMPLETE", 100)}
+    assert Counter(run["trial"] for run in judged) == {verdict["candidate"]: 2, 0: 2}
+    assert len({run["seed"] for run in runs}) == len(runs) == verdict["runs"] + verdict["chosen_by"]
+    for trial, mean in verdict["means"].items():
+        scores = [run["holdout"]["holdout/accuracy"] for run in judged if run["trial"] == int(trial)]
+        assert mean == pytest.approx(sum(scores) / 2)
+    assert {run["holdout"]["holdout/examples"] for run in judged} == {40}
+    assert verdict["value"] == records(sweep)[verdict["candidate"]]["value"]
+    assert verdict["sentence"] in (sweep["folder"] / "model" / "README.md").read_text(encoding="utf-8")
+    assert not list((sweep["folder"] / "confirm").glob(f"**/{WEIGHTS}"))
+    of_runs = {f"trial_{run['trial']}_seed_{run['seed']}" for run in judged}
+    assert set(sweep["test"]) == {"winner", "trial_0"} | of_runs
+
+
+def test_each_review_of_the_holdout_says_what_its_run_scores(sweep: dict[str, Any]) -> None:
+    runs = json.loads((sweep["folder"] / "confirm" / "runs.json").read_text(encoding="utf-8"))
+    for run in (run for run in runs if run["stage"] == "verdict"):
+        review = read_review(sweep["folder"] / "confirm" / "trials" / f"{run['number']:04d}" / "review.jsonl.gz")
+        assert sum(record["score"] for record in review) / len(review) == run["holdout"]["holdout/accuracy"]
+        assert sum(run["pseudo_values"]) / len(run["pseudo_values"]) == pytest.approx(
+            run["holdout"]["holdout/accuracy"]
+        )
 
 
 def test_only_the_best_few_trials_and_trial_0_keep_a_checkpoint(sweep: dict[str, Any]) -> None:
@@ -94,8 +124,18 @@ def test_mlflow_has_the_parent_and_a_child_a_trial(sweep: dict[str, Any]) -> Non
     experiment = client.get_experiment_by_name("quickstart")
     runs = client.search_runs([experiment.experiment_id], max_results=100)
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags and "confirm" not in run.data.tags]
     assert [run.info.status for run in parents] == ["FINISHED"] and len(children) == 8
+    confirming = [run for run in runs if "confirm" in run.data.tags]
+    assert {run.info.status for run in confirming} == {"FINISHED"}
+    assert len(confirming) == sweep["verdict"]["runs"] + sweep["verdict"]["chosen_by"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in confirming} == {parents[0].info.run_id}
+    on_holdout = [run.data.metrics["holdout/accuracy"] for run in confirming if run.data.tags["confirm"] == "verdict"]
+    assert sorted(on_holdout) == sorted(
+        run["holdout"]["holdout/accuracy"]
+        for run in json.loads((sweep["folder"] / "confirm" / "runs.json").read_text())
+        if run["stage"] == "verdict"
+    )
     by_trial = {int(run.data.tags["trial"]): run for run in children}
     for record in records(sweep):
         run = by_trial[record["trial"]]
@@ -152,7 +192,7 @@ def test_the_ui_serves_the_sweep_over_rest_and_in_a_browser(sweep: dict[str, Any
         states = Counter(
             run["info"]["status"]
             for run in runs
-            if any(tag["key"] == "mlflow.parentRunId" for tag in run["data"]["tags"])
+            if "mlflow.parentRunId" in (tags := {tag["key"] for tag in run["data"]["tags"]}) and "confirm" not in tags
         )
         assert states == {"FINISHED": sweep["states"]["COMPLETE"], "KILLED": sweep["states"]["PRUNED"]}
         need_browser()
@@ -255,7 +295,18 @@ def test_a_used_name_is_refused_and_resume_extends(sweep: dict[str, Any]) -> Non
 
 
 def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
-    command = [*TUNE, "sweep", str(QUICKSTART), "--name", "cut", "--trials", "2", "--set", "train.epochs=12"]
+    command = [
+        *TUNE,
+        "sweep",
+        str(QUICKSTART),
+        "--name",
+        "cut",
+        "--trials",
+        "2",
+        "--set",
+        "train.epochs=12",
+        *UNCONFIRMED,
+    ]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -315,7 +366,7 @@ def test_a_trial_that_fails_does_not_end_the_sweep(tmp_path: Path) -> None:
         "optim.warmup_ratio=0.0",
     ]
     arguments = [part for override in overrides for part in ("--set", override)]
-    done = tune("sweep", QUICKSTART, "--name", "bad", "--trials", 4, "--json", *arguments, cwd=tmp_path)
+    done = tune("sweep", QUICKSTART, "--name", "bad", "--trials", 4, "--json", *UNCONFIRMED, *arguments, cwd=tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["states"]["FAILED"] >= 1 and result["states"]["COMPLETE"] >= 2
     assert result["winner"]["values"]["optim.backbone_lr"] == 1e-3
@@ -332,7 +383,7 @@ def test_a_trial_that_fails_does_not_end_the_sweep(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_spent_budget_ends_the_sweep_in_mid_step(tmp_path: Path) -> None:
     """No trial is near a report when the time is over; the sweep still ends, judges and can go on."""
-    study = ["sweep", QUICKSTART, "--name", "short", "--trials", 2, "--set", "train.epochs=4000"]
+    study = ["sweep", QUICKSTART, "--name", "short", "--trials", 2, "--set", "train.epochs=4000", *UNCONFIRMED]
     begin = time.monotonic()
     done = tune(*study, "--set", "budget.wall_time=20s", "--json", cwd=tmp_path, code=1)
     assert time.monotonic() - begin < 120

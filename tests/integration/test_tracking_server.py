@@ -36,15 +36,15 @@ def test_a_sweep_is_read_back_through_rest(
     runs = server.runs(request.node.name)
     assert {name: run["info"]["status"] for name, run in runs.items()} == {
         "sweep": "FINISHED",
-        "trial-0": "FINISHED",
-        "trial-1": "KILLED",
-        "trial-2": "FAILED",
-        "trial-3": "FINISHED",
+        "sweep/00": "FINISHED",
+        "sweep/01": "KILLED",
+        "sweep/02": "FAILED",
+        "sweep/03": "FINISHED",
     }
     parent = runs["sweep"]
     assert parent["inputs"]["dataset_inputs"][0]["dataset"]["digest"] == "ab" * 16
     for trial in range(4):
-        run = runs[f"trial-{trial}"]
+        run = runs[f"sweep/{trial:02d}"]
         tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
         assert tags["mlflow.parentRunId"] == parent["info"]["run_id"]
         params = {param["key"]: param["value"] for param in run["data"]["params"]}
@@ -59,7 +59,7 @@ def test_a_sweep_is_read_back_through_rest(
     spool.with_name("s.jsonl.state.json").unlink()
     assert send_spool(spool, uri=server.url).left == 0
     assert server.runs(request.node.name) == runs
-    assert len(server.history(runs["trial-3"], "eval/accuracy")) == 3
+    assert len(server.history(runs["sweep/03"], "eval/accuracy")) == 3
     experiments = [server.experiment_id(request.node.name)]
     assert len(server.post("logged-models/search", experiment_ids=experiments)["models"]) == 1
 
@@ -95,7 +95,7 @@ def test_a_server_killed_again_and_again_loses_and_doubles_nothing(
     assert {run["info"]["status"] for run in runs.values()} == {"FINISHED"}
     for trial in range(6):
         for key, value in (("train/loss", lambda step: 1 / (step + 1)), ("lr", lambda step: step / steps)):
-            points = server.history(runs[f"trial-{trial}"], key)
+            points = server.history(runs[f"sweep/{trial:02d}"], key)
             assert [point[:2] for point in points] == [(step, value(step)) for step in range(steps)]
 
 
@@ -121,7 +121,7 @@ def test_a_hung_server_leaves_no_double_runs(
     tracker.end_sweep(status="FINISHED")
     assert tracker.close(60) == 0 == tracker.refused
     runs = server.runs(request.node.name)
-    assert set(runs) == {"sweep", "trial-0", "trial-1", "trial-2"}
+    assert set(runs) == {"sweep", "sweep/00", "sweep/01", "sweep/02"}
     assert {run["info"]["status"] for run in runs.values()} == {"FINISHED"}
 
 
@@ -160,11 +160,11 @@ def test_the_page_shows_trials_their_states_and_artifacts(tmp_path: Path) -> Non
         objective = Objective(metric="eval/accuracy", mode="max")
         page = sweep_page(reach(server.url), server.url, tmp_path / "s.jsonl", objective)
         assert page is not None
-        assert listed_runs(page_html(page)) == ["trial-3", "trial-0", "trial-1", "trial-2"]
-        for trial, status in (("trial-0", "Finished"), ("trial-1", "Killed"), ("trial-2", "Failed")):
+        assert listed_runs(page_html(page)) == ["sweep/03", "sweep/00", "sweep/01", "sweep/02"]
+        for trial, status in (("sweep/00", "Finished"), ("sweep/01", "Killed"), ("sweep/02", "Failed")):
             html = page_html(f"{server.url}/#/experiments/{experiment}/runs/{runs[trial]}")
             assert status in html
-            assert ("pruned" in html) == (trial == "trial-1")
+            assert ("pruned" in html) == (trial == "sweep/01")
         assert screenshot(page, tmp_path / "runs.png").stat().st_size > 20_000
     finally:
         server.signal(signal.SIGKILL)

@@ -9,7 +9,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -228,7 +228,8 @@ def export(
         if result is not None and trial in (None, result["winner"]["trial"]):
             beside = Comparison(baselines=baselines_of(table, study), notes=tuple(result.get("notes", ())))
             record = table[result["winner"]["trial"]]
-            export_model(sweep_dir, study, record, output, test=result["test"], comparison=beside)
+            verdict = result.get("verdict")
+            export_model(sweep_dir, study, record, output, test=result["test"], comparison=beside, verdict=verdict)
         else:
             assert trial is not None
             export_model(sweep_dir, study, table[trial], output)
@@ -334,6 +335,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the store in use, until Ctrl-C."""
+    from search_spaces.distributions import Constant
     from tuning.sweep_dir.layout import SPOOL
     from tuning.tracking import resolve_tracking_uri, show_ui
 
@@ -341,8 +343,11 @@ def ui(
     uri = resolve_tracking_uri(
         study.tracking.uri if study else None, sweep_dir.resolve().parent if sweep_dir else output
     )
-    spool, objective = (sweep_dir / SPOOL, study.objective) if sweep_dir and study else (None, None)
-    raise typer.Exit(show_ui(uri, host=host, port=port, spool=spool, objective=objective, say=echo))
+    of_sweep: dict[str, Any] = {}
+    if sweep_dir and study:
+        searched = [name for name, each in study.space.items() if not isinstance(each, Constant)]
+        of_sweep = {"spool": sweep_dir / SPOOL, "objective": study.objective, "parameters": searched}
+    raise typer.Exit(show_ui(uri, host=host, port=port, say=echo, **of_sweep))
 
 
 def _study_of(sweep_dir: Path) -> StudyConfig:
@@ -358,6 +363,20 @@ def _show_dry_run(found: DryRun, console: Console) -> None:
         Display(console).say(f"{key:24} {value}")
     for warning in found.warnings:
         console.print(Text.assemble(("warning:", "yellow"), f" {printable(warning)}"), soft_wrap=True)
+
+
+def verdict_in_words(result: SweepResult) -> str:
+    """What the winner's value is worth."""
+    verdict = result.verdict
+    if verdict is None:
+        return (
+            f"not confirmed: its value is the best of {sum(result.states.values())} noisy ones, and so partly luck; "
+            "`confirm: {}` in the study trains the best again with other seeds"
+        )
+    if verdict.means is None:
+        return f"verdict: {verdict.sentence}"
+    found, confirmed = verdict.value, verdict.means[verdict.candidate]
+    return f"verdict: {verdict.sentence}; trial {verdict.candidate} had {found:.4f} in the search, {confirmed:.4f} here"
 
 
 def _summarise(result: SweepResult, console: Console) -> None:
@@ -385,6 +404,7 @@ def _summarise(result: SweepResult, console: Console) -> None:
             say(f"  {name:16} {value:.6g}  ({standing(record)})")
     for note in result.comparison.notes:
         say(f"note: {note}")
+    say(verdict_in_words(result))
     if result.model:
         say(f"model: {result.model}")
     say(f"look at all trials in MLflow: kobert-tune ui {shlex.quote(str(result.folder))}")

@@ -7,7 +7,7 @@ WAITING: when the sweep is resumed, `ask` returns it again, with the same number
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import optuna
@@ -39,6 +39,7 @@ class OptunaSearcher(DriverOnly, Searcher):
         objective: Objective,
         *,
         ledger: Iterable[TrialRecord] = (),
+        takes_new_trials: Callable[[], bool] = lambda: True,
         newest_counts: bool = False,
     ) -> None:
         """
@@ -46,8 +47,10 @@ class OptunaSearcher(DriverOnly, Searcher):
             study, space, search, objective: What to search, and how.
             ledger: Some of its trials may continue although Optuna was told that they failed (see
                 `resume_lost_trials`). Optuna cannot undo that, so nothing more about them is reported to it.
+            takes_new_trials: Whether a trial may begin now that no earlier session has begun.
             newest_counts: As in `tell` of `optuna_study`.
         """
+        self._takes_new_trials = takes_new_trials
         super().__init__(metric="objective", mode=objective.mode)
         self._study, self._space, self._search, self._objective = study, space, search, objective
         self._newest_counts = newest_counts
@@ -65,8 +68,9 @@ class OptunaSearcher(DriverOnly, Searcher):
         """Metric and mode are the study's own."""
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, object]:
-        """The config of a new or an interrupted trial; `FINISHED` when no point is left."""
+    def suggest(self, trial_id: str) -> dict[str, object] | None:
+        """The config of a new or an interrupted trial; None when none may begin now; `FINISHED` when no point is
+        left."""
         if self._taken_up:
             record = self._taken_up.pop(0)
             return {"trial": record.trial, "values": record.values}
@@ -75,6 +79,8 @@ class OptunaSearcher(DriverOnly, Searcher):
         waiting = [trial.number for trial in trials if trial.state == OptunaState.WAITING]
         if not waiting and self._points is not None and len(tried_in(study, space)) >= self._points:
             return Searcher.FINISHED  # type: ignore[return-value]  # a text, which Ray's annotation does not say
+        if not waiting and not self._takes_new_trials():
+            return None
         number = waiting[0] if waiting else len(trials)
         study.sampler = make_sampler(self._search, space, trial=number)
         trial = study.ask()

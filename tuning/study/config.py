@@ -24,7 +24,14 @@ from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from search_spaces.distributions import Constant, Space
 from search_spaces.validation import Problems, Where, nowhere, show, validate
-from tuning.study.sections import BudgetConfig, ResourcesConfig, SchedulerConfig, SearchConfig, TrackingConfig
+from tuning.study.sections import (
+    BudgetConfig,
+    ConfirmConfig,
+    ResourcesConfig,
+    SchedulerConfig,
+    SearchConfig,
+    TrackingConfig,
+)
 
 FIXED = ("data", "model", "optim", "train")
 """Sections of `TrainConfig` that hold the values of a run."""
@@ -116,6 +123,8 @@ class StudyConfig(StudyHead):
     """How values are chosen."""
     scheduler: SchedulerConfig = SchedulerConfig()
     """When a trial is stopped early."""
+    confirm: ConfirmConfig | None = None
+    """How the winner is confirmed; None leaves that out."""
     resources: ResourcesConfig = ResourcesConfig()
     """What a trial runs on."""
     budget: BudgetConfig = BudgetConfig()
@@ -184,13 +193,16 @@ class StudyConfig(StudyHead):
         """The whole study file, with defaults and absolute paths, as plain values."""
         content = self.model_dump(mode="json")
         content["parameters"] = content.pop("space")
-        for section in type(self).model_fields.keys() - StudyHead.model_fields.keys() - {"space"}:
+        if self.confirm is None:
+            del content["confirm"]
+        for section in (content.keys() & type(self).model_fields.keys()) - StudyHead.model_fields.keys():
             given = getattr(self, section).model_fields_set
             for name, value in list(content[section].items()):
                 if name not in given and (value is None or f"{section}.{name}" in self.space):
                     del content[section][name]
         if self.data.folds is not None:
-            content["data"].pop("dev_fraction")
+            for name in ("dev_fraction", "holdout_fraction"):
+                content["data"].pop(name)
         optim = content["optim"]
         for name, instead in EITHER_OR:
             used = instead in optim or f"optim.{instead}" in self.space

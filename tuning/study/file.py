@@ -26,7 +26,14 @@ from search_spaces.distributions import Space
 from search_spaces.loader import RawStudy, load_study_file
 from search_spaces.validation import Problems, show, suggest_known, validate
 from tuning.study.config import StudyConfig, StudyHead, check_files
-from tuning.study.sections import BudgetConfig, ResourcesConfig, SchedulerConfig, SearchConfig, TrackingConfig
+from tuning.study.sections import (
+    BudgetConfig,
+    ConfirmConfig,
+    ResourcesConfig,
+    SchedulerConfig,
+    SearchConfig,
+    TrackingConfig,
+)
 from tuning.tracking.uris import escaped_path
 
 LOOP_METRICS = ("train/loss", "train/examples_per_second")
@@ -59,6 +66,8 @@ FOLDERS = ("model.backbone", "model.tokenizer")
 """Keys whose values are folders, or names on the hub."""
 ADDRESSES = (("search", "storage"), ("tracking", "uri"))
 """Keys whose values may be the address of a database in a file."""
+HOLDOUT_FRACTION = 0.3333
+"""Of a study with `confirm` that does not say."""
 SOME_CORNERS = 64
 """Enough to find nearly all mistakes whenever a study is loaded; `StudyConfig.check` tries more."""
 
@@ -88,6 +97,7 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
         "resources": ResourcesConfig,
         "budget": BudgetConfig,
         "tracking": TrackingConfig,
+        "confirm": ConfirmConfig,
     }
     known = [*StudyHead.model_fields, *models, "parameters"]
     everything = [*known, *(f"{section}.{name}" for section, model in models.items() for name in model.model_fields)]
@@ -101,6 +111,7 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
     sections: dict[str, Any] = {
         name: validate(model, values[name], key=name, problems=problems, elsewhere=everything)
         for name, model in models.items()
+        if name != "confirm" or name in values
     }
     head = {name: value for name, value in values.items() if name in StudyHead.model_fields}
     checked = validate(StudyHead, head, key="", problems=problems)
@@ -108,10 +119,11 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
     if sections["search"]:
         _check_search(raw.space, sections["search"], problems)
     if sections["search"] and sections["scheduler"] and sections["scheduler"].name == "pbt":
-        _check_population(raw.space, sections["search"], problems)
-        if sections["data"] and sections["data"].folds is not None:
-            what = "`scheduler.name: pbt` goes on from other trials' weights, but with `data.folds` a trial has many"
-            problems.add("data.folds", what, "remove `data.folds`, or use another scheduler")
+        _check_population(raw.space, sections["search"], sections["budget"], problems)
+    if sections.get("confirm") and sections["data"] and sections["search"] and sections["scheduler"]:
+        _check_confirm(sections["data"], sections["search"], sections["scheduler"], problems)
+    if sections["data"] and sections["data"].folds is not None and sections["scheduler"]:
+        _check_folds(sections["scheduler"], problems)
     problems.raise_first(raw.where)
     assert checked is not None
     budget = sections["budget"]
@@ -192,7 +204,7 @@ def _task_of(raw: RawStudy) -> TaskSpec:
 def _complete(raw: RawStudy, task: TaskSpec, sections: Iterable[str], problems: Problems) -> dict[str, Any]:
     """The values of the file with what follows from others: objective, absolute paths, what the data's files say."""
     given = {name: value for name, value in raw.values.items() if value is not None}
-    values = {name: {} for name in sections} | {
+    values = {name: {} for name in sections if name != "confirm"} | {
         name: dict(value) if isinstance(value, dict) else value for name, value in given.items()
     }
     objective = values["objective"]
@@ -205,6 +217,8 @@ def _complete(raw: RawStudy, task: TaskSpec, sections: Iterable[str], problems: 
             problems.add("objective", "`objective.mode` must be given", "max or min")
     _make_absolute(raw, task, values)
     if isinstance(values["data"], dict):
+        if "confirm" in values and "folds" not in values["data"]:
+            values["data"].setdefault("holdout_fraction", HOLDOUT_FRACTION)
         try:
             task.infer_data_settings(values["data"])
         except InputError:
@@ -315,8 +329,11 @@ def _check_search(space: Space, search: SearchConfig, problems: Problems) -> Non
         space.find_problems(point, key=f"search.points.{place}", problems=problems)
 
 
-def _check_population(space: Space, search: SearchConfig, problems: Problems) -> None:
+def _check_population(space: Space, search: SearchConfig, budget: BudgetConfig | None, problems: Problems) -> None:
     """Population based training takes the place of the search, and changes values in the middle of a run."""
+    if budget and budget.patience is not None:
+        what = "`scheduler.name: pbt` begins all trials at once, but `budget.patience` is given"
+        problems.add("budget.patience", what, "remove `budget.patience`, or use another scheduler")
     unused = SearchConfig()
     for name in ("algorithm", "storage", "startup_trials"):
         if getattr(search, name) == getattr(unused, name):
@@ -327,6 +344,28 @@ def _check_population(space: Space, search: SearchConfig, problems: Problems) ->
         if name not in CHANGEABLE:
             what = f"`{name}` cannot change in the middle of a run, as `scheduler.name: pbt` would have it"
             problems.add(f"parameters.{name}", what, f"search some of {', '.join(CHANGEABLE)}")
+
+
+def _check_confirm(data: DataConfig, search: SearchConfig, scheduler: SchedulerConfig, problems: Problems) -> None:
+    """What is confirmed is trained again, compared with a baseline, on data that chose nothing."""
+    if not search.baselines:
+        problems.add("confirm", "`confirm` compares with a baseline, but `search.baselines` names none", "name trial 0")
+    if data.folds is not None:
+        what = "`confirm` needs rows that no trial is chosen by, but with `data.folds` trials are chosen by all"
+        problems.add("confirm", what, "leave out `confirm`, or `data.folds`")
+    elif not data.holdout_fraction:
+        what = "`confirm` needs a part of the dev split that no trial is chosen by, but `data.holdout_fraction` is 0"
+        problems.add("data.holdout_fraction", what, f"leave it out, which makes it {HOLDOUT_FRACTION}")
+    if scheduler.name == "pbt":
+        what = "`scheduler.name: pbt` changes values in the middle of a run: no trial can be trained again as it was"
+        problems.add("confirm", what, "leave out `confirm`, or use another scheduler")
+
+
+def _check_folds(scheduler: SchedulerConfig, problems: Problems) -> None:
+    """A trial over folds trains many models: none of them is the one that others could go on from."""
+    if scheduler.name == "pbt":
+        what = "`scheduler.name: pbt` goes on from other trials' weights, but with `data.folds` a trial has many"
+        problems.add("data.folds", what, "remove `data.folds`, or use another scheduler")
 
 
 def _kinds(annotation: object) -> Iterator[object]:

@@ -122,6 +122,9 @@ class BudgetConfig(FrozenConfig):
 
     trials: PositiveInt = 20
     """Number of trials; by default 20, or all points of a grid."""
+    patience: PositiveInt | None = None
+    """The search ends when so many trials in a row have ended without a better one than those before, by their numbers;
+    trials that have begun come to their end."""
     failed_trials: Annotated[int, Field(ge=0)] | None = None
     """The sweep stops when more trials than this have failed since it was started or resumed."""
     disk: Bytes | None = None
@@ -135,6 +138,19 @@ class BudgetConfig(FrozenConfig):
     """CPU cores in use times hours."""
 
 
+class ConfirmConfig(FrozenConfig):
+    """How the best trial is confirmed: its values, and those of the baseline, are trained again with other seeds, and
+    compared on a part of the dev split that no trial was chosen by (`data.holdout_fraction`)."""
+
+    top: PositiveInt = 3
+    """So many of the best trials are candidates; a few more runs choose one of them."""
+    seeds: Annotated[int, Field(ge=2)] = 3
+    """Runs of the candidate, and of the baseline, that they are compared by."""
+    tie: Literal["baseline", "cheapest", "best_mean"] = "baseline"
+    """What wins when they cannot be told apart: the baseline, the one whose runs took less time, or the one with the
+    better mean."""
+
+
 class TrackingConfig(FrozenConfig):
     """Where MLflow keeps the runs."""
 
@@ -143,3 +159,6 @@ class TrackingConfig(FrozenConfig):
     into the environment (`MLFLOW_TRACKING_PASSWORD`)."""
     experiment: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)] | None = None
     """Name of the MLflow experiment; the study's name when not given."""
+    system_metrics: bool = False
+    """Whether the sweep's run has MLflow's system metrics, of the machine that drives the sweep (CPU, memory, disk,
+    network; GPUs where `nvidia-ml-py` is installed)."""

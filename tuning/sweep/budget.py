@@ -57,18 +57,26 @@ class Budget(DriverOnly, Stopper):
         if budget.cpu_hours is not None:
             limits.append(budget.cpu_hours * 3600 / (held * resources.cpus_per_worker))
         self.seconds = min((limit for limit in limits if limit is not None), default=None)
+        self.reserve: Callable[[], float] = lambda: 0.0
+        """Seconds that are kept for what follows the search; half of the budget at most."""
         self.interrupted = False
         self.gave_up: str | None = None
         """Why the sweep stopped early; it can be resumed."""
         self._failed_trials, self._session = budget.failed_trials, session
         self._folder, self._least_free = folder, least_free
-        self._tell: Callable[[], object] | None = tell
+        self._tell, self._told = tell, False
         self._begin = session.begin_budget()
 
     @property
     def seconds_left(self) -> float | None:
         """Until the budget is spent; None without a limit of time."""
-        return None if self.seconds is None else max(0.0, self.seconds - (time.monotonic() - self._begin))
+        if self.seconds is None:
+            return None
+        return max(0.0, self.seconds - min(self.reserve(), self.seconds / 2) - (time.monotonic() - self._begin))
+
+    def release_reserve(self) -> None:
+        """The search has ended: what was kept is there for what follows."""
+        self.reserve, self._told = lambda: 0.0, False
 
     @property
     def is_over(self) -> bool:
@@ -102,9 +110,9 @@ class Budget(DriverOnly, Stopper):
                 f"only {ByteSize(free).human_readable()} are free in {self._folder}, where the trials that run need "
                 f"{ByteSize(self._least_free).human_readable()} for their next checkpoints"
             )
-        if self.is_over and self._tell:
+        if self.is_over and not self._told:
             self._tell()
-            self._tell = None
+            self._told = True
         return self.is_over
 
 

@@ -43,6 +43,11 @@ def compare(table: TrialTable, study: StudyConfig, winner: TrialRecord | None, c
     notes = []
     if len(ties) > 1:
         notes.append(f"{len(ties)} trials have the same best value; the first of them is taken")
+    if table.is_out_of_patience(study.budget.patience) and table.trials_left(study) > 0:
+        notes.append(
+            f"the search has ended before its last trial: the latest {study.budget.patience} were no better than one "
+            "before them (`budget.patience`)"
+        )
     if chance and winner.value is not None and not study.objective.is_better(winner.value, than=chance.value):
         notes.append(f"{standing(winner)}: no better than {chance.by} ({chance.value:.4f})")
     return Comparison(baselines=baselines, ties=ties if len(ties) > 1 else (), chance=chance, notes=tuple(notes))

@@ -12,7 +12,9 @@ from kobert_core.tasks.base import Examples, Task
 from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
+from tuning.statistics.halving import total_runs
 from tuning.study import StudyConfig
+from tuning.study.sections import ConfirmConfig
 from tuning.sweep.preflight import files_of, prepare, spoilers_of, survey, this_machine, tracking_warnings
 from tuning.sweep_dir.layout import CACHE, STUDY
 from tuning.tracking import resolve_tracking_uri
@@ -64,6 +66,7 @@ class DryRun:
                 "trials",
                 f"{trials} trials{all_points}, {study.search.algorithm} search, {study.scheduler.name} scheduler",
             ),
+            *([("confirm", confirm_in_words(study.confirm))] if study.confirm else []),
             ("objective", f"{study.objective.mode} {study.objective.metric}"),
             (
                 "a run",
@@ -94,6 +97,13 @@ class DryRun:
             "examples_per_step": self.examples_per_step,
             "warnings": self.warnings,
         }
+
+
+def confirm_in_words(confirm: ConfirmConfig) -> str:
+    """How many runs follow the search."""
+    choosing = total_runs(confirm.top)
+    told = f"{choosing} runs choose among the best {confirm.top}, " if choosing else ""
+    return f"{told}{2 * confirm.seeds} compare the best trial with the baseline"
 
 
 def look(study: StudyConfig, folder: Path, address: str | None, *, progress: Progress = unseen) -> DryRun:

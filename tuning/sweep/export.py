@@ -7,8 +7,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kobert_core.checkpoint import load_weights
 from kobert_core.data.source import Source
@@ -24,6 +25,9 @@ from tuning.sweep_dir.layout import LEDGER, MODEL_FILES, TEST_SET_LOG, checkpoin
 from tuning.sweep_dir.test_set_log import tuned_on_test
 from tuning.sweep_dir.trial_table import TrialRecord, standing
 
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
 
 def export_model(
     sweep: Path,
@@ -33,6 +37,7 @@ def export_model(
     *,
     test: Mapping[str, Mapping[str, float]] | None = None,
     comparison: Comparison | None = None,
+    verdict: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the best checkpoint of a trial with its config, tokenizer and model card.
 
@@ -43,6 +48,7 @@ def export_model(
         output: Folder to make.
         test: For the winner only: metrics on the test file, its own and those of the baselines.
         comparison: For the winner only: what it is compared with.
+        verdict: For the winner only: `Verdict.as_json`.
 
     Raises:
         InputError: the trial has no checkpoint any more, it is corrupt, it was trained with other values than the
@@ -61,7 +67,7 @@ def export_model(
         save_weights(folder, task_class(study.task), load_weights(checkpoint))
         if (sweep / TEST_SET_LOG).is_file():
             shutil.copyfile(sweep / TEST_SET_LOG, folder / TEST_SET_LOG)
-        card = model_card(sweep, study, record, test or {}, comparison or Comparison())
+        card = model_card(sweep, study, record, test or {}, comparison or Comparison(), verdict)
         atomic_write_text(folder / "README.md", card)
 
 
@@ -117,7 +123,12 @@ def take_values(folder: Path, record: TrialRecord, *, where: Path) -> None:
 
 
 def model_card(
-    sweep: Path, study: StudyConfig, record: TrialRecord, test: Mapping[str, Mapping[str, float]], beside: Comparison
+    sweep: Path,
+    study: StudyConfig,
+    record: TrialRecord,
+    test: Mapping[str, Mapping[str, float]],
+    beside: Comparison,
+    verdict: Mapping[str, Any] | None = None,
 ) -> str:
     """A model card of the HuggingFace hub: data, values and results."""
     from huggingface_hub import ModelCard, ModelCardData
@@ -139,6 +150,8 @@ def model_card(
         library_name="transformers",
         pipeline_tag=SPECS[study.task].pipeline_tag,
         base_model=encoder if encoder and "/" in encoder and not Path(encoder).is_absolute() else None,
+        model_name=sweep.name,
+        eval_results=list(eval_results(study, record, test.get("winner", {}), verdict)),
     )
     content = "\n".join(
         [
@@ -149,6 +162,7 @@ def model_card(
             f"Task `{study.task}`, encoder {backbone} ({study.model.init} weights). "
             f"Chosen by {study.objective.mode} `{study.objective.metric}` "
             f"{chosen_on(study)} among the trials of the sweep {code(sweep.name)}; {weights_of(study, record)}.",
+            *([f"\n**Verdict:** {verdict['sentence']}."] if verdict else []),
             *(f"\n**Note:** {note}." for note in beside.notes),
             "",
             f"| result ({standing(record)}) | value |",
@@ -190,6 +204,32 @@ def compared_on(study: StudyConfig) -> str:
     if study.data.dev is not None:
         return f"dev file {code(study.data.dev.name)}"
     return "dev split carved from it" if study.data.folds is None else f"cut into {study.data.folds} folds"
+
+
+def eval_results(
+    study: StudyConfig, record: TrialRecord, test: Mapping[str, float], verdict: Mapping[str, Any] | None
+) -> Iterator[EvalResult]:
+    """The objective for the card's model-index, where the model was not chosen by it: on the holdout, a mean over
+    seeds, and on the test file."""
+    from huggingface_hub import EvalResult
+
+    name = study.objective.metric.removeprefix("eval/")
+    means = (verdict and verdict["means"]) or {}
+    found = {
+        "holdout": (study.data.dev or study.data.train, means.get(str(record.trial))),
+        "test": (study.data.test, test.get(f"test/{name}")),
+    }
+    for split, (source, value) in found.items():
+        if source is None or value is None:
+            continue
+        yield EvalResult(
+            task_type=SPECS[study.task].pipeline_tag,
+            dataset_type=source.name,
+            dataset_name=source.name,
+            dataset_split=split,
+            metric_type=name,
+            metric_value=value,
+        )
 
 
 def objective_of(record: TrialRecord, study: StudyConfig) -> dict[str, float]:

@@ -79,7 +79,24 @@ def check_study(study: StudyConfig, cache: Path | None, *, progress: Progress = 
             told = f"{model.encoder.config.model_type}, {weights / 1e6:,.1f}M weights, {pieces:,} pieces"
             facts.append((f"encoder {encoder.name}", told))
     first = next(task for encoder, task in tasks if encoder.is_of(example))
+    if study.data.holdout_fraction:
+        check_holdout(first)
+        facts.append(("holdout", f"{first.holdout}, which no trial is chosen by"))
     return CheckedStudy(study, first, tasks, facts, max(sizes))
+
+
+def check_holdout(task: Task[Examples]) -> None:
+    """Look whether the holdout can say how much chance there is in a score.
+
+    Raises:
+        InputError: it cannot: all of it is one observation.
+    """
+    if len(set(task.holdout.clusters.tolist())) < 2:
+        raise InputError(
+            f"the holdout ({task.holdout}) must have two rows, or questions on two articles, at least",
+            where="data.holdout_fraction",
+            fix="give the dev split more, or leave out `confirm`",
+        )
 
 
 @contextmanager

@@ -18,10 +18,11 @@ from tuning.study import StudyConfig
 from tuning.sweep.budget import Budget
 from tuning.sweep.disk import DiskNeeds, bytes_in
 from tuning.sweep.rounds import Rounds
+from tuning.sweep_dir.descriptions import describe_trial
 from tuning.sweep_dir.layout import CHECKPOINTS, trial_folder
 from tuning.sweep_dir.trial_status import TrialState, run_end, state_at_end
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
-from tuning.tracking import Tracker
+from tuning.tracking import DESCRIPTION_TAG, Tracker
 from tuning.workers.failures import TrialRefused, error_of, failure_of
 from tuning.workers.results import TrialResult
 
@@ -54,7 +55,8 @@ class Recorder(DriverOnly, Callback):
             del config["optim"]["accumulation"]  # it follows
         if "folds" in config["data"]:
             del config["data"]["dev_fraction"]
-        tags = {"trial": str(number)} | ({"lineage": json.dumps(record.lineage)} if record.lineage else {})
+        tags = {"trial": str(number), "state": str(record.state), DESCRIPTION_TAG: describe_trial(record)}
+        tags |= {"lineage": json.dumps(record.lineage)} if record.lineage else {}
         tags |= {"micro_batch": str(record.micro_batch)} if record.micro_batch else {}
         self._tracker.start_trial(str(number), params=flatten(config), tags=tags)
 
@@ -132,7 +134,8 @@ class Recorder(DriverOnly, Callback):
         large, and what it cannot remove is told at the next call."""
         self._check_removals()
         best = [record.trial for record in self._table.best(len(self._table))]
-        wanted = list(dict.fromkeys([*best[: self._study.keep_checkpoints], *self._study.search.baselines]))
+        kept = max(self._study.keep_checkpoints, self._study.confirm.top + 1 if self._study.confirm else 0)
+        wanted = list(dict.fromkeys([*best[:kept], *self._study.search.baselines]))
         room = self._disk.for_ended(live=sum(not record.has_ended for record in self._table))
         ended = [record for record in self._table if record.has_ended]
         for record in sorted(ended, key=lambda each: wanted.index(each.trial) if each.trial in wanted else len(wanted)):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuning.sweep.comparison import Comparison, trial_as_json
+from tuning.sweep.verdict import Verdict
 from tuning.sweep_dir.trial_table import TrialRecord
 
 
@@ -16,8 +17,11 @@ class SweepResult:
     folder: Path
     states: dict[str, int]
     winner: TrialRecord | None
+    verdict: Verdict | None
+    """What runs with other seeds say of it, where the study has `confirm`."""
     test: dict[str, dict[str, float]]
-    """Metrics on the test file: of the `winner`, and of each baseline, such as `trial_0`. Empty without a test file."""
+    """Metrics on the test file: of the `winner`, of each baseline, such as `trial_0`, and of each run that the verdict
+    rests on, such as `trial_0_seed_7`. Empty without a test file."""
     comparison: Comparison
     """What the winner is compared with."""
     model: Path | None
@@ -36,6 +40,7 @@ class SweepResult:
             "interrupted": self.interrupted,
             "gave_up": self.gave_up,
             "winner": trial_as_json(self.winner) if self.winner else None,
+            "verdict": self.verdict.as_json() if self.verdict else None,
             "test": self.test,
             **self.comparison.as_json(),
             "model": str(self.model) if self.model else None,

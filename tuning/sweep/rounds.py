@@ -31,8 +31,11 @@ class Rounds(DriverOnly, Stopper):
         budget: Budget,
         session: Session,
         *,
+        patience: int | None = None,
         say: Callable[[str], object],
     ) -> None:
+        """`patience`: see `BudgetConfig`."""
+        self._patience = patience
         self._table, self._groups, self._budget, self._session, self._say = table, groups, budget, session, say
         self._lost: str | None = None
         self._refusal: str | None = None
@@ -87,12 +90,18 @@ class Rounds(DriverOnly, Stopper):
         self._groups.settle()
         return True
 
+    @property
+    def takes_new_trials(self) -> bool:
+        """Whether another trial may begin: not when the latest ones were no better than one before."""
+        return not self._table.is_out_of_patience(self._patience)
+
     def stop_all(self) -> bool:
         """Whether all trials must stop now; the workers are told once."""
         if (self._lost is not None or self._refusal is not None) and not self._over:
             self._over = True
             self._groups.stop_all()
-        return self._budget.stop_all() or self._over
+        is_done = not self.takes_new_trials and all(record.has_ended for record in self._table)
+        return self._budget.stop_all() or self._over or is_done
 
     def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
         """Never stops a single trial."""

@@ -73,7 +73,13 @@ class TrialRunner:
             newest_counts=in_folds,
         )
         return OptunaSearcher(
-            optuna_study, study.space, study.search, study.objective, ledger=self._table, newest_counts=in_folds
+            optuna_study,
+            study.space,
+            study.search,
+            study.objective,
+            ledger=self._table,
+            takes_new_trials=lambda: self._rounds.takes_new_trials,
+            newest_counts=in_folds,
         )
 
     def _wait_for_groups(self) -> None:

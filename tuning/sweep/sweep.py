@@ -30,6 +30,7 @@ from tuning.sweep.preflight import CheckedStudy, files_of, prepare, spoilers_of,
 from tuning.sweep.result import SweepResult
 from tuning.sweep.session import Session
 from tuning.sweep.tracking import end_tracking, log_results, log_winner, start_tracking
+from tuning.sweep.verdict import Verdict
 from tuning.sweep_dir.disk_full import DiskFull
 from tuning.sweep_dir.layout import CACHE, ENVIRONMENT, MODEL, SCRATCH, WINNER
 from tuning.sweep_dir.opening import open_sweep_dir
@@ -85,6 +86,8 @@ class Outcome:
     """The outcome of the search."""
 
     winner: TrialRecord | None
+    verdict: Verdict | None
+    """What runs with other seeds say of it, where the study has `confirm`."""
     test: dict[str, dict[str, float]]
     """Metrics on the test file, as in `SweepResult`."""
     ended: int
@@ -137,7 +140,7 @@ class Sweep:
                 result = self._conclude(outcome, compare(self.table, study, outcome.winner, chance), tracker)
                 status = outcome.status
             finally:
-                end_tracking(tracker, folder, status=status, say=say)
+                end_tracking(tracker, study, self.table, status=status, say=say)
         return result
 
     def _read(self) -> CheckedStudy:
@@ -187,6 +190,7 @@ class Sweep:
 
     def _search_and_judge(self, groups: WorkerPool, disk: DiskNeeds, tracker: Tracker) -> Outcome:
         from tuning.sweep.budget import Budget, stopping_cleanly
+        from tuning.sweep.confirm import Confirmation, seconds_to_confirm
         from tuning.sweep.recording import Recorder
         from tuning.sweep.rounds import Rounds
         from tuning.sweep.run_trials import TrialRunner
@@ -196,7 +200,8 @@ class Sweep:
         budget = Budget(
             study, groups.count, groups.stop_all, folder=self.folder, least_free=disk.least_free, session=session
         )
-        rounds = Rounds(table, groups, budget, session, say=say)
+        budget.reserve = lambda: seconds_to_confirm(study, table, groups.count)
+        rounds = Rounds(table, groups, budget, session, patience=study.budget.patience, say=say)
         recorder = Recorder(study, table, tracker, rounds, budget, disk)
         with stopping_cleanly(budget):
             with self.display.showing(table, study, budget):
@@ -206,9 +211,18 @@ class Sweep:
                 say(f"all points of the space are tried: {ended} trials, and not {study.budget.trials}")
             recorder.close()
             winner = None if budget.interrupted or budget.gave_up else table.winner()
+            confirmation = Confirmation(study, table, groups, budget, tracker, say=say)
+            verdict = confirmation.run() if winner else None
+            if verdict is not None:
+                winner = table[verdict.winner]
+            elif budget.interrupted or budget.gave_up:
+                winner = None
+            test = read_test_set(study, table, groups, winner, confirmation.judged, say=say) if winner else {}
+            confirmation.close()
             return Outcome(
                 winner=winner,
-                test=read_test_set(study, table, groups, winner, say=say) if winner else {},
+                verdict=verdict,
+                test=test,
                 ended=study.budget.trials - left,
                 interrupted=budget.interrupted,
                 gave_up=budget.gave_up,
@@ -221,6 +235,7 @@ class Sweep:
             folder=self.folder,
             states=self.table.states(),
             winner=winner,
+            verdict=outcome.verdict,
             test=test,
             comparison=comparison,
             model=self._export(outcome, winner, comparison, tracker) if winner and winner.checkpoint else None,
@@ -238,7 +253,8 @@ class Sweep:
         model = self.folder / MODEL
         if model.exists():
             shutil.rmtree(model)
-        export_model(self.folder, self.study, winner, model, test=outcome.test, comparison=comparison)
+        verdict = outcome.verdict.as_json() if outcome.verdict else None
+        export_model(self.folder, self.study, winner, model, test=outcome.test, comparison=comparison, verdict=verdict)
         metrics = winner.metrics | outcome.test.get("winner", {})
         log_winner(tracker, self.study, winner, model, metrics, ended=outcome.ended)
         return model

@@ -2,57 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from kobert_core.data.source import Source
 from tuning.study import StudyConfig
 from tuning.sweep.background import in_background
 from tuning.sweep.comparison import baselines_of, compared
-from tuning.sweep_dir.layout import CACHE, MODEL_FILES, checkpoint_of, trial_folder
+from tuning.sweep.confirm import checkpoint_of_run
+from tuning.sweep_dir.confirm_runs import ConfirmRun
+from tuning.sweep_dir.layout import CACHE, CONFIRM, MODEL_FILES, checkpoint_of, trial_folder
 from tuning.sweep_dir.test_set_log import read_before, record_reading
+from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.workers.trial import evaluate_checkpoint
 from tuning.workers.worker_pool import WorkerPool
 
 
 def read_test_set(
-    study: StudyConfig, table: TrialTable, groups: WorkerPool, winner: TrialRecord, *, say: Callable[[str], object]
+    study: StudyConfig,
+    table: TrialTable,
+    groups: WorkerPool,
+    winner: TrialRecord,
+    runs: Iterable[ConfirmRun],
+    *,
+    say: Callable[[str], object],
 ) -> dict[str, dict[str, float]]:
-    """Metrics on the test file of the winner, and of the baselines to compare it with.
+    """Metrics on the test file of the winner, of the baselines to compare it with, and of the runs that its verdict
+    rests on.
 
     A resumed sweep that has the same winner as before has read it already.
     """
     file = study.data.test
     if file is None:
         return {}
-    records = compared(winner, baselines_of(table, study))
-    scored = {record.trial: record for record in records.values() if record.checkpoint}
+    folder, records = table.folder, compared(winner, baselines_of(table, study))
+    scored = {
+        f"trial {record.trial}, {record.checkpoint}": Scored(
+            trial_folder(folder, record.trial) / MODEL_FILES, checkpoint_of(folder, record), record.metrics
+        )
+        for record in records.values()
+        if record.checkpoint
+    }
     weights = {name: f"trial {record.trial}, {record.checkpoint}" for name, record in records.items()}
+    for run in runs:
+        if run.stage == "verdict" and run.state == TrialState.COMPLETE:
+            weights[f"trial_{run.trial}_seed_{run.seed}"] = what = f"run {run.number} of trial {run.trial}"
+            if run.checkpoint:
+                files = trial_folder(folder / CONFIRM, run.number) / MODEL_FILES
+                scored[what] = Scored(files, checkpoint_of_run(folder, run), run.metrics)
     if earlier := read_before(table.folder, sha256=file.digest(), weights=weights):
         return earlier
     try:
         asked = {
-            trial: in_background(partial(score, groups, table.folder, record, file)) for trial, record in scored.items()
+            what: in_background(partial(score, groups, folder.parent / CACHE, each, file))
+            for what, each in scored.items()
         }  # each waits for a group of its own
-        found = {trial: future.result() for trial, future in asked.items()}
+        found = {what: future.result() for what, future in asked.items()}
     except RuntimeError as error:
         say(f"the test file was not read: {str(error).strip().splitlines()[-1]}")
         return {}
-    metrics = {name: found[record.trial] for name, record in records.items() if record.trial in found}
+    metrics = {name: found[what] for name, what in weights.items() if what in found}
     record_reading(table.folder, file=file, sha256=file.digest(), by="sweep", metrics=metrics, weights=weights)
     return metrics
 
 
-def score(groups: WorkerPool, sweep: Path, record: TrialRecord, file: Source) -> dict[str, float]:
-    """The metrics of a trial's best checkpoint on a labelled file, on a free worker group."""
+class Scored(NamedTuple):
+    """Weights to score."""
+
+    model: Path
+    """Folder with their config and tokenizer."""
+    checkpoint: Path
+    metrics: dict[str, float]
+    """On the dev split."""
+
+
+def score(groups: WorkerPool, cache: Path, scored: Scored, file: Source) -> dict[str, float]:
+    """The metrics of a checkpoint on a labelled file, on a free worker group."""
     metrics: dict[str, float] = groups.run(
         evaluate_checkpoint,
-        model=str(trial_folder(sweep, record.trial) / MODEL_FILES),
-        cache=str(sweep.parent / CACHE),
-        checkpoint=str(checkpoint_of(sweep, record)),
-        metrics=record.metrics,
+        model=str(scored.model),
+        cache=str(cache),
+        checkpoint=str(scored.checkpoint),
+        metrics=scored.metrics,
         file=file.as_json(),
     )
     return metrics

@@ -11,19 +11,22 @@ from pathlib import Path
 from kobert_core.tasks.base import Examples, Task
 from tuning.study import StudyConfig
 from tuning.sweep.comparison import baselines_of, compared
+from tuning.sweep_dir.descriptions import describe_sweep
 from tuning.sweep_dir.layout import ENVIRONMENT, LEDGER, SPOOL, STUDY, TABLE, WINNER
 from tuning.sweep_dir.trial_status import run_ends
-from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
-from tuning.tracking import Status, Tracker, dead_letters_path
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, read_winner
+from tuning.tracking import DESCRIPTION_TAG, Status, Tracker, dead_letters_path
 
 
 def start_tracking(study: StudyConfig, table: TrialTable, task: Task[Examples], *, uri: str) -> Tracker:
     """Open the run of a sweep in MLflow, or take it up again, with its study and its data."""
     folder = table.folder
     experiment = study.tracking.experiment or study.name
-    tracker = Tracker(spool=folder / SPOOL, uri=uri, experiment=experiment, sweep=folder.name)
+    load = study.tracking.system_metrics
+    tracker = Tracker(spool=folder / SPOOL, uri=uri, experiment=experiment, sweep=folder.name, system_metrics=load)
     tracker.end_left_open(run_ends(table))
-    tracker.start_sweep(params=sweep_params(study), tags={"task": study.task})
+    description = describe_sweep(study, table, status=None, result=None)
+    tracker.start_sweep(params=sweep_params(study), tags={"task": study.task, DESCRIPTION_TAG: description})
     log_datasets(study, task, tracker)
     return tracker
 
@@ -74,8 +77,12 @@ def log_datasets(study: StudyConfig, task: Task[Examples], tracker: Tracker) -> 
 def log_results(
     tracker: Tracker, study: StudyConfig, table: TrialTable, winner: TrialRecord, test: dict[str, dict[str, float]]
 ) -> None:
-    """Tell the trials' runs how they compare, which one won, and what was read on the test file."""
+    """Tell the trials' runs how they compare, which one won, and what was read on the test file.
+
+    The winner has the first rank, also where a verdict names another one than the best trial.
+    """
     best = [record.trial for record in table.best(len(table))]
+    best.sort(key=lambda trial: trial != winner.trial)
     digits = len(str(len(best)))  # as texts, ranks are in order when they are of one length
     read = compared(winner, baselines_of(table, study))
     scores = {record.trial: test.get(who, {}) for who, record in read.items()}
@@ -106,12 +113,16 @@ def log_winner(
     tracker.log_metrics(None, {f"winner/{name}": value for name, value in metrics.items()}, step=ended)
 
 
-def end_tracking(tracker: Tracker, folder: Path, *, status: Status, say: Callable[[str], object]) -> None:
+def end_tracking(
+    tracker: Tracker, study: StudyConfig, table: TrialTable, *, status: Status, say: Callable[[str], object]
+) -> None:
     """Close the run of a sweep, wait a little for MLflow, and say what it does not have."""
+    folder = table.folder
     for name in (STUDY, TABLE, ENVIRONMENT, WINNER):
         if (folder / name).is_file():
             tracker.log_artifact(folder / name)
-    tracker.end_sweep(status=status)
+    result = read_winner(folder) if status == "FINISHED" else None  # another session may have left an older one
+    tracker.end_sweep(status=status, description=describe_sweep(study, table, status=status, result=result))
     left, spool = tracker.close(), folder / SPOOL
     if lost := tracker.unwritten:
         say(f"{lost} records for MLflow are lost: the disk is full, {spool} could not take them")

@@ -31,6 +31,9 @@ SHARED = ".shared-"
 TRIALS = "trials"
 """A folder for each trial: see `trial_folder`."""
 
+CONFIRM, RUNS = "confirm", "runs.json"
+"""The runs that confirm the winner: a folder as of a sweep, whose trials are these runs, and their ledger."""
+
 LOG = "log.txt"
 CHECKPOINTS = "checkpoints"
 PBT_CHECKPOINTS = "donations"
@@ -39,6 +42,8 @@ MAX_PBT_CHECKPOINTS = 5
 """The largest number of them for each trial."""
 MODEL_FILES = "model"
 """The trial's config and tokenizer."""
+REVIEW = "review.jsonl.gz"
+"""What came of each row or question: `Task.review`, a line each."""
 
 CACHE, PROFILES = "cache", "profiles"
 """In the folder of all sweeps."""

@@ -106,7 +106,7 @@ def refuse_other_study(before: StudyConfig, now: StudyConfig, folder: Path) -> N
     Everything else decides what a trial is: trials before and after would not compare.
     """
     free: dict[str, Any] = dict.fromkeys(
-        ("budget", "resources", "tracking", "keep_checkpoints", "name", "storage"), True
+        ("budget", "confirm", "resources", "tracking", "keep_checkpoints", "name", "storage"), True
     )
     guards = {"max_unknown_rate", "max_leak", "min_labels"}  # they stop a sweep before it begins
     free |= {"search": {"storage"}, "data": {"test", *guards}}

@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from kobert_core.texts import printable
-from tuning.tracking import INTERRUPTED_TAGS, End, Ends, Status
+from tuning.sweep_dir.descriptions import describe_trial
+from tuning.tracking import DESCRIPTION_TAG, INTERRUPTED_TAGS, End, Ends, Status
 
 if TYPE_CHECKING:
     from tuning.sweep_dir.trial_table import TrialRecord
@@ -62,7 +63,8 @@ def state_at_end(progress: int, *, failed: bool = False, lost: bool = False) -> 
 
 
 def run_end(record: TrialRecord) -> End:
-    """How a trial's run in MLflow ends: its status, and tags.
+    """How a trial's run in MLflow ends: its status, and tags. MLflow calls a pruned trial killed: the tag `state` has
+    the ledger's word.
 
     Where the values of the best checkpoint are not the run's parameters, which MLflow does not let change, they are a
     tag.
@@ -74,7 +76,8 @@ def run_end(record: TrialRecord) -> End:
         tags = {"reason": last_line(record.reason or "unknown")[:500]}
     elif record.state == TrialState.INTERRUPTED:
         tags = dict(INTERRUPTED_TAGS)
-    return RUN_STATUS[record.state], tags
+    description = describe_trial(record, reason=tags.get("reason", ""))
+    return RUN_STATUS[record.state], tags | {"state": str(record.state), DESCRIPTION_TAG: description}
 
 
 def run_ends(records: Iterable[TrialRecord]) -> Ends:

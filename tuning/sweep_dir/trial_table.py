@@ -47,6 +47,7 @@ class WinnerFile(TypedDict):
     winner: Winner
     test: dict[str, dict[str, float]]
     notes: NotRequired[list[str]]
+    verdict: NotRequired[dict[str, object] | None]
 
 
 @dataclass
@@ -185,6 +186,16 @@ class TrialTable:
     def winner(self) -> TrialRecord | None:
         """The best trial that ran to its end; the best of the others if none did; None if all failed."""
         return next(iter(self.best(1)), None)
+
+    def is_out_of_patience(self, patience: int | None) -> bool:
+        """Whether the latest trials that ended, as many as `patience`, are no better than one before them.
+
+        Only numbers and values count, and not when a trial ended, so that a resumed sweep comes to the same.
+        """
+        best = next((record for record in self.best(len(self)) if record.has_ended), None)
+        if patience is None or best is None:
+            return False
+        return sum(record.has_ended and record.trial > best.trial for record in self) >= patience
 
     def ties(self, winner: TrialRecord) -> list[TrialRecord]:
         """The trials with the winner's value that came as far, including it: only the first of them wins."""

@@ -4,11 +4,13 @@ so that a slow, broken or missing server never stops a sweep, and no report is l
 from __future__ import annotations
 
 from .dead_letters import count_dead_letters, dead_letters_path
+from .store import DESCRIPTION_TAG
 from .tracker import INTERRUPTED_TAGS, End, Ends, Status, SyncResult, Tracker, send_spool
 from .ui import reach, serve_ui, show_ui, ui_command, ui_environment
 from .uris import address_problem, default_tracking_uri, redact_uri, resolve_tracking_uri, shown_uri
 
 __all__ = [
+    "DESCRIPTION_TAG",
     "INTERRUPTED_TAGS",
     "End",
     "Ends",

@@ -197,9 +197,12 @@ class Sender:
         if kind in ("start", "end"):
             trial = record["trial"]
             if kind == "start":
-                self._send_or_bury(lambda _: store.start_run(trial, time=at), [record], record)
+                origin = record.get("origin", {})
+                self._send_or_bury(lambda _: store.start_run(trial, time=at, origin=origin), [record], record)
                 params = list(seen.new_params(record).items())
                 self._send_or_bury(lambda some: store.log_params(trial, some, time=at), params, record)
+                datasets = record.get("datasets", [])
+                self._send_or_bury(lambda some: store.log_datasets(trial, some, time=at), datasets, record)
             tags = list(record["tags"].items())
             self._send_or_bury(lambda some: store.log_tags(trial, some, time=at), tags, record)
             if kind == "end":
@@ -211,7 +214,7 @@ class Sender:
             return
         arguments = {key: value for key, value in record.items() if key != "kind"}
         if kind == "dataset":
-            self._send_or_bury(lambda _: store.log_dataset(**arguments), [record], record)
+            self._send_or_bury(lambda some: store.log_datasets(None, some, time=at), [record], record)
         elif kind == "artifact":
             self._send_or_bury(lambda _: store.log_artifact(**arguments), [record], record)
         elif kind == "winner":

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from tuning.tracking.databases import try_database
 
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 
 SWEEP_TAG = "kobert_tune.sweep_id"
 TRIAL_TAG = "kobert_tune.trial"
-_END_TAGS = frozenset({"interrupted", "pruned", "reason"})
+DESCRIPTION_TAG = "mlflow.note.content"
+_OUR_DESCRIPTION_TAG = "kobert_tune.description_sha256"
+_END_TAGS = frozenset({"interrupted", "pruned", "reason", "state"})
 
 # One try a request, and a short one: the sender repeats it, and later.
 _ENVIRONMENT = {
@@ -145,9 +149,12 @@ class Store:
             return False
         return True
 
-    def start_run(self, trial: str | None, *, time: int) -> None:
-        """Create or reopen a run: its status becomes RUNNING, and the tags of its end are removed."""
-        run = self._client.get_run(self._run_id(trial, time))
+    def start_run(self, trial: str | None, *, time: int, origin: Mapping[str, str]) -> None:
+        """Create or reopen a run: its status becomes RUNNING, and the tags of its end are removed.
+
+        A new one has the tags `origin`: MLflow takes a run's user when it is created, not from a tag that is set later.
+        """
+        run = self._client.get_run(self._run_id(trial, time, origin))
         for tag in _END_TAGS & run.data.tags.keys():
             self._client.delete_tag(run.info.run_id, tag)
         if run.info.status != "RUNNING":
@@ -181,13 +188,22 @@ class Store:
             self._client.log_batch(self._run_id(trial, time), params=batch)
 
     def log_tags(self, trial: str | None, tags: Sequence[tuple[str, str]], *, time: int) -> None:
-        """Write tags, 100 a request."""
+        """Write tags, 100 a request. A description that somebody has edited in the page stays as it is."""
         from mlflow.entities import RunTag
 
-        for first in range(0, len(tags), 100):
-            some = tags[first : first + 100]
-            batch = [RunTag(accepted_key(key), accepted_text(value, LONGEST_TAG)) for key, value in some]
-            self._client.log_batch(self._run_id(trial, time), tags=batch)
+        run_id, accepted = self._run_id(trial, time), {}
+        for key, value in tags:
+            accepted[accepted_key(key)] = accepted_text(value, LONGEST_TAG)
+        if DESCRIPTION_TAG in accepted:
+            before = self._client.get_run(run_id).data.tags
+            there = before.get(DESCRIPTION_TAG)
+            if there and _sha256(there) != before.get(_OUR_DESCRIPTION_TAG):
+                del accepted[DESCRIPTION_TAG]
+            else:
+                accepted[_OUR_DESCRIPTION_TAG] = _sha256(accepted[DESCRIPTION_TAG])
+        batch = [RunTag(key, value) for key, value in accepted.items()]
+        for first in range(0, len(batch), 100):
+            self._client.log_batch(run_id, tags=batch[first : first + 100])
 
     def remove_tags(self, trial: str | None, names: Sequence[str], *, time: int) -> None:
         """Remove tags, where they exist."""
@@ -195,19 +211,21 @@ class Store:
         for name in run.data.tags.keys() & set(names):
             self._client.delete_tag(run.info.run_id, name)
 
-    def log_dataset(self, *, name: str, path: str, sha256: str, examples: int, context: str, time: int) -> None:
-        """Name a dataset as input of the parent run; its digest is the first 32 digits of the SHA-256."""
+    def log_datasets(self, trial: str | None, datasets: Sequence[Mapping[str, Any]], *, time: int) -> None:
+        """Name datasets as inputs of a run; the digest of one is the first 32 digits of its SHA-256."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        dataset = Dataset(
-            name=accepted_text(name, LONGEST_NAME),
-            digest=sha256[:32],
-            source_type="local",
-            source=json.dumps({"uri": path}, ensure_ascii=False),
-            profile=json.dumps({"num_rows": examples, "sha256": sha256}),
-        )
-        inputs = [DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])]
-        self._client.log_inputs(self._run_id(None, time), datasets=inputs)
+        inputs = []
+        for given in datasets:
+            dataset = Dataset(
+                name=accepted_text(given["name"], LONGEST_NAME),
+                digest=given["sha256"][:32],
+                source_type="local",
+                source=json.dumps({"uri": given["path"]}, ensure_ascii=False),
+                profile=json.dumps({"num_rows": given["examples"], "sha256": given["sha256"]}),
+            )
+            inputs.append(DatasetInput(dataset, tags=[InputTag("mlflow.data.context", given["context"])]))
+        self._client.log_inputs(self._run_id(trial, time), datasets=inputs)
 
     def log_artifact(self, *, trial: str | None, path: str, artifact_path: str | None, time: int) -> None:
         """Upload a file or a folder as it is now."""
@@ -291,18 +309,29 @@ class Store:
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def _run_id(self, trial: str | None, time: int) -> str:
+    def _run_id(self, trial: str | None, time: int, origin: Mapping[str, str] = MappingProxyType({})) -> str:
         # Looked for each time: a request that got no answer, of this process or of a killed one, may have made it.
         if trial not in self._runs:
             self._find_runs(self._client, trial)
         if trial not in self._runs:
-            tags = {SWEEP_TAG: self._sweep_id}
+            tags = {**origin, SWEEP_TAG: self._sweep_id}
             if trial is not None:
-                tags |= {TRIAL_TAG: trial, "mlflow.parentRunId": self._run_id(None, time)}
-            name = self._sweep if trial is None else f"trial-{trial}"
+                tags |= {TRIAL_TAG: trial, "mlflow.parentRunId": self._run_id(None, time, origin)}
+            name = self._new_name(tags.get("mlflow.parentRunId"), trial)
             run = self._client.create_run(self._experiment_id, start_time=time, tags=tags, run_name=name)
             self._runs[trial] = run.info.run_id
         return self._runs[trial]
+
+    def _new_name(self, parent: str | None, trial: str | None) -> str:
+        """A name for a run that no other of the experiment has: `first`, and `first/03` for its trial 3."""
+        if parent is not None and trial is not None:
+            number = f"{int(trial):02d}" if trial.isdecimal() else trial
+            return f"{self._client.get_run(parent).info.run_name}/{number}"
+        quote = '"' if "'" in self._sweep else "'"
+        others = self._client.search_runs(
+            [self._experiment_id], f"attributes.run_name = {quote}{self._sweep}{quote}", max_results=1
+        )
+        return f"{self._sweep}-{self._sweep_id[:4]}" if others else self._sweep
 
     def _find_runs(self, client: MlflowClient, trial: str | None = None) -> dict[str | None, Run]:
         """The existing runs, all or a trial's; if a trial has two, the empty one is deleted."""
@@ -344,3 +373,7 @@ class Store:
     def _models(self) -> list[LoggedModel]:
         query = f"tags.`{SWEEP_TAG}` = '{self._sweep_id}'"
         return list(self._client.search_logged_models([self._experiment_id], query))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()

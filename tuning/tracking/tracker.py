@@ -12,9 +12,11 @@ from typing import Literal
 from kobert_core.errors import InputError
 
 from .dead_letters import count_dead_letters, dead_letters_path
+from .origin import origin_tags
 from .sender import Sender, reason_of
 from .spool import Spool
-from .store import Store, prepare_environment
+from .store import DESCRIPTION_TAG, Store, prepare_environment
+from .system_metrics import SystemMetrics
 from .uris import artifact_root
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
@@ -22,7 +24,7 @@ End = tuple[Status, Mapping[str, str]]
 """How a trial ended: the status of its run, and tags."""
 Ends = Mapping[str, End]
 """By the trials' numbers."""
-INTERRUPTED_TAGS = {"interrupted": "true"}
+INTERRUPTED_TAGS = {"interrupted": "true", "state": "INTERRUPTED"}
 _INTERRUPTED: End = ("KILLED", INTERRUPTED_TAGS)
 
 
@@ -37,16 +39,21 @@ class Tracker:
         uri: MLflow's store, as `resolve_tracking_uri` gives it.
         experiment: is created when missing.
         sweep: the name of the parent run.
+        system_metrics: whether the parent run has the load of this machine.
 
     Raises:
         InputError: the spool is in use by another process, cannot be written, or is none.
     """
 
-    def __init__(self, *, spool: Path, uri: str, experiment: str, sweep: str) -> None:
+    def __init__(self, *, spool: Path, uri: str, experiment: str, sweep: str, system_metrics: bool = False) -> None:
         self._spool = Spool(spool, sweep=sweep, experiment=experiment)
         self._sender = _make_sender(self._spool, uri)
+        self._origin, self._datasets = origin_tags(), list[dict[str, object]]()
         self._closed = False
         self._sender.start()
+        self._load = SystemMetrics(lambda metrics, step: self.log_metrics(None, metrics, step=step))
+        if system_metrics:
+            self._load.start()
 
     @property
     def refused(self) -> int:
@@ -63,11 +70,19 @@ class Tracker:
         self._start(None, params, tags)
 
     def log_dataset(self, *, name: str, path: str, sha256: str, examples: int, context: str) -> None:
-        """Name a dataset that the sweep reads; `context` is training, validation or testing."""
-        self._append("dataset", name=name, path=str(path), sha256=sha256, examples=int(examples), context=context)
+        """Name a dataset that the sweep reads; `context` is training, validation or testing. The trials that start
+        after it have it too, unless it is for testing."""
+        dataset = dict(name=name, path=str(path), sha256=sha256, examples=int(examples), context=context)
+        if context != "testing":
+            self._datasets.append(dataset)
+        self._append("dataset", **dataset)
 
     def start_trial(self, trial: str, *, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
-        """Open or reopen a trial's run; if a parameter is given twice, the first value stays."""
+        """Open or reopen a trial's run; if a parameter is given twice, the first value stays.
+
+        `trial` is its number, or any other key that no other run of the sweep has, such as `confirm/3/1001`: the run's
+        name is the sweep's with `/03`, or `/confirm/3/1001`.
+        """
         self._start(trial, params, tags)
 
     def log_metrics(self, trial: str | None, metrics: Mapping[str, float], *, step: int) -> None:
@@ -122,9 +137,11 @@ class Tracker:
             if trial in ends:
                 _end_run(self._spool, trial, ends)
 
-    def end_sweep(self, *, status: Status) -> None:
-        """Close the parent run at the time of this call."""
-        self._append("end", trial=None, status=status, tags={})
+    def end_sweep(self, *, status: Status, description: str | None = None) -> None:
+        """Close the parent run at the time of this call, with a description in Markdown, or the one that it has."""
+        self._load.stop()
+        tags = {} if description is None else {DESCRIPTION_TAG: description}
+        self._append("end", trial=None, status=status, tags=tags)
 
     def flush(self, timeout: float) -> int:
         """Wait until all is accepted, `timeout` seconds at most; the number of records not yet accepted."""
@@ -133,6 +150,7 @@ class Tracker:
     def close(self, timeout: float = 30.0) -> int:
         """`flush` and end the thread; what is left stays in the spool for `send_spool`. Can be called twice."""
         if not self._closed:
+            self._load.stop()
             deadline = time.monotonic() + timeout
             self._sender.flush(timeout)
             self._sender.stop(max(0.5, deadline - time.monotonic()))
@@ -146,7 +164,9 @@ class Tracker:
             self._sender.forget()
 
     def _start(self, trial: str | None, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
-        self._append("start", trial=trial, params=_texts(params), tags=_texts(tags))
+        datasets = [] if trial is None else self._datasets
+        more = {"origin": self._origin, "datasets": datasets}
+        self._append("start", trial=trial, params=_texts(params), tags=_texts(tags), **more)
 
     def _append(self, kind: str, **fields: object) -> None:
         if self._closed:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Thread
@@ -19,8 +19,9 @@ from kobert_core.errors import InputError
 
 from .sender import reason_of
 from .spool import header_of
-from .store import SWEEP_TAG, TRIAL_TAG, open_client, prepare_environment
+from .store import open_client, prepare_environment
 from .uris import artifact_root, is_server, page_of, redact_uri, shown_uri, sqlite_path
+from .view import make_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,6 +58,7 @@ def show_ui(
     port: int = 5000,
     spool: Path | None = None,
     objective: Objective | None = None,
+    parameters: Sequence[str] = (),
     say: Callable[[str], object],
 ) -> int:
     """Serve the page until Ctrl-C or SIGTERM, and say where it is; a store that is a server serves it itself.
@@ -67,6 +69,7 @@ def show_ui(
         port: To listen on.
         spool: Of the sweep to show; all experiments without it.
         objective: Of the sweep.
+        parameters: That the sweep searches: columns of the page.
         say: Is given the line for the user, once somebody answers there.
 
     Returns:
@@ -80,7 +83,7 @@ def show_ui(
         _check_file(uri)
         _check_free(host, port)
     client = reach(uri)
-    found = sweep_page(client, server, spool, objective) if spool and objective else None
+    found = sweep_page(client, server, spool, objective, parameters) if spool and objective else None
     page = found or f"{server}/#/experiments?workflowType=machine_learning"
     if is_server(uri):
         say(f"open {page}")
@@ -116,35 +119,21 @@ def reach(uri: str) -> MlflowClient:
     raise InputError(f"MLflow does not answer here ({reason})", where=shown_uri(uri), fix="start it, or wait for it")
 
 
-def sweep_page(client: MlflowClient, server: str, spool: Path, objective: Objective) -> str | None:
+def sweep_page(
+    client: MlflowClient, server: str, spool: Path, objective: Objective, parameters: Sequence[str]
+) -> str | None:
     """The address of the list of a sweep's trials; None when the store does not know the sweep.
 
-    The winner comes first: by the trials' ranks once there is one. Their best values alone would put a trial above it
-    that was stopped early, or a later one that is as good. Before that, they are all there is.
+    MLflow's own start page is the one for language model applications, and folds trials into their sweep.
     """
     header = header_of(spool)
     experiment = client.get_experiment_by_name(header["experiment"]) if header else None
     if header is None or experiment is None:
         return None
-    trials = f"tags.\"{SWEEP_TAG}\" = '{header['sweep_id']}' and tags.\"{TRIAL_TAG}\" LIKE '%'"
-    ranked = client.search_runs([experiment.experiment_id], f"{trials} and tags.\"rank\" LIKE '%'", max_results=1)
-    order = "tags.`rank`" if ranked else f"metrics.`best/{objective.metric}`"
-    ascending = bool(ranked) or objective.mode == "min"
-    return runs_page(server, experiment.experiment_id, trials, order, ascending=ascending)
-
-
-def runs_page(server: str, experiment_id: str, only: str, order: str, *, ascending: bool) -> str:
-    """The address of a filtered and ordered list of runs.
-
-    MLflow's own start page is the one for language model applications, and folds trials into their sweep.
-    """
-    query = {
-        "workflowType": "machine_learning",
-        "searchFilter": only,
-        "orderByKey": order,
-        "orderByAsc": str(ascending).lower(),
-    }
-    return f"{server}/#/experiments/{experiment_id}/runs?{urlencode(query, quote_via=quote)}"
+    query = make_view(client, experiment.experiment_id, header["sweep_id"], objective, parameters)
+    texts = {name: str(value).lower() if isinstance(value, bool) else value for name, value in query.items()}
+    encoded = urlencode({"workflowType": "machine_learning", **texts}, quote_via=quote)
+    return f"{server}/#/experiments/{experiment.experiment_id}/runs?{encoded}"
 
 
 def serve_ui(uri: str, *, host: str = "127.0.0.1", port: int = 5000, ready: Callable[[], object] = lambda: None) -> int:

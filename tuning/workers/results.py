@@ -23,3 +23,11 @@ class TrialResult(TypedDict):
     progress: int
     report: ReportContent
     done: bool
+
+
+class HoldoutScores(TypedDict):
+    """How a checkpoint does on the part of the dev split that no trial was chosen by."""
+
+    metrics: dict[str, float]
+    pseudo_values: list[float]
+    """Of the objective: see `kobert_core.pseudo_values`."""

@@ -18,6 +18,7 @@ from ray import tune
 from kobert_core.data.source import Source
 from kobert_core.io.checksums import file_digest
 from tuning.sweep_dir.layout import CHECKPOINTS, LOG, MAX_PBT_CHECKPOINTS, MODEL_FILES, PBT_CHECKPOINTS, trial_folder
+from tuning.sweep_dir.reviews import write_review
 from tuning.workers.broker import packed
 from tuning.workers.failures import TrialFailed, TrialRefused, in_one_line
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from tuning.study import StudyConfig
     from tuning.workers.broker import Function, ReportContent
     from tuning.workers.group_runtime import GroupRuntime
-    from tuning.workers.results import TrialConfig, TrialResult
+    from tuning.workers.results import HoldoutScores, TrialConfig, TrialResult
     from tuning.workers.worker_groups import WorkerGroups
     from tuning.workers.worker_pool import WorkerPool
 
@@ -211,6 +212,7 @@ def train_trial(
     study: str,
     folder: str,
     cache: str,
+    seed: int | None = None,
     adopt: str | None = None,
 ) -> None:
     """On the workers of a group: train with these values, from the trial's newest checkpoint if it has one.
@@ -222,6 +224,7 @@ def train_trial(
         study: Path of the resolved study file.
         folder: The sweep's folder.
         cache: Folder of the feature cache.
+        seed: Takes the place of `train.seed`.
         adopt: Folder of another trial's checkpoint, to go on from instead.
     """
     from kobert_core.checkpoint import adopt_checkpoint
@@ -231,6 +234,8 @@ def train_trial(
     from kobert_core.training import train
 
     config = study_of(Path(study), file_digest(Path(study))).train_config(values)
+    if seed is not None:
+        config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
     if len(set(runtime.all_gather(config.model_dump_json()))) > 1:
         raise RuntimeError("the workers of the group read different values: is the sweep's folder a shared one?")
     here = trial_folder(Path(folder), trial)
@@ -302,6 +307,37 @@ def evaluate_checkpoint(
     task = task.with_chosen(metrics)
     found = evaluate(network.to(runtime.device), task, task.read(Source.of(file)), runtime)
     return {name.replace("eval/", "test/"): value for name, value in found.items()}
+
+
+def score_holdout(
+    runtime: Runtime, *, model: str, cache: str, checkpoint: str, metrics: dict[str, float], objective: str, review: str
+) -> HoldoutScores:
+    """On the workers of a group: how a checkpoint does on the part of the dev split that no trial was chosen by.
+
+    Args:
+        runtime: The worker's runtime.
+        model: Folder with the trial's config and tokenizer.
+        cache: Folder of the feature cache.
+        checkpoint: Folder of the checkpoint.
+        metrics: Of the checkpoint on the dev split, with what was chosen there.
+        objective: The metric to give the pseudo-values of.
+        review: Where to write what came of each row or question: `Task.review`.
+    """
+    from kobert_core.checkpoint import load_weights
+    from kobert_core.evaluation import predict
+    from kobert_core.pretrained import empty_model
+    from kobert_core.pseudo_values import pseudo_values
+
+    task, network = empty_model(Path(model), cache=Path(cache))
+    network.load_state_dict(load_weights(Path(checkpoint)))
+    task = task.with_chosen(metrics)
+    outputs = predict(network.to(runtime.device), task, task.holdout, runtime)
+    if runtime.rank == 0:
+        write_review(Path(review), task.review(task.holdout, outputs))
+    return {
+        "metrics": task.score(task.holdout, outputs),
+        "pseudo_values": pseudo_values(task, task.holdout, outputs, objective).tolist(),
+    }
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from tuning.workers.group_runtime import SECONDS_BETWEEN_HEARTBEATS
 from tuning.workers.worker import WorkerConfig, serve
 
 if TYPE_CHECKING:
-    from tuning.workers.broker import BrokerActor
+    from tuning.workers.broker import BrokerActor, ReportContent
     from tuning.workers.group_trainer import GroupTrainer
 
 T = TypeVar("T")
@@ -86,8 +86,14 @@ class WorkerGroups:
             with contextlib.suppress(ray.exceptions.GetTimeoutError):
                 return ray.get(ready, timeout=0.5)
 
-    def run(self, function: Callable[..., T], **arguments: object) -> T:
-        """Run a task on a free group and return its value.
+    def run(
+        self,
+        function: Callable[..., T],
+        *,
+        on_report: Callable[[ReportContent], object] = lambda report: None,
+        **arguments: object,
+    ) -> T:
+        """Run a task on a free group and return its value; `on_report` hears each of its reports.
 
         Raises:
             RuntimeError: with the task's traceback.
@@ -98,7 +104,9 @@ class WorkerGroups:
             kind, content = ray.get(self.broker.take.remote(number))
             if kind == "value":
                 return cast(T, content)
-            if kind != "report":
+            if kind == "report":
+                on_report(cast("ReportContent", content))
+            else:
                 raise (GroupLost if kind == "lost" else RuntimeError)(content)
 
     def stop_owned_by(self, owner: int) -> None:

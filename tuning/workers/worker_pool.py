@@ -17,7 +17,7 @@ from tuning.workers.failures import MAX_LOSSES, in_one_line, is_infrastructure
 from tuning.workers.worker_groups import GroupLost, WorkerGroups
 
 if TYPE_CHECKING:
-    from tuning.workers.broker import BrokerActor
+    from tuning.workers.broker import BrokerActor, ReportContent
 
 T = TypeVar("T")
 
@@ -69,7 +69,13 @@ class WorkerPool:
         """
         self._groups.wait_until_ready(give_up)
 
-    def run(self, function: Callable[..., T], **arguments: object) -> T:
+    def run(
+        self,
+        function: Callable[..., T],
+        *,
+        on_report: Callable[[ReportContent], object] = lambda report: None,
+        **arguments: object,
+    ) -> T:
         """Run a task on a free group and return its value; if processes die meanwhile, try again.
 
         Raises:
@@ -78,7 +84,7 @@ class WorkerPool:
         for left in reversed(range(MAX_LOSSES + 1)):
             groups = self._groups
             try:
-                return groups.run(function, **arguments)
+                return groups.run(function, on_report=on_report, **arguments)
             except Exception as error:
                 if not isinstance(error, GroupLost) and not is_infrastructure(error):
                     raise

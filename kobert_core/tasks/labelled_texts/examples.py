@@ -135,6 +135,15 @@ class TextExamples:
         tokens = {"input_ids": ids, "token_type_ids": types, "position_ids": places_in(lengths)}
         return Batch.of(lengths, tokens, {"labels": self.labels[indices]})
 
+    @property
+    def clusters(self) -> np.ndarray:
+        """Each row is an observation of its own."""
+        return np.arange(len(self.rows))
+
+    def rows_of(self, indices: np.ndarray) -> np.ndarray:
+        """A row is one example."""
+        return indices
+
     def take(self, indices: np.ndarray) -> Self:
         """The examples at `indices`, over the same memory."""
         taken = copy.copy(self)

@@ -22,7 +22,7 @@ from kobert_core.data.splits import sample, stratified_split
 from kobert_core.data.survey import CutOff, Digests, Survey, text_digests
 from kobert_core.families import family_of, pooling_values
 from kobert_core.models.backbone import encoder_config
-from kobert_core.tasks.base import Inputs, Purpose, Task, TextsByKind
+from kobert_core.tasks.base import Inputs, Outcome, Purpose, Task, TextsByKind
 from kobert_core.tasks.labelled_texts.config import LabelledTextsData, TextModel
 from kobert_core.tasks.labelled_texts.examples import CODE_VERSION, TextExamples, tokenize_parts
 from kobert_core.tasks.labelled_texts.model import LossSettings, ProblemType, TextClassifier
@@ -131,6 +131,21 @@ class LabelledTexts(Task[TextExamples]):
         arrays = joined(tokenize_parts(parts(), self.tokenizer))
         shown = {"text": texts} if self.data.pair_column is None else {"text": texts, "pair": pairs}
         return Inputs(ids, shown, self._examples(arrays), bad)
+
+    def review(
+        self, examples: TextExamples, outputs: dict[str, np.ndarray], file: Source | None = None
+    ) -> list[dict[str, object]]:
+        rows = self.read_rows(file or self.data.dev or self.data.train).take(examples.rows)
+        texts = {"text": rows.texts} if rows.pairs is None else {"text": rows.texts, "pair": rows.pairs}
+        outcomes = self._outcomes(examples.labels, outputs["logits"])
+        return [
+            {"id": row_id} | dict(zip(texts, of_row, strict=True)) | outcome._asdict()
+            for row_id, of_row, outcome in zip(rows.ids, zip(*texts.values(), strict=True), outcomes, strict=True)
+        ]
+
+    @abstractmethod
+    def _outcomes(self, labels: np.ndarray, logits: np.ndarray) -> Iterator[Outcome]:
+        """What came of each row."""
 
     def total_weight(self, examples: TextExamples, indices: np.ndarray) -> float:
         return float(len(indices))
@@ -278,9 +293,10 @@ class LabelledTexts(Task[TextExamples]):
         dev_strata = train_strata if data.dev is None else self._strata(self._facts(data.dev)["labels"])
         train, dev = self._carve(stratified_split, train_strata, None if data.dev is None else dev_strata)
         seed = data.split_seed
+        dev = sample(dev, data.max_dev_examples, seed=seed, labels=dev_strata[dev])
         return {
             "train": sample(train, data.max_train_examples, seed=seed, labels=train_strata[train]),
-            "dev": sample(dev, data.max_dev_examples, seed=seed, labels=dev_strata[dev]),
+            **self._hold_out(stratified_split, dev, dev_strata[dev]),
         }
 
 

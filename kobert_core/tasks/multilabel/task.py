@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ import torch
 
 from kobert_core.data.survey import Survey
 from kobert_core.errors import InputError
-from kobert_core.tasks.base import Chance
+from kobert_core.tasks.base import Chance, Outcome
 from kobert_core.tasks.labelled_texts.examples import TextExamples
 from kobert_core.tasks.labelled_texts.model import LossSettings, ProblemType
 from kobert_core.tasks.labelled_texts.targets import Targets
@@ -68,6 +68,15 @@ class Multilabel(LabelledTexts):
             | {f"probability_{name}": round(float(value), 6) for name, value in zip(names, row, strict=True)}
             for row_id, row in zip(ids, probabilities(outputs["logits"]), strict=True)
         ]
+
+    def _outcomes(self, labels: np.ndarray, logits: np.ndarray) -> Iterator[Outcome]:
+        """Right is a row with all its labels and no other; confidence is how probable exactly this set is."""
+        names = np.array(self._label_names, dtype=object)
+        for wanted, row in zip(labels > 0, probabilities(logits), strict=True):
+            given = row > 0.5
+            sure = float(np.where(given, row, 1 - row).prod())
+            right = float((given == wanted).all())
+            yield Outcome(names[wanted].tolist(), names[given].tolist(), round(sure, 6), right)
 
     def score(self, examples: TextExamples, outputs: dict[str, np.ndarray]) -> dict[str, float]:
         scores = {name: metric(outputs["logits"], examples.labels) for name, metric in METRICS.items()}

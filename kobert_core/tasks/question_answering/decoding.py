@@ -29,6 +29,8 @@ class Answers:
     """Sum of its two logits, shape (questions,); -inf where there is none."""
     null_scores: NDArray[np.float64]
     """That of `[CLS]`, the least over the windows, less `scores`: the higher, the less is there an answer."""
+    windows: NDArray[np.int64]
+    """The row in the outputs of the window with the answer, shape (questions,)."""
 
 
 def decode(
@@ -54,7 +56,7 @@ def decode(
     null_scores = np.minimum.reduceat(null, examples.window_starts[:-1]) if len(rows) else null
     null_scores = np.where(found, null_scores - np.where(found, best, 0.0), SURE)
     one_an_id = examples.namesakes
-    return Answers(spans[one_an_id], best[one_an_id], null_scores[one_an_id])
+    return Answers(spans[one_an_id], best[one_an_id], null_scores[one_an_id], rows[one_an_id])
 
 
 def texts(examples: WindowExamples, answers: Answers, *, null_threshold: float | None = None) -> list[str]:
@@ -63,6 +65,17 @@ def texts(examples: WindowExamples, answers: Answers, *, null_threshold: float |
     if null_threshold is not None:
         spans = np.where((answers.null_scores > null_threshold)[:, None], 0, spans)
     return [codes[start:end].tobytes().decode("utf-32-le") for start, end in spans.tolist()]
+
+
+def probabilities(answers: Answers, outputs: Outputs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How probable the model finds each answer within its window, and how probable that there is none; 0 for an answer
+    that is not there. Both of shape (questions,)."""
+    from scipy.special import logsumexp
+
+    rows = answers.windows
+    logits = [outputs[name][rows].astype(np.float64) for name in ("start_logits", "end_logits")]
+    whole = sum(logsumexp(side, axis=1) for side in logits)
+    return np.exp(answers.scores - whole), np.exp(sum(side[:, 0] for side in logits) - whole)
 
 
 def _best_spans(

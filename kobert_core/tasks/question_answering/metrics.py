@@ -24,12 +24,12 @@ def score_answers(examples: WindowExamples, answers: Answers, null_threshold: fl
     """
     golds = gold_texts(examples)
     answerable = examples.answerable
-    scores = _score_each(examples, texts(examples, answers, null_threshold=null_threshold), golds)
+    scores = score_each(examples, texts(examples, answers, null_threshold=null_threshold), golds)
     result = total(scores)
     if null_threshold is not None or not answerable.all():
         result |= squad2_totals(scores, answerable)
     if not answerable.all():
-        result |= best_totals(_score_each(examples, texts(examples, answers), golds), answers.null_scores, answerable)
+        result |= best_totals(score_each(examples, texts(examples, answers), golds), answers.null_scores, answerable)
     return result
 
 
@@ -37,12 +37,12 @@ def chosen_threshold(examples: WindowExamples, answers: Answers) -> float | None
     """The null threshold with the best F1 on these questions; None where all have an answer: then all are given one."""
     if examples.answerable.all():
         return None
-    scores = _score_each(examples, texts(examples, answers), gold_texts(examples))
+    scores = score_each(examples, texts(examples, answers), gold_texts(examples))
     threshold, _ = best_threshold(np.array(scores)[:, 1], answers.null_scores, examples.answerable)
     return threshold
 
 
-def _score_each(examples: WindowExamples, given: list[str], golds: list[list[str]]) -> list[tuple[float, float]]:
+def score_each(examples: WindowExamples, given: list[str], golds: list[list[str]]) -> list[tuple[float, float]]:
     """Exact match and F1 of each question; nothing without an id, as for any question that has no prediction."""
     rows = zip(examples.ids, given, golds, strict=True)
     return [score_answer(text, gold) if one else (0.0, 0.0) for one, text, gold in rows]

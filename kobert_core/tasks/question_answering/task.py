@@ -22,8 +22,21 @@ from kobert_core.families import family_of
 from kobert_core.models.backbone import encoder_config
 from kobert_core.tasks.base import Chance, Inputs, Purpose, Task, TextsByKind
 from kobert_core.tasks.question_answering.config import KORQUAD, QA, QuestionAnsweringData, QuestionAnsweringModel
-from kobert_core.tasks.question_answering.decoding import Answers, Outputs, decode, perfect_outputs, texts
-from kobert_core.tasks.question_answering.metrics import chosen_threshold, gold_texts, score_answers, span_loss
+from kobert_core.tasks.question_answering.decoding import (
+    Answers,
+    Outputs,
+    decode,
+    perfect_outputs,
+    probabilities,
+    texts,
+)
+from kobert_core.tasks.question_answering.metrics import (
+    chosen_threshold,
+    gold_texts,
+    score_answers,
+    score_each,
+    span_loss,
+)
 from kobert_core.tasks.question_answering.model import QuestionAnswerer
 from kobert_core.tasks.question_answering.squad import BadQuestion, Squad, Use, read_squad
 from kobert_core.tasks.question_answering.windows import (
@@ -109,6 +122,32 @@ class QuestionAnswering(Task[WindowExamples]):
         found = texts(examples, self._decode(examples, outputs), null_threshold=self.model.null_threshold)
         return [{"id": one, "prediction_text": text} for one, text in zip(ids, found, strict=True)]
 
+    def review(self, examples: WindowExamples, outputs: Outputs, file: Source | None = None) -> list[dict[str, object]]:
+        """The score is F1 from 0 to 1; `exact_match` is beside it, and an article is a group."""
+        arrays, ids = examples.texts, examples.ids
+        found, golds = self._decode(examples, outputs), gold_texts(examples)
+        given = texts(examples, found, null_threshold=self.model.null_threshold)
+        answer, no_answer = probabilities(found, outputs)
+        confidence = np.where([bool(text) for text in given], answer, no_answer).round(6).tolist()
+        questions = strings(arrays["question_codes"], arrays["question_starts"])
+        contexts = strings(arrays["codes"], arrays["starts"])
+        return [
+            {
+                "id": ids[place],
+                "question": questions[number],
+                "context": contexts[arrays["context"][number]],
+                "expected": list(dict.fromkeys(golds[place])),
+                "predicted": given[place],
+                "confidence": confidence[place] if examples.asked[place] else None,
+                "score": f1,
+                "exact_match": exact,
+                "group": int(arrays["article"][number]),
+            }
+            for place, (number, (exact, f1)) in enumerate(
+                zip(examples.questions.tolist(), score_each(examples, given, golds), strict=True)
+            )
+        ]
+
     def total_weight(self, examples: WindowExamples, indices: np.ndarray) -> float:
         return float(len(indices))
 
@@ -133,6 +172,15 @@ class QuestionAnswering(Task[WindowExamples]):
         scores |= {} if loss is None else {"loss": loss}
         scores |= {} if examples.asked.all() else {"not_asked": int((~examples.asked).sum())}
         return {f"eval/{name}": value for name, value in (scores | {"questions": examples.items}).items()}
+
+    def item_scores(self, examples: WindowExamples, outputs: Outputs, metric: str) -> np.ndarray | None:
+        """Exact match or F1 of each question, in percent."""
+        place = {"eval/exact_match": 0, "eval/f1": 1}.get(metric)
+        if place is None:
+            return None
+        given = texts(examples, self._decode(examples, outputs), null_threshold=self.model.null_threshold)
+        scores = score_each(examples, given, gold_texts(examples))
+        return 100 * np.array(scores)[:, place]
 
     def choose(self, examples: WindowExamples, outputs: Outputs) -> dict[str, float]:
         if self.model.null_threshold is not None:
@@ -281,7 +329,7 @@ class QuestionAnswering(Task[WindowExamples]):
                 where=data.dev or data.train,
                 fix="take `objective.metric: eval/f1`",
             )
-        return {"train": train, "dev": dev}
+        return {"train": train, **self._hold_out(grouped_split, dev, dev_file["article"][dev].tolist())}
 
 
 class Korquad(QuestionAnswering):

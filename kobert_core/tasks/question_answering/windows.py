@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kobert_core.code_points import code_points, strings
-from kobert_core.data.batching import IGNORED, Batch, places_in
+from kobert_core.data.batching import IGNORED, Batch, places_in, runs
 from kobert_core.tasks.question_answering.config import Lengths
 from kobert_core.tasks.question_answering.graphemes import grapheme_starts, trims_needed
 from kobert_core.tasks.question_answering.squad import Question, Squad
@@ -247,6 +247,17 @@ class WindowExamples:
         """The id of each question, empty where it has none."""
         ids: list[str] = self.texts["ids"][self.questions].tolist()
         return ids
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """The article of each question."""
+        articles: np.ndarray = self.texts["article"][self.questions]
+        return articles
+
+    def rows_of(self, questions: np.ndarray) -> np.ndarray:
+        """The windows of the questions at these positions."""
+        starts = self.window_starts
+        return runs(starts[questions], starts[questions + 1] - starts[questions])
 
     def take(self, questions: np.ndarray) -> WindowExamples:
         """The questions at these positions, with their windows, over the same memory."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
 
 from kobert_core.data.survey import Survey
-from kobert_core.tasks.base import Chance
+from kobert_core.tasks.base import Chance, Outcome
 from kobert_core.tasks.labelled_texts.examples import TextExamples
 from kobert_core.tasks.labelled_texts.model import ProblemType
 from kobert_core.tasks.labelled_texts.task import LabelledTexts
@@ -50,6 +51,11 @@ class Regression(LabelledTexts):
         """For each id its number."""
         numbers = outputs["logits"][:, 0].tolist()
         return [{"id": row_id, "score": round(number, 6)} for row_id, number in zip(ids, numbers, strict=True)]
+
+    def _outcomes(self, labels: np.ndarray, logits: np.ndarray) -> Iterator[Outcome]:
+        """The score is the distance between the numbers, below 0."""
+        for wanted, given in zip(labels.astype(np.float64).tolist(), logits[:, 0].tolist(), strict=True):
+            yield Outcome(round(wanted, 6), round(given, 6), None, -round(abs(given - wanted), 6))
 
     def score(self, examples: TextExamples, outputs: dict[str, np.ndarray]) -> dict[str, float]:
         predicted, labels = outputs["logits"][:, 0].astype(np.float64), examples.labels.astype(np.float64)

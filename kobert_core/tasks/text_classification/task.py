@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ import torch
 
 from kobert_core.data.survey import Survey
 from kobert_core.errors import InputError
-from kobert_core.tasks.base import Chance
+from kobert_core.tasks.base import Chance, Outcome
 from kobert_core.tasks.labelled_texts.examples import TextExamples
 from kobert_core.tasks.labelled_texts.model import LossSettings, ProblemType
 from kobert_core.tasks.labelled_texts.task import LabelledTexts
@@ -65,6 +65,12 @@ class TextClassification(LabelledTexts):
             | {f"probability_{name}": round(float(value), 6) for name, value in zip(names, row, strict=True)}
             for row_id, row in zip(ids, probabilities(outputs["logits"]), strict=True)
         ]
+
+    def _outcomes(self, labels: np.ndarray, logits: np.ndarray) -> Iterator[Outcome]:
+        names, probable = self._label_names, probabilities(logits)
+        for label, row in zip(labels.tolist(), probable, strict=True):
+            likeliest = int(row.argmax())
+            yield Outcome(names[label], names[likeliest], round(float(row[likeliest]), 6), float(likeliest == label))
 
     def total_weight(self, examples: TextExamples, indices: np.ndarray) -> float:
         if self._class_weights is None:

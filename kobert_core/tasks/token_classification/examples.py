@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kobert_core.code_points import code_points
-from kobert_core.data.batching import IGNORED, Batch, places_in
+from kobert_core.data.batching import IGNORED, Batch, places_in, runs
 from kobert_core.tasks.token_classification.sentences import Sentences
 from kobert_core.tokenization import Tokenizer
 
@@ -172,6 +172,16 @@ class TokenExamples:
     def items(self) -> int:
         """The number of texts."""
         return len(self.texts)
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """Each text is an observation of its own."""
+        return np.arange(len(self.texts))
+
+    def rows_of(self, texts: np.ndarray) -> np.ndarray:
+        """The windows of the texts at these positions."""
+        starts = np.searchsorted(self.window_text, texts)
+        return runs(starts, np.searchsorted(self.window_text, texts, side="right") - starts)
 
     def take(self, texts: np.ndarray) -> TokenExamples:
         """The texts at these positions, with their windows, over the same memory."""

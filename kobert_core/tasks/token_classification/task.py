@@ -23,10 +23,11 @@ from kobert_core.families import family_of
 from kobert_core.models.backbone import encoder_config
 from kobert_core.models.packed_encoder import in_rows, rows_of
 from kobert_core.progress import Progress, unseen
-from kobert_core.tasks.base import Chance, Inputs, Purpose, Task, TextsByKind
+from kobert_core.tasks.base import Chance, Inputs, Outcome, Purpose, Task, TextsByKind
 from kobert_core.tasks.token_classification.config import SPEC, TokenClassificationData, TokenClassificationModel
 from kobert_core.tasks.token_classification.decoding import (
     Outputs,
+    Tagged,
     entities_of,
     perfect_outputs,
     predicted,
@@ -42,7 +43,14 @@ from kobert_core.tasks.token_classification.examples import (
     tag_names,
     text_arrays,
 )
-from kobert_core.tasks.token_classification.metrics import Counts, char_f1, count, entity_scores, label_report
+from kobert_core.tasks.token_classification.metrics import (
+    Counts,
+    char_f1,
+    count,
+    entities_f1,
+    entity_scores,
+    label_report,
+)
 from kobert_core.tasks.token_classification.model import TokenClassifier
 from kobert_core.tasks.token_classification.sentences import (
     Sentences,
@@ -140,23 +148,51 @@ class TokenClassification(Task[TokenExamples]):
         probability of its tags."""
         tagged = tagged_units(examples)
         tags, sure = predicted(examples, outputs, tagged)
-        found = entities_of(tags, tagged.text)
+        entities = self._entities(examples, tagged, tags, sure)
+        return [{"id": one, "entities": some} for one, some in zip(ids, entities, strict=True)]
+
+    def _entities(
+        self, examples: TokenExamples, tagged: Tagged, tags: np.ndarray, sure: np.ndarray | None = None
+    ) -> list[list[dict[str, object]]]:
+        """Of each text the entities that these tags of its units make."""
         starts, codes = examples.file["starts"], examples.file["codes"]
-        entities: list[list[dict[str, object]]] = [[] for _ in ids]
-        for first, last, label in zip(*(part.tolist() for part in found), strict=True):
+        entities: list[list[dict[str, object]]] = [[] for _ in examples.texts]
+        for first, last, label in zip(*(part.tolist() for part in entities_of(tags, tagged.text)), strict=True):
             place = int(tagged.text[first])
             start, end = int(tagged.units[first, 0]), int(tagged.units[last, 1])
             origin = int(starts[examples.texts[place]])
-            entities[place].append(
-                {
-                    "start": start - origin,
-                    "end": end - origin,
-                    "label": self.data.labels[label],
-                    "text": codes[start:end].tobytes().decode("utf-32-le"),
-                    "score": round(float(sure[first : last + 1].mean()), 6),
-                }
-            )
-        return [{"id": one, "entities": some} for one, some in zip(ids, entities, strict=True)]
+            entity: dict[str, object] = {
+                "start": start - origin,
+                "end": end - origin,
+                "label": self.data.labels[label],
+                "text": codes[start:end].tobytes().decode("utf-32-le"),
+            }
+            if sure is not None:
+                entity["score"] = round(float(sure[first : last + 1].mean()), 6)
+            entities[place].append(entity)
+        return entities
+
+    def review(self, examples: TokenExamples, outputs: Outputs, file: Source | None = None) -> list[dict[str, object]]:
+        """The score is F1 of the entities of a text, 1 where there are none and none were found; confidence is that of
+        its least certain tag."""
+        tagged = tagged_units(examples)
+        tags, sure = predicted(examples, outputs, tagged)
+        least = np.ones(examples.items, dtype=np.float32)
+        np.minimum.at(least, tagged.text, sure)
+        arrays = examples.file
+        texts, ids = strings(arrays["codes"], arrays["starts"]), arrays["ids"]
+        columns = zip(
+            examples.texts.tolist(),
+            self._entities(examples, tagged, tagged.tags),
+            self._entities(examples, tagged, tags),
+            least.tolist(),
+            strict=True,
+        )
+        return [
+            {"id": str(ids[number]), "text": texts[number]}
+            | Outcome(wanted, given, round(certain, 6), entities_f1(wanted, given))._asdict()
+            for number, wanted, given, certain in columns
+        ]
 
     def total_weight(self, examples: TokenExamples, indices: np.ndarray) -> float:
         return float(examples.counted[indices].sum())
@@ -306,9 +342,10 @@ class TokenClassification(Task[TokenExamples]):
         dev_classes = train_classes if data.dev is None else _rarest_labels(self._texts(data.dev), data)
         train, dev = self._carve(stratified_split, train_classes, None if data.dev is None else dev_classes)
         seed = data.split_seed
+        dev = sample(dev, data.max_dev_examples, seed=seed, labels=dev_classes[dev])
         return {
             "train": sample(train, data.max_train_examples, seed=seed, labels=train_classes[train]),
-            "dev": sample(dev, data.max_dev_examples, seed=seed, labels=dev_classes[dev]),
+            **self._hold_out(stratified_split, dev, dev_classes[dev]),
         }
 
 

@@ -54,6 +54,15 @@ def test_equals_are_counted_among_those_that_came_as_far(tmp_path: Path, study: 
     assert (alone.ties, alone.notes) == ((), ())
 
 
+def test_a_search_that_ran_out_of_patience_says_so(tmp_path: Path) -> None:
+    study = load_study(ROOT / "search_spaces" / "quickstart.yaml", ["budget={trials: 3, patience: 1}"])
+    table = table_of(tmp_path, study, ("COMPLETE", 100, 0.8), ("COMPLETE", 100, 0.7))
+    (note,) = compare(table, study, table.winner(), HALF).notes
+    assert note.startswith("the search has ended before its last trial: the latest 1 were no better")
+    table.put(TrialRecord(2, "COMPLETE", {}, value=0.1))
+    assert compare(table, study, table.winner(), HALF).notes == (), "no trial was left"
+
+
 @pytest.mark.parametrize(("value", "named"), [(0.49, True), (0.5, True), (0.51, False)])
 def test_a_winner_at_chance_level_is_named(tmp_path: Path, study: StudyConfig, value: float, named: bool) -> None:
     table = table_of(tmp_path, study, ("COMPLETE", 100, value), ("PRUNED", 50, 0.3))

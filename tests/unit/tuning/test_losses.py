@@ -90,7 +90,7 @@ class Bench:
         )
         self.session = Session()
         self.budget = Budget(STUDY, 1, lambda: None, folder=folder, least_free=0, session=self.session)
-        self.rounds = Rounds(self.table, groups, self.budget, self.session, say=self.said.append)
+        self.rounds = Rounds(self.table, groups, self.budget, self.session, patience=2, say=self.said.append)
         self.ends = dict[str, str]()
         tracker: Any = SimpleNamespace(end_trial=lambda trial, status, tags: self.ends.update({trial: status}))
         disk: Any = SimpleNamespace(for_ended=lambda live: 0)
@@ -140,6 +140,14 @@ def test_a_trial_that_lost_processes_is_interrupted_and_another_round_follows(tm
     assert len(bench.said) == 1 and bench.said[0].endswith(": going on from the checkpoints")
     assert bench.stopped[-1] == "settled" and not bench.rounds.stop_all()
     assert not bench.rounds.another(), "the next round lost nothing"
+
+
+def test_out_of_patience_no_trial_begins_and_those_that_began_come_to_their_end(tmp_path: Path) -> None:
+    whole = [TrialRecord(number, "COMPLETE", {}, value=1 - number) for number in range(3)]
+    bench = Bench(tmp_path, *whole, running(3))
+    assert not bench.rounds.takes_new_trials and not bench.rounds.stop_all()
+    bench.end(3, raised(TrialFailed("Traceback")))
+    assert bench.rounds.stop_all() and not bench.budget.is_over and not bench.rounds.another()
 
 
 def test_what_the_training_function_raised_fails_the_trial(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_a_resolved_study_loads_again(tmp_path: Path) -> None:
     [
         ("search={algorithm: random}", "takes the place of the search, but `search.algorithm` is given"),
         ("search={startup_trials: 3}", "`search.startup_trials` is given"),
+        ("budget={patience: 3}", "begins all trials at once, but `budget.patience` is given"),
         ("parameters={optim.accumulation: {values: [1, 2]}}", "`optim.accumulation` cannot change in the middle"),
     ],
 )

@@ -102,6 +102,15 @@ def test_interrupted_trials_come_back_with_their_numbers_values_and_curves(tmp_p
     assert resumed.state == OptunaState.PRUNED and resumed.intermediate_values == {10: 0.4, 20: 0.3}
 
 
+def test_out_of_patience_only_interrupted_trials_begin(tmp_path: Path) -> None:
+    first = searcher(tmp_path)
+    suggested = first.suggest("a")
+    first.put_back()
+    study = open_optuna_study(tmp_path, name="study", objective=OBJECTIVE, search=SearchConfig(), resume=True)
+    bridge = OptunaSearcher(study, SPACE, SearchConfig(), OBJECTIVE, takes_new_trials=lambda: False)
+    assert bridge.suggest("b") == suggested and bridge.suggest("c") is None
+
+
 def test_a_killed_driver_leaves_no_trial_running(tmp_path: Path) -> None:
     suggested = searcher(tmp_path).suggest("a")
     again = searcher(tmp_path)

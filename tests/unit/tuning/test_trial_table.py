@@ -33,6 +33,18 @@ def test_the_first_of_equals_wins_and_less_can_be_better(tmp_path: Path) -> None
     assert table(tmp_path / "b", LESS, ("COMPLETE", 0.7), ("COMPLETE", 0.2)).winner().trial == 1
 
 
+def test_patience_counts_the_trials_after_the_best_one_that_ended(tmp_path: Path) -> None:
+    found = table(tmp_path, MORE, ("COMPLETE", 0.7), ("COMPLETE", 0.8), ("PRUNED", 0.9), ("FAILED", None))
+    assert found.is_out_of_patience(2) and not found.is_out_of_patience(3) and not found.is_out_of_patience(None)
+    found.put(TrialRecord(4, "RUNNING", {}, value=0.99))
+    assert found.is_out_of_patience(2) and not found.is_out_of_patience(3), "its end is still to come"
+    found.put(TrialRecord(5, "COMPLETE", {}, value=0.8))
+    assert found.is_out_of_patience(3), "as good is not better"
+    found.put(TrialRecord(4, "COMPLETE", {}, value=0.81))
+    assert TrialTable(tmp_path, MORE).is_out_of_patience(1) and not found.is_out_of_patience(2)
+    assert not table(tmp_path / "none", MORE, ("FAILED", None), ("FAILED", None)).is_out_of_patience(1)
+
+
 def test_when_all_fail_nobody_wins(tmp_path: Path) -> None:
     assert table(tmp_path, MORE, ("FAILED", None), ("FAILED", 0.4)).winner() is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,14 @@ import torch
 from kobert_core.config import Objective
 from kobert_core.data.batching import filled_shape
 from kobert_core.evaluation import evaluate_on_dev, predict
+from kobert_core.pseudo_values import pseudo_values
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import SPECS, parse_train_config, task_class
 from kobert_core.tasks.base import Task
+from kobert_core.tasks.question_answering import decoding as question_decoding
 from kobert_core.tasks.text_classification.config import NSMC
 from kobert_core.tasks.text_classification.task import Nsmc
+from kobert_core.tasks.token_classification import decoding as token_decoding
 from kobert_core.training import train
 from tests.fixtures import entities, questions
 from tests.fixtures.tiny import SIZES, tiny_config
@@ -140,6 +144,87 @@ def test_it_reports_what_it_says_it_reports(task: Task[Any]) -> None:
     assert all(isinstance(value, int | float) and np.isfinite(value) for value in metrics.values())
     for name, value in task.chosen_values(metrics).items():
         assert name in type(task.model).model_fields and getattr(task.with_chosen(metrics).model, name) == value
+
+
+def test_its_review_has_a_record_an_item_whose_scores_are_the_metrics(task: Task[Any]) -> None:
+    outputs = predict(task.build_model(), task, task.dev, LocalRuntime(device=torch.device("cpu")))
+    metrics = task.score(task.dev, outputs)
+    records: Any = json.loads(json.dumps(task.review(task.dev, outputs)))
+    assert len(records) == task.dev.items and len({record["id"] for record in records}) == len(records)
+    text = {"korquad": "question"}.get(task.name, "text")
+    (texts,) = (rows for kind, rows in task.texts_of_splits(None)["dev"].items() if kind in (text, "pair"))
+    assert [record[text] for record in records] == [parts[0] for parts in texts]
+    sure = [record["confidence"] for record in records]
+    assert all(value is None if task.name == "regression" else 0 <= value <= 1 for value in sure)
+    mean = float(np.mean([record["score"] for record in records]))
+    match task.name:
+        case "korquad":
+            assert mean == pytest.approx(metrics["eval/f1"] / 100)
+            assert np.mean([record["exact_match"] for record in records]) == pytest.approx(
+                metrics["eval/exact_match"] / 100
+            )
+            assert len({record["group"] for record in records}) > 1
+        case "tokens":
+            right = sum(entity in record["expected"] for record in records for entity in record["predicted"])
+            total = sum(len(record["expected"]) + len(record["predicted"]) for record in records)
+            assert 2 * right / total == pytest.approx(metrics["eval/f1"])
+        case "regression":
+            assert -mean == pytest.approx(metrics["eval/mae"], abs=1e-5)
+        case "multilabel":
+            assert mean == pytest.approx(metrics["eval/exact_match"])
+        case _:
+            assert mean == pytest.approx(metrics["eval/accuracy"])
+    some = task.dev.take(np.array([1, 0]))
+    again = task.review(some, predict(task.build_model(), task, some, LocalRuntime(device=torch.device("cpu"))))
+    assert [record["id"] for record in again] == [records[1]["id"], records[0]["id"]]
+
+
+def test_the_review_of_a_perfect_model_is_right_everywhere(task: Task[Any]) -> None:
+    match task.name:
+        case "korquad":
+            outputs = question_decoding.perfect_outputs(task.dev)
+        case "tokens":
+            outputs = token_decoding.perfect_outputs(task.dev)
+        case "regression":
+            outputs = {"logits": task.dev.labels[:, None]}
+        case "multilabel":
+            outputs = {"logits": 40 * task.dev.labels - 20}
+        case _:
+            outputs = {"logits": 20.0 * (task.dev.labels[:, None] == np.arange(len(task.data.labels)))}
+    for record in task.with_chosen(task.choose(task.dev, outputs)).review(task.dev, outputs):
+        expected, predicted = record["expected"], record["predicted"]
+        assert record["score"] == (0 if task.name == "regression" else 1)
+        assert predicted in (expected or [""]) if task.name == "korquad" else predicted == expected
+
+
+def with_holdout(task: Task[Any], fraction: float) -> Task[Any]:
+    values = task.config.model_dump(mode="json")
+    values["data"]["holdout_fraction"] = fraction
+    return type(task)(parse_train_config(values), cache=task._cache)
+
+
+def test_the_holdout_is_a_part_of_dev_that_nothing_else_sees(task: Task[Any]) -> None:
+    parted = with_holdout(task, 0.4)
+    assert task.holdout.items == 0 and parted.dev.items + parted.holdout.items == task.dev.items
+    assert 0.2 <= parted.holdout.items / task.dev.items <= 0.6
+    assert np.array_equal(parted._split["train"], task._split["train"])
+    parts = [set(parted._split[name].tolist()) for name in ("dev", "holdout")]
+    assert parts[0] | parts[1] == set(task._split["dev"].tolist()) and not parts[0] & parts[1]
+    if task.name == "korquad":  # by whole articles
+        assert not set(parted.dev.clusters) & set(parted.holdout.clusters)
+    assert np.array_equal(parted._split["holdout"], with_holdout(task, 0.4)._split["holdout"])
+
+
+def test_pseudo_values_have_the_metric_as_their_mean(task: Task[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = "eval/accuracy" if isinstance(task, LeastCertain) else task.objective.metric
+    outputs = predict(task.build_model(), task, task.dev, LocalRuntime(device=torch.device("cpu")))
+    found = pseudo_values(task, task.dev, outputs, metric)
+    parts = len(np.unique(task.dev.clusters))
+    assert found.shape == (min(parts, 50),) and found.mean() == pytest.approx(task.score(task.dev, outputs)[metric])
+    monkeypatch.setattr(type(task), "item_scores", lambda *_: None)  # all parts scored again
+    assert pseudo_values(task, task.dev, outputs, metric) == pytest.approx(found)
+    some = np.arange(0, task.dev.items, 2)
+    assert np.array_equal(task.dev.take(some).lengths, task.dev.lengths[task.dev.rows_of(some)])
 
 
 def test_the_loop_trains_it(task: Task[Any]) -> None:

@@ -39,7 +39,7 @@ def test_the_best_evaluation_of_a_trial_is_reported_once(output: Path) -> None:
         report(recorder, 0, 20, 0.9, is_best=True)
         report(recorder, 0, 30, 0.6, is_best=False)
         assert tracker.close(60) == 0 == tracker.refused
-    run = runs_of(output)["trial-0"]
+    run = runs_of(output)["first/00"]
     assert run.data.metrics["eval/accuracy"] == 0.6
     best = {"best/eval/accuracy": 0.9, "best/eval/loss": 1 - 0.9, "best/progress": 20}
     assert {name: value for name, value in run.data.metrics.items() if name.startswith("best/")} == best
@@ -61,7 +61,7 @@ def judge(output: Path, *records: TrialRecord, winner: int, test: dict[str, floa
     return {
         name: {key: value for key, value in run.data.tags.items() if key in ("rank", "winner")}
         for name, run in runs_of(output).items()
-        if name.startswith("trial-")
+        if name.startswith("first/")
     }
 
 
@@ -74,23 +74,23 @@ def test_the_winner_is_tagged_and_another_one_takes_its_place(output: Path) -> N
         TrialRecord(4, "FAILED", {}, value=0.9, step=30, reason="nan"),
     ]
     first = {
-        "trial-0": {"rank": "3"},
-        "trial-1": {"rank": "4"},
-        "trial-2": {"rank": "1", "winner": "true"},
-        "trial-3": {"rank": "2"},
-        "trial-4": {},
+        "first/00": {"rank": "3"},
+        "first/01": {"rank": "4"},
+        "first/02": {"rank": "1", "winner": "true"},
+        "first/03": {"rank": "2"},
+        "first/04": {},
     }
     assert judge(output, *records, winner=2, test={"test/accuracy": 0.75}) == first
     assert judge(output, winner=2, test={"test/accuracy": 0.75}) == first, "the same sweep, resumed"
     more = [TrialRecord(number, "COMPLETE", {}, value=value) for number, value in enumerate((0.85, *[0.1] * 6), 5)]
     second = judge(output, *more, winner=5, test={"test/accuracy": 0.8})
-    assert [name for name, tags in second.items() if "winner" in tags] == ["trial-5"]
-    assert (second["trial-5"]["rank"], second["trial-2"]["rank"], second["trial-1"]["rank"]) == ("01", "02", "11")
+    assert [name for name, tags in second.items() if "winner" in tags] == ["first/05"]
+    assert (second["first/05"]["rank"], second["first/02"]["rank"], second["first/01"]["rank"]) == ("01", "02", "11")
 
     runs = runs_of(output)
-    for trial, accuracy in (("trial-0", 0.5), ("trial-2", 0.75), ("trial-5", 0.8)):
+    for trial, accuracy in (("first/00", 0.5), ("first/02", 0.75), ("first/05", 0.8)):
         assert [point[1] for point in history(output, runs[trial], "test/accuracy")] == [accuracy]
-    assert {run.info.status for name, run in runs.items() if name in ("trial-0", "trial-2")} == {"FINISHED"}
+    assert {run.info.status for name, run in runs.items() if name in ("first/00", "first/02")} == {"FINISHED"}
     before = dump(output)
     spool_of(output).with_name("tracking.jsonl.state.json").unlink()
     assert (

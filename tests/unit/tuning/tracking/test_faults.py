@@ -37,7 +37,7 @@ def test_a_torn_last_line_is_cut_off(output: Path, caplog: pytest.LogCaptureFixt
     assert "torn" in caplog.text
     tracker.log_metrics("0", {"loss": 2.0}, step=2)
     assert tracker.close(60) == 0 == tracker.refused
-    assert [point[:2] for point in history(output, runs_of(output)["trial-0"], "loss")] == [
+    assert [point[:2] for point in history(output, runs_of(output)["first/00"], "loss")] == [
         (1, 1.0),
         (2, 2.0),
     ]
@@ -56,7 +56,7 @@ def test_what_mlflow_refuses_goes_to_the_dead_letters(output: Path, caplog: pyte
     tracker = open_tracker(output)
     tracker.start_trial("0", params={}, tags={})
     assert tracker.flush(60) == 0
-    client_of(output).log_param(runs_of(output)["trial-0"].info.run_id, "taken", "1")
+    client_of(output).log_param(runs_of(output)["first/00"].info.run_id, "taken", "1")
     tracker.start_trial("0", params={"good": 1, "taken": 2}, tags={"good": "1"})
     for step in range(20):
         tracker.log_metrics("0", {"loss": 1.0}, step=step)
@@ -78,7 +78,7 @@ def test_what_mlflow_refuses_goes_to_the_dead_letters(output: Path, caplog: pyte
     assert letters[1]["record"]["path"].endswith("missing.csv")
     assert all(letter["reason"] for letter in letters)
     assert caplog.text.count("refuses a record for good") == 2, "once a process, whatever the number"
-    run = runs_of(output)["trial-0"]
+    run = runs_of(output)["first/00"]
     assert run.info.status == "FINISHED"
     assert run.data.params == {"good": "1", "taken": "1"}
     assert (run.data.tags["good"], run.data.tags["last"]) == ("1", "1")
@@ -157,7 +157,7 @@ def test_a_killed_driver_loses_nothing(output: Path) -> None:
     tracker.log_metrics("0", {"loss": -1.0}, step=0)
     tracker.log_metrics("0", {"loss": -1.0}, step=1_000_000)
     assert tracker.close(60) == 0
-    points = history(output, runs_of(output)["trial-0"], "loss")
+    points = history(output, runs_of(output)["first/00"], "loss")
     written = [point[0] for point in points[:-1]]
     assert written == list(range(len(written)))
     assert len(written) >= last + 1
@@ -245,4 +245,4 @@ def test_a_broken_state_file_means_sending_again(output: Path, state: str) -> No
     spool_of(output).with_name("tracking.jsonl.state.json").write_text(state)
     tracker = open_tracker(output)
     assert tracker.close(60) == 0
-    assert len(history(output, runs_of(output)["trial-0"], "loss")) == 1
+    assert len(history(output, runs_of(output)["first/00"], "loss")) == 1

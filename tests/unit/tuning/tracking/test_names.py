@@ -57,7 +57,7 @@ def test_nothing_is_refused_for_its_name_or_its_length(output: Path) -> None:
     assert tracker.close(120) == 0
     assert not dead_letters_path(spool_of(output)).exists() and tracker.refused == 0
 
-    run = runs_of(output)["trial-0"]
+    run = runs_of(output)["first/00"]
     for number, name in enumerate(ODD):
         key = accepted_key(name)
         assert run.data.params[key] == run.data.tags[key] == f"{number}"

@@ -49,13 +49,13 @@ def test_runs_left_open_end_as_the_ledger_says_or_interrupted(killed: Path, outp
     runs = runs_of(output)
     assert {name: run.info.status for name, run in runs.items()} == {
         "first": "KILLED",
-        "trial-0": "FINISHED",
-        "trial-1": "KILLED",
-        "trial-2": "FAILED",
-        "trial-3": "KILLED",
+        "first/00": "FINISHED",
+        "first/01": "KILLED",
+        "first/02": "FAILED",
+        "first/03": "KILLED",
     }
-    assert runs["trial-1"].data.tags["pruned"] == runs["trial-3"].data.tags["interrupted"] == "true"
-    assert runs["trial-2"].data.tags["reason"] == "NaN"
+    assert runs["first/01"].data.tags["pruned"] == runs["first/03"].data.tags["interrupted"] == "true"
+    assert runs["first/02"].data.tags["reason"] == "NaN"
     assert {run.info.end_time for run in runs.values()} == {records[-1]["time"]}, (
         "as long as the driver is known to live"
     )
@@ -74,16 +74,16 @@ def test_a_resumed_sweep_takes_its_runs_up_again(killed: Path, output: Path) -> 
     tracker.end_sweep(status="FINISHED")
     assert tracker.close(60) == 0 == tracker.refused
     runs = runs_of(output)
-    assert {runs[name].info.status for name in ("first", "trial-0", "trial-3")} == {"FINISHED"}
-    assert not {"interrupted", "pruned", "reason"} & runs["trial-3"].data.tags.keys()
-    assert [point[:2] for point in history(output, runs["trial-3"], "loss")] == [(1, 1.0), (2, 2.0)]
+    assert {runs[name].info.status for name in ("first", "first/00", "first/03")} == {"FINISHED"}
+    assert not {"interrupted", "pruned", "reason"} & runs["first/03"].data.tags.keys()
+    assert [point[:2] for point in history(output, runs["first/03"], "loss")] == [(1, 1.0), (2, 2.0)]
 
 
 def test_a_resume_ends_what_it_will_not_run_again(killed: Path, output: Path) -> None:
     tracker = open_tracker(output)
     tracker.end_left_open(run_ends(TrialTable(killed, load_study(QUICKSTART).objective)))
     assert tracker.close(60) == 0
-    states = [runs_of(output)[f"trial-{number}"].info.status for number in range(4)]
+    states = [runs_of(output)[f"first/{number:02d}"].info.status for number in range(4)]
     assert states == ["FINISHED", "KILLED", "FAILED", "RUNNING"]
 
 

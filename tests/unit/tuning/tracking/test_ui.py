@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -53,20 +56,42 @@ def test_a_store_that_is_away_is_told_within_ten_seconds(
     assert "geheim" not in str(caught.value) and "\n" not in str(caught.value)
 
 
+def view_of(output: Path, objective: Objective) -> tuple[str, dict[str, Any]]:
+    """The address of the sweep's page, and the view that it names, which MLflow keeps with the experiment."""
+    client, spool = client_of(output), spool_of(output)
+    page = sweep_page(client, "http://h:1", spool, objective, ["optim.backbone_lr", "긍정\t"])
+    assert page is not None and "***" not in page
+    query = parse_qs(page.partition("?")[2])
+    tags = client.get_experiment_by_name("실험").tags
+    return page, json.loads(tags[f"mlflow.sharedViewState.{query['viewStateShareKey'][0]}"])
+
+
 def test_the_link_shows_one_sweep_in_the_order_of_its_objective(output: Path) -> None:
     tracker = open_tracker(output)
     tracker.start_sweep(params={}, tags={})
     tracker.start_trial("0", params={}, tags={})
     assert tracker.flush(60) == 0
-    client, spool = client_of(output), spool_of(output)
-    page = sweep_page(client, "http://h:1", spool, MORE)
-    assert page.startswith("http://h:1/#/experiments/") and "***" not in page
-    assert "orderByKey=metrics.%60best%2Feval%2Faccuracy%60&orderByAsc=false" in page
-    assert "best%2Feval%2Floss%60&orderByAsc=true" in sweep_page(client, "", spool, LESS)
+    page, view = view_of(output, MORE)
+    assert page.startswith("http://h:1/#/experiments/") and "/runs?workflowType=machine_learning&" in page
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best/eval/accuracy`", False)
+    lr, odd = "params.`optim.backbone_lr`", "params.`긍정:9:`"
+    assert view["selectedColumns"] == ["metrics.`best/eval/accuracy`", lr, odd, "tags.`state`", "tags.`rank`"]
+    other, less = view_of(output, LESS)
+    assert other == page and (less["orderByKey"], less["orderByAsc"]) == ("metrics.`best/eval/loss`", True)
     tracker.log_result("0", metrics={}, step=0, tags={"rank": "1"})
     assert tracker.close(60) == 0
-    assert "orderByKey=tags.%60rank%60&orderByAsc=true" in sweep_page(client, "", spool, MORE)
-    assert sweep_page(client, "", output / "none.jsonl", MORE) is None
+    ranked = view_of(output, MORE)[1]
+    assert (ranked["orderByKey"], ranked["orderByAsc"]) == ("tags.`rank`", True)
+    assert sweep_page(client_of(output), "", output / "none.jsonl", MORE, []) is None
+
+
+def test_where_no_view_can_be_kept_the_link_has_the_filter_and_the_order(output: Path) -> None:
+    tracker = open_tracker(output)
+    tracker.start_trial("0", params={}, tags={})
+    assert tracker.close(60) == 0
+    page = sweep_page(client_of(output), "", spool_of(output), MORE, [f"p{number}" for number in range(2000)])
+    assert page is not None and "searchFilter=tags.%22kobert_tune.sweep_id%22" in page, "a view of so many is too long"
+    assert "orderByKey=metrics.%60best%2Feval%2Faccuracy%60&orderByAsc=false" in page
 
 
 @pytest.mark.parametrize(

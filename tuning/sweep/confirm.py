@@ -1,0 +1,232 @@
+"""Confirms the winner of a sweep: its values are trained again with seeds that chose nothing.
+
+The best of many noisy trials is partly luck. So a few runs with fresh seeds choose one of the best trials, by the dev
+split. Other runs, of this candidate and of the baseline, are scored on the holdout: examples that no trial and no
+choice has seen. The verdict rests on these alone, so that its interval needs no correction for what was chosen.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tuning.statistics.halving import better, rounds
+from tuning.study import StudyConfig
+from tuning.sweep.budget import Budget
+from tuning.sweep.recording import flatten
+from tuning.sweep.verdict import Verdict, judge, on_holdout, unconfirmed
+from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns, Stage
+from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, CONFIRM, MODEL_FILES, REVIEW, STUDY, trial_folder
+from tuning.sweep_dir.trial_status import RUN_STATUS, TrialState, last_line
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
+from tuning.tracking import DESCRIPTION_TAG, Tracker
+from tuning.workers.broker import ReportContent
+from tuning.workers.trial import score_holdout, train_trial
+from tuning.workers.worker_pool import WorkerPool
+
+SECONDS_BETWEEN_LOOKS = 0.5
+STAGES: tuple[Stage, ...] = ("choose", "verdict")
+
+
+class Confirmation:
+    """Confirms the winner of a sweep whose search has ended; goes on where an earlier process was killed."""
+
+    def __init__(
+        self,
+        study: StudyConfig,
+        table: TrialTable,
+        groups: WorkerPool,
+        budget: Budget,
+        tracker: Tracker,
+        *,
+        say: Callable[[str], object],
+    ) -> None:
+        self._study, self._table, self._groups, self._tracker = study, table, groups, tracker
+        self._budget, self._say = budget, say
+        self._runs, self._lock = ConfirmRuns(table.folder), threading.Lock()
+        self.judged: list[ConfirmRun] = []
+        """The runs that the verdict rests on."""
+
+    def run(self) -> Verdict | None:
+        """Choose a candidate, and judge it; None when the study has no `confirm`, or the sweep is stopped meanwhile."""
+        study, table, baseline = self._study, self._table, self._study.search.baselines[0]
+        self._budget.release_reserve()
+        if study.confirm is None:
+            return None
+        candidates, winner = candidates_of(study, table), table.winner()
+        assert winner is not None
+        if not candidates or baseline not in table or table[baseline].checkpoint is None:
+            return unconfirmed(study, winner.trial, "not confirmed: there are no two trials to compare")
+        told = " ".join(str(record.trial) for record in candidates)
+        self._say(f"confirming: of the trials {told} the best, with other seeds, beside the baseline, trial {baseline}")
+        candidate = self._choose(candidates)
+        if candidate is None:
+            return None
+        self._train(
+            "verdict", [(trial, index) for index in range(study.confirm.seeds) for trial in (candidate, baseline)]
+        )
+        if self._budget.is_over:
+            return None
+        ours, theirs = (self._runs.of("verdict", trial)[: study.confirm.seeds] for trial in (candidate, baseline))
+        self.judged = [*ours, *theirs]
+        value = table[candidate].value
+        assert value is not None
+        verdict = judge(study, candidate, value, ours, theirs)
+        return replace(verdict, chosen_by=sum(run.stage == "choose" for run in self._runs))
+
+    def close(self) -> None:
+        """Remove the weights of the runs that were judged: what they said is in the ledger."""
+        for run in self.judged:
+            shutil.rmtree(self._folder_of(run) / CHECKPOINTS, ignore_errors=True)
+            run.checkpoint = None
+        if self.judged:
+            self._write()
+
+    def _choose(self, candidates: Sequence[TrialRecord]) -> int | None:
+        """Sequential halving by the dev split. The search's own value counts as one more run, where all came as far."""
+        left = [record.trial for record in candidates]
+        alike = all(record.state == TrialState.COMPLETE for record in candidates)
+        known = {record.trial: [record.value or 0.0] if alike else [] for record in candidates}
+        done = 0
+        for _, runs, keep in rounds(len(left)):
+            self._train("choose", [(trial, done + index) for index in range(runs) for trial in left])
+            done += runs
+            if self._budget.is_over:
+                return None
+            scores = {
+                trial: known[trial] + [run.value for run in found if run.value is not None]
+                for trial in left
+                if len(found := self._runs.of("choose", trial)) == done
+            }
+            left = better(scores, keep, mode=self._study.objective.mode) or left[:1]
+        return left[0]
+
+    def _train(self, stage: Stage, wanted: Sequence[tuple[int, int]]) -> None:
+        """Train, on all groups, what of `wanted`, trials and indices of seeds, is not done yet."""
+        runs = [self._runs.get(stage, trial, self._seed(stage, trial, index)) for trial, index in wanted]
+        with ThreadPoolExecutor(self._groups.count, thread_name_prefix="confirm") as threads:
+            asked = [threads.submit(self._train_one, run) for run in runs if run.state != TrialState.COMPLETE]
+            while asked and wait(asked, timeout=SECONDS_BETWEEN_LOOKS).not_done:
+                if self._budget.stop_all():
+                    self._groups.stop_all()
+        for future in asked:
+            future.result()
+
+    def _seed(self, stage: Stage, trial: int, index: int) -> int:
+        """A seed that no other run has but by chance."""
+        entropy = (self._study.train.seed, STAGES.index(stage), trial, index)
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+    def _train_one(self, run: ConfirmRun) -> None:
+        if self._budget.is_over:
+            return
+        folder, values, begin = self._table.folder, self._table[run.trial].values, time.monotonic() - run.seconds
+        run.state = TrialState.RUNNING
+        self._write()
+        self._start_run(run, values)
+        try:
+            self._groups.run(
+                train_trial,
+                on_report=partial(self._hear, run, begin),
+                trial=run.number,
+                values=values,
+                seed=run.seed,
+                study=str(folder / STUDY),
+                folder=str(folder / CONFIRM),
+                cache=str(folder.parent / CACHE),
+            )
+            if run.progress == 100 and run.stage == "verdict":
+                self._score(run)
+            run.state = TrialState.COMPLETE if run.progress == 100 else TrialState.INTERRUPTED
+        except RuntimeError as error:
+            run.state, run.reason = TrialState.FAILED, str(error).strip()
+            if self._budget.is_over:
+                run.state, run.reason = TrialState.INTERRUPTED, None
+        self._end(run)
+
+    def _hear(self, run: ConfirmRun, begin: float, report: ReportContent) -> None:
+        run.progress, run.seconds = report["progress"], time.monotonic() - begin
+        if report["is_best"]:
+            assert report["checkpoint"] is not None
+            run.value, run.metrics = report["metrics"][self._study.objective.metric], dict(report["metrics"])
+            run.best_progress, run.checkpoint = report["progress"], Path(report["checkpoint"]).name
+        self._write()
+        self._tracker.log_metrics(run.key, report["metrics"], step=report["step"])
+
+    def _score(self, run: ConfirmRun) -> None:
+        found = self._groups.run(
+            score_holdout,
+            model=str(self._folder_of(run) / MODEL_FILES),
+            cache=str(self._table.folder.parent / CACHE),
+            checkpoint=str(checkpoint_of_run(self._table.folder, run)),
+            metrics=run.metrics,
+            objective=self._study.objective.metric,
+            review=str(self._folder_of(run) / REVIEW),
+        )
+        run.holdout = {name.replace("eval/", "holdout/"): value for name, value in found["metrics"].items()}
+        run.pseudo_values = found["pseudo_values"]
+
+    def _end(self, run: ConfirmRun) -> None:
+        if run.state != TrialState.INTERRUPTED and run.stage == "choose":  # its value is all that is asked for
+            shutil.rmtree(self._folder_of(run) / CHECKPOINTS, ignore_errors=True)
+            run.checkpoint = None
+        status = RUN_STATUS[run.state]
+        tags = {"state": str(run.state)} | ({"reason": last_line(run.reason)[:500]} if run.reason else {})
+        if run.holdout:
+            self._tracker.log_metrics(run.key, run.holdout, step=0)
+        self._tracker.end_trial(run.key, status=status, tags=tags)
+        self._write()
+        if run.state == TrialState.INTERRUPTED:
+            return
+        score = run.holdout.get(on_holdout(self._study.objective), run.value)
+        told = last_line(run.reason) if run.reason else f"{score:.4f} on {'the holdout' if run.holdout else 'dev'}"
+        self._say(f"confirm: trial {run.trial} with seed {run.seed}: {told}")
+
+    def _start_run(self, run: ConfirmRun, values: dict[str, object]) -> None:
+        config = self._study.train_config(values).model_dump(mode="json", exclude_none=True)
+        config["train"]["seed"] = run.seed
+        purpose = "to choose the candidate" if run.stage == "choose" else "for the verdict, on the holdout"
+        description = f"The values of trial {run.trial} with another seed, {purpose}."
+        tags = {"trial": str(run.trial), "confirm": run.stage, DESCRIPTION_TAG: description}
+        self._tracker.start_trial(run.key, params=flatten(config), tags=tags)
+
+    def _folder_of(self, run: ConfirmRun) -> Path:
+        return trial_folder(self._table.folder / CONFIRM, run.number)
+
+    def _write(self) -> None:
+        with self._lock:
+            self._runs.write()
+
+
+def candidates_of(study: StudyConfig, table: TrialTable) -> list[TrialRecord]:
+    """The best trials besides the baseline, best first: those that ran to their end, or if none did, of the others."""
+    assert study.confirm is not None
+    others = [r for r in table.best(len(table)) if r.trial != study.search.baselines[0] and r.checkpoint]
+    complete = [record for record in others if record.state == TrialState.COMPLETE]
+    return (complete or others)[: study.confirm.top]
+
+
+def checkpoint_of_run(sweep: Path, run: ConfirmRun) -> Path:
+    """The folder of a run's best checkpoint."""
+    assert run.checkpoint is not None
+    return trial_folder(sweep / CONFIRM, run.number) / CHECKPOINTS / run.checkpoint
+
+
+def seconds_to_confirm(study: StudyConfig, records: Iterable[TrialRecord], groups: int) -> float:
+    """About how long the confirmation will take, by the trials so far; 0 while nothing is known."""
+    if study.confirm is None:
+        return 0.0
+    whole = [record.seconds * 100 / record.progress for record in records if record.progress]
+    if not whole:
+        return 0.0
+    together = [each.candidates * each.runs for each in rounds(study.confirm.top)] + [2 * study.confirm.seeds]
+    return sum(math.ceil(runs / groups) for runs in together) * sum(whole) / len(whole)
