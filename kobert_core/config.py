@@ -109,13 +109,9 @@ class DataConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _one_way_to_hold_rows_out(self) -> DataConfig:
-        for name in ("dev", "dev_fraction") if self.folds is not None else ():
-            if name in self.model_fields_set and getattr(self, name) is not None:
+        for name in ("dev", "dev_fraction", "holdout_fraction") if self.folds is not None else ():
+            if name in self.model_fields_set and getattr(self, name):
                 raise ValueError(f"give `{name}` or `folds`, not both: each fold is held out once, and no other rows")
-        if self.folds is not None and self.holdout_fraction:
-            raise ValueError(
-                "give `holdout_fraction` or `folds`, not both: each fold is held out once, and no other rows"
-            )
         return self
 
     @field_validator("encoding")

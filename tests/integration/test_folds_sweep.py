@@ -32,7 +32,7 @@ STUDY: dict[str, Any] = {
     "name": "folded",
     "task": "nsmc",
     "data": {"train": str(SAMPLE / "train.tsv"), "test": str(SAMPLE / "test.tsv"), "folds": 3, "max_length": 32},
-    "model": {"init": "random", "tokenizer_vocab_size": 512, "config": SIZES},
+    "model": {"init": "random", "tokenizer_vocab_size": 1024, "config": SIZES},
     "optim": {"batch_size": 16, "classifier_lr": 2e-3},
     "train": {"epochs": 4, "eval_percent": 50},
     "parameters": {"optim.backbone_lr": {"distribution": "log_uniform", "min": 1e-9, "max": 1e-2}},

@@ -39,16 +39,16 @@ class OptunaSearcher(DriverOnly, Searcher):
         objective: Objective,
         *,
         ledger: Iterable[TrialRecord] = (),
-        newest_counts: bool = False,
         takes_new_trials: Callable[[], bool] = lambda: True,
+        newest_counts: bool = False,
     ) -> None:
         """
         Args:
             study, space, search, objective: What to search, and how.
             ledger: Some of its trials may continue although Optuna was told that they failed (see
                 `resume_lost_trials`). Optuna cannot undo that, so nothing more about them is reported to it.
-            newest_counts: As in `tell` of `optuna_study`.
             takes_new_trials: Whether a trial may begin now that no earlier session has begun.
+            newest_counts: As in `tell` of `optuna_study`.
         """
         self._takes_new_trials = takes_new_trials
         super().__init__(metric="objective", mode=objective.mode)

@@ -120,11 +120,10 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
         _check_search(raw.space, sections["search"], problems)
     if sections["search"] and sections["scheduler"] and sections["scheduler"].name == "pbt":
         _check_population(raw.space, sections["search"], sections["budget"], problems)
-        if sections["data"] and sections["data"].folds is not None:
-            what = "`scheduler.name: pbt` goes on from other trials' weights, but with `data.folds` a trial has many"
-            problems.add("data.folds", what, "remove `data.folds`, or use another scheduler")
     if sections.get("confirm") and sections["data"] and sections["search"] and sections["scheduler"]:
         _check_confirm(sections["data"], sections["search"], sections["scheduler"], problems)
+    if sections["data"] and sections["data"].folds is not None and sections["scheduler"]:
+        _check_folds(sections["scheduler"], problems)
     problems.raise_first(raw.where)
     assert checked is not None
     budget = sections["budget"]
@@ -352,14 +351,21 @@ def _check_confirm(data: DataConfig, search: SearchConfig, scheduler: SchedulerC
     if not search.baselines:
         problems.add("confirm", "`confirm` compares with a baseline, but `search.baselines` names none", "name trial 0")
     if data.folds is not None:
-        what = "`confirm` needs a holdout, which `data.folds` does not leave"
-        problems.add("confirm", what, "leave out one of them")
+        what = "`confirm` needs rows that no trial is chosen by, but with `data.folds` trials are chosen by all"
+        problems.add("confirm", what, "leave out `confirm`, or `data.folds`")
     elif not data.holdout_fraction:
         what = "`confirm` needs a part of the dev split that no trial is chosen by, but `data.holdout_fraction` is 0"
         problems.add("data.holdout_fraction", what, f"leave it out, which makes it {HOLDOUT_FRACTION}")
     if scheduler.name == "pbt":
         what = "`scheduler.name: pbt` changes values in the middle of a run: no trial can be trained again as it was"
         problems.add("confirm", what, "leave out `confirm`, or use another scheduler")
+
+
+def _check_folds(scheduler: SchedulerConfig, problems: Problems) -> None:
+    """A trial over folds trains many models: none of them is the one that others could go on from."""
+    if scheduler.name == "pbt":
+        what = "`scheduler.name: pbt` goes on from other trials' weights, but with `data.folds` a trial has many"
+        problems.add("data.folds", what, "remove `data.folds`, or use another scheduler")
 
 
 def _kinds(annotation: object) -> Iterator[object]:

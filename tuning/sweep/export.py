@@ -184,6 +184,28 @@ def model_card(
     return str(ModelCard(content))
 
 
+def chosen_on(study: StudyConfig) -> str:
+    """What trials are compared on, for the card."""
+    return "on the dev split" if study.data.folds is None else f"as the mean of {study.data.folds} folds"
+
+
+def weights_of(study: StudyConfig, record: TrialRecord) -> str:
+    """Which of a trial's weights are exported, for the card."""
+    if study.data.folds is None:
+        return f"the checkpoint is that of {record.best_progress}% of the run"
+    return (
+        f"the weights are the best ones of the first fold, trained on the other {study.data.folds - 1}, while the "
+        "results below, but those on a test file, are means of all folds' best"
+    )
+
+
+def compared_on(study: StudyConfig) -> str:
+    """Where the rows come from that no trial was trained on, for the card."""
+    if study.data.dev is not None:
+        return f"dev file {code(study.data.dev.name)}"
+    return "dev split carved from it" if study.data.folds is None else f"cut into {study.data.folds} folds"
+
+
 def eval_results(
     study: StudyConfig, record: TrialRecord, test: Mapping[str, float], verdict: Mapping[str, Any] | None
 ) -> Iterator[EvalResult]:
@@ -208,28 +230,6 @@ def eval_results(
             metric_type=name,
             metric_value=value,
         )
-
-
-def chosen_on(study: StudyConfig) -> str:
-    """What trials are compared on, for the card."""
-    return "on the dev split" if study.data.folds is None else f"as the mean of {study.data.folds} folds"
-
-
-def weights_of(study: StudyConfig, record: TrialRecord) -> str:
-    """Which of a trial's weights are exported, for the card."""
-    if study.data.folds is None:
-        return f"the checkpoint is that of {record.best_progress}% of the run"
-    return (
-        f"the weights are the best ones of the first fold, trained on the other {study.data.folds - 1}, while the "
-        "results below, but those on a test file, are means of all folds' best"
-    )
-
-
-def compared_on(study: StudyConfig) -> str:
-    """Where the rows come from that no trial was trained on, for the card."""
-    if study.data.dev is not None:
-        return f"dev file {code(study.data.dev.name)}"
-    return "dev split carved from it" if study.data.folds is None else f"cut into {study.data.folds} folds"
 
 
 def objective_of(record: TrialRecord, study: StudyConfig) -> dict[str, float]:

@@ -78,8 +78,8 @@ class TrialRunner:
             study.search,
             study.objective,
             ledger=self._table,
-            newest_counts=in_folds,
             takes_new_trials=lambda: self._rounds.takes_new_trials,
+            newest_counts=in_folds,
         )
 
     def _wait_for_groups(self) -> None:

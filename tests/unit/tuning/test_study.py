@@ -182,7 +182,6 @@ def test_a_mistake_is_one_line(load: Any, tmp_path: Path, old: str, new: str, li
         ("optim=3", "`optim` must be a mapping of keys to values, but got 3"),
         ("data={train: a.tsv, dev: b.tsv, folds: 5}", "`data`: give `dev` or `folds`, not both"),
         ("data={train: a.tsv, dev_fraction: 0.1, folds: 5}", "`data`: give `dev_fraction` or `folds`, not both"),
-        ("data={train: a.tsv, holdout_fraction: 0.5, folds: 5}", "give `holdout_fraction` or `folds`, not both"),
         ("data.folds=1", "`data.folds` must be greater than or equal to 2, but got 1"),
         ("data.n_splits=5", "unknown key `data.n_splits`; did you mean `folds`?"),
         ("optim={warmup_ratio: 0.1, warmup_steps: 9}", "give `warmup_ratio` or `warmup_steps`, not both"),
@@ -199,16 +198,29 @@ def test_a_wrong_value_is_one_line(load: Any, tmp_path: Path, override: str, wor
     assert message.startswith(("--set ", str(tmp_path / "study.yaml:")))
 
 
+def test_a_population_has_no_folds(load: Any) -> None:
+    space = "parameters={optim.backbone_lr: {min: 1e-5, max: 1e-4}}"
+    message = refusal(load, space, "search={}", "scheduler.name=pbt", "data.folds=5")
+    assert message == (
+        "--set data.folds=5: `scheduler.name: pbt` goes on from other trials' weights, but with `data.folds` a trial "
+        "has many; remove `data.folds`, or use another scheduler"
+    )
+
+
 RATE_ALONE = "parameters={optim.backbone_lr: {min: 1e-5, max: 1e-3}}"
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
+        (["data.folds=5"], "with `data.folds` trials are chosen by all; leave out `confirm`, or `data.folds`"),
+        (["data.folds=5", "data.holdout_fraction=0.3"], "give `holdout_fraction` or `folds`, not both"),
         (["data.holdout_fraction=0"], "`confirm` needs a part of the dev split that no trial is chosen by"),
         (["search={baselines: []}"], "`confirm` compares with a baseline, but `search.baselines` names none"),
-        (["search={}", RATE_ALONE, "scheduler.name=pbt"], "no trial can be trained again as it was"),
-        (["data={train: a.tsv, folds: 5}"], "`confirm` needs a holdout, which `data.folds` does not leave"),
+        (
+            ["search={}", RATE_ALONE, "scheduler.name=pbt"],
+            "no trial can be trained again as it was; leave out `confirm`",
+        ),
     ],
 )
 def test_a_confirmation_that_could_say_nothing_is_refused(load: Any, overrides: list[str], words: str) -> None:
@@ -220,15 +232,6 @@ def test_a_third_of_dev_is_held_out_for_a_confirmation(load: Any) -> None:
     assert load(STUDY, "confirm={}").data.holdout_fraction == pytest.approx(1 / 3, abs=1e-3)
     assert load(STUDY, "confirm={}", "data.holdout_fraction=0.5").data.holdout_fraction == 0.5
     assert load(STUDY, "confirm=null").confirm is None
-
-
-def test_a_population_has_no_folds(load: Any) -> None:
-    space = "parameters={optim.backbone_lr: {min: 1e-5, max: 1e-4}}"
-    message = refusal(load, space, "search={}", "scheduler.name=pbt", "data.folds=5")
-    assert message == (
-        "--set data.folds=5: `scheduler.name: pbt` goes on from other trials' weights, but with `data.folds` a trial "
-        "has many; remove `data.folds`, or use another scheduler"
-    )
 
 
 def test_searched_warmup_steps_do_not_go_with_a_fixed_ratio(load: Any) -> None:
@@ -314,8 +317,8 @@ OVERRIDES = [
     ["parameters={train.seed: {min: 0, max: 9}}", "search={algorithm: grid, storage: 'sqlite:///x'}"],
     ["budget={wall_time: 1h30m, gpu_hours: 3}", "resources={gpus_per_worker: 0.25, concurrent: 3}"],
     ["tracking={uri: 'http://x:5000', experiment: '실험 #1: \"a\" \\ b'}", "model.class_weights=[0.5, 1]"],
-    ["confirm={top: 2, tie: cheapest}", "data.split_seed=7"],
     ["data.folds=5", "scheduler.grace_percent=50"],
+    ["confirm={top: 2, tie: cheapest}", "data.split_seed=7"],
     ["objective={metric: eval/loss, mode: min}", "scheduler.name=none", "keep_checkpoints=1", "model.config={}"],
 ]
 
