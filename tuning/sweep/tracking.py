@@ -11,7 +11,7 @@ from pathlib import Path
 from kobert_core.tasks.base import Examples, Task
 from tuning.study import StudyConfig
 from tuning.sweep.comparison import baselines_of, compared
-from tuning.sweep_dir.layout import ENVIRONMENT, LEDGER, SPOOL, STUDY, TABLE, WINNER
+from tuning.sweep_dir.layout import ENVIRONMENT, LEDGER, REPORT, SPOOL, STUDY, TABLE, WINNER
 from tuning.sweep_dir.trial_status import run_ends
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import Status, Tracker, dead_letters_path
@@ -107,7 +107,7 @@ def log_winner(
 
 def end_tracking(tracker: Tracker, folder: Path, *, status: Status, say: Callable[[str], object]) -> None:
     """Close the run of a sweep, wait a little for MLflow, and say what it does not have."""
-    for name in (STUDY, TABLE, ENVIRONMENT, WINNER):
+    for name in (STUDY, TABLE, ENVIRONMENT, WINNER, REPORT):
         if (folder / name).is_file():
             tracker.log_artifact(folder / name)
     tracker.end_sweep(status=status)

@@ -17,6 +17,7 @@ from ray import tune
 from kobert_core.data.source import Source
 from kobert_core.io.checksums import file_digest
 from tuning.sweep_dir.layout import CHECKPOINTS, LOG, MAX_PBT_CHECKPOINTS, MODEL_FILES, PBT_CHECKPOINTS, trial_folder
+from tuning.sweep_dir.reviews import write_review
 from tuning.workers.broker import packed
 from tuning.workers.failures import TrialFailed, TrialRefused, in_one_line
 
@@ -284,6 +285,28 @@ def evaluate_checkpoint(
     task = task.with_chosen(metrics)
     found = evaluate(network.to(runtime.device), task, task.read(Source.of(file)), runtime)
     return {name.replace("eval/", "test/"): value for name, value in found.items()}
+
+
+def review_checkpoint(
+    runtime: Runtime, *, model: str, cache: str, checkpoint: str, metrics: dict[str, float], output: str
+) -> None:
+    """On the workers of a group: write what a checkpoint answers to each row or question of the dev split.
+
+    Args:
+        runtime: The worker's runtime.
+        model, cache, checkpoint, metrics: As `evaluate_checkpoint` takes them.
+        output: The file to write.
+    """
+    from kobert_core.checkpoint import load_weights
+    from kobert_core.evaluation import predict
+    from kobert_core.pretrained import empty_model
+
+    task, network = empty_model(Path(model), cache=Path(cache))
+    network.load_state_dict(load_weights(Path(checkpoint)))
+    task = task.with_chosen(metrics)
+    outputs = predict(network.to(runtime.device), task, task.dev, runtime)
+    if runtime.rank == 0:
+        write_review(Path(output), task.review(task.dev, outputs))
 
 
 @contextlib.contextmanager
