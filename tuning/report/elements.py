@@ -118,15 +118,17 @@ def _kind_of(value: object) -> str:
     return ' class="number"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 
-def figure(plot: Figure, caption: str, *, height: int = 380, wide: bool = False) -> Markup:
-    """A plot, which the page draws from its data when it is opened. One that is `wide` scrolls on a narrow screen."""
+def figure(plot: Figure, caption: str, *, height: int = 380, wide: bool = False, paper: bool = False) -> Markup:
+    """A plot, which the page draws from its data when it is opened. One that is `wide` scrolls on a narrow screen; one
+    on `paper` is on white also in the dark, since its colours are made for that."""
+    kind = " ".join(name for name, wanted in (("wide", wide), ("paper", paper)) if wanted)
     content: dict[str, Any] = json.loads(plot.to_json() or "{}")
     layout = content["layout"]
     for name in ("template", "title", "width", "height"):
         layout.pop(name, None)
     plain = json.dumps({"data": content["data"], "layout": layout}, ensure_ascii=False, separators=(",", ":"))
     return Markup(
-        f'<figure{" class=wide" if wide else ""}><div class="scroll" tabindex="0" role="region" '
+        f'<figure class="{kind}"><div class="scroll" tabindex="0" role="region" '
         f'aria-label="{escaped(caption)}"><div class="plot" style="height: {height}px" role="img" '
         f'aria-label="{escaped(caption)}"></div></div>'
         f'<script type="application/json">{plain.replace("<", chr(92) + "u003c")}</script>'

@@ -20,8 +20,8 @@
     return;
   }
 
-  const style = getComputedStyle(document.documentElement);
-  const layoutOf = (layout) => {
+  const layoutOf = (plot, layout) => {
+    const style = getComputedStyle(plot);
     const [text, line] = ["--text", "--line"].map((name) => style.getPropertyValue(name).trim());
     const narrow = window.innerWidth < 640;
     const axes = ["xaxis", "yaxis", ...Object.keys(layout).filter((name) => /^[xy]axis\d*$/.test(name))];
@@ -38,12 +38,12 @@
       ...themed,
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: getComputedStyle(document.body).fontFamily, color: text, size: narrow ? 11 : 13 },
+      font: { family: style.fontFamily, color: text, size: narrow ? 11 : 13 },
     };
   };
   const config = { displaylogo: false, displayModeBar: matchMedia("(hover: hover)").matches && "hover", responsive: true };
   const draw = () => Promise.all(figures.map(({ plot, data, layout }) =>
-    Plotly.react(plot, data, layoutOf(layout), config)));
+    Plotly.react(plot, data, layoutOf(plot, layout), config)));
   await draw();
   for (const media of ["(prefers-color-scheme: dark)", "print"]) matchMedia(media).addEventListener("change", draw);
   document.documentElement.dataset.drawn = figures.length;

@@ -178,18 +178,17 @@ def the_space(data: SweepData, compared: ComparedTrials | None, importance: Impo
     if compared.percent < 100:
         yield paragraph("Too few ran to their ends: what pays early is not always what pays in the end.", "note")
     coordinates = figures.parallel_coordinates(compared, metric)
-    yield figure(coordinates, f"Parameters and {metric}, a line a trial", height=420, wide=True)
+    yield figure(coordinates, f"Parameters and {metric}, a line a trial", height=420, wide=True, paper=True)
     if importance is None:
         yield paragraph("How much each parameter matters cannot be said of these trials.")
         return
     yield from _importance(compared, importance)
     names = list(importance.shares)[:2]
-    yield figure(
-        figures.slices(compared, names, metric), f"{metric} against {' and '.join(names)}", wide=len(names) > 1
-    )
+    told = f"{metric} against {' and '.join(names)}"
+    yield figure(figures.slices(compared, names, metric), told, wide=len(names) > 1, paper=True)
     if len(names) == 2:
         caption = f"{metric} over {names[0]} and {names[1]}: between the trials it is interpolated"
-        yield figure(figures.contour(compared, names, metric), caption, height=440)
+        yield figure(figures.contour(compared, names, metric), caption, height=440, paper=True)
 
 
 def _importance(compared: ComparedTrials, importance: Importance) -> Iterator[Markup]:
@@ -262,7 +261,7 @@ def workers_and_seconds(data: SweepData) -> Iterator[Markup]:
     if data.confirmations:
         again = sum(float(run.get("seconds") or 0.0) for run in data.confirmations)
         rows.append(
-            ["trained again with other seeds", len(data.confirmations), seconds(again), None, round(again * each, 1)]
+            ["trained again with other seeds", len(data.confirmations), seconds(again), None, round(again * each)]
         )
     yield table("Seconds spent", ["", "trials", "time", "of the trials' time", f"{held} seconds"], rows)
     idle = max(0.0, lanes.count * span - busy)
@@ -283,7 +282,7 @@ def workers_and_seconds(data: SweepData) -> Iterator[Markup]:
 
 def _share(records: Sequence[TrialRecord], whole: float, each: float) -> list[object]:
     took = sum(record.seconds for record in records)
-    return [len(records), seconds(took), f"{100 * took / whole:.0f}%", round(took * each, 1)]
+    return [len(records), seconds(took), f"{100 * took / whole:.0f}%", round(took * each)]
 
 
 def failures(data: SweepData) -> Iterator[Markup]:
