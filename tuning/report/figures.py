@@ -192,7 +192,8 @@ def timeline(records: Sequence[TrialRecord], lanes: Lanes) -> Figure:
                 hoverinfo="text",
             )
     figure.update_layout(barmode="overlay", bargap=0.25)
-    figure.update_yaxes(type="category", autorange="reversed")
+    order = [f"{lane + 1}" for lane in range(lanes.count)]
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=order, autorange="reversed")
     return _with_axes(figure, "seconds since the first trial began", "worker group")
 
 
