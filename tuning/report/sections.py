@@ -17,6 +17,7 @@ from tuning.report.sweep_data import SweepData
 from tuning.sweep_dir.layout import STUDY, TABLE
 from tuning.sweep_dir.trial_status import TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, standing
+from tuning.tracking import redact_uri
 
 FEW_ENDS = 5
 """With fewer trials that ran to their ends a rank correlation says next to nothing."""
@@ -292,13 +293,13 @@ def failures(data: SweepData) -> Iterator[Markup]:
         yield paragraph("No trial has failed.")
         return
     rows = [
-        [record.trial, record.progress, seconds(record.seconds), last_line(record.reason or "unknown")]
+        [record.trial, record.progress, seconds(record.seconds), redact_uri(last_line(record.reason or "unknown"))]
         for record in failed
     ]
     yield table("Trials that failed", ["trial", "% done", "took", "reason"], rows)
     for record in failed[:BEST_SHOWN]:
         if record.reason and "\n" in record.reason.strip():
-            yield details(f"all that trial {record.trial} said", code(record.reason))
+            yield details(f"all that trial {record.trial} said", code(redact_uri(record.reason)))
     yield paragraph(Markup(f"<code>kobert-tune logs {escaped(_quoted(data))} TRIAL</code> shows what one printed."))
 
 

@@ -153,6 +153,12 @@ def test_failures_have_their_reasons_and_the_seconds_that_they_cost(tmp_path: Pa
     assert facts["lost to failures"] == "7.5"
 
 
+def test_a_password_in_a_reason_is_not_handed_on(tmp_path: Path) -> None:
+    reason = "Traceback\n  of https://me:hunter2@host/data\nOSError: https://me:hunter2@host/data"
+    text, _ = page_of(sweep_of(tmp_path / "s", [trial(0, state=TrialState.FAILED, reason=reason, seconds=1.0)]))
+    assert "hunter2" not in text and "OSError" in text
+
+
 def test_a_sweep_whose_trials_all_failed_has_a_report(tmp_path: Path) -> None:
     failed = [trial(number, state=TrialState.FAILED, reason="no", seconds=1.0) for number in range(3)]
     _, page = page_of(sweep_of(tmp_path / "s", failed))
