@@ -184,6 +184,21 @@ def test_trials_are_compared_where_enough_of_them_came_and_it_says_so(tmp_path: 
     assert rungs.column("place of the best then")[0].endswith(" of 12")
 
 
+def test_the_page_of_very_many_trials_stays_small(tmp_path: Path) -> None:
+    study = load_study(ROOT / "search_spaces" / "quickstart.yaml")
+    sweep = sweep_of(tmp_path / "s", [])
+    table = TrialTable(sweep, study.objective)
+    for number in range(600):
+        table._records[number] = trial(number, *rising(0.5 + number / 2000))
+    for number, record in table._records.items():
+        record.values = {"optim.backbone_lr": 7e-4 + number * 1e-6, "model.dropout": (number * 7 % 600) / 1200}
+    table.write()
+    text, page = page_of(sweep)
+    assert len(text.encode()) < 3_000_000
+    assert "600 trials are compared at their ends." in page.paragraphs and "100 of the 600 trials" in text
+    assert len(page.table("The first 300 trials").rows) == 1 + 300
+
+
 def test_rungs_are_those_of_the_scheduler() -> None:
     assert rungs_of(SchedulerConfig(name="asha", grace_percent=10, reduction_factor=3), []) == [10, 30, 90]
     assert rungs_of(SchedulerConfig(name="hyperband", grace_percent=50, reduction_factor=2), []) == [50]
