@@ -74,11 +74,11 @@ def _steps(ended: Sequence[TrialRecord], spent: Sequence[float], objective: Obje
     return steps
 
 
-def learning_curves(data: SweepData, rungs: Sequence[int]) -> Figure:
-    """The objective of each trial against its progress; a cross where it was stopped."""
+def learning_curves(data: SweepData, records: Sequence[TrialRecord], rungs: Sequence[int]) -> Figure:
+    """The objective of these trials, and of the best one, against their progress; a cross where one was stopped."""
     figure = Figure()
     for state in COLOURS:
-        shown = [record for record in data.records if record.state == state and record.curve]
+        shown = [record for record in records if record.state == state and record.curve]
         if shown:
             points = [(x, y, record.trial) for record in shown for x, y in _line_of(record)]
             figure.add_scatter(
@@ -88,8 +88,8 @@ def learning_curves(data: SweepData, rungs: Sequence[int]) -> Figure:
                 name=state.lower(),
                 line={"color": COLOURS[state], "width": 1},
                 opacity=0.6,
-                text=[f"trial {trial}" for _, _, trial in points],
-                hovertemplate="%{text}: %{y:.5f} at %{x}%<extra></extra>",
+                text=[trial for _, _, trial in points],
+                hovertemplate="trial %{text}: %{y:.5f} at %{x}%<extra></extra>",
             )
     if data.winner and data.winner.curve:
         figure.add_scatter(
@@ -100,7 +100,7 @@ def learning_curves(data: SweepData, rungs: Sequence[int]) -> Figure:
             line={"color": WINNER, "width": 3},
             hovertemplate="%{y:.5f} at %{x}%<extra></extra>",
         )
-    stopped = [record for record in data.records if record.state == TrialState.PRUNED and record.curve]
+    stopped = [record for record in records if record.state == TrialState.PRUNED and record.curve]
     if stopped:
         figure.add_scatter(
             x=[max(record.curve) for record in stopped],
@@ -184,7 +184,7 @@ def timeline(records: Sequence[TrialRecord], lanes: Lanes) -> Figure:
                 y=[f"{lanes.of[record.trial] + 1}" for record in shown],
                 orientation="h",
                 name=state.lower(),
-                marker={"color": COLOURS[state], "line": {"width": 1, "color": "#ffffff"}},
+                marker={"color": COLOURS[state], "line": {"width": int(len(records) <= 60), "color": "#ffffff"}},
                 text=[f"{record.trial}" for record in shown],
                 textposition="inside",
                 insidetextanchor="middle",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna import importance
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -24,6 +25,8 @@ FEW = 20
 """With fewer trials an importance is a hint at most."""
 ENOUGH = 10
 """Trials for which their ends are compared, and not an earlier rung that more of them have reached."""
+MOST_DRAWN = 100
+"""More are not drawn where each takes a line, or a row and a column: a page stays small, and can be read."""
 MANY = 100
 """From so many trials on PED-ANOVA takes the place of fANOVA."""
 
@@ -51,6 +54,19 @@ def compare_trials(data: SweepData, rungs: Sequence[int]) -> ComparedTrials | No
     if len(set(values[percent].values())) < 2:
         return None
     return ComparedTrials(percent=percent, count=len(values[percent]), study=_study_of(data, values[percent]))
+
+
+def drawn(compared: ComparedTrials) -> ComparedTrials:
+    """These trials, or of more than `MOST_DRAWN` so many: the best, the worst, and others at equal distances between
+    them by rank."""
+    trials = compared.study.get_trials(deepcopy=False)
+    ranked = sorted((trial for trial in trials if trial.values), key=lambda trial: trial.values[0])
+    if len(ranked) <= MOST_DRAWN:
+        return compared
+    kept = {ranked[place].number for place in np.linspace(0, len(ranked) - 1, MOST_DRAWN).astype(int)}
+    study = optuna.create_study(direction=compared.study.direction)
+    study.add_trials([trial if trial.number in kept else create_trial(state=OptunaState.FAIL) for trial in trials])
+    return ComparedTrials(percent=compared.percent, count=len(kept), study=study)
 
 
 def _study_of(data: SweepData, values: dict[int, float]) -> optuna.Study:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,16 +12,17 @@ from kobert_core.texts import printable
 from tuning.report import figures
 from tuning.report.answers_section import answers, worth_reading
 from tuning.report.elements import Markup, Section, code, details, escaped, figure, number, paragraph, seconds, table
-from tuning.report.search import FEW, ComparedTrials, Importance, compare_trials, importance_of
+from tuning.report.search import FEW, ComparedTrials, Importance, compare_trials, drawn, importance_of
 from tuning.report.stopping import Rung, look_at_rungs, rungs_of, seconds_saved
 from tuning.report.sweep_data import SweepData
 from tuning.sweep_dir.layout import STUDY, TABLE
 from tuning.sweep_dir.trial_status import TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, standing
+from tuning.tracking import redact_uri
 
 FEW_ENDS = 5
 """With fewer trials that ran to their ends a rank correlation says next to nothing."""
-BEST_SHOWN, TRIALS_SHOWN = 5, 500
+BEST_SHOWN, TRIALS_SHOWN = 5, 300
 
 
 def sections_of(data: SweepData) -> list[Section]:
@@ -62,8 +64,11 @@ def winner(data: SweepData) -> Iterator[Markup]:
         yield _beside_baselines(data, best, result)
     yield from _confirmations(data)
     yield _trials(data, data.table.best(BEST_SHOWN), "The best trials: those that ran to their ends first")
-    everything = _trials(data, data.records[:TRIALS_SHOWN], f"All trials, as in {TABLE}")
-    yield details(f"all {len(data.records):,} trials", everything)
+    shown = data.records[:TRIALS_SHOWN]
+    whole = len(shown) == len(data.records)
+    told = f"All trials, as in {TABLE}" if whole else f"The first {len(shown)} trials; all are in {TABLE}"
+    everything = _trials(data, shown, told)
+    yield details(f"{len(shown)} of {len(data.records):,} trials", everything)
     if data.readings:
         yield _readings(data)
 
@@ -161,7 +166,9 @@ def learning_curves(data: SweepData, rungs: Sequence[int]) -> Iterator[Markup]:
         return
     has_rungs = data.study.scheduler.name in ("asha", "hyperband")
     told = "; dotted lines are the rungs at which they may be stopped" if has_rungs else ""
-    plot = figures.learning_curves(data, rungs if has_rungs else [])
+    step = math.ceil(len(data.records) / TRIALS_SHOWN)
+    told += f"; one trial of every {step}" if step > 1 else ""
+    plot = figures.learning_curves(data, data.records[::step], rungs if has_rungs else [])
     yield figure(plot, f"{data.study.objective.metric} of each trial as it was trained{told}", height=440)
 
 
@@ -177,8 +184,10 @@ def the_space(data: SweepData, compared: ComparedTrials | None, importance: Impo
         yield paragraph(f"{compared.count} trials are few: read what follows as a hint, and not as a finding.", "note")
     if compared.percent < 100:
         yield paragraph("Too few ran to their ends: what pays early is not always what pays in the end.", "note")
-    coordinates = figures.parallel_coordinates(compared, metric)
-    yield figure(coordinates, f"Parameters and {metric}, a line a trial", height=420, wide=True, paper=True)
+    some = drawn(compared)
+    of_them = "" if some is compared else f"; {some.count} of the {compared.count:,} trials, from the best to the worst"
+    coordinates = figures.parallel_coordinates(some, metric)
+    yield figure(coordinates, f"Parameters and {metric}, a line a trial{of_them}", height=420, wide=True, paper=True)
     if importance is None:
         yield paragraph("How much each parameter matters cannot be said of these trials.")
         return
@@ -187,8 +196,8 @@ def the_space(data: SweepData, compared: ComparedTrials | None, importance: Impo
     told = f"{metric} against {' and '.join(names)}"
     yield figure(figures.slices(compared, names, metric), told, wide=len(names) > 1, paper=True)
     if len(names) == 2:
-        caption = f"{metric} over {names[0]} and {names[1]}: between the trials it is interpolated"
-        yield figure(figures.contour(compared, names, metric), caption, height=440, paper=True)
+        caption = f"{metric} over {names[0]} and {names[1]}: between the trials it is interpolated{of_them}"
+        yield figure(figures.contour(some, names, metric), caption, height=440, paper=True)
 
 
 def _importance(compared: ComparedTrials, importance: Importance) -> Iterator[Markup]:
@@ -208,7 +217,7 @@ def was_stopping_safe(data: SweepData, rungs: Sequence[int]) -> Iterator[Markup]
     if not looks:
         yield paragraph("No trial has come to a point at which it could be stopped.")
         return
-    yield paragraph(_in_short(looks, stopped))
+    yield paragraph(_in_short(looks, stopped, len(data.records)))
     rows = [
         [f"{rung.percent}%", rung.reached, rung.stopped, rung.ended, rung.correlation, _place(rung)] for rung in looks
     ]
@@ -225,14 +234,14 @@ def was_stopping_safe(data: SweepData, rungs: Sequence[int]) -> Iterator[Markup]
     )
 
 
-def _in_short(looks: Sequence[Rung], stopped: int) -> str:
+def _in_short(looks: Sequence[Rung], stopped: int, trials: int) -> str:
     first = looks[0]
     if first.ended < FEW_ENDS or first.correlation is None:
         return f"It cannot be said: only {first.ended} trial(s) ran to their ends, and {stopped} were stopped."
     strength = "well" if first.correlation >= 0.7 else "somewhat" if first.correlation >= 0.3 else "hardly"
     return (
         f"At {first.percent}% the order of the trials says {strength} how they end (ρ {first.correlation:.2f} over "
-        f"{first.ended} trials); {stopped} of {first.reached} were stopped early."
+        f"{first.ended} trials); {stopped} of {trials} trials were stopped early."
     )
 
 
@@ -292,13 +301,13 @@ def failures(data: SweepData) -> Iterator[Markup]:
         yield paragraph("No trial has failed.")
         return
     rows = [
-        [record.trial, record.progress, seconds(record.seconds), last_line(record.reason or "unknown")]
+        [record.trial, record.progress, seconds(record.seconds), redact_uri(last_line(record.reason or "unknown"))]
         for record in failed
     ]
     yield table("Trials that failed", ["trial", "% done", "took", "reason"], rows)
     for record in failed[:BEST_SHOWN]:
         if record.reason and "\n" in record.reason.strip():
-            yield details(f"all that trial {record.trial} said", code(record.reason))
+            yield details(f"all that trial {record.trial} said", code(redact_uri(record.reason)))
     yield paragraph(Markup(f"<code>kobert-tune logs {escaped(_quoted(data))} TRIAL</code> shows what one printed."))
 
 

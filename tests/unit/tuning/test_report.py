@@ -153,6 +153,12 @@ def test_failures_have_their_reasons_and_the_seconds_that_they_cost(tmp_path: Pa
     assert facts["lost to failures"] == "7.5"
 
 
+def test_a_password_in_a_reason_is_not_handed_on(tmp_path: Path) -> None:
+    reason = "Traceback\n  of https://me:hunter2@host/data\nOSError: https://me:hunter2@host/data"
+    text, _ = page_of(sweep_of(tmp_path / "s", [trial(0, state=TrialState.FAILED, reason=reason, seconds=1.0)]))
+    assert "hunter2" not in text and "OSError" in text
+
+
 def test_a_sweep_whose_trials_all_failed_has_a_report(tmp_path: Path) -> None:
     failed = [trial(number, state=TrialState.FAILED, reason="no", seconds=1.0) for number in range(3)]
     _, page = page_of(sweep_of(tmp_path / "s", failed))
@@ -176,6 +182,21 @@ def test_trials_are_compared_where_enough_of_them_came_and_it_says_so(tmp_path: 
     assert rungs.column("rung") == ["20%", "40%", "80%"]
     assert rungs.column("stopped there") == ["10", "0", "0"]
     assert rungs.column("place of the best then")[0].endswith(" of 12")
+
+
+def test_the_page_of_very_many_trials_stays_small(tmp_path: Path) -> None:
+    study = load_study(ROOT / "search_spaces" / "quickstart.yaml")
+    sweep = sweep_of(tmp_path / "s", [])
+    table = TrialTable(sweep, study.objective)
+    for number in range(600):
+        table._records[number] = trial(number, *rising(0.5 + number / 2000))
+    for number, record in table._records.items():
+        record.values = {"optim.backbone_lr": 7e-4 + number * 1e-6, "model.dropout": (number * 7 % 600) / 1200}
+    table.write()
+    text, page = page_of(sweep)
+    assert len(text.encode()) < 3_000_000
+    assert "600 trials are compared at their ends." in page.paragraphs and "100 of the 600 trials" in text
+    assert len(page.table("The first 300 trials").rows) == 1 + 300
 
 
 def test_rungs_are_those_of_the_scheduler() -> None:
