@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import math
+import re
 import signal
 import subprocess
 import time
@@ -25,7 +26,7 @@ from optuna.trial import TrialState
 from kobert_core.checkpoint import WEIGHTS
 from kobert_core.data.batching import Batch
 from kobert_core.pretrained import load_pretrained
-from tests.fixtures.browser import listed_runs, need_browser, page_html
+from tests.fixtures.browser import listed_columns, listed_runs, need_browser, page_html
 from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED, environment, tune, tune_here
 from tests.fixtures.mlflow_server import wait_until_it_answers
 from tests.fixtures.nodes import free_port
@@ -141,6 +142,9 @@ def test_mlflow_has_the_parent_and_a_child_a_trial(sweep: dict[str, Any]) -> Non
         run = by_trial[record["trial"]]
         assert run.info.status == {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}[record["state"]]
         assert (run.data.tags.get("pruned") == "true") == (record["state"] == "PRUNED")
+        assert run.info.run_name == f"first/{record['trial']:02d}" and run.data.tags["state"] == record["state"]
+        assert record["state"].capitalize() in run.data.tags["mlflow.note.content"]
+        assert len(run.inputs.dataset_inputs) == 2
         assert float(run.data.params["optim.backbone_lr"]) == record["values"]["optim.backbone_lr"]
         history = client.get_metric_history(run.info.run_id, "eval/accuracy")
         assert max(point.value for point in history) == record["value"]
@@ -154,6 +158,9 @@ def test_mlflow_has_the_parent_and_a_child_a_trial(sweep: dict[str, Any]) -> Non
         "testing",
     }
     won = by_trial[sweep["winner"]["trial"]]
+    description = parents[0].data.tags["mlflow.note.content"]
+    assert description.startswith(f"**{sweep['verdict']['sentence']}**") and won.data.tags["rank"] == "1"
+    assert f"**Winner: trial {sweep['winner']['trial']}**" in description and "--resume" in description
     assert [run.info.run_id for run in children if run.data.tags.get("winner")] == [won.info.run_id]
     for record in records(sweep):
         found = by_trial[record["trial"]].data.metrics
@@ -196,9 +203,14 @@ def test_the_ui_serves_the_sweep_over_rest_and_in_a_browser(sweep: dict[str, Any
         )
         assert states == {"FINISHED": sweep["states"]["COMPLETE"], "KILLED": sweep["states"]["PRUNED"]}
         need_browser()
-        listed = listed_runs(page_html(page))
-        assert listed[0] == f"trial-{sweep['winner']['trial']}"
-        assert sorted(listed) == sorted(f"trial-{record['trial']}" for record in records(sweep))
+        html = page_html(page)
+        assert "Request error" not in html and "share key" not in html
+        searched = sweep["winner"]["values"].keys()
+        assert {"best/eval/accuracy", "state", "rank"} | searched <= set(listed_columns(html))
+        assert Counter(re.findall(r">(COMPLETE|PRUNED)<", html)) >= Counter(sweep["states"])
+        trials = [name for name in listed_runs(html) if "/confirm/" not in name]
+        assert trials[0] == f"first/{sweep['winner']['trial']:02d}"
+        assert sorted(trials) == [f"first/{record['trial']:02d}" for record in records(sweep)]
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 import urllib.request
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kobert_core.config import Objective
-from tests.fixtures.browser import listed_runs, need_browser, page_html, screenshot
+from tests.fixtures.browser import listed_columns, listed_runs, need_browser, page_html, screenshot
 from tests.fixtures.mlflow_server import Server
 from tests.fixtures.tracking import report_sweep
 from tuning.tracking import Tracker, default_tracking_uri, reach, send_spool
@@ -158,9 +159,14 @@ def test_the_page_shows_trials_their_states_and_artifacts(tmp_path: Path) -> Non
         assert urllib.request.urlopen(artifact, timeout=30).read() == b"{}"
 
         objective = Objective(metric="eval/accuracy", mode="max")
-        page = sweep_page(reach(server.url), server.url, tmp_path / "s.jsonl", objective)
+        page = sweep_page(reach(server.url), server.url, tmp_path / "s.jsonl", objective, ["optim.backbone_lr"])
         assert page is not None
-        assert listed_runs(page_html(page)) == ["sweep/03", "sweep/00", "sweep/01", "sweep/02"]
+        html = page_html(page)
+        assert {"best/eval/accuracy", "optim.backbone_lr", "state", "rank"} <= set(listed_columns(html))
+        assert "Request error" not in html and "share key" not in html
+        charts = page_html(f"{page}&compareRunsMode=CHART")
+        assert "sweep (2)" in re.sub("<[^>]*>", "", charts) and "Parallel Coordinates" in charts
+        assert listed_runs(html) == ["sweep/03", "sweep/00", "sweep/01", "sweep/02"]
         for trial, status in (("sweep/00", "Finished"), ("sweep/01", "Killed"), ("sweep/02", "Failed")):
             html = page_html(f"{server.url}/#/experiments/{experiment}/runs/{runs[trial]}")
             assert status in html

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 VIEW_TAG = "mlflow.sharedViewState."
 LONGEST_VIEW = 20_000
 """MLflow's limit of an experiment's tag, in characters."""
+_FIRST_COLUMNS = ("0", "attributes.`Run Name`", "runDateAndNestInfo", "duration")
+"""The page has them in any case: a box to tick, and what a run is called, when it began, how long it took."""
 
 
 def trials_of(sweep_id: str) -> str:
@@ -50,10 +52,13 @@ def make_view(
     from mlflow.exceptions import MlflowException
 
     facets = {"searchFilter": trials_of(sweep_id), **order_of(client, experiment_id, sweep_id, objective)}
-    columns = [f"metrics.`{_best(objective)}`", *(f"params.`{accepted_key(name)}`" for name in parameters)]
+    best = f"metrics.`{_best(objective)}`"
+    columns = ["tags.`rank`", "tags.`state`", best, *(f"params.`{accepted_key(name)}`" for name in parameters)]
     state = {
         **facets,
-        "selectedColumns": [*columns, "tags.`state`", "tags.`rank`"],
+        "selectedColumns": columns,
+        "columnOrder": [*_FIRST_COLUMNS, *columns],
+        "columnWidths": {"tags.`rank`": 60, best: 150},
         "runsHiddenMode": "SHOW_ALL",
         **_charts(objective, [accepted_key(name) for name in parameters]),
     }

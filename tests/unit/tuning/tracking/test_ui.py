@@ -75,7 +75,7 @@ def test_the_link_shows_one_sweep_in_the_order_of_its_objective(output: Path) ->
     assert page.startswith("http://h:1/#/experiments/") and "/runs?workflowType=machine_learning&" in page
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best/eval/accuracy`", False)
     lr, odd = "params.`optim.backbone_lr`", "params.`긍정:9:`"
-    assert view["selectedColumns"] == ["metrics.`best/eval/accuracy`", lr, odd, "tags.`state`", "tags.`rank`"]
+    assert view["selectedColumns"] == ["tags.`rank`", "tags.`state`", "metrics.`best/eval/accuracy`", lr, odd]
     other, less = view_of(output, LESS)
     assert other == page and (less["orderByKey"], less["orderByAsc"]) == ("metrics.`best/eval/loss`", True)
     tracker.log_result("0", metrics={}, step=0, tags={"rank": "1"})
