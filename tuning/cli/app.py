@@ -41,7 +41,7 @@ from tuning.cli.options import (
 from tuning.cli.sweeps import commands as sweep_commands
 from tuning.cli.terminal import PrintableFormatter, echo, span
 from tuning.cli.tracking import commands as tracking_commands
-from tuning.sweep_dir.layout import CACHE, PROFILES
+from tuning.sweep_dir.layout import CACHE, PROFILES, REPORT
 
 if TYPE_CHECKING:
     from tuning.study import StudyConfig
@@ -409,4 +409,6 @@ def _summarise(result: SweepResult, console: Console) -> None:
     say(verdict_in_words(result))
     if result.model:
         say(f"model: {result.model}")
+    if (result.folder / REPORT).is_file():
+        say(f"report: {result.folder / REPORT}")
     say(f"look at all trials in MLflow: kobert-tune ui {shlex.quote(str(result.folder))}")

@@ -180,6 +180,29 @@ def logs(
         echo(standing(record), err=True)
 
 
+@commands.command()
+def report(
+    sweep_dir: SweepDir,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Where to write it. Default: SWEEP_DIR/report.html.")
+    ] = None,
+) -> None:
+    """Write a page on a sweep: the winner, the search, what stopping saved, the mistakes worth reading.
+
+    It needs no network and no other file. Of a sweep that runs it has the state so far.
+    """
+    from kobert_core.io.atomic import check_output
+    from tuning.report import write_report
+    from tuning.sweep_dir.layout import REPORT
+
+    path = output or sweep_dir / REPORT
+    check_output(path)
+    echo(f"report: {write_report(sweep_dir, path)}")
+    if show:
+        typer.launch(path.resolve().as_uri())
+
+
 def _begun(sweep_dir: Path, trial: int) -> TrialRecord:
     """Wait for a trial that has not begun yet."""
     from tuning.sweep_dir.lock import is_running

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ from tuning.sweep_dir.disk_full import DiskFull
 from tuning.sweep_dir.layout import CACHE, ENVIRONMENT, MODEL, SCRATCH, WINNER
 from tuning.sweep_dir.opening import open_sweep_dir
 from tuning.sweep_dir.provenance import write_provenance
-from tuning.sweep_dir.trial_status import TrialState
+from tuning.sweep_dir.trial_status import TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import Status, Tracker, resolve_tracking_uri, shown_uri
 from tuning.workers.failures import was_infrastructure
@@ -139,6 +140,7 @@ class Sweep:
                 chance = task.chance(task.dev, study.objective.metric)
                 result = self._conclude(outcome, compare(self.table, study, outcome.winner, chance), tracker)
                 status = outcome.status
+                self._report(outcome)
             finally:
                 end_tracking(tracker, study, self.table, status=status, say=say)
         return result
@@ -192,6 +194,7 @@ class Sweep:
         from tuning.sweep.budget import Budget, stopping_cleanly
         from tuning.sweep.confirm import Confirmation, seconds_to_confirm
         from tuning.sweep.recording import Recorder
+        from tuning.sweep.review import review_winner
         from tuning.sweep.rounds import Rounds
         from tuning.sweep.run_trials import TrialRunner
         from tuning.sweep.test_set import read_test_set
@@ -219,6 +222,10 @@ class Sweep:
                 winner = None
             test = read_test_set(study, table, groups, winner, confirmation.judged, say=say) if winner else {}
             confirmation.close()
+            if winner:
+                in_background(lambda: import_module("tuning.report"))  # takes seconds, in which the workers are busy
+                if not confirmation.judged:
+                    review_winner(groups, self.folder, winner, say=say)
             return Outcome(
                 winner=winner,
                 verdict=verdict,
@@ -248,6 +255,17 @@ class Sweep:
             log_results(tracker, self.study, self.table, winner, test)
             atomic_write_json(self.folder / WINNER, sealed(result.as_json()))
         return result
+
+    def _report(self, outcome: Outcome) -> None:
+        """Write the report; a sweep whose report cannot be written has ended as well as any other."""
+        from tuning.report import write_report
+
+        if outcome.interrupted:
+            return
+        try:
+            write_report(self.folder)
+        except Exception as error:  # of plots and statistics: what a search may come to is not all foreseen
+            self.display.say(f"the report was not written ({type(error).__name__}: {last_line(str(error))})")
 
     def _export(self, outcome: Outcome, winner: TrialRecord, comparison: Comparison, tracker: Tracker) -> Path:
         model = self.folder / MODEL

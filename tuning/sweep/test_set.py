@@ -15,7 +15,6 @@ from tuning.sweep.confirm import checkpoint_of_run
 from tuning.sweep_dir.confirm_runs import ConfirmRun
 from tuning.sweep_dir.layout import CACHE, CONFIRM, MODEL_FILES, checkpoint_of, trial_folder
 from tuning.sweep_dir.test_set_log import read_before, record_reading
-from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.workers.trial import evaluate_checkpoint
 from tuning.workers.worker_pool import WorkerPool
@@ -48,7 +47,7 @@ def read_test_set(
     }
     weights = {name: f"trial {record.trial}, {record.checkpoint}" for name, record in records.items()}
     for run in runs:
-        if run.stage == "verdict" and run.state == TrialState.COMPLETE:
+        if run.is_judged:
             weights[f"trial_{run.trial}_seed_{run.seed}"] = what = f"run {run.number} of trial {run.trial}"
             if run.checkpoint:
                 files = trial_folder(folder / CONFIRM, run.number) / MODEL_FILES

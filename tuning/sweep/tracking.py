@@ -12,7 +12,7 @@ from kobert_core.tasks.base import Examples, Task
 from tuning.study import StudyConfig
 from tuning.sweep.comparison import baselines_of, compared
 from tuning.sweep_dir.descriptions import describe_sweep
-from tuning.sweep_dir.layout import ENVIRONMENT, LEDGER, SPOOL, STUDY, TABLE, WINNER
+from tuning.sweep_dir.layout import ENVIRONMENT, LEDGER, REPORT, SPOOL, STUDY, TABLE, WINNER
 from tuning.sweep_dir.trial_status import run_ends
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, read_winner
 from tuning.tracking import DESCRIPTION_TAG, Status, Tracker, dead_letters_path
@@ -118,7 +118,7 @@ def end_tracking(
 ) -> None:
     """Close the run of a sweep, wait a little for MLflow, and say what it does not have."""
     folder = table.folder
-    for name in (STUDY, TABLE, ENVIRONMENT, WINNER):
+    for name in (STUDY, TABLE, ENVIRONMENT, WINNER, REPORT):
         if (folder / name).is_file():
             tracker.log_artifact(folder / name)
     result = read_winner(folder) if status == "FINISHED" else None  # another session may have left an older one

@@ -53,6 +53,11 @@ class ConfirmRun:
     """Why it failed."""
 
     @property
+    def is_judged(self) -> bool:
+        """Whether a verdict can rest on it."""
+        return self.stage == "verdict" and self.state == TrialState.COMPLETE
+
+    @property
     def key(self) -> str:
         """What MLflow's spool calls it; trials are called by their numbers."""
         return f"{CONFIRM}/{self.number:02d}"

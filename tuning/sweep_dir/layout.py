@@ -16,6 +16,9 @@ LEDGER, TABLE = "trials.json", "trials.csv"
 WINNER = "winner.json"
 MODEL = "model"
 """The exported winner."""
+REPORT, REVIEW = "report.html", "review.jsonl.gz"
+"""A page on the sweep, and a model's answer to each row or question: the winner's to the dev split, and that of a run
+which confirms it, in its own folder, to the holdout."""
 TEST_SET_LOG = "test_readings.jsonl"
 """Also in the folder of an exported model."""
 PROVENANCE, ENVIRONMENT = "ground.json", "environment.txt"
@@ -42,8 +45,6 @@ MAX_PBT_CHECKPOINTS = 5
 """The largest number of them for each trial."""
 MODEL_FILES = "model"
 """The trial's config and tokenizer."""
-REVIEW = "review.jsonl.gz"
-"""What came of each row or question: `Task.review`, a line each."""
 
 CACHE, PROFILES = "cache", "profiles"
 """In the folder of all sweeps."""

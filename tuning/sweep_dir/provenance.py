@@ -54,7 +54,7 @@ def refuse_other_provenance(folder: Path, study: StudyConfig) -> list[str]:
             f"an older version began this sweep and wrote no {PROVENANCE}: whether its data and models have changed "
             "since cannot be said; it is written now"
         ]
-    before = _read(folder / PROVENANCE)
+    before = read_provenance(folder / PROVENANCE)
     if before["numbers"] != NUMBERS:
         raise InputError(
             "this version of kobert-tuning comes to other numbers than the one that began this sweep "
@@ -138,7 +138,12 @@ def _refuse_other_files(key: str, before: Hashes, now: Hashes, study: StudyConfi
         )
 
 
-def _read(path: Path) -> Provenance:
+def read_provenance(path: Path) -> Provenance:
+    """The content of the file.
+
+    Raises:
+        InputError: it is damaged.
+    """
     broken = InputError("the file is damaged", where=path, fix="take a copy of it from a backup")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -25,8 +25,10 @@ from tuning.workers.failures import TrialFailed, TrialRefused, in_one_line
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
     from ray.tune.search import Searcher
+    from torch import nn
 
     from kobert_core.runtime import Report, Runtime
+    from kobert_core.tasks.base import Task
     from tuning.study import StudyConfig
     from tuning.workers.broker import Function, ReportContent
     from tuning.workers.group_runtime import GroupRuntime
@@ -298,15 +300,29 @@ def evaluate_checkpoint(
         metrics: Of the checkpoint on the dev split, with what was chosen there.
         file: What to read.
     """
-    from kobert_core.checkpoint import load_weights
     from kobert_core.evaluation import evaluate
-    from kobert_core.pretrained import empty_model
 
-    task, network = empty_model(Path(model), cache=Path(cache))
-    network.load_state_dict(load_weights(Path(checkpoint)))
-    task = task.with_chosen(metrics)
+    task, network = load_checkpoint(Path(model), Path(cache), Path(checkpoint), metrics)
     found = evaluate(network.to(runtime.device), task, task.read(Source.of(file)), runtime)
     return {name.replace("eval/", "test/"): value for name, value in found.items()}
+
+
+def review_checkpoint(
+    runtime: Runtime, *, model: str, cache: str, checkpoint: str, metrics: dict[str, float], output: str
+) -> None:
+    """On the workers of a group: write what a checkpoint answers to each row or question of the dev split.
+
+    Args:
+        runtime: The worker's runtime.
+        model, cache, checkpoint, metrics: As `evaluate_checkpoint` takes them.
+        output: The file to write.
+    """
+    from kobert_core.evaluation import predict
+
+    task, network = load_checkpoint(Path(model), Path(cache), Path(checkpoint), metrics)
+    outputs = predict(network.to(runtime.device), task, task.dev, runtime)
+    if runtime.rank == 0:
+        write_review(Path(output), task.review(task.dev, outputs))
 
 
 def score_holdout(
@@ -316,21 +332,14 @@ def score_holdout(
 
     Args:
         runtime: The worker's runtime.
-        model: Folder with the trial's config and tokenizer.
-        cache: Folder of the feature cache.
-        checkpoint: Folder of the checkpoint.
-        metrics: Of the checkpoint on the dev split, with what was chosen there.
+        model, cache, checkpoint, metrics: As `evaluate_checkpoint` takes them.
         objective: The metric to give the pseudo-values of.
-        review: Where to write what came of each row or question: `Task.review`.
+        review: Where to write what it answers to each row or question.
     """
-    from kobert_core.checkpoint import load_weights
     from kobert_core.evaluation import predict
-    from kobert_core.pretrained import empty_model
     from kobert_core.pseudo_values import pseudo_values
 
-    task, network = empty_model(Path(model), cache=Path(cache))
-    network.load_state_dict(load_weights(Path(checkpoint)))
-    task = task.with_chosen(metrics)
+    task, network = load_checkpoint(Path(model), Path(cache), Path(checkpoint), metrics)
     outputs = predict(network.to(runtime.device), task, task.holdout, runtime)
     if runtime.rank == 0:
         write_review(Path(review), task.review(task.holdout, outputs))
@@ -338,6 +347,18 @@ def score_holdout(
         "metrics": task.score(task.holdout, outputs),
         "pseudo_values": pseudo_values(task, task.holdout, outputs, objective).tolist(),
     }
+
+
+def load_checkpoint(
+    model: Path, cache: Path, checkpoint: Path, metrics: dict[str, float]
+) -> tuple[Task[Any], nn.Module]:
+    """The task and the network of a checkpoint, on the CPU, with what was chosen on the dev split."""
+    from kobert_core.checkpoint import load_weights
+    from kobert_core.pretrained import empty_model
+
+    task, network = empty_model(model, cache=cache)
+    network.load_state_dict(load_weights(checkpoint))
+    return task.with_chosen(metrics), network
 
 
 @contextlib.contextmanager

@@ -1,0 +1,47 @@
+"""The part of a budget of time that is kept for the runs that confirm the winner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.commands import ROOT
+from tuning.study import load_study
+from tuning.sweep.budget import Budget
+from tuning.sweep.confirm import seconds_to_confirm
+from tuning.sweep.session import Session
+from tuning.sweep_dir.trial_status import TrialState
+from tuning.sweep_dir.trial_table import TrialRecord
+
+QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
+
+
+def test_the_search_leaves_time_for_what_follows_it(tmp_path: Path) -> None:
+    told: list[bool] = []
+    study = load_study(QUICKSTART, ["budget.wall_time=1000s"])
+    budget = Budget(study, 1, lambda: told.append(True), folder=tmp_path, least_free=0, session=Session())
+    assert budget.seconds_left == pytest.approx(1000, abs=30)
+    budget.reserve = lambda: 300.0
+    assert budget.seconds_left == pytest.approx(700, abs=30)
+    budget.reserve = lambda: 9000.0
+    assert budget.seconds_left == pytest.approx(500, abs=30)  # the search has half at least
+    budget._begin -= 600
+    assert budget.stop_all() and budget.stop_all() and told == [True]
+    budget.release_reserve()
+    assert not budget.stop_all() and budget.seconds_left == pytest.approx(400, abs=30)
+    budget._begin -= 600
+    assert budget.stop_all() and told == [True, True]
+
+
+def test_how_long_a_confirmation_takes_is_known_from_the_trials_so_far() -> None:
+    study = load_study(QUICKSTART, ["confirm={top: 3, seeds: 3}"])
+    assert seconds_to_confirm(study, [], 2) == 0.0
+    records = [
+        TrialRecord(0, TrialState.COMPLETE, {}, progress=100, seconds=20.0),
+        TrialRecord(1, TrialState.PRUNED, {}, progress=50, seconds=5.0),
+        TrialRecord(2, TrialState.RUNNING, {}),
+    ]
+    assert seconds_to_confirm(study, records, 1) == 15.0 * (3 + 2 + 6)
+    assert seconds_to_confirm(study, records, 4) == 15.0 * (1 + 1 + 2)
+    assert seconds_to_confirm(load_study(QUICKSTART, ["confirm=null"]), records, 1) == 0.0

@@ -1,0 +1,107 @@
+"""All that a report needs to know of a sweep, read from its folder. Nothing is written or locked: the sweep may run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kobert_core.errors import InputError
+from tuning.study import StudyConfig
+from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns
+from tuning.sweep_dir.layout import CONFIRM, ENVIRONMENT, PROVENANCE, REVIEW, STUDY, WINNER, trial_folder
+from tuning.sweep_dir.provenance import Provenance, read_provenance
+from tuning.sweep_dir.reviews import Review, read_review
+from tuning.sweep_dir.saved_study import load_sweep_study
+from tuning.sweep_dir.test_set_log import Reading, read_log
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, read_winner
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepData:
+    """A sweep at one moment."""
+
+    folder: Path
+    study: StudyConfig
+    table: TrialTable
+    records: tuple[TrialRecord, ...]
+    """All trials, by number."""
+    winner: TrialRecord | None
+    """The sweep's, or the best one so far."""
+    result: Mapping[str, Any] | None
+    """`winner.json`; None while these trials have come to none."""
+    confirmations: tuple[ConfirmRun, ...]
+    """The runs with other seeds after the search, by number."""
+    reviews: tuple[Review, ...]
+    """The winner's answers: of each seed that the verdict rests on, or of its checkpoint on dev."""
+    readings: tuple[Reading, ...]
+    """Of the test file."""
+    provenance: Provenance | None
+    environment: str
+    study_file: str
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the reviews are those of the runs that the verdict rests on."""
+        return bool(self.winner and _reviewed_runs(self.folder, self.confirmations, self.winner.trial))
+
+    @property
+    def ended(self) -> tuple[TrialRecord, ...]:
+        """The trials that will not go on, in the order of their ends."""
+        return tuple(sorted((each for each in self.records if each.has_ended), key=end_of))
+
+
+def end_of(record: TrialRecord) -> float:
+    """When a trial ended, in seconds since 1970, if it ran in one piece."""
+    return record.started + record.seconds
+
+
+def read_sweep(folder: Path) -> SweepData:
+    """Read the folder of a sweep, which may be running.
+
+    Raises:
+        InputError: it is none, no trial has begun, or a file is damaged.
+    """
+    study = load_sweep_study(folder)
+    table = TrialTable(folder, study.objective)
+    if not len(table):
+        raise InputError("no trial of this sweep has begun", where=folder, fix="wait for its first one")
+    result = _result_of(folder, table)
+    winner = table[result["winner"]["trial"]] if result else table.winner()
+    confirmations = tuple(ConfirmRuns(folder))
+    reviews = _reviewed_runs(folder, confirmations, winner.trial) if winner else []
+    reviews = reviews or [path for path in [folder / REVIEW] if path.is_file()]
+    return SweepData(
+        folder=folder.resolve(),
+        study=study,
+        table=table,
+        records=tuple(table),
+        winner=winner,
+        result=result,
+        confirmations=confirmations,
+        reviews=tuple(map(read_review, reviews)) if result else (),
+        readings=tuple(read_log(folder)),
+        provenance=read_provenance(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else None,
+        environment=_text_of(folder / ENVIRONMENT),
+        study_file=_text_of(folder / STUDY),
+    )
+
+
+def _result_of(folder: Path, table: TrialTable) -> Mapping[str, Any] | None:
+    """`winner.json`, unless trials have begun or ended since: then its winner may not be theirs."""
+    if not (folder / WINNER).is_file():
+        return None
+    result: Mapping[str, Any] = read_winner(folder)
+    return result if result.get("states", table.states()) == table.states() else None
+
+
+def _reviewed_runs(folder: Path, runs: Iterable[ConfirmRun], trial: int) -> list[Path]:
+    """The answers of the runs of a trial that the verdict rests on, as far as they were kept."""
+    judged = [run.number for run in runs if run.is_judged and run.trial == trial]
+    paths = [trial_folder(folder / CONFIRM, number) / REVIEW for number in judged]
+    return [path for path in paths if path.is_file()]
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
