@@ -367,12 +367,14 @@ def _show_dry_run(found: DryRun, console: Console) -> None:
 
 def verdict_in_words(result: SweepResult) -> str:
     """What the winner's value is worth."""
+    from kobert_core.folds import SPREAD
+
     verdict = result.verdict
     if verdict is None:
-        return (
-            f"not confirmed: its value is the best of {sum(result.states.values())} noisy ones, and so partly luck; "
-            "`confirm: {}` in the study trains the best again with other seeds"
-        )
+        luck = f"not confirmed: its value is the best of {sum(result.states.values())} noisy ones, and so partly luck"
+        if result.winner and SPREAD in result.winner.metrics:
+            return f"{luck}; over its folds it varies by {result.winner.metrics[SPREAD]:.4f} (standard deviation)"
+        return f"{luck}; `confirm: {{}}` in the study trains the best again with other seeds"
     if verdict.means is None:
         return f"verdict: {verdict.sentence}"
     found, confirmed = verdict.value, verdict.means[verdict.candidate]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,12 @@ from tests.fixtures.runtimes import CHECKS
 
 
 @pytest.fixture(params=[LocalRuntime, ProfilingRuntime])
-def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> Runtime:
+def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Runtime]:
     trace = {"trace": tmp_path / "trace.json"} if request.param is ProfilingRuntime else {}
-    made: Runtime = request.param(device=torch.device("cpu"), **trace)
-    return made
+    made = request.param(device=torch.device("cpu"), **trace)
+    yield made
+    if isinstance(made, ProfilingRuntime):
+        made.end()  # a profiler that is left alone ends the process with a segmentation fault
 
 
 @pytest.mark.parametrize("check", CHECKS)
