@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import psutil
 import pytest
@@ -228,14 +229,12 @@ def test_compare_says_what_mcnemar_and_the_models_own_answers_say(sweep: dict[st
     assert len((work / "model" / "test_readings.jsonl").read_text().splitlines()) == read + 1
     first, second = found["models"]
     assert first["value"] == sweep["test"]["winner"]["test/accuracy"]
-    right = []
-    rows = [line.split("\t") for line in (QUICKSTART.parent / "sample" / "test.tsv").read_text().splitlines()][1:]
+    test_file, right = QUICKSTART.parent / "sample" / "test.tsv", []
+    labels = [line.split("\t")[2] for line in test_file.read_text(encoding="utf-8").splitlines()[1:]]
     for model in (work / "model", tmp_path / "other"):
-        pretrained = load_pretrained(model)
-        logits = pretrained.model(
-            **Batch.pack(pretrained.task.tokenizer([row[1] for row in rows], padding=True, return_tensors="pt")).inputs
-        ).logits
-        right.append(logits.argmax(1).numpy() == [int(row[2]) for row in rows])
+        tune_here("predict", model, test_file, "--output", tmp_path / "out.jsonl", cwd=tmp_path)
+        answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+        right.append(np.array([str(row["label"]) for row in answers]) == np.array(labels))
     (pair,) = found["pairs"]
     assert (first["value"], second["value"]) == (right[0].mean(), right[1].mean())
     assert pair["difference"]["estimate"] == pytest.approx(second["value"] - first["value"])
