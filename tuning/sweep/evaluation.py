@@ -57,7 +57,7 @@ def evaluate_model(
         InputError: the file cannot be used.
     """
     task, runtime = pretrained.task, LocalRuntime()
-    digest = source.digest()
+    digest = Source.of(source).digest()
     earlier = times_read(folder, digest)
     examples = task.read(source)
     outputs = predict(pretrained.model.to(runtime.device), task, examples, runtime)
