@@ -15,6 +15,8 @@ from tuning.cli.app import app
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 TEST_FILE = ROOT / "search_spaces" / "sample" / "test.tsv"
+TRAIN_FILE = TEST_FILE.with_name("train.tsv")
+"""How often the sweep's model has read the test file is looked at elsewhere."""
 CASES = {
     "list": (["list", "--output", "SWEEPS"], {"sweeps"}),
     "list SWEEP": (["list", "SWEEP", "--sort", "value"], {"sweep", "objective", "states", "cut_off", "best", "trials"}),
@@ -25,6 +27,14 @@ CASES = {
         {"examples", "classes", "set_aside", "set_aside_places", "tokens"},
     ),
     "sweep": (["sweep", QUICKSTART, "--dry-run"], {"study", "sweep", "splits", "facts", "trials", "warnings"}),
+    "compare": (
+        ["compare", "SWEEP", "MODEL", "--data", TRAIN_FILE],
+        {"file", "objective", "models", "pairs", "note"},
+    ),
+    "reproduce": (
+        ["reproduce", "SWEEP"],
+        {"sweep", "trial", "metric", "recorded", "again", "drift", "same_weights", "is_exact"},
+    ),
     "evaluate": (["evaluate", "MODEL", TEST_FILE], {"accuracy", "loss", "examples", "set_aside", "earlier_readings"}),
 }
 ELSEWHERE = {"status"}

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import psutil
 import pytest
@@ -22,6 +24,7 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from scipy import stats
 
 from kobert_core.checkpoint import WEIGHTS
 from kobert_core.data.batching import Batch
@@ -225,6 +228,58 @@ def test_evaluate_agrees_with_the_sweep_and_is_recorded(sweep: dict[str, Any]) -
     assert (result["examples"], result["earlier_readings"]) == (160, 1)
     again = json.loads(tune_here("evaluate", sweep["model"], test_file, "--json", cwd=sweep["folder"]).stdout)
     assert again["earlier_readings"] == 2
+
+
+def test_compare_says_what_mcnemar_and_the_models_own_answers_say(sweep: dict[str, Any], tmp_path: Path) -> None:
+    verdict, work = sweep["verdict"], tmp_path / "first"
+    other = verdict["candidate"] if verdict["winner"] == 0 else 0
+    shutil.copytree(sweep["folder"] / "model", work / "model")
+    shutil.copyfile(sweep["folder"] / "study.yaml", work / "study.yaml")
+    tune_here("export", sweep["folder"], "--trial", other, "--output", tmp_path / "other", cwd=tmp_path)
+    read = len((work / "model" / "test_readings.jsonl").read_text().splitlines())
+    found = json.loads(tune_here("compare", "first", "other", "--json", cwd=tmp_path).stdout)
+    assert len((work / "model" / "test_readings.jsonl").read_text().splitlines()) == read + 1
+    first, second = found["models"]
+    assert first["value"] == sweep["test"]["winner"]["test/accuracy"]
+    test_file, right = QUICKSTART.parent / "sample" / "test.tsv", []
+    labels = [line.split("\t")[2] for line in test_file.read_text(encoding="utf-8").splitlines()[1:]]
+    for model in (work / "model", tmp_path / "other"):
+        tune_here("predict", model, test_file, "--output", tmp_path / "out.jsonl", cwd=tmp_path)
+        answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+        right.append(np.array([str(row["label"]) for row in answers]) == np.array(labels))
+    (pair,) = found["pairs"]
+    assert (first["value"], second["value"]) == (right[0].mean(), right[1].mean())
+    assert pair["difference"]["estimate"] == pytest.approx(second["value"] - first["value"])
+    only = [int((ours & ~theirs).sum()) for ours, theirs in (right, right[::-1])]
+    assert pair["p_values"]["mcnemar"] == pytest.approx(stats.binomtest(only[0], sum(only)).pvalue)
+    shown = tune_here("compare", "first", "other", cwd=tmp_path).stdout
+    assert pair["sentence"] in shown and "not other seeds" in shown
+
+
+def test_a_trial_is_reproduced_bit_for_bit_and_the_sweep_stays_as_it_is(sweep: dict[str, Any], tmp_path: Path) -> None:
+    before = {path: path.stat() for path in sorted(sweep["folder"].rglob("*"))}
+    pruned = next(record for record in records(sweep) if record["state"] == "PRUNED")
+    found = json.loads(
+        tune_here("reproduce", sweep["folder"], "--trial", pruned["trial"], "--json", cwd=tmp_path).stdout
+    )
+    assert found["drift"] == 0 and found["again"] == found["recorded"] == pruned["curve"]
+    assert found["same_weights"] is (True if pruned["checkpoint"] else None)
+    assert {path: path.stat().st_mtime for path in sorted(sweep["folder"].rglob("*"))} == {
+        path: stat.st_mtime for path, stat in before.items()
+    }
+
+
+def test_drift_is_told(sweep: dict[str, Any], tmp_path: Path) -> None:
+    """Of a ledger that says something else."""
+    winner = sweep["winner"]["trial"]
+    shutil.copytree(sweep["folder"], tmp_path / "first")
+    ledger = tmp_path / "first" / "trials.json"
+    rows = json.loads(ledger.read_text())
+    rows[winner]["curve"]["50"] += 0.25
+    ledger.write_text(json.dumps([{key: value for key, value in row.items() if key != "sha256"} for row in rows]))
+    done = tune_here("reproduce", tmp_path / "first", cwd=tmp_path, code=1)
+    assert f"trial {winner} NOT reproduced: drift of eval/accuracy 0.25; weights: the same bytes" in done.stdout
+    assert "the versions of all libraries are those that the sweep began with" in done.stdout
 
 
 def test_transformers_loads_the_export_and_gives_the_same_logits(sweep: dict[str, Any], tmp_path: Path) -> None:

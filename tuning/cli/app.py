@@ -20,6 +20,7 @@ from kobert_core.errors import InputError
 from kobert_core.texts import printable
 from tuning.cli.cluster import commands as cluster_commands
 from tuning.cli.interpreter import settle_interpreter
+from tuning.cli.models import commands as model_commands
 from tuning.cli.options import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -64,6 +65,7 @@ app = typer.Typer(
 app.add_typer(sweep_commands)
 app.add_typer(cluster_commands)
 app.add_typer(tracking_commands)
+app.add_typer(model_commands)
 
 
 def main() -> None:

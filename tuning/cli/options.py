@@ -15,7 +15,7 @@ from tuning.sweep_dir.layout import CACHE, PROFILES
 SWEEPS = Path("sweeps")
 MAX_NAME_BYTES = 200
 """File systems allow 255; names of temporary files are longer."""
-EXIT_NOTHING_WON = EXIT_UNSENT = 1
+EXIT_NOTHING_WON = EXIT_UNSENT = EXIT_DRIFT = 1
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, such as search_spaces/nsmc.yaml.")]

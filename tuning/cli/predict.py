@@ -15,8 +15,7 @@ from kobert_core.io.atomic import atomic_write_json, atomic_write_text, check_ou
 from kobert_core.pretrained import load_pretrained
 from kobert_core.progress import Progress, unseen
 from kobert_core.runtime import LocalRuntime
-from tuning.sweep_dir.layout import TEST_SET_LOG
-from tuning.sweep_dir.test_set_log import record_reading, times_read
+from tuning.sweep.evaluation import evaluate_model
 
 FORMATS = (".tsv", ".jsonl")
 
@@ -72,25 +71,17 @@ def evaluate_file(
     """
     if predictions is not None:
         check_output(predictions)
-    pretrained, runtime = load_pretrained(model_dir, progress=progress), LocalRuntime()
-    if predictions is not None and not pretrained.task.spec.predictions_by_id:
+    pretrained = load_pretrained(model_dir, progress=progress)
+    task = pretrained.task
+    if predictions is not None and not task.spec.predictions_by_id:
         raise InputError("this model answers no questions", where=model_dir, fix="leave out --predictions")
-    digest = Source.of(source).digest()
-    earlier = times_read(model_dir, digest)
-    examples = pretrained.task.read(source)
-    outputs = predict(pretrained.model.to(runtime.device), pretrained.task, examples, runtime)
-    metrics = pretrained.task.score(examples, outputs)
+    found = evaluate_model(pretrained, model_dir, source, by="evaluate", say=say)
     if predictions is not None:
-        answers = pretrained.task.answers(examples.ids, examples, outputs)
+        answers = task.answers(found.examples.ids, found.examples, found.outputs)
         given = {answer["id"]: answer["prediction_text"] for answer in answers if answer["id"]}
         atomic_write_json(predictions, given)
-    result: dict[str, object] = {name.removeprefix("eval/"): value for name, value in metrics.items()}
-    result["set_aside"] = pretrained.task.set_aside(source)
-    try:
-        record_reading(model_dir, file=source, sha256=digest, by="evaluate", metrics=result)
-    except OSError as error:
-        say(f"note: this reading could not be recorded ({model_dir / TEST_SET_LOG}: {error.strerror})")
-    return result | {"earlier_readings": earlier} | pretrained.task.score_in_detail(examples, outputs)
+    in_detail = task.score_in_detail(found.examples, found.outputs)
+    return found.metrics | {"earlier_readings": found.earlier_readings} | in_detail
 
 
 def as_tsv(records: list[dict[str, object]]) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from kobert_core.config import Objective
+from kobert_core.tasks import task_class
 from tuning.statistics.intervals import Interval, difference
 from tuning.study import StudyConfig
 from tuning.sweep_dir.confirm_runs import ConfirmRun
@@ -95,8 +96,8 @@ def judge(
         "best_mean": candidate if gain.estimate > 0 else baseline,
     }
     winner = {"better": candidate, "worse": baseline, "tie": winners[study.confirm.tie]}[outcome]
-    runs = len(ours) + len(theirs)
-    interval = interval_in_words(gain, study, runs=runs)
+    runs, whole = len(ours) + len(theirs), task_class(study.task).shares.get(objective.metric)
+    interval = interval_in_words(gain, whole, runs=runs)
     exported = name if winner == baseline else f"trial {candidate}"
     return Verdict(
         winner=winner,
@@ -104,8 +105,8 @@ def judge(
         baseline=baseline,
         outcome=outcome,
         sentence={
-            "better": f"trial {candidate} is better than {name} by {told([gain.estimate], study)} ({interval})",
-            "worse": f"trial {candidate} is worse than {name} by {told([-gain.estimate], study)} ({interval}): "
+            "better": f"trial {candidate} is better than {name} by {in_words(whole, gain.estimate)} ({interval})",
+            "worse": f"trial {candidate} is worse than {name} by {in_words(whole, -gain.estimate)} ({interval}): "
             f"{name} is exported",
             "tie": f"trial {candidate} and {name} are a tie ({interval}, for the gain of trial {candidate}): "
             f"{exported} is exported",
@@ -141,16 +142,13 @@ def on_holdout(objective: Objective) -> str:
     return objective.metric.replace("eval/", "holdout/")
 
 
-def told(differences: Sequence[float], study: StudyConfig) -> str:
-    """Differences of the objective in words: of a share in points, hundredths of the whole."""
-    from kobert_core.tasks import task_class
-
-    whole = task_class(study.task).shares.get(study.objective.metric)
+def in_words(whole: float | None, *differences: float) -> str:
+    """Differences of the objective; of a share in points, hundredths of the whole."""
     if whole is None:
         return " to ".join(f"{each:.4g}" for each in differences)
     return " to ".join(f"{100 * each / whole:.1f}" for each in differences) + " points"
 
 
-def interval_in_words(gain: Interval, study: StudyConfig, *, runs: int) -> str:
+def interval_in_words(gain: Interval, whole: float | None, *, runs: int) -> str:
     """An interval in words: `95% interval 0.3 to 1.3 points, 6 runs`."""
-    return f"{gain.level:.0%} interval {told((gain.low, gain.high), study)}, {runs} runs"
+    return f"{gain.level:.0%} interval {in_words(whole, gain.low, gain.high)}, {runs} runs"

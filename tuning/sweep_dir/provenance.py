@@ -43,8 +43,15 @@ def write_provenance(folder: Path, study: StudyConfig) -> None:
     atomic_write_json(folder / PROVENANCE, sealed(ground))
 
 
-def refuse_other_provenance(folder: Path, study: StudyConfig) -> list[str]:
+def refuse_other_provenance(
+    folder: Path, study: StudyConfig, *, instead: str = ", or give another `--name`"
+) -> list[str]:
     """Compare what a sweep began with to what it would continue with. Returns notes on harmless changes.
+
+    Args:
+        folder: Of the sweep.
+        study: What it would go on with.
+        instead: The end of a line that refuses a change: what else can be done than to undo it.
 
     Raises:
         InputError: trials before and after would not compare.
@@ -60,20 +67,25 @@ def refuse_other_provenance(folder: Path, study: StudyConfig) -> list[str]:
             "this version of kobert-tuning comes to other numbers than the one that began this sweep "
             f"({before['libraries'].get('kobert-tuning', 'unknown')}): trials before and after would not compare",
             where=folder,
-            fix="go on with that version, or give another `--name`",
+            fix=f"go on with that version{instead}",
         )
     files = files_under(study)
     for key in sorted(before["files"].keys() | files.keys()):
-        _refuse_other_files(key, before["files"].get(key, {}), files.get(key, {}), study)
+        _refuse_other_files(key, before["files"].get(key, {}), files.get(key, {}), study, instead)
     notes = []
     if before["test"] and before["test"] != test_file_of(study):
         notes.append("the test file is not the one that this sweep began with: the winner is tested on the present one")
-    now = libraries()
-    changed = {name: then for name, then in before["libraries"].items() if then != now.get(name)}
-    if changed:
-        told = "; ".join(f"{name} {then}, now {now.get(name, 'none')}" for name, then in changed.items())
-        notes.append(f"this sweep began with {told}: numbers may differ in their last places")
+    if changed := changed_libraries(folder):
+        notes.append(f"this sweep began with {'; '.join(changed)}: numbers may differ in their last places")
     return notes
+
+
+def changed_libraries(folder: Path) -> list[str]:
+    """The libraries that have another version than when a sweep began: `torch 2.8.0, now 2.9.0`."""
+    then, now = read_provenance(folder / PROVENANCE)["libraries"], libraries()
+    return [
+        f"{name} {version}, now {now.get(name, 'none')}" for name, version in then.items() if version != now.get(name)
+    ]
 
 
 def files_under(study: StudyConfig) -> dict[str, Hashes]:
@@ -119,7 +131,7 @@ def _hashes_of_model(source: str, revision: str | None) -> Hashes:
     return {source: find_folder(source, revision).name}  # the hub's client names a folder by its commit
 
 
-def _refuse_other_files(key: str, before: Hashes, now: Hashes, study: StudyConfig) -> None:
+def _refuse_other_files(key: str, before: Hashes, now: Hashes, study: StudyConfig, instead: str) -> None:
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) == now.get(name):
             continue
@@ -134,7 +146,7 @@ def _refuse_other_files(key: str, before: Hashes, now: Hashes, study: StudyConfi
         raise InputError(
             f"`{key}`: {show(name)} {how} when this sweep began: trials before and after would not compare",
             where=source or getattr(getattr(study, section), field) or study.name,
-            fix=f"{fix}, or give another `--name`",
+            fix=f"{fix}{instead}",
         )
 
 

@@ -62,7 +62,7 @@ def tuned_on_test(metrics: Mapping[str, float]) -> bool:
 
 
 class Reading(TypedDict):
-    """A line of the log of a sweep. In those of `evaluate`, `metrics` has the values themselves."""
+    """A line of the log of a sweep. In those of `evaluate` and `compare`, `metrics` has the values themselves."""
 
     sha256: str
     metrics: dict[str, dict[str, float]]

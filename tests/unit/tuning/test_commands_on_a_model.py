@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from kobert_core.errors import InputError
-from kobert_core.pretrained import load_pretrained
+from kobert_core.pretrained import TRAIN_CONFIG, load_pretrained
 from kobert_core.tasks import SPECS
 from tests.fixtures.browser import need_browser, page_html
 from tests.fixtures.tiny import SIZES
@@ -229,3 +230,32 @@ def test_describe_infers_the_labels_of_a_file_that_no_study_names(work: Path, tm
     load_pretrained(work / "model").task.tokenizer.save_pretrained(model)
     found = json.loads(tuned("describe", file, "--task", "classification", "--model", model, "--json").stdout)
     assert found["classes"] == {"경제": 3, "사회": 3, "정치": 3} and found["texts"]["text"]["rows"] == 9
+
+
+def test_compare_refuses_models_that_do_not_go_together(work: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="one model compares with nothing; give a second one"):
+        tuned("compare", work / "model")
+    with pytest.raises(InputError, match="a model is given twice"):
+        tuned("compare", work / "model", work / "model")
+    shutil.copytree(work / "model", tmp_path / "other")
+    with pytest.raises(InputError, match=r"there is no sweep among these.*give --data FILE"):
+        tuned("compare", work / "model", tmp_path / "other")
+    config = json.loads((tmp_path / "other" / TRAIN_CONFIG).read_text(encoding="utf-8"))
+    config["data"]["labels"]["3"] = "최고"
+    (tmp_path / "other" / TRAIN_CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(InputError, match=r"its labels are not those of .*model"):
+        tuned("compare", work / "model", tmp_path / "other", "--data", work / "test.csv")
+
+
+def test_compare_cannot_tell_a_model_from_its_copy(work: Path, tmp_path: Path) -> None:
+    """By a metric that is no share of right answers: without McNemar's test, and not in points."""
+    shutil.copytree(work / "model", tmp_path / "copy")
+    asked = ("compare", work / "model", tmp_path / "copy", "--data", work / "test.csv")
+    found = json.loads(tuned(*asked, "--json").stdout)
+    (pair,) = found["pairs"]
+    assert (pair["outcome"], pair["p_values"]) == ("tie", {"paired_t": 1.0})
+    assert pair["sentence"].endswith("cannot be told apart (95% interval 0 to 0 for the difference, p 1)")
+    assert found["models"][0]["value"] == found["models"][0]["metrics"]["f1"]
+    again = json.loads(tuned(*asked, "--json").stdout)
+    assert again["models"][1]["earlier_readings"] == found["models"][1]["earlier_readings"] + 1
+    assert pair["sentence"] in tuned(*asked).stdout
