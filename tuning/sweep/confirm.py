@@ -58,10 +58,11 @@ class Confirmation:
 
     def run(self) -> Verdict | None:
         """Choose a candidate, and judge it; None when the study has no `confirm`, or the sweep is stopped meanwhile."""
-        study, table, baseline = self._study, self._table, self._study.search.baselines[0]
+        study, table = self._study, self._table
         self._budget.release_reserve()
         if study.confirm is None:
             return None
+        baseline = study.search.baselines[0]
         candidates, winner = candidates_of(study, table), table.winner()
         assert winner is not None
         if not candidates or baseline not in table or table[baseline].checkpoint is None:
@@ -130,7 +131,7 @@ class Confirmation:
         if self._budget.is_over:
             return
         folder, values, begin = self._table.folder, self._table[run.trial].values, time.monotonic() - run.seconds
-        run.state = TrialState.RUNNING
+        run.state, run.reason = TrialState.RUNNING, None
         self._write()
         self._start_run(run, values)
         try:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.fixtures.commands import ROOT
 from tuning.study import load_study
 from tuning.sweep.budget import Budget
-from tuning.sweep.confirm import seconds_to_confirm
+from tuning.sweep.confirm import Confirmation, seconds_to_confirm
 from tuning.sweep.session import Session
 from tuning.sweep_dir.trial_status import TrialState
-from tuning.sweep_dir.trial_table import TrialRecord
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 
@@ -32,6 +34,13 @@ def test_the_search_leaves_time_for_what_follows_it(tmp_path: Path) -> None:
     assert not budget.stop_all() and budget.seconds_left == pytest.approx(400, abs=30)
     budget._begin -= 600
     assert budget.stop_all() and told == [True, True]
+
+
+def test_a_study_without_confirm_needs_no_baseline(tmp_path: Path) -> None:
+    study = load_study(QUICKSTART, ["confirm=null", "search.baselines=[]"])
+    budget = Budget(study, 1, lambda: None, folder=tmp_path, least_free=0, session=Session())
+    nothing: Any = SimpleNamespace()
+    assert Confirmation(study, TrialTable(tmp_path, study.objective), nothing, budget, nothing, say=print).run() is None
 
 
 def test_how_long_a_confirmation_takes_is_known_from_the_trials_so_far() -> None:
