@@ -93,7 +93,7 @@ def test_a_baseline_of_a_population_keeps_its_own_weights(
 
 def test_trial_0_is_the_baseline_unless_the_study_says_otherwise() -> None:
     assert load_study(QUICKSTART).search.baselines == (0,)
-    assert load_study(QUICKSTART, ["search.baselines=[]"]).search.baselines == ()
+    assert load_study(QUICKSTART, ["search.baselines=[]", "confirm=null"]).search.baselines == ()
     assert SearchConfig(points=POINTS, baselines=(0, 8)).baselines == (0, 8)
     for wrong in ("[5]", "[-1]", "[a]"):
         with pytest.raises(InputError, match=r"search\.baselines|a baseline is trial 0 or one of the `points`"):

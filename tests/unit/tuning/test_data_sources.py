@@ -107,7 +107,7 @@ def test_one_file_is_as_it_always_was() -> None:
     assert hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest() == (
         "f2378b4b1ef04cb494bd467ad5330edf5c51020c2ec81587e29f15f4d1a29223"
     )
-    study = load_study(SAMPLE.parent / "quickstart.yaml")
+    study = load_study(SAMPLE.parent / "quickstart.yaml", ["confirm=null"])
     assert json.loads(json.dumps(study.resolved()["data"])) == {
         **{"train": f"{SAMPLE}/train.tsv", "test": f"{SAMPLE}/test.tsv", "dev_fraction": 0.25, "split_seed": 0},
         **{"max_bad_fraction": 0.01, "text_column": "document", "label_column": "label", "id_column": "id"},

@@ -33,7 +33,8 @@ def study() -> StudyConfig:
     dropouts = "model.dropout: {min: 0.0, max: 0.5}, model.hidden_dropout: {min: 0.0, max: 0.5}"
     shape = f"model={{init: random, tokenizer_vocab_size: 1200, config: {json.dumps(SIZES)}}}"
     quickstart = ROOT / "search_spaces" / "quickstart.yaml"
-    return load_study(quickstart, [f"parameters={{{rates}, {dropouts}}}", "search={}", "scheduler.name=pbt", shape])
+    population = ["search={}", "scheduler.name=pbt", "confirm=null"]
+    return load_study(quickstart, [f"parameters={{{rates}, {dropouts}}}", *population, shape])
 
 
 @pytest.fixture(scope="module")

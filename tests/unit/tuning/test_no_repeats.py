@@ -145,7 +145,7 @@ def test_a_population_does_not_begin_with_the_same_trial_twice(tmp_path: Path) -
         (["parameters={optim.backbone_lr: {values: [1e-3, 2e-3, 4e-3]}}", "search={}"], 3),
         (["parameters={optim.backbone_lr: {min: 1e-3, max: 2e-3}}", "search={}"], 5),
         (["parameters={}", "search={}"], 1),
-        (["parameters={optim.backbone_lr: {values: [1e-3, 2e-3]}}", "search={}", "scheduler.name=pbt"], 5),
+        (["parameters={optim.backbone_lr: {values: [1e-3, 2e-3]}}", "search={}", "scheduler.name=pbt", "confirm=null"], 5),
     ],
 )  # fmt: skip
 def test_a_sweep_has_no_more_trials_than_points(overrides: list[str], trials: int) -> None:

@@ -78,7 +78,12 @@ def test_a_number_is_given_once_and_no_more_trials_than_asked_for(tmp_path: Path
     assert len(start_population(table, SPACE, SearchConfig(), trials=2)) == 2
 
 
-PBT = ["scheduler.name=pbt", "parameters={optim.backbone_lr: {min: 1e-5, max: 1e-3}}", "search={seed: 1}"]
+PBT = [
+    "confirm=null",
+    "scheduler.name=pbt",
+    "parameters={optim.backbone_lr: {min: 1e-5, max: 1e-3}}",
+    "search={seed: 1}",
+]
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 
 
