@@ -93,9 +93,9 @@ class DataConfig(FrozenConfig):
     """Train on a sample of this many examples."""
     max_dev_examples: PositiveInt | None = None
     """Compare trials on a sample of this many examples."""
-    holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0
+    holdout_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Part of the dev split that no trial is chosen by, by class or by whole articles: a sweep's winner is confirmed on
-    it. A third when the study has `confirm`, else 0."""
+    it. A third when the study has `confirm` and does not say."""
     max_bad_fraction: Fraction = 0.01
     """Part of a file's rows that may be unusable and set aside before the run is refused."""
     max_unknown_rate: Fraction | None = None

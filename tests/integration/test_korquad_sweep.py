@@ -61,7 +61,9 @@ def test_evaluate_equals_what_the_sweep_reported_and_what_the_official_script_sa
 def test_mlflow_is_told_how_many_questions_there_are(sweep: dict[str, Any]) -> None:
     records = [json.loads(line) for line in (Path(sweep["sweep"]) / "tracking.jsonl").read_text().splitlines()]
     test = len(questions_of(json.loads((sweep["work"] / "test.json").read_text(encoding="utf-8"))))
-    assert [record["examples"] for record in records if record["kind"] == "dataset"] == [96, 40, test]
+    assert [record["examples"] for record in records if record["kind"] == "dataset"] == [96, 26, test]
+    runs = json.loads((Path(sweep["sweep"]) / "confirm" / "runs.json").read_text(encoding="utf-8"))
+    assert {run["holdout"]["holdout/questions"] for run in runs if run["stage"] == "verdict"} == {40 - 26}
 
 
 def test_transformers_loads_the_pieces_and_the_boundary_head_lies_beside(sweep: dict[str, Any]) -> None:

@@ -201,8 +201,7 @@ class StudyConfig(StudyHead):
                 if name not in given and (value is None or f"{section}.{name}" in self.space):
                     del content[section][name]
         if self.data.folds is not None:
-            for name in ("dev_fraction", "holdout_fraction"):
-                content["data"].pop(name)
+            content["data"].pop("dev_fraction")
         optim = content["optim"]
         for name, instead in EITHER_OR:
             used = instead in optim or f"optim.{instead}" in self.space

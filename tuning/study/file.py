@@ -354,7 +354,7 @@ def _check_confirm(data: DataConfig, search: SearchConfig, scheduler: SchedulerC
         what = "`confirm` needs rows that no trial is chosen by, but with `data.folds` trials are chosen by all"
         problems.add("confirm", what, "leave out `confirm`, or `data.folds`")
     elif not data.holdout_fraction:
-        what = "`confirm` needs a part of the dev split that no trial is chosen by, but `data.holdout_fraction` is 0"
+        what = "`confirm` needs a part of the dev split that no trial is chosen by, but `data.holdout_fraction` is null"
         problems.add("data.holdout_fraction", what, f"leave it out, which makes it {HOLDOUT_FRACTION}")
     if scheduler.name == "pbt":
         what = "`scheduler.name: pbt` changes values in the middle of a run: no trial can be trained again as it was"

@@ -145,11 +145,11 @@ def test_a_population_does_not_begin_with_the_same_trial_twice(tmp_path: Path) -
         (["parameters={optim.backbone_lr: {values: [1e-3, 2e-3, 4e-3]}}", "search={}"], 3),
         (["parameters={optim.backbone_lr: {min: 1e-3, max: 2e-3}}", "search={}"], 5),
         (["parameters={}", "search={}"], 1),
-        (["parameters={optim.backbone_lr: {values: [1e-3, 2e-3]}}", "search={}", "scheduler.name=pbt", "confirm=null"], 5),
+        (["parameters={optim.backbone_lr: {values: [1e-3, 2e-3]}}", "search={}", "scheduler.name=pbt"], 5),
     ],
 )  # fmt: skip
 def test_a_sweep_has_no_more_trials_than_points(overrides: list[str], trials: int) -> None:
-    study = load_study(QUICKSTART, [*overrides, "budget.trials=5"])
+    study = load_study(QUICKSTART, [*overrides, "confirm=null", "budget.trials=5"])
     assert study.trials_left() == trials
 
 

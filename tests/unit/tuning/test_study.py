@@ -189,6 +189,7 @@ def test_a_mistake_is_one_line(load: Any, tmp_path: Path, old: str, new: str, li
         ("confirm={tops: 3}", "unknown key `confirm.tops`; did you mean `top`?"),
         ("confirm={seeds: 1}", "`confirm.seeds` must be greater than or equal to 2, but got 1"),
         ("data={train: x, holdout_fraction: 1}", "`data.holdout_fraction` must be less than 1"),
+        ("data={train: x, holdout_fraction: 0}", "`data.holdout_fraction` must be greater than 0"),
         ("model.class_weights=even", "`model.class_weights` must be 'balanced' or a valid"),
     ],
 )
@@ -215,7 +216,7 @@ RATE_ALONE = "parameters={optim.backbone_lr: {min: 1e-5, max: 1e-3}}"
     [
         (["data.folds=5"], "with `data.folds` trials are chosen by all; leave out `confirm`, or `data.folds`"),
         (["data.folds=5", "data.holdout_fraction=0.3"], "give `holdout_fraction` or `folds`, not both"),
-        (["data.holdout_fraction=0"], "`confirm` needs a part of the dev split that no trial is chosen by"),
+        (["data.holdout_fraction=null"], "`confirm` needs a part of the dev split that no trial is chosen by"),
         (["search={baselines: []}"], "`confirm` compares with a baseline, but `search.baselines` names none"),
         (
             ["search={}", RATE_ALONE, "scheduler.name=pbt"],
@@ -228,7 +229,7 @@ def test_a_confirmation_that_could_say_nothing_is_refused(load: Any, overrides: 
 
 
 def test_a_third_of_dev_is_held_out_for_a_confirmation(load: Any) -> None:
-    assert load(STUDY).data.holdout_fraction == 0
+    assert load(STUDY).data.holdout_fraction is None
     assert load(STUDY, "confirm={}").data.holdout_fraction == pytest.approx(1 / 3, abs=1e-3)
     assert load(STUDY, "confirm={}", "data.holdout_fraction=0.5").data.holdout_fraction == 0.5
     assert load(STUDY, "confirm=null").confirm is None
