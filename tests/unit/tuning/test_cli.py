@@ -110,7 +110,7 @@ def test_a_dry_run_reads_everything_and_leaves_no_sweep(tmp_path: Path) -> None:
     for line in ("360 examples", "80 examples", "160 examples", "184 steps of 16 examples", "log_uniform"):
         assert line in done.stdout
     assert "40 examples, which no trial is chosen by" in done.stdout
-    assert "2 runs choose among the best 2, 4 compare the best trial with the baseline" in done.stdout
+    assert "6 compare the best trial with the baseline" in done.stdout
     assert [path.name for path in (tmp_path / "sweeps").iterdir()] == ["cache"]
 
 
