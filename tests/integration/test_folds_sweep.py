@@ -27,6 +27,8 @@ from tests.fixtures.tracking import client_of
 from tuning.study import load_study
 from tuning.sweep.train_local import train_once
 
+pytestmark = pytest.mark.slow  # that a run over folds goes on bit for bit, wherever it is cut, is a unit test
+
 STUDY: dict[str, Any] = {
     "schema_version": 1,
     "name": "folded",

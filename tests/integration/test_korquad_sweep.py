@@ -30,6 +30,7 @@ def sweep(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     (folder / "test.json").write_text(json.dumps(test), encoding="utf-8")
     (folder / "train.json").write_text(json.dumps(train), encoding="utf-8")
     overrides = ["data.max_train_examples=96", "data.max_dev_examples=40", "train.epochs=1"]
+    overrides += ["confirm={top: 1, seeds: 2}"]
     overrides += [f"data.train={folder / 'train.json'}", f"data.test={folder / 'test.json'}"]
     arguments = [part for override in overrides for part in ("--set", override)]
     done = tune("sweep", STUDY, "--name", "questions", "--trials", 3, "--json", *arguments, cwd=folder)
