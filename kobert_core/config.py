@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -300,3 +300,7 @@ class TrainConfig(FrozenConfig):
     """Length, seed, evaluations."""
     objective: Objective | None = None
     """Decides which checkpoint is the best; the task's own objective when not given."""
+
+    def with_seed(self, seed: int) -> Self:
+        """The same run with another seed."""
+        return self.model_copy(update={"train": self.train.model_copy(update={"seed": seed})})

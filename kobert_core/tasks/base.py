@@ -202,16 +202,18 @@ class Task(ABC, Generic[E]):
     @cached_property
     def dev(self) -> E:
         """The examples of the split that runs are compared on."""
-        data = self.data
-        file = self.read(data.train, "training") if data.dev is None else self.read(data.dev)
-        return file.take(self._split["dev"])
+        return self._dev_file.take(self._split["dev"])
 
     @cached_property
     def holdout(self) -> E:
         """The examples that `data.holdout_fraction` keeps from the dev split: no run is chosen by them."""
+        return self._dev_file.take(self._split["holdout"])
+
+    @property
+    def _dev_file(self) -> E:
+        """All examples of the file that the dev split is of."""
         data = self.data
-        file = self.read(data.train, "training") if data.dev is None else self.read(data.dev)
-        return file.take(self._split["holdout"])
+        return self.read(data.train, "training") if data.dev is None else self.read(data.dev)
 
     @property
     @abstractmethod

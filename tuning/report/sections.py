@@ -27,7 +27,7 @@ BEST_SHOWN, TRIALS_SHOWN = 5, 300
 
 def sections_of(data: SweepData) -> list[Section]:
     """All sections of a sweep's report."""
-    rungs = rungs_of(data.study.scheduler, data.records)
+    rungs = rungs_of(data.study.scheduler, data.records, data.study.data.folds)
     compared = compare_trials(data, rungs)
     importance = importance_of(compared) if compared else None
     made: list[tuple[str, Callable[[], Iterator[Markup]]]] = [

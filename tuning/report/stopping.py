@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kobert_core.config import Objective
+from tuning.search.schedulers import first_rung
 from tuning.study import SchedulerConfig
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord
@@ -31,11 +32,11 @@ class Rung(NamedTuple):
     """By the value there, of all that reached it."""
 
 
-def rungs_of(scheduler: SchedulerConfig, records: Sequence[TrialRecord]) -> list[int]:
+def rungs_of(scheduler: SchedulerConfig, records: Sequence[TrialRecord], folds: int | None = None) -> list[int]:
     """The percentages of a trial's steps at which it may be stopped; of a scheduler without rungs, those at which
     trials were evaluated."""
     if scheduler.name in ("asha", "hyperband"):
-        factor, first = scheduler.reduction_factor, scheduler.grace_percent
+        factor, first = scheduler.reduction_factor, first_rung(scheduler.grace_percent, folds)
         return list(itertools.takewhile(lambda rung: rung < 100, (first * factor**k for k in itertools.count())))
     points = sorted({progress for record in records for progress in record.curve if progress < 100})
     return points[:: max(1, math.ceil(len(points) / MOST_RUNGS))]

@@ -10,7 +10,7 @@ from typing import Any
 from kobert_core.errors import InputError
 from tuning.study import StudyConfig
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns
-from tuning.sweep_dir.layout import CONFIRM, ENVIRONMENT, PROVENANCE, REVIEW, STUDY, WINNER, trial_folder
+from tuning.sweep_dir.layout import ENVIRONMENT, PROVENANCE, REVIEW, STUDY, WINNER, confirm_folder
 from tuning.sweep_dir.provenance import Provenance, read_provenance
 from tuning.sweep_dir.reviews import Review, read_review
 from tuning.sweep_dir.saved_study import load_sweep_study
@@ -99,7 +99,7 @@ def _result_of(folder: Path, table: TrialTable) -> Mapping[str, Any] | None:
 def _reviewed_runs(folder: Path, runs: Iterable[ConfirmRun], trial: int) -> list[Path]:
     """The answers of the runs of a trial that the verdict rests on, as far as they were kept."""
     judged = [run.number for run in runs if run.is_judged and run.trial == trial]
-    paths = [trial_folder(folder / CONFIRM, number) / REVIEW for number in judged]
+    paths = [confirm_folder(folder, number) / REVIEW for number in judged]
     return [path for path in paths if path.is_file()]
 
 

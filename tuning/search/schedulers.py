@@ -35,7 +35,7 @@ def make_scheduler(
     from tuning.search.replay import CLOCK, Asha, Median
 
     common = {"time_attr": CLOCK, "metric": metric, "mode": mode}
-    grace = config.grace_percent if folds is None else first_rung(config.grace_percent, folds)
+    grace = first_rung(config.grace_percent, folds)
     if config.name in ("asha", "hyperband"):
         return Asha(
             earlier,
@@ -58,6 +58,8 @@ def make_scheduler(
     return FIFOScheduler()
 
 
-def first_rung(grace_percent: int, folds: int) -> int:
-    """The progress of a trial after the fewest folds that are this percentage of all of them, or more."""
+def first_rung(grace_percent: int, folds: int | None) -> int:
+    """The progress before which no trial is stopped: this percentage, or after the fewest folds that are as much."""
+    if folds is None:
+        return grace_percent
     return next(done for fold in range(1, folds + 1) if (done := 100 * fold // folds) >= grace_percent)

@@ -181,6 +181,11 @@ class StudyConfig(StudyHead):
         that are `given` take the place of both."""
         return self.space.suggest(_Middle((self.search.points[0] if self.search.points else {}) | dict(given)))
 
+    @property
+    def best_kept(self) -> int:
+        """The best trials whose checkpoints are kept: those that are confirmed are among them, beside a baseline."""
+        return max(self.keep_checkpoints, self.confirm.top + 1 if self.confirm else 0)
+
     def trials_left(self, ended: Sequence[Mapping[str, object]] = ()) -> int:
         """How many trials are still to be run after those with these values: as many as the budget has, but no more
         than the space has points. A repeat would give the same numbers, but for a population, which changes values."""

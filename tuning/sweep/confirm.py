@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
+from kobert_core.checkpoint import prune_checkpoints
 from tuning.statistics.halving import better, rounds
 from tuning.study import StudyConfig
 from tuning.sweep.budget import Budget
-from tuning.sweep.recording import flatten
+from tuning.sweep.recording import run_params
 from tuning.sweep.verdict import Verdict, judge, on_holdout, unconfirmed
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns, Stage
-from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, CONFIRM, MODEL_FILES, REVIEW, STUDY, trial_folder
+from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, CONFIRM, MODEL_FILES, REVIEW, STUDY, confirm_folder
 from tuning.sweep_dir.trial_status import RUN_STATUS, TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import DESCRIPTION_TAG, Tracker
@@ -87,8 +88,7 @@ class Confirmation:
     def close(self) -> None:
         """Remove the weights of the runs that were judged: what they said is in the ledger."""
         for run in self.judged:
-            shutil.rmtree(self._folder_of(run) / CHECKPOINTS, ignore_errors=True)
-            run.checkpoint = None
+            self._forget_weights(run)
         if self.judged:
             self._write()
 
@@ -164,22 +164,25 @@ class Confirmation:
         self._tracker.log_metrics(run.key, report["metrics"], step=report["step"])
 
     def _score(self, run: ConfirmRun) -> None:
+        here = confirm_folder(self._table.folder, run.number)
+        assert run.checkpoint is not None
         found = self._groups.run(
             score_holdout,
-            model=str(self._folder_of(run) / MODEL_FILES),
+            model=str(here / MODEL_FILES),
             cache=str(self._table.folder.parent / CACHE),
-            checkpoint=str(checkpoint_of_run(self._table.folder, run)),
+            checkpoint=str(here / CHECKPOINTS / run.checkpoint),
             metrics=run.metrics,
             objective=self._study.objective.metric,
-            review=str(self._folder_of(run) / REVIEW),
+            review=str(here / REVIEW),
         )
-        run.holdout = {name.replace("eval/", "holdout/"): value for name, value in found["metrics"].items()}
+        run.holdout = {on_holdout(name): value for name, value in found["metrics"].items()}
         run.pseudo_values = found["pseudo_values"]
 
     def _end(self, run: ConfirmRun) -> None:
-        if run.state != TrialState.INTERRUPTED and run.stage == "choose":  # its value is all that is asked for
-            shutil.rmtree(self._folder_of(run) / CHECKPOINTS, ignore_errors=True)
-            run.checkpoint = None
+        if run.is_judged and run.checkpoint:
+            prune_checkpoints(confirm_folder(self._table.folder, run.number) / CHECKPOINTS, {run.checkpoint})
+        elif run.state != TrialState.INTERRUPTED:  # its value is all that is asked for
+            self._forget_weights(run)
         status = RUN_STATUS[run.state]
         tags = {"state": str(run.state)} | ({"reason": last_line(run.reason)[:500]} if run.reason else {})
         if run.holdout:
@@ -188,20 +191,20 @@ class Confirmation:
         self._write()
         if run.state == TrialState.INTERRUPTED:
             return
-        score = run.holdout.get(on_holdout(self._study.objective), run.value)
+        score = run.holdout.get(on_holdout(self._study.objective.metric), run.value)
         told = last_line(run.reason) if run.reason else f"{score:.4f} on {'the holdout' if run.holdout else 'dev'}"
         self._say(f"confirm: trial {run.trial} with seed {run.seed}: {told}")
 
     def _start_run(self, run: ConfirmRun, values: dict[str, object]) -> None:
-        config = self._study.train_config(values).model_dump(mode="json", exclude_none=True)
-        config["train"]["seed"] = run.seed
+        params = run_params(self._study.train_config(values).with_seed(run.seed))
         purpose = "to choose the candidate" if run.stage == "choose" else "for the verdict, on the holdout"
         description = f"The values of trial {run.trial} with another seed, {purpose}."
         tags = {"trial": str(run.trial), "confirm": run.stage, DESCRIPTION_TAG: description}
-        self._tracker.start_trial(run.key, params=flatten(config), tags=tags)
+        self._tracker.start_trial(run.key, params=params, tags=tags)
 
-    def _folder_of(self, run: ConfirmRun) -> Path:
-        return trial_folder(self._table.folder / CONFIRM, run.number)
+    def _forget_weights(self, run: ConfirmRun) -> None:
+        shutil.rmtree(confirm_folder(self._table.folder, run.number) / CHECKPOINTS, ignore_errors=True)
+        run.checkpoint = None
 
     def _write(self) -> None:
         with self._lock:
@@ -214,12 +217,6 @@ def candidates_of(study: StudyConfig, table: TrialTable) -> list[TrialRecord]:
     others = [r for r in table.best(len(table)) if r.trial != study.search.baselines[0] and r.checkpoint]
     complete = [record for record in others if record.state == TrialState.COMPLETE]
     return (complete or others)[: study.confirm.top]
-
-
-def checkpoint_of_run(sweep: Path, run: ConfirmRun) -> Path:
-    """The folder of a run's best checkpoint."""
-    assert run.checkpoint is not None
-    return trial_folder(sweep / CONFIRM, run.number) / CHECKPOINTS / run.checkpoint
 
 
 def seconds_to_confirm(study: StudyConfig, records: Iterable[TrialRecord], groups: int) -> float:

@@ -35,7 +35,7 @@ class DiskNeeds:
     each: int
     """The number of checkpoints of each of them."""
     kept: int
-    """Checkpoints of trials that ended."""
+    """Checkpoints of trials that ended, and of the runs that a verdict rests on."""
     budget: int | None
     """The limit of the study."""
 
@@ -47,7 +47,8 @@ class DiskNeeds:
             checkpoint=checkpoint,
             trials=study.budget.trials if in_population else min(running, study.budget.trials),
             each=EACH_RUNNING + (MAX_PBT_CHECKPOINTS if in_population else 0) + (study.data.folds is not None),
-            kept=min(study.keep_checkpoints + len(study.search.baselines), study.budget.trials),
+            kept=min(study.best_kept + len(study.search.baselines), study.budget.trials)
+            + (2 * study.confirm.seeds if study.confirm else 0),
             budget=study.budget.disk,
         )
 

@@ -13,6 +13,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
 from kobert_core.checkpoint import prune_checkpoints
+from kobert_core.config import TrainConfig
 from tuning.search.driver_only import DriverOnly
 from tuning.study import StudyConfig
 from tuning.sweep.budget import Budget
@@ -50,15 +51,11 @@ class Recorder(DriverOnly, Callback):
 
     def _start_run(self, record: TrialRecord) -> None:
         number = record.trial
-        config = self._study.train_config(record.values).model_dump(mode="json", exclude_none=True)
-        if "effective_batch_size" in config["optim"]:
-            del config["optim"]["accumulation"]  # it follows
-        if "folds" in config["data"]:
-            del config["data"]["dev_fraction"]
         tags = {"trial": str(number), "state": str(record.state), DESCRIPTION_TAG: describe_trial(record)}
         tags |= {"lineage": json.dumps(record.lineage)} if record.lineage else {}
         tags |= {"micro_batch": str(record.micro_batch)} if record.micro_batch else {}
-        self._tracker.start_trial(str(number), params=flatten(config), tags=tags)
+        params = run_params(self._study.train_config(record.values))
+        self._tracker.start_trial(str(number), params=params, tags=tags)
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, object], **info: object
@@ -134,8 +131,7 @@ class Recorder(DriverOnly, Callback):
         large, and what it cannot remove is told at the next call."""
         self._check_removals()
         best = [record.trial for record in self._table.best(len(self._table))]
-        kept = max(self._study.keep_checkpoints, self._study.confirm.top + 1 if self._study.confirm else 0)
-        wanted = list(dict.fromkeys([*best[:kept], *self._study.search.baselines]))
+        wanted = list(dict.fromkeys([*best[: self._study.best_kept], *self._study.search.baselines]))
         room = self._disk.for_ended(live=sum(not record.has_ended for record in self._table))
         ended = [record for record in self._table if record.has_ended]
         for record in sorted(ended, key=lambda each: wanted.index(each.trial) if each.trial in wanted else len(wanted)):
@@ -172,6 +168,16 @@ class Recorder(DriverOnly, Callback):
         if record.trial in self._session:
             begin, before = self._session[record.trial]
             record.seconds = before + time.monotonic() - begin
+
+
+def run_params(config: TrainConfig) -> dict[str, object]:
+    """The parameters of a run in MLflow."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    if "effective_batch_size" in values["optim"]:
+        del values["optim"]["accumulation"]  # it follows
+    if "folds" in values["data"]:
+        del values["data"]["dev_fraction"]
+    return flatten(values)
 
 
 def flatten(values: dict[str, object]) -> dict[str, object]:

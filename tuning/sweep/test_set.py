@@ -11,9 +11,8 @@ from kobert_core.data.source import Source
 from tuning.study import StudyConfig
 from tuning.sweep.background import in_background
 from tuning.sweep.comparison import baselines_of, compared
-from tuning.sweep.confirm import checkpoint_of_run
 from tuning.sweep_dir.confirm_runs import ConfirmRun
-from tuning.sweep_dir.layout import CACHE, CONFIRM, MODEL_FILES, checkpoint_of, trial_folder
+from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, MODEL_FILES, checkpoint_of, confirm_folder, trial_folder
 from tuning.sweep_dir.test_set_log import read_before, record_reading
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.workers.trial import evaluate_checkpoint
@@ -50,8 +49,8 @@ def read_test_set(
         if run.is_judged:
             weights[f"trial_{run.trial}_seed_{run.seed}"] = what = f"run {run.number} of trial {run.trial}"
             if run.checkpoint:
-                files = trial_folder(folder / CONFIRM, run.number) / MODEL_FILES
-                scored[what] = Scored(files, checkpoint_of_run(folder, run), run.metrics)
+                here = confirm_folder(folder, run.number)
+                scored[what] = Scored(here / MODEL_FILES, here / CHECKPOINTS / run.checkpoint, run.metrics)
     if earlier := read_before(table.folder, sha256=file.digest(), weights=weights):
         return earlier
     try:

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from kobert_core.config import Objective
 from kobert_core.tasks import task_class
 from tuning.statistics.intervals import Interval, difference
 from tuning.study import StudyConfig
@@ -85,7 +84,7 @@ def judge(
     sign = 1 if objective.mode == "max" else -1
     gain = difference(*(sign * np.array([run.pseudo_values for run in runs]) for runs in (ours, theirs)))
     means = {
-        trial: float(np.mean([run.holdout[on_holdout(objective)] for run in runs]))
+        trial: float(np.mean([run.holdout[on_holdout(objective.metric)] for run in runs]))
         for trial, runs in ((candidate, ours), (baseline, theirs))
     }
     outcome: Outcome = "tie" if not gain.excludes_zero else "better" if gain.estimate > 0 else "worse"
@@ -137,9 +136,9 @@ def name_of(study: StudyConfig, baseline: int) -> str:
     return f"the recipe (trial {baseline})" if baseline < len(study.search.points) else f"trial {baseline}"
 
 
-def on_holdout(objective: Objective) -> str:
-    """The name of the objective on the holdout."""
-    return objective.metric.replace("eval/", "holdout/")
+def on_holdout(metric: str) -> str:
+    """The name of a metric on the holdout."""
+    return metric.replace("eval/", "holdout/")
 
 
 def in_words(whole: float | None, *differences: float) -> str:

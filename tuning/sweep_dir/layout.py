@@ -55,6 +55,11 @@ def trial_folder(sweep: Path, trial: int) -> Path:
     return sweep / TRIALS / f"{trial:04d}"
 
 
+def confirm_folder(sweep: Path, run: int) -> Path:
+    """The folder of a run that confirms the winner, by its number."""
+    return trial_folder(sweep / CONFIRM, run)
+
+
 def checkpoint_of(sweep: Path, record: TrialRecord) -> Path:
     """The folder of a trial's best checkpoint, in its sweep's present folder.
 

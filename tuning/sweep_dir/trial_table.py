@@ -192,8 +192,10 @@ class TrialTable:
 
         Only numbers and values count, and not when a trial ended, so that a resumed sweep comes to the same.
         """
+        if patience is None:
+            return False
         best = next((record for record in self.best(len(self)) if record.has_ended), None)
-        if patience is None or best is None:
+        if best is None:
             return False
         return sum(record.has_ended and record.trial > best.trial for record in self) >= patience
 

@@ -237,7 +237,7 @@ def train_trial(
 
     config = study_of(Path(study), file_digest(Path(study))).train_config(values)
     if seed is not None:
-        config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+        config = config.with_seed(seed)
     if len(set(runtime.all_gather(config.model_dump_json()))) > 1:
         raise RuntimeError("the workers of the group read different values: is the sweep's folder a shared one?")
     here = trial_folder(Path(folder), trial)
