@@ -122,6 +122,9 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
         _check_population(raw.space, sections["search"], sections["budget"], problems)
     if sections.get("confirm") and sections["data"] and sections["search"] and sections["scheduler"]:
         _check_confirm(sections["data"], sections["search"], sections["scheduler"], problems)
+        if sections["objective"] and sections["objective"].metric in LOOP_METRICS:
+            what = f"`confirm` compares on rows that are held out, where there is no `{sections['objective'].metric}`"
+            problems.add("objective.metric", what, f"take one of the task's, such as {task.objective.metric}")
     if sections["data"] and sections["data"].folds is not None and sections["scheduler"]:
         _check_folds(sections["scheduler"], problems)
     problems.raise_first(raw.where)

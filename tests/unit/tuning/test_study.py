@@ -217,6 +217,7 @@ RATE_ALONE = "parameters={optim.backbone_lr: {min: 1e-5, max: 1e-3}}"
         (["data.folds=5"], "with `data.folds` trials are chosen by all; leave out `confirm`, or `data.folds`"),
         (["data.folds=5", "data.holdout_fraction=0.3"], "give `holdout_fraction` or `folds`, not both"),
         (["data.holdout_fraction=null"], "`confirm` needs a part of the dev split that no trial is chosen by"),
+        (["objective={metric: train/loss, mode: min}"], "where there is no `train/loss`; take one of the task's"),
         (["search={baselines: []}"], "`confirm` compares with a baseline, but `search.baselines` names none"),
         (
             ["search={}", RATE_ALONE, "scheduler.name=pbt"],
