@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -167,6 +167,10 @@ class QuestionAnswering(Task[WindowExamples]):
             {"id": one, "prediction_text": text, "score": score, "start": start, "end": end}
             for one, text, score, (start, end) in zip(ids, given, scores, places, strict=True)
         ]
+
+    @property
+    def answer_types(self) -> dict[str, Any]:
+        return {"prediction_text": str, "score": float, "start": int, "end": int}
 
     def review(self, examples: WindowExamples, outputs: Outputs, file: Source | None = None) -> list[dict[str, object]]:
         """The score is F1 from 0 to 1; `exact_match` is beside it, and an article is a group."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -65,6 +65,10 @@ class TextClassification(LabelledTexts):
             | {f"probability_{name}": round(float(value), 6) for name, value in zip(names, row, strict=True)}
             for row_id, row in zip(ids, probabilities(outputs["logits"]), strict=True)
         ]
+
+    @property
+    def answer_types(self) -> dict[str, Any]:
+        return {"label": str, "name": str} | {f"probability_{name}": float for name in self._label_names}
 
     def _outcomes(self, labels: np.ndarray, logits: np.ndarray) -> Iterator[Outcome]:
         names, probable = self._label_names, probabilities(logits)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from typing_extensions import TypedDict
 
 from kobert_core.code_points import strings
 from kobert_core.config import TrainConfig
@@ -65,6 +66,16 @@ from kobert_core.tokenization import Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+
+class Entity(TypedDict):
+    """An entity that the model has found."""
+
+    start: int
+    end: int
+    label: str
+    text: str
+    score: float
 
 
 class TokenClassification(Task[TokenExamples]):
@@ -170,6 +181,10 @@ class TokenClassification(Task[TokenExamples]):
         tags, sure = predicted(examples, outputs, tagged)
         entities = self._entities(examples, tagged, tags, sure)
         return [{"id": one, "entities": some} for one, some in zip(ids, entities, strict=True)]
+
+    @property
+    def answer_types(self) -> dict[str, Any]:
+        return {"entities": list[Entity]}
 
     def _entities(
         self, examples: TokenExamples, tagged: Tagged, tags: np.ndarray, sure: np.ndarray | None = None

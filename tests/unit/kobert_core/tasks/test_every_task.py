@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from kobert_core.config import Objective
 from kobert_core.data.batching import filled_shape
@@ -296,6 +297,12 @@ def test_rows_in_memory_get_the_answers_of_the_file(task: Task[Any]) -> None:
     texts = {record["id"]: {name: record[name] for name in predictor.columns} for record in review}
     rows = [texts[one] | {"another column": 1} for one in inputs.ids]
     assert [{"id": one} | answer for one, answer in zip(inputs.ids, predictor.predict(rows), strict=True)] == wanted
+    types = {"id": str} | task.answer_types
+    for answer in wanted:
+        assert list(answer) == list(types)
+        assert all(
+            TypeAdapter(types[name]).validate_python(value, strict=True) == value for name, value in answer.items()
+        )
     for row, answer in zip(rows, wanted, strict=True):
         for found in answer["entities"] if "entities" in answer else [answer] if "start" in answer else []:  # type: ignore[attr-defined]
             text = found["text" if "text" in found else "prediction_text"]
