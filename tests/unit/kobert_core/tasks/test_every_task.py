@@ -304,7 +304,8 @@ def test_rows_in_memory_get_the_answers_of_the_file(task: Task[Any]) -> None:
             TypeAdapter(types[name]).validate_python(value, strict=True) == value for name, value in answer.items()
         )
     for row, answer in zip(rows, wanted, strict=True):
-        for found in answer["entities"] if "entities" in answer else [answer] if "start" in answer else []:  # type: ignore[attr-defined]
+        found_in: Any = answer.get("entities", [answer] if "start" in answer else [])
+        for found in found_in:
             text = found["text" if "text" in found else "prediction_text"]
             assert row[predictor.columns[0]][found["start"] : found["end"]] == text
     for name in predictor.columns:
