@@ -166,7 +166,8 @@ def register_model(
     )
     if known is not None and (contest.alias is None or known == champion):
         return done
-    candidate = Candidate(folder=model, name=str(sweep), task=study.task, sweep=sweep)
+    name_of_it = str(sweep) if exported != model else f"trial {record.trial} of {sweep}"
+    candidate = Candidate(folder=model, name=name_of_it, task=study.task, sweep=sweep)
     promoted, reason = contest.decide(registry, champion, candidate)
     if not promoted:
         return replace(done, promoted=False, reason=reason)
