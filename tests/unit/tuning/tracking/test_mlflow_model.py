@@ -19,7 +19,7 @@ from kobert_core.errors import InputError
 from kobert_core.inference import Predictor
 from tests.fixtures import tasks
 from tests.fixtures.commands import ROOT
-from tests.fixtures.tasks import CONFIGS, REVIEWS, random_model
+from tests.fixtures.tasks import CONFIGS, REVIEWS, exported_model
 from tuning.tracking.mlflow_model import IMPORTED, pinned, write_mlflow_model
 
 QUESTION = {"context": "민수는 부산에서 사과 12개를 샀다.", "question": "민수는 부산에서 몇 개 샀는가?"}
@@ -45,7 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {}
     for make in CONFIGS:
         folder = tmp_path_factory.mktemp(make.__name__)
-        made[make.__name__] = random_model(make(folder), folder / make.__name__)
+        made[make.__name__] = exported_model(make(folder), folder / make.__name__)
         write_mlflow_model(folder / "mlflow", made[make.__name__], model_id="m-1", run_id="ab")
     return made
 
