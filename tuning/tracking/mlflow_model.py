@@ -72,6 +72,7 @@ def write_mlflow_model(folder: Path, exported: Path, *, model_id: str, run_id: s
     mlflow.pyfunc.save_model(
         folder,
         python_model=_CODE,
+        model_config={"column": ""},
         code_paths=[os.path.dirname(kobert_core.__file__)],
         pip_requirements=pinned(IMPORTED),
         signature=signature_of(task.input_columns, task.answer_types),

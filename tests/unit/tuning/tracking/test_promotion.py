@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 
 from kobert_core.data.source import Source
 from kobert_core.errors import InputError
@@ -110,7 +111,7 @@ def test_models_that_cannot_be_told_apart_leave_the_alias_where_it_is(store: Sto
 
 
 def test_mlflow_loads_a_model_by_its_id_and_by_its_alias(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlflow.pyfunc
+    import mlflow.models
 
     store.promote(store.register("trained"))
     holder = store.registry.holder_of("champion")
@@ -119,6 +120,12 @@ def test_mlflow_loads_a_model_by_its_id_and_by_its_alias(store: Store, monkeypat
     rows = pd.DataFrame([{"text": "정말 재미있어요 3"}, {"text": "시간이 아까웠다 7"}])
     for uri in (f"models:/{holder.model_id}", f"models:/{NAME}@champion"):
         assert list(mlflow.pyfunc.load_model(uri).predict(rows)["label"]) == ["1", "0"]
+    evaluated = mlflow.models.evaluate(
+        uri, rows.assign(wanted=["1", "0"]), targets="wanted", model_type="classifier", model_config={"column": "label"}
+    )
+    assert (evaluated.metrics["accuracy_score"], evaluated.metrics["example_count"]) == (1, 2)
+    with pytest.raises(MlflowException, match="no column `labels`; answers have label, name, probability_0"):
+        mlflow.pyfunc.load_model(uri, model_config={"column": "labels"})
 
 
 def test_what_cannot_be_compared_is_told(store: Store) -> None:
