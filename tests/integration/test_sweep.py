@@ -342,7 +342,7 @@ def test_mlflow_loads_and_serves_and_registers_the_winner(sweep: dict[str, Any],
     assert client.get_model_version_by_alias(name, "champion").version == version.version
     told = tune_here("promote", name, "--force", "--json", "--tracking-uri", uri, cwd=tmp_path)
     assert json.loads(told.stdout)["promoted"] is True
-    assert client.get_model_version_by_alias(name, "champion").version == "2"
+    assert str(client.get_model_version_by_alias(name, "champion").version) == "2"
     back = tune_here("promote", name, "--version", 2, "--tracking-uri", uri, cwd=tmp_path)
     assert "it was before" in back.stdout
 
