@@ -220,8 +220,12 @@ class Sweep:
                 winner = table[verdict.winner]
             elif budget.interrupted or budget.gave_up:
                 winner = None
-            test = read_test_set(study, table, groups, winner, confirmation.judged, say=say) if winner else {}
+            test = {}
+            if winner:
+                test = read_test_set(study, table, groups, winner, confirmation.judged, budget=budget, say=say)
             confirmation.close()
+            if budget.interrupted:
+                winner = None
             if winner:
                 in_background(lambda: import_module("tuning.report"))  # takes seconds, in which the workers are busy
                 if not confirmation.judged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from kobert_core.data.source import Source
 from tuning.study import StudyConfig
 from tuning.sweep.background import in_background
+from tuning.sweep.budget import Budget
 from tuning.sweep.comparison import baselines_of, compared
 from tuning.sweep_dir.confirm_runs import ConfirmRun
 from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, MODEL_FILES, checkpoint_of, confirm_folder, trial_folder
@@ -17,6 +19,8 @@ from tuning.sweep_dir.test_set_log import read_before, record_reading
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.workers.trial import evaluate_checkpoint
 from tuning.workers.worker_pool import WorkerPool
+
+SECONDS_BETWEEN_LOOKS = 0.2
 
 
 def read_test_set(
@@ -26,10 +30,11 @@ def read_test_set(
     winner: TrialRecord,
     runs: Iterable[ConfirmRun],
     *,
+    budget: Budget,
     say: Callable[[str], object],
 ) -> dict[str, dict[str, float]]:
     """Metrics on the test file of the winner, of the baselines to compare it with, and of the runs that its verdict
-    rests on.
+    rests on; none when the sweep is interrupted meanwhile.
 
     A resumed sweep that has the same winner as before has read it already.
     """
@@ -58,6 +63,9 @@ def read_test_set(
             what: in_background(partial(score, groups, folder.parent / CACHE, each, file))
             for what, each in scored.items()
         }  # each waits for a group of its own
+        while wait(asked.values(), SECONDS_BETWEEN_LOOKS).not_done:
+            if budget.interrupted:
+                return {}
         found = {what: future.result() for what, future in asked.items()}
     except RuntimeError as error:
         say(f"the test file was not read: {str(error).strip().splitlines()[-1]}")
