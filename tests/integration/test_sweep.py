@@ -33,6 +33,7 @@ from kobert_core.data.batching import Batch
 from kobert_core.pretrained import load_pretrained
 from tests.fixtures.browser import listed_columns, listed_runs, need_browser, page_html
 from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED, environment, tune, tune_here
+from tests.fixtures.hub import TOKEN, hub
 from tests.fixtures.mlflow_server import wait_until_it_answers
 from tests.fixtures.nodes import free_port
 from tuning.sweep_dir.reviews import read_review
@@ -433,6 +434,19 @@ def test_a_used_name_is_refused_and_resume_extends(sweep: dict[str, Any]) -> Non
         assert old | changed == new | changed
     new_values = [json.dumps(record["values"]) for record in after]
     assert len(set(new_values)) == 9
+
+
+def test_the_winner_goes_to_the_hub(sweep: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    with hub() as server:
+        for name, value in {"ENDPOINT": server.url, "TOKEN": TOKEN, "HUB_DISABLE_XET": "1"}.items():
+            monkeypatch.setenv(f"HF_{name}", value)
+        pushed = tune(
+            "export", sweep["folder"], "--push", "lab/first", "--license", "mit", cwd=sweep["folder"].parents[1]
+        )
+    assert pushed.stdout.splitlines()[-1] == f"pushed to {server.url}/lab/first"
+    assert server.files["model.safetensors"] == (sweep["folder"] / "model/model.safetensors").read_bytes()
+    card = server.files["README.md"].decode()
+    assert "license: mit" in card and "model-index" in card and "지루할 틈이 없었다" in card
 
 
 def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import logging
 import shlex
 import sys
+import tempfile
 import time
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -223,18 +224,28 @@ def export(
     alias: Annotated[str | None, typer.Option(help="That the version gets, such as champion.")] = None,
     data: CompareOn = None,
     force: Force = False,
+    push: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Upload it to this repository of the HuggingFace hub.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see a repository that --push makes.")] = False,
+    license: Annotated[str | None, typer.Option(metavar="ID", help="For the card on the hub, such as mit.")] = None,
 ) -> None:
     """Write a trial's best checkpoint as a HuggingFace folder: the winner's, or that of --trial.
 
     With --register it becomes a version of a registered model in MLflow, unless one has the alias (by default champion)
     and this is not better on the sweep's test file, or on --data: then exit code 1.
     """
-    if output is None and register is None:
-        raise InputError(
-            "nothing says where the model goes", where="export", fix="give --output DIR or --register NAME"
-        )
+    if output is None and register is None and push is None:
+        fix = "give --output DIR, --register NAME or --push REPO"
+        raise InputError("nothing says where the model goes", where="export", fix=fix)
+    if push is not None:
+        from tuning.sweep.push import check_repo
+
+        check_repo(push)
     if output is not None:
         _export(sweep_dir, output, trial)
+    if push is not None:
+        _push(sweep_dir, trial, output, push, public=public, license=license)
     if register is not None:
         from tuning.cli.tracking import promoting, tell
         from tuning.sweep.promotion import register_model
@@ -242,6 +253,21 @@ def export(
         with promoting(alias, data, force) as contest:
             found = register_model(sweep_dir, register, contest, trial=trial, exported=output)
         tell(found)
+
+
+def _push(
+    sweep_dir: Path, trial: int | None, exported: Path | None, repo: str, *, public: bool, license: str | None
+) -> None:
+    from tuning.cli.progress import watching
+    from tuning.sweep.push import push_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        if exported is None:
+            exported = Path(folder) / sweep_dir.resolve().name
+            _export(sweep_dir, exported, trial)
+        with watching() as progress:
+            address = push_model(exported, repo, public=public, license=license, progress=progress)
+    echo(f"pushed to {address}")
 
 
 def _export(sweep_dir: Path, output: Path, trial: int | None) -> None:

@@ -18,6 +18,7 @@ from kobert_core.io.atomic import atomic_folder, atomic_write_json, atomic_write
 from kobert_core.io.checksums import check_sums, write_sums
 from kobert_core.pretrained import TRAIN_CONFIG, empty_model, keep_chosen, save_weights
 from kobert_core.tasks import SPECS, task_class
+from kobert_core.tasks.base import EXAMPLE_TEXTS
 from kobert_core.texts import printable
 from tuning.study import StudyConfig
 from tuning.sweep.comparison import Comparison, test_name
@@ -153,6 +154,7 @@ def model_card(
         pipeline_tag=SPECS[study.task].pipeline_tag,
         base_model=encoder if encoder and "/" in encoder and not Path(encoder).is_absolute() else None,
         model_name=sweep.name,
+        widget=[widget_of(SPECS[study.task].pipeline_tag)],
         eval_results=list(eval_results(study, record, test.get("winner", {}), verdict)),
     )
     content = "\n".join(
@@ -184,6 +186,13 @@ def model_card(
         ]
     )
     return str(ModelCard(content))
+
+
+def widget_of(pipeline_tag: str) -> dict[str, str]:
+    """What the hub's page offers to try the model with."""
+    if pipeline_tag == "question-answering":
+        return {"text": EXAMPLE_TEXTS["question"], "context": EXAMPLE_TEXTS["context"]}
+    return {"text": EXAMPLE_TEXTS["text"]}
 
 
 def chosen_on(study: StudyConfig) -> str:

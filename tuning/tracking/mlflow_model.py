@@ -37,13 +37,6 @@ IMPORTED = (
 """What `kobert_core` and the file that MLflow runs import to answer, by the names of packages."""
 _CODE, _PACKAGE = Path(__file__).with_name("python_model.py"), "kobert_core.zip"
 """What MLflow runs, and all that it imports of ours."""
-_EXAMPLE = {
-    "text": "지루할 틈이 없었다",
-    "pair": "정말 재미있게 봤다",
-    "context": "세종은 1397년에 한양에서 태어났다.",
-    "question": "세종은 언제 태어났는가?",
-}
-"""Our own sentences: a model is given away, and a row of somebody's data is not."""
 
 
 def write_mlflow_model(folder: Path, exported: Path, *, model_id: str, run_id: str | None) -> None:
@@ -77,7 +70,7 @@ def write_mlflow_model(folder: Path, exported: Path, *, model_id: str, run_id: s
         model_config={"column": ""},
         pip_requirements=pinned(IMPORTED),
         signature=signature_of(task.input_columns, task.answer_types),
-        input_example=pd.DataFrame([{name: _EXAMPLE.get(name, _EXAMPLE["text"]) for name in task.input_columns}]),
+        input_example=pd.DataFrame([task.input_example]),
         mlflow_model=about,
     )
     zip_package(kobert_core, folder / _PACKAGE)
