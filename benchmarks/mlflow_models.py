@@ -237,7 +237,7 @@ def korquad(folder: Path, count: int) -> tuple[Path, list[Row], dict[str, Any]]:
     ][:count]
     paragraphs = [{"context": context, "qas": [question]} for context, question in asked]
     file = folder / "questions.json"
-    file.write_text(json.dumps({"data": [{"title": "", "paragraphs": paragraphs}]}), encoding="utf-8")
+    file.write_text(json.dumps({"version": "1.1", "data": [{"title": "", "paragraphs": paragraphs}]}), encoding="utf-8")
     rows = [{"context": context, "question": question["question"]} for context, question in asked]
     return file, rows, config("korquad", file)
 
