@@ -36,9 +36,11 @@ TOKENIZER = str(DATA.parent / "models" / "skt-kobert-base-v1")
 SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
 LOADED = """
 import json, sys, mlflow.pyfunc, pandas
+for folder in sys.argv[1:]:
+    model, rows = mlflow.pyfunc.load_model(folder + "/mlflow"), json.load(open(folder + "/rows.json", encoding="utf-8"))
+    answers = model.predict(pandas.DataFrame(rows)).to_dict("records")
+    json.dump(answers, open(folder + "/loaded.json", "w", encoding="utf-8"))
 assert not {"tuning", "ray"} & sys.modules.keys()
-model, rows = mlflow.pyfunc.load_model(sys.argv[1]), json.load(open(sys.argv[2], encoding="utf-8"))
-json.dump(model.predict(pandas.DataFrame(rows)).to_dict("records"), open(sys.argv[3], "w", encoding="utf-8"))
 """
 Row = dict[str, str]
 
@@ -60,9 +62,13 @@ def main() -> None:
             asked.environment or work / "environment", next(iter(models.values())).mlflow / "requirements.txt"
         )
         found["environment_seconds"] = round(time.perf_counter() - begin, 1)
+        folders = [str(case.folder) for case in models.values()]
+        subprocess.run(
+            [str(bin_folder / "python"), "-c", LOADED, *folders], cwd=work, env=alone(bin_folder), check=True
+        )
         for name, case in models.items():
             wanted = case.predicted()
-            loaded, served = case.loaded(bin_folder), case.served(bin_folder)
+            loaded, served = case.loaded(), case.served(bin_folder)
             found[name] = {
                 "rows": len(wanted),
                 "equal_when_loaded": sum(one == other for one, other in zip(loaded, wanted, strict=True)),
@@ -79,6 +85,7 @@ class Case:
         folder.mkdir()
         self.folder, self.model, self.mlflow = folder, folder / "model", folder / "mlflow"
         self.file, self.rows, values = CASES[name](folder, count)
+        (folder / "rows.json").write_text(json.dumps(self.rows), encoding="utf-8")
         config = parse_train_config(values)
         task = task_class(config.task)(config)
         torch.manual_seed(0)
@@ -95,13 +102,9 @@ class Case:
         given = {"id", *self.rows[0]}
         return [{name: value for name, value in answer.items() if name not in given} for answer in answers]
 
-    def loaded(self, bin_folder: Path) -> list[dict[str, object]]:
-        """What `mlflow.pyfunc.load_model` gives."""
-        rows, answers = self.folder / "rows.json", self.folder / "loaded.json"
-        rows.write_text(json.dumps(self.rows), encoding="utf-8")
-        command = [bin_folder / "python", "-c", LOADED, self.mlflow, rows, answers]
-        subprocess.run([*map(str, command)], cwd=self.folder, env=alone(bin_folder), capture_output=True, check=True)
-        found: list[dict[str, object]] = json.loads(answers.read_text(encoding="utf-8"))
+    def loaded(self) -> list[dict[str, object]]:
+        """What `mlflow.pyfunc.load_model` gave."""
+        found: list[dict[str, object]] = json.loads((self.folder / "loaded.json").read_text(encoding="utf-8"))
         return found
 
     def served(self, bin_folder: Path) -> list[dict[str, object]]:
@@ -234,7 +237,7 @@ def korquad(folder: Path, count: int) -> tuple[Path, list[Row], dict[str, Any]]:
     ][:count]
     paragraphs = [{"context": context, "qas": [question]} for context, question in asked]
     file = folder / "questions.json"
-    file.write_text(json.dumps({"data": [{"title": "", "paragraphs": paragraphs}]}), encoding="utf-8")
+    file.write_text(json.dumps({"version": "1.1", "data": [{"title": "", "paragraphs": paragraphs}]}), encoding="utf-8")
     rows = [{"context": context, "question": question["question"]} for context, question in asked]
     return file, rows, config("korquad", file)
 

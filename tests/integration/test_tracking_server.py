@@ -8,14 +8,18 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
+import pandas as pd
 import pytest
 
 from kobert_core.config import Objective
+from kobert_core.inference import Predictor
 from tests.fixtures.browser import listed_columns, listed_runs, need_browser, page_html, screenshot
 from tests.fixtures.mlflow_server import Server
+from tests.fixtures.tasks import exported_model, tokens
 from tests.fixtures.tracking import report_sweep
-from tuning.tracking import Tracker, default_tracking_uri, reach, send_spool
+from tuning.tracking import Registry, Tracker, default_tracking_uri, logged_model, reach, send_spool
 from tuning.tracking.ui import sweep_page
 
 pytestmark = pytest.mark.usefixtures("short_requests")
@@ -63,6 +67,32 @@ def test_a_sweep_is_read_back_through_rest(
     assert len(server.history(runs["sweep/03"], "eval/accuracy")) == 3
     experiments = [server.experiment_id(request.node.name)]
     assert len(server.post("logged-models/search", experiment_ids=experiments)["models"]) == 1
+
+
+def test_a_model_is_sent_registered_and_loaded_over_http(
+    server: Server, open_tracker: Callable[[], Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow.pyfunc
+
+    name = "over http"
+    model = exported_model(tokens(tmp_path), tmp_path / "model")
+    tracker = open_tracker()
+    tracker.start_sweep(params={}, tags={})
+    tracker.log_winner(model, name="sweep", trial="0", params={}, metrics={}, tags={"task": "tokens"})
+    assert tracker.close(60) == 0 == tracker.refused
+    winner = {"trial": "0", "params": {}, "metrics": {}, "tags": {"task": "tokens"}}
+    model_id = logged_model(tmp_path / "s.jsonl", uri=server.url, model_dir=model, **winner)  # type: ignore[arg-type]
+    registry = Registry(name, uri=server.url)
+    assert registry.versions() == []
+    for _ in range(2):
+        assert registry.register(model_id, card="# A card", tags={"task": "tokens"}) == 1
+    registry.give("champion", 1, instead_of=None)
+    version = server.get(f"registered-models/alias?name={quote(name)}&alias=champion")["model_version"]
+    assert (version["description"], version["source"]) == ("# A card", f"models:/{model_id}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    rows = [{"text": "민수는 부산에서 사과를 샀다."}]
+    found = mlflow.pyfunc.load_model(f"models:/{name}@champion").predict(pd.DataFrame(rows))
+    assert found.to_dict("records") == Predictor.load(model).predict(rows)
 
 
 @pytest.mark.slow

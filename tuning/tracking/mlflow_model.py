@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import zipfile
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from packaging.version import Version
@@ -34,7 +35,8 @@ IMPORTED = (
     "typing_extensions",
 )
 """What `kobert_core` and the file that MLflow runs import to answer, by the names of packages."""
-_CODE = Path(__file__).with_name("python_model.py")
+_CODE, _PACKAGE = Path(__file__).with_name("python_model.py"), "kobert_core.zip"
+"""What MLflow runs, and all that it imports of ours."""
 
 
 def write_mlflow_model(folder: Path, exported: Path, *, model_id: str, run_id: str | None) -> None:
@@ -66,18 +68,30 @@ def write_mlflow_model(folder: Path, exported: Path, *, model_id: str, run_id: s
         folder,
         python_model=_CODE,
         model_config={"column": ""},
-        code_paths=[os.path.dirname(kobert_core.__file__)],
         pip_requirements=pinned(IMPORTED),
         signature=signature_of(task.input_columns, task.answer_types),
         input_example=pd.DataFrame([task.input_example]),
         mlflow_model=about,
     )
-    about.flavors[FLAVOR_NAME]["model_code_path"] = _CODE.name  # and not where it lies on this machine
+    zip_package(kobert_core, folder / _PACKAGE)
+    # Of what runs its name, and not where it lies on this machine.
+    about.flavors[FLAVOR_NAME] |= {"model_code_path": _CODE.name, "code": _PACKAGE}
     for file in exported.iterdir():
         if file.is_file():
             (folder / file.name).symlink_to(file.absolute())
     about.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     about.save(folder / MLMODEL)
+
+
+def zip_package(package: ModuleType, file: Path) -> None:
+    """Write the modules of a package into a file that Python imports them from: over HTTP one file takes a tenth of the
+    time of a hundred. The same modules give the same bytes."""
+    root = Path(next(iter(package.__path__)))
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(root.rglob("*.py")):
+            archive.writestr(
+                zipfile.ZipInfo(str(path.relative_to(root.parent))), path.read_bytes(), zipfile.ZIP_DEFLATED
+            )
 
 
 def pinned(names: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What MLflow runs in the place of a model: this file lies beside the model's own files, with `kobert_core` in `code/`,
+"""What MLflow runs in the place of a model: this file lies beside the files of the model, with `kobert_core` in a zip,
 and needs nothing of `tuning`."""
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pandas as pd
@@ -84,8 +84,8 @@ def test_its_signature_says_what_goes_in_and_what_comes_out(exported: Path) -> N
             "start": "long", "end": "long", "label": "string", "text": "string", "score": "double"
         }  # fmt: skip
     assert (content["model_id"], content["run_id"]) == ("m-1", "ab")
-    whole = sum(path.stat().st_size for path in (exported.parent / "mlflow").rglob("*") if path.name != "MLmodel")
-    assert whole > content["model_size_bytes"] > sum(path.stat().st_size for path in exported.iterdir())
+    whole = sum(path.stat().st_size for path in (exported.parent / "mlflow").rglob("*") if path.is_file())
+    assert content["model_size_bytes"] == pytest.approx(whole, abs=1000)
     assert str(ROOT) not in (exported.parent / "mlflow" / "MLmodel").read_text(encoding="utf-8")
 
 
@@ -144,8 +144,8 @@ for module in ours:
 
 
 def test_a_build_of_an_own_index_is_asked_for_by_its_public_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuning.tracking.mlflow_model.version", lambda name: f"{version(name)}+cu128")
-    assert pinned(["torch"]) == [f"torch=={version('torch').partition('+')[0]}"]
+    monkeypatch.setattr("tuning.tracking.mlflow_model.version", lambda name: "2.13.0+cu128")
+    assert pinned(["torch"]) == ["torch==2.13.0"]
 
 
 def test_a_folder_that_was_not_exported_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,19 @@ def test_mlflow_loads_a_model_by_its_id_and_by_its_alias(store: Store, monkeypat
     assert (evaluated.metrics["accuracy_score"], evaluated.metrics["example_count"]) == (1, 2)
     with pytest.raises(MlflowException, match="no column `labels`; answers have label, name, probability_0"):
         mlflow.pyfunc.load_model(uri, model_config={"column": "labels"})
+
+
+def test_what_an_earlier_version_sent_becomes_a_model_that_mlflow_loads(store: Store) -> None:
+    client, header = client_of(store.output), json.loads(store.spool.read_text("utf-8").splitlines()[0])
+    experiment = client.get_experiment_by_name("실험").experiment_id
+    tags = {"kobert_tune.sweep_id": header["sweep_id"], "kobert_tune.trial": "0"}
+    old = client.create_logged_model(experiment, name="first", tags=tags)
+    client.log_model_artifacts(old.model_id, str(store.models["trained"]))
+    client.finalize_logged_model(old.model_id, "READY")
+    store.register("trained")
+    (model,) = client.search_logged_models([experiment])
+    assert model.model_id == old.model_id == store.registry.versions()[0].model_id
+    assert "MLmodel" in {file.path for file in client.list_logged_model_artifacts(model.model_id)}
 
 
 def test_what_cannot_be_compared_is_told(store: Store) -> None:
