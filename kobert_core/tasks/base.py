@@ -7,6 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, cast
@@ -103,15 +104,22 @@ UNKNOWN_SAMPLE = 2000
 """Examples whose pieces tell how many of all are unknown: enough to tell 5% from 6%."""
 
 
-class Inputs(NamedTuple, Generic[E]):
-    """A file to predict."""
+@dataclass(frozen=True, kw_only=True)
+class Inputs(Generic[E]):
+    """What there is to predict: a part of a file, or rows in memory."""
 
     ids: list[str]
     texts: dict[str, list[str]]
     """What the file says, by the name that it has in predictions: `text`, or `question`; in the order of `ids`."""
-    examples: E
-    bad: Sequence[SetAside]
+    tokenize: Callable[[], E]
+    """Makes the examples, which takes the time."""
+    bad: Sequence[SetAside] = ()
     """What was set aside."""
+
+    @cached_property
+    def examples(self) -> E:
+        """The examples, as the model takes them."""
+        return self.tokenize()
 
 
 class Task(ABC, Generic[E]):
@@ -435,8 +443,26 @@ class Task(ABC, Generic[E]):
         return len(self.bad_rows(path))
 
     @abstractmethod
-    def read_inputs(self, path: Source) -> Inputs[E]:
-        """What there is to predict in a file, which needs no labels."""
+    def input_parts(self, path: Source) -> Iterator[Inputs[E]]:
+        """What there is to predict in a file, which needs no labels, in its order and in parts that fit into memory
+        whatever its length.
+
+        Raises:
+            InputError: the file cannot be read, or, after the last part, too much of it cannot be used.
+        """
+
+    @property
+    @abstractmethod
+    def input_columns(self) -> tuple[str, ...]:
+        """What a row in memory must have to be answered: `text`, or `context` and `question`."""
+
+    @abstractmethod
+    def input_problem(self, row: Mapping[str, object]) -> str | None:
+        """Why a row in memory cannot be answered, if so."""
+
+    @abstractmethod
+    def inputs(self, rows: Sequence[Mapping[str, object]]) -> Inputs[E]:
+        """What there is to predict in rows in memory, none of which has an `input_problem`; ids are their numbers."""
 
     @abstractmethod
     def describe(self, file: Source) -> dict[str, object]:

@@ -37,13 +37,16 @@ def predict_file(
         )
     check_output(output)
     pretrained, runtime = load_pretrained(model_dir, progress=progress), LocalRuntime()
-    inputs = pretrained.task.read_inputs(source)
-    outputs = predict(pretrained.model.to(runtime.device), pretrained.task, inputs.examples, runtime)
-    answers = pretrained.task.answers(inputs.ids, inputs.examples, outputs)
-    given = [dict(zip(inputs.texts, texts, strict=True)) for texts in zip(*inputs.texts.values(), strict=True)]
-    records = [{"id": row_id} | texts | said for row_id, texts, said in zip(inputs.ids, given, answers, strict=True)]
+    model, task = pretrained.model.to(runtime.device), pretrained.task
+    records, bad = list[dict[str, object]](), list[str]()
+    for inputs in task.input_parts(source):
+        outputs = predict(model, task, inputs.examples, runtime)
+        answers = task.answers(inputs.ids, inputs.examples, outputs)
+        given = [dict(zip(inputs.texts, texts, strict=True)) for texts in zip(*inputs.texts.values(), strict=True)]
+        records += [{"id": one} | texts | said for one, texts, said in zip(inputs.ids, given, answers, strict=True)]
+        bad += map(str, inputs.bad)
     atomic_write_text(output, as_tsv(records) if output.suffix == ".tsv" else as_json_lines(records))
-    return len(records), [str(row) for row in inputs.bad]
+    return len(records), bad
 
 
 def evaluate_file(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from kobert_core.data.arrow_tables import ROWS_AT_ONCE
 from kobert_core.data.dialect import DEFAULT, Dialect
 from kobert_core.data.formats import Line, Record, read_table
 from kobert_core.data.set_aside import BadRow, check_usable, place
@@ -23,7 +24,6 @@ from kobert_core.tasks.labelled_texts.targets import Targets, as_array
 from kobert_core.texts import character_problem, composed, distinct
 
 NAMES_SHOWN = 20
-ROWS_AT_ONCE = 10_000
 
 Picked = tuple[Sequence[object], Sequence[object], str]
 """Texts, labels and id of a record, before they are checked."""
@@ -217,7 +217,7 @@ def _fill(
             bad.append(BadRow(line, values))
             continue
         parts, row_labels, row_id = values
-        problem = _texts_problem(parts)
+        problem = texts_problem(parts)
         if problem is None and targets is not None:
             target = targets.of(row_labels)
             problem = targets.problem(row_labels) if target is None else _id_problem(row_id, line_of_id)
@@ -242,7 +242,8 @@ def _fill(
     )
 
 
-def _texts_problem(texts: Sequence[object]) -> str | None:
+def texts_problem(texts: Sequence[object]) -> str | None:
+    """Why a text, or a pair of them, cannot be used, if so."""
     problem = _text_problem(texts[0])
     if problem is None and len(texts) > 1:
         problem = _text_problem(texts[1], "pair")

@@ -4,8 +4,7 @@ it."""
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -24,9 +23,9 @@ from kobert_core.families import family_of, pooling_values
 from kobert_core.models.backbone import encoder_config
 from kobert_core.tasks.base import Inputs, Outcome, Purpose, Task, TextsByKind
 from kobert_core.tasks.labelled_texts.config import LabelledTextsData, TextModel
-from kobert_core.tasks.labelled_texts.examples import CODE_VERSION, TextExamples, tokenize_parts
+from kobert_core.tasks.labelled_texts.examples import CODE_VERSION, TextExamples, tokenize, tokenize_parts
 from kobert_core.tasks.labelled_texts.model import LossSettings, ProblemType, TextClassifier
-from kobert_core.tasks.labelled_texts.rows import Rows, read_rows, row_chunks
+from kobert_core.tasks.labelled_texts.rows import Rows, read_rows, row_chunks, texts_problem
 from kobert_core.tasks.labelled_texts.targets import Targets
 
 if TYPE_CHECKING:
@@ -117,21 +116,28 @@ class LabelledTexts(Task[TextExamples]):
         )
         return config
 
-    def read_inputs(self, path: Source) -> Inputs[TextExamples]:
-        """Every usable row of a file, in its order, with its text as it stands there."""
-        ids, texts, pairs, bad = list[str](), list[str](), list[str](), list[BadRow]()
+    def input_parts(self, path: Source) -> Iterator[Inputs[TextExamples]]:
+        for rows in self._chunks(path, labelled=False):
+            texts = {"text": rows.texts} if rows.pairs is None else {"text": rows.texts, "pair": rows.pairs}
+            yield self._inputs(rows.ids, texts, rows.bad)
 
-        def parts() -> Iterator[Rows]:
-            for rows in self._watched(path, labelled=False):
-                ids.extend(rows.ids)
-                texts.extend(rows.texts)
-                pairs.extend(rows.pairs or [])
-                bad.extend(rows.bad)
-                yield replace(rows, labels=np.zeros(len(rows), dtype=np.int64))
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        return ("text",) if self.data.pair_column is None else ("text", "pair")
 
-        arrays = joined(tokenize_parts(parts(), self.tokenizer))
-        shown = {"text": texts} if self.data.pair_column is None else {"text": texts, "pair": pairs}
-        return Inputs(ids, shown, self._examples(arrays), bad)
+    def input_problem(self, row: Mapping[str, object]) -> str | None:
+        return texts_problem([row.get(name) for name in self.input_columns])
+
+    def inputs(self, rows: Sequence[Mapping[str, object]]) -> Inputs[TextExamples]:
+        texts = {name: [str(row[name]) for row in rows] for name in self.input_columns}
+        return self._inputs([str(number) for number in range(len(rows))], texts, [])
+
+    def _inputs(self, ids: list[str], texts: dict[str, list[str]], bad: Sequence[BadRow]) -> Inputs[TextExamples]:
+        def examples() -> TextExamples:
+            unlabelled = np.zeros(len(ids), dtype=np.int64)
+            return self._examples(tokenize(texts["text"], unlabelled, self.tokenizer, texts.get("pair")))
+
+        return Inputs(ids=ids, texts=texts, tokenize=examples, bad=bad)
 
     def review(
         self, examples: TextExamples, outputs: dict[str, np.ndarray], file: Source | None = None
@@ -184,11 +190,11 @@ class LabelledTexts(Task[TextExamples]):
             yield rows
         self._kept_facts(path, lambda: facts)
 
-    def _watched(self, path: Source, *, labelled: bool = True, max_bad_fraction: float | None = None) -> Iterator[Rows]:
+    def _watched(self, path: Source, *, max_bad_fraction: float | None = None) -> Iterator[Rows]:
         """The parts of a file. A part counts as done when the next one is asked for: by then it is tokenized."""
         work, done = f"reading {path.name}", 0
         self.progress(work, done)
-        for rows in self._chunks(path, labelled=labelled, max_bad_fraction=max_bad_fraction):
+        for rows in self._chunks(path, max_bad_fraction=max_bad_fraction):
             yield rows
             done += len(rows) + len(rows.bad)
             self.progress(work, done)

@@ -61,9 +61,19 @@ def decode(
 
 def texts(examples: WindowExamples, answers: Answers, *, null_threshold: float | None = None) -> list[str]:
     """The answers of all questions; nothing where the null score is above the threshold, if there is one."""
-    codes, spans = examples.texts["codes"], answers.spans
-    if null_threshold is not None:
-        spans = np.where((answers.null_scores > null_threshold)[:, None], 0, spans)
+    return strings_at(examples, given_spans(answers, null_threshold))
+
+
+def given_spans(answers: Answers, null_threshold: float | None = None) -> NDArray[np.int64]:
+    """`Answers.spans`, empty where the null score is above the threshold, if there is one."""
+    if null_threshold is None:
+        return answers.spans
+    return np.where((answers.null_scores > null_threshold)[:, None], 0, answers.spans)
+
+
+def strings_at(examples: WindowExamples, spans: NDArray[np.int64]) -> list[str]:
+    """What stands in the examples' `codes` at these half-open spans, shape (texts, 2)."""
+    codes = examples.texts["codes"]
     return [codes[start:end].tobytes().decode("utf-32-le") for start, end in spans.tolist()]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -105,7 +105,7 @@ def read_squad(
         if not isinstance(entries, list):
             squad.bad.append(BadQuestion(place, "`qas` is no list"))
             continue
-        problem = _text_problem(context, "context")
+        problem = text_problem(context, "context")
         if problem is not None:
             context = ""
             counted = bool(entries) and use != "asking"
@@ -134,6 +134,17 @@ def read_squad(
         max_bad_fraction=max_bad_fraction,
     )
     return squad
+
+
+def squad_of(asked: Sequence[tuple[str, str]]) -> Squad:
+    """Questions in memory, each with its context before it; ids are their numbers."""
+    number_of = {context: number for number, context in enumerate(dict.fromkeys(context for context, _ in asked))}
+    questions = [
+        Question(str(number), text, number_of[context], golds=[], answers=[], trainable=False, asked=True)
+        for number, (context, text) in enumerate(asked)
+    ]
+    contexts = list(number_of)
+    return Squad(contexts=contexts, articles=[str(number) for number in number_of.values()], questions=questions)
 
 
 def _all_paragraphs(source: Source, encoding: str | None, squad: Squad) -> Iterator[tuple[str, str, dict[str, object]]]:
@@ -194,7 +205,7 @@ def _question(
     """A question of the file, unless nobody can say how it is to be answered, and what is wrong with it."""
     entry: dict[str, object] = raw if isinstance(raw, dict) else {}
     question_id, text = entry.get("id"), entry.get("question")
-    no_id, no_text = _text_problem(question_id, "id"), _text_problem(text, "question")
+    no_id, no_text = text_problem(question_id, "id"), text_problem(text, "question")
     unasked = "is no object" if entry is not raw else no_id or no_text
     if unasked is None and question_id in place_of_id:
         unasked = f"id {question_id!r} is already at {place_of_id[question_id]}"
@@ -232,7 +243,7 @@ def _golds(entry: dict[str, object]) -> tuple[list[str] | None, str | None]:
     texts = [answer.get("text") if isinstance(answer, dict) else None for answer in answers]
     golds = [text for text in texts if isinstance(text, str)]
     if len(golds) < len(texts):
-        return None, next(_text_problem(text, "answer") for text in texts if not isinstance(text, str))
+        return None, next(text_problem(text, "answer") for text in texts if not isinstance(text, str))
     return golds, None
 
 
@@ -243,7 +254,7 @@ def _answers(entry: dict[str, object], golds: list[str], context: str) -> list[t
     found, answers = [], entry["answers"]
     assert isinstance(answers, list)
     for answer, text in zip(answers, golds, strict=True):
-        problem, start = _text_problem(text, "answer"), answer.get("answer_start")
+        problem, start = text_problem(text, "answer"), answer.get("answer_start")
         if problem is not None:
             return problem
         if type(start) is not int or start < 0 or not context.startswith(text, start):
@@ -252,7 +263,8 @@ def _answers(entry: dict[str, object], golds: list[str], context: str) -> list[t
     return found
 
 
-def _text_problem(text: object, name: str) -> str | None:
+def text_problem(text: object, name: str) -> str | None:
+    """Why a text cannot be used, if so; `name` is what it is called."""
     if not isinstance(text, str):
         return f"{name} is missing" if text is None else f"{name} is not a string but {type(text).__name__}"
     return character_problem(text) if text.strip() else f"{name} is empty"

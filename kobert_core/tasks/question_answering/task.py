@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -26,8 +26,10 @@ from kobert_core.tasks.question_answering.decoding import (
     Answers,
     Outputs,
     decode,
+    given_spans,
     perfect_outputs,
     probabilities,
+    strings_at,
     texts,
 )
 from kobert_core.tasks.question_answering.metrics import (
@@ -38,7 +40,14 @@ from kobert_core.tasks.question_answering.metrics import (
     span_loss,
 )
 from kobert_core.tasks.question_answering.model import QuestionAnswerer
-from kobert_core.tasks.question_answering.squad import BadQuestion, Squad, Use, read_squad
+from kobert_core.tasks.question_answering.squad import (
+    BadQuestion,
+    Squad,
+    Use,
+    read_squad,
+    squad_of,
+    text_problem,
+)
 from kobert_core.tasks.question_answering.windows import (
     CODE_VERSION,
     Arrays,
@@ -50,6 +59,9 @@ from kobert_core.tasks.question_answering.windows import (
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+QUESTIONS_AT_ONCE = 5_000
+"""Questions that are predicted together."""
 
 
 class QuestionAnswering(Task[WindowExamples]):
@@ -108,20 +120,54 @@ class QuestionAnswering(Task[WindowExamples]):
         """What even the official script leaves out: a question that cannot be asked counts, with an empty answer."""
         return sum(not bad.counted for bad in self.bad_rows(path))
 
-    def read_inputs(self, path: Source) -> Inputs[WindowExamples]:
-        """Every usable question of a file, in its order, as it stands there."""
+    def input_parts(self, path: Source) -> Iterator[Inputs[WindowExamples]]:
+        """The file itself is in memory, as JSON is; what the model says of it, a part at a time."""
         with self._reading(path):
             squad = self._squad(path, use="asking")
-            file = text_arrays(squad)
-            pieces = piece_arrays(file, self.tokenizer)
-            examples = self._examples(file, pieces, self._windows(file, pieces))
-        questions = [question.text for question in squad.questions]
-        return Inputs(file["ids"].tolist(), {"question": questions}, examples, squad.bad)
+            whole = self._asked(squad)
+        questions, bad = [question.text for question in squad.questions], squad.bad
+        for begin in range(0, whole.items, QUESTIONS_AT_ONCE):
+            part = slice(begin, begin + QUESTIONS_AT_ONCE)
+            take = partial(whole.take, np.arange(whole.items)[part])
+            yield Inputs(
+                ids=whole.ids[part], texts={"question": questions[part]}, tokenize=take, bad=[] if begin else bad
+            )
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        return "context", "question"
+
+    def input_problem(self, row: Mapping[str, object]) -> str | None:
+        return text_problem(row.get("context"), "context") or text_problem(row.get("question"), "question")
+
+    def inputs(self, rows: Sequence[Mapping[str, object]]) -> Inputs[WindowExamples]:
+        """A context that several rows have is tokenized once."""
+        asked = [(str(row["context"]), str(row["question"])) for row in rows]
+        contexts, questions = map(list, zip(*asked, strict=True))
+        return Inputs(
+            ids=[str(number) for number in range(len(asked))],
+            texts={"context": contexts, "question": questions},
+            tokenize=lambda: self._asked(squad_of(asked)),
+        )
+
+    def _asked(self, squad: Squad) -> WindowExamples:
+        file = text_arrays(squad)
+        pieces = piece_arrays(file, self.tokenizer)
+        return self._examples(file, pieces, self._windows(file, pieces))
 
     def answers(self, ids: list[str], examples: WindowExamples, outputs: Outputs) -> list[dict[str, object]]:
-        """For each question its answer, cut from the context; empty where the model says that there is none."""
-        found = texts(examples, self._decode(examples, outputs), null_threshold=self.model.null_threshold)
-        return [{"id": one, "prediction_text": text} for one, text in zip(ids, found, strict=True)]
+        """For each question its answer, cut from the context; empty where the model says that there is none. `score`
+        is how probable the model finds that, `start` and `end` are where it stands in the context, in characters."""
+        found = self._decode(examples, outputs)
+        spans = given_spans(found, self.model.null_threshold)
+        given = strings_at(examples, spans)
+        answer, no_answer = probabilities(found, outputs)
+        scores = np.where([bool(text) for text in given], answer, no_answer).round(6).tolist()
+        places = np.where([[bool(text)] for text in given], spans - examples.context_begins[:, None], 0).tolist()
+        return [
+            {"id": one, "prediction_text": text, "score": score, "start": start, "end": end}
+            for one, text, score, (start, end) in zip(ids, given, scores, places, strict=True)
+        ]
 
     def review(self, examples: WindowExamples, outputs: Outputs, file: Source | None = None) -> list[dict[str, object]]:
         """The score is F1 from 0 to 1; `exact_match` is beside it, and an article is a group."""

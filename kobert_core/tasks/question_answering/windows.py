@@ -249,6 +249,12 @@ class WindowExamples:
         return ids
 
     @property
+    def context_begins(self) -> NDArray[np.int64]:
+        """Of each question where its context begins in `codes`."""
+        begins: NDArray[np.int64] = self.texts["starts"][self.texts["context"][self.questions]]
+        return begins
+
+    @property
     def clusters(self) -> np.ndarray:
         """The article of each question."""
         articles: np.ndarray = self.texts["article"][self.questions]

@@ -255,9 +255,11 @@ def _records(part: Part, text_column: str, dialect: Dialect, *, labelled: bool =
     if not by_tokens and (text_column not in names or (labelled and entities_at is None)):
         need = f"{TOKENS!r} and {TAGS[0]!r}, or {text_column!r} and {ENTITIES[0]!r}" if labelled else repr(text_column)
         raise InputError(f"needs the columns {need}; it has {', '.join(map(repr, names[:20]))}", where=part)
-    rows = list(records)
-    between = "" if by_tokens and _are_characters(rows, names.index(TOKENS)) else " "
-    for number, (line, values) in enumerate(rows, start=1):
+    between = " "
+    if by_tokens:  # all of them tell what they are
+        records = iter(rows := list(records))
+        between = "" if _are_characters(rows, names.index(TOKENS)) else " "
+    for number, (line, values) in enumerate(records, start=1):
         if isinstance(values, str):
             yield line, values
             continue

@@ -4,9 +4,10 @@ silently."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from kobert_core.data.arrow_tables import ROWS_AT_ONCE
 from kobert_core.data.dialect import DEFAULT, Dialect
 from kobert_core.data.set_aside import BadRow, check_usable
 from kobert_core.data.source import Source
@@ -58,24 +59,31 @@ def read_sentences(
         InputError: the file cannot be read, or has too little that can be used.
     """
     found = _checked(read_raw(path, kind, text_column, dialect), labels)
-    return _enough(path, found, max_bad_fraction)
+    _check_enough(path, len(found.usable), found.bad, max_bad_fraction)
+    return found
 
 
-def read_texts(path: Source, text_column: str, *, max_bad_fraction: float, dialect: Dialect = DEFAULT) -> Sentences:
-    """Read a file to predict, whose entities, if it has any, are not looked at.
+def text_parts(
+    path: Source, text_column: str, *, max_bad_fraction: float, dialect: Dialect = DEFAULT, size: int = ROWS_AT_ONCE
+) -> Iterator[Sentences]:
+    """Read a file to predict, whose entities, if it has any, are not looked at, in parts of `size` texts.
+
+    That there are too many bad texts is known, and raised, after the last part.
 
     Raises:
         InputError: as from `read_sentences`.
     """
-    raw = read_unlabelled(path, text_column, dialect)
-    found = _checked((one._replace(tags=None, spans=[]) if isinstance(one, Raw) else one for one in raw), ())
-    return _enough(path, found, max_bad_fraction)
+    raw, usable, bad = read_unlabelled(path, text_column, dialect), 0, list[BadRow]()
+    while some := list(itertools.islice(raw, size)):
+        found = _checked((one._replace(tags=None, spans=[]) if isinstance(one, Raw) else one for one in some), ())
+        usable += len(found.usable)
+        bad.extend(found.bad)
+        yield found
+    _check_enough(path, usable, bad, max_bad_fraction)
 
 
-def _enough(path: Source, found: Sentences, max_bad_fraction: float) -> Sentences:
-    usable, unusable = len(found.usable), len(found.bad)
-    check_usable(path, found.bad, unit="texts", usable=usable, unusable=unusable, max_bad_fraction=max_bad_fraction)
-    return found
+def _check_enough(path: Source, usable: int, bad: Sequence[BadRow], max_bad_fraction: float) -> None:
+    check_usable(path, bad, unit="texts", usable=usable, unusable=len(bad), max_bad_fraction=max_bad_fraction)
 
 
 def infer_labels(path: Source, kind: Format, text_column: str, dialect: Dialect = DEFAULT) -> list[str]:
@@ -117,7 +125,7 @@ def _checked(raw: Iterable[Raw | Bad], labels: Sequence[str] | None) -> Sentence
 
 
 def _sentence(raw: Raw, tags: list[Tag] | None, scheme: Scheme, labels: Sequence[str] | None) -> Sentence:
-    problem = character_problem(raw.text) if raw.text.strip() else "empty text"
+    problem = text_problem(raw.text)
     if problem is None and raw.words is not None and any(not raw.text[s:e].strip() for s, e in raw.words):
         problem = "an empty word"
     if problem is not None:
@@ -134,6 +142,11 @@ def _sentence(raw: Raw, tags: list[Tag] | None, scheme: Scheme, labels: Sequence
         there = ", ".join(map(plain_or_distinct, labels[:LABELS_SHOWN]))
         raise BadTags(f"the label {other!r:.40} is none of {there} (`data.labels`)")
     return Sentence(raw.id, raw.text, raw.words, trimmed)
+
+
+def text_problem(text: str) -> str | None:
+    """Why a text cannot be used, if so."""
+    return character_problem(text) if text.strip() else "empty text"
 
 
 def _without_blanks(text: str, span: Span) -> Span:

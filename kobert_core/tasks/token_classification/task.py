@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, ClassVar
@@ -53,10 +54,12 @@ from kobert_core.tasks.token_classification.metrics import (
 )
 from kobert_core.tasks.token_classification.model import TokenClassifier
 from kobert_core.tasks.token_classification.sentences import (
+    Sentence,
     Sentences,
     infer_labels,
     read_sentences,
-    read_texts,
+    text_parts,
+    text_problem,
 )
 from kobert_core.tokenization import Tokenizer
 
@@ -133,16 +136,33 @@ class TokenClassification(Task[TokenExamples]):
         rows = zip(file["bad_lines"].tolist(), file["bad_reasons"].tolist(), strict=True)
         return [BadRow(line, reason) for line, reason in rows]
 
-    def read_inputs(self, path: Source) -> Inputs[TokenExamples]:
-        """Every usable text of a file, in its order, as it stands there."""
-        with self._reading(path):
-            found = read_texts(
-                path, self.data.text_column, max_bad_fraction=self.data.max_bad_fraction, dialect=self.data.dialect
-            )
+    def input_parts(self, path: Source) -> Iterator[Inputs[TokenExamples]]:
+        data = self.data
+        parts = text_parts(path, data.text_column, max_bad_fraction=data.max_bad_fraction, dialect=data.dialect)
+        return map(self._inputs, parts)
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        return ("text",)
+
+    def input_problem(self, row: Mapping[str, object]) -> str | None:
+        text = row.get("text")
+        if not isinstance(text, str):
+            return "missing text" if text is None else f"text is not a string but {type(text).__name__}"
+        return text_problem(text)
+
+    def inputs(self, rows: Sequence[Mapping[str, object]]) -> Inputs[TokenExamples]:
+        sentences = [Sentence(str(number), str(row["text"]), None, []) for number, row in enumerate(rows)]
+        return self._inputs(Sentences(sentences, []))
+
+    def _inputs(self, found: Sentences) -> Inputs[TokenExamples]:
+        def examples() -> TokenExamples:
             file = text_arrays(found, self.data.labels)
-            examples = self._examples(file, self._pieces(file))
+            return self._examples(file, self._pieces(file))
+
         texts = [sentence.text for sentence in found.usable]
-        return Inputs([sentence.id for sentence in found.usable], {"text": texts}, examples, found.bad)
+        ids = [sentence.id for sentence in found.usable]
+        return Inputs(ids=ids, texts={"text": texts}, tokenize=examples, bad=found.bad)
 
     def answers(self, ids: list[str], examples: TokenExamples, outputs: Outputs) -> list[dict[str, object]]:
         """For each id its entities: where each begins and ends in the text, its label, what stands there, and the mean

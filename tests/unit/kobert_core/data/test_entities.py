@@ -21,7 +21,7 @@ from kobert_core.tasks.token_classification.sentences import (
     Sentences,
     infer_labels,
     read_sentences,
-    read_texts,
+    text_parts,
 )
 from kobert_core.tasks.token_classification.tags import Scheme, Span, parse, scheme_of, spans_of
 from tests.fixtures.commands import ROOT
@@ -224,11 +224,11 @@ def test_tags_against_bioes(tags: str, reason: str, file: Any) -> None:
     ],
 )
 def test_texts_to_predict_come_in_many_forms(name: str, content: str, file: Any) -> None:
-    found = read_texts(file(content, name), "text", max_bad_fraction=0.5)
+    (found,) = text_parts(file(content, name), "text", max_bad_fraction=0.5)
     assert [one.text for one in found.usable] == ["박씨는 서울에 산다", " 갔다 "]
     assert len(found.bad) == 1 and all(one.words is None and one.spans == [] for one in found.usable)
 
 
 def test_a_labelled_file_is_predicted_in_its_own_units(file: Any) -> None:
-    found = read_texts(file("1\t박씨는\tPS_B\n2\t산다\tXX_I\n"), "text", max_bad_fraction=0.0)
+    (found,) = text_parts(file("1\t박씨는\tPS_B\n2\t산다\tXX_I\n"), "text", max_bad_fraction=0.0)
     assert [(one.text, one.words, one.spans) for one in found.usable] == [("박씨는 산다", [(0, 3), (4, 6)], [])]

@@ -14,7 +14,10 @@ import torch
 
 from kobert_core.config import Objective
 from kobert_core.data.batching import filled_shape
+from kobert_core.errors import InputError
 from kobert_core.evaluation import evaluate_on_dev, predict
+from kobert_core.inference import Predictor
+from kobert_core.pretrained import Pretrained
 from kobert_core.pseudo_values import pseudo_values
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import SPECS, parse_train_config, task_class
@@ -279,3 +282,29 @@ def test_its_texts_are_those_that_leaks_and_unknown_pieces_are_counted_in(task: 
     for metric, whole in task.shares.items():
         chance = task.chance(task.dev, metric)
         assert chance is not None and 0 <= chance.value <= whole
+
+
+def test_rows_in_memory_get_the_answers_of_the_file(task: Task[Any]) -> None:
+    runtime = LocalRuntime(device=torch.device("cpu"))
+    torch.manual_seed(0)
+    predictor = Predictor(Pretrained(task, task.build_model()), device="cpu")
+    (inputs,) = task.input_parts(task.data.train)
+    outputs = predict(predictor.model, task, inputs.examples, runtime)
+    wanted = task.answers(inputs.ids, inputs.examples, outputs)
+    file = task.read(task.data.train)
+    review = task.review(file, predict(predictor.model, task, file, runtime), task.data.train)
+    texts = {record["id"]: {name: record[name] for name in predictor.columns} for record in review}
+    rows = [texts[one] | {"another column": 1} for one in inputs.ids]
+    assert [{"id": one} | answer for one, answer in zip(inputs.ids, predictor.predict(rows), strict=True)] == wanted
+    for row, answer in zip(rows, wanted, strict=True):
+        for found in answer["entities"] if "entities" in answer else [answer] if "start" in answer else []:  # type: ignore[attr-defined]
+            text = found["text" if "text" in found else "prediction_text"]
+            assert row[predictor.columns[0]][found["start"] : found["end"]] == text
+    for name in predictor.columns:
+        lacking = {**rows[0], name: None}
+        assert predictor.problem(rows[0]) is None and "missing" in str(predictor.problem(lacking))
+        for bad in (1, "", " \t", "\0", "\ud800", ["가"]):
+            assert predictor.problem({**rows[0], name: bad})
+        with pytest.raises(InputError, match=rf"row 3: .*{name}.*missing|row 3: missing {name}"):
+            predictor.predict([*rows[:2], lacking])
+    assert predictor.predict([]) == []

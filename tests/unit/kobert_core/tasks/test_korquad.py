@@ -184,9 +184,10 @@ def test_the_null_threshold_is_chosen_on_dev_and_kept(small: Path, skt: dict[str
     kept = read_train_config(folder).model
     assert kept.null_threshold == metrics["eval/null_threshold"]
     loaded = load_pretrained(folder)
-    ids, texts, examples, _ = loaded.task.read_inputs(small)
-    assert list(texts) == ["question"] and len(texts["question"]) == len(ids)
-    answers = loaded.task.answers(ids, examples, predict(loaded.model, loaded.task, examples, LocalRuntime()))
+    (inputs,) = loaded.task.input_parts(small)
+    assert list(inputs.texts) == ["question"] and len(inputs.texts["question"]) == len(inputs.ids)
+    outputs = predict(loaded.model, loaded.task, inputs.examples, LocalRuntime())
+    answers = loaded.task.answers(inputs.ids, inputs.examples, outputs)
     assert {one["id"]: one["prediction_text"] for one in answers} == {
         "0a": "1443년", "0b": "", "1a": "1592년", "1b": "", "2a": "1441년", "2b": ""
     }  # fmt: skip

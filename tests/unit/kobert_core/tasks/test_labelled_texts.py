@@ -250,7 +250,7 @@ def test_a_classifier_of_pairs_infers_its_labels_and_reports_all_metrics(tmp_pat
     assert all(value == 1 for name, value in scores.items() if name not in ("eval/loss", "eval/examples"))
     survey = task.survey(task.data.train)
     assert ("test texts in train", f"{len(task.train)} of 50 ({len(task.train) / 50:.2%})") in survey.facts
-    inputs = task.read_inputs(task.data.train)
+    (inputs,) = task.input_parts(task.data.train)
     assert inputs.texts["pair"][:2] == [TEXTS[0], TEXTS[1]] and len(inputs.examples) == 50
 
 

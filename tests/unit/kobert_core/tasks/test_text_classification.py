@@ -87,7 +87,7 @@ def test_a_file_to_predict_needs_no_labels(tmp_path: Path) -> None:
     file = tmp_path / "new.tsv"
     file.write_text("id\tdocument\na\t좋다\na\t\nb\t별로\n", encoding="utf-8")
     task = Nsmc(tiny_config(data={"max_bad_fraction": 0.5}))
-    inputs = task.read_inputs(file)
+    (inputs,) = task.input_parts(file)
     assert (inputs.ids, inputs.texts, len(inputs.bad)) == (["a", "b"], {"text": ["좋다", "별로"]}, 1)
     answers = task.answers(inputs.ids, inputs.examples, {"logits": np.array([[0.0, 2.0], [1.0, 1.0]])})
     assert [(row["id"], row["label"]) for row in answers] == [("a", "1"), ("b", "0")]

@@ -270,7 +270,7 @@ def test_it_learns_and_says_where_the_entities_are(tmp_path: Path) -> None:
     loss = torch.nn.functional.cross_entropy(model(**batch.inputs).logits, batch.token_targets["labels"])
     assert scores["eval/loss"] == pytest.approx(loss.item(), abs=1e-5)
     (tmp_path / "new.txt").write_text("유나는 부산에서 사과를 샀다.\n민수는 사과를 샀다.\n", encoding="utf-8")
-    inputs = task.read_inputs(tmp_path / "new.txt")
+    (inputs,) = task.input_parts(tmp_path / "new.txt")
     first, second = task.answers(inputs.ids, inputs.examples, predict(model, task, inputs.examples, runtime))
     some: Any = first["entities"]
     assert [(one["start"], one["end"], one["label"], one["text"]) for one in some] == [
