@@ -127,13 +127,14 @@ class QuestionAnswerer(EncoderWithHead):
     @staticmethod
     def packed_output(outputs: Mapping[str, torch.Tensor], packed: PackedInputs) -> AnswerOutput:
         beyond = ~is_token(packed["lengths"]).to(outputs["start_logits"].device)
-        return AnswerOutput(
-            None,
-            outputs["start_logits"].masked_fill(beyond, -torch.inf),
-            outputs["end_logits"].masked_fill(beyond, -torch.inf),
-            outputs.get("trim_start_logits"),
-            outputs.get("trim_end_logits"),
+        start_logits, end_logits = (
+            outputs[name].masked_fill(beyond, -torch.inf) for name in ("start_logits", "end_logits")
         )
+        trims = (
+            outputs[name].masked_fill(beyond[..., None], 0.0) if name in outputs else None
+            for name in ("trim_start_logits", "trim_end_logits")
+        )
+        return AnswerOutput(None, start_logits, end_logits, *trims)
 
 
 def _scores_in_rows(
