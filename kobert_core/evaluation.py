@@ -12,6 +12,8 @@ from kobert_core.tasks.base import Examples, Task
 
 TOKENS_PER_BATCH = {"cpu": 8_192, "cuda": 32_768}
 """Tokens that go through the model together: evaluation needs no memory for gradients."""
+RUNNING_THE_MODEL = "running the model"
+"""What progress calls it."""
 
 
 def evaluate(model: nn.Module, task: Task, examples: Examples, runtime: Runtime) -> dict[str, float]:
@@ -45,7 +47,7 @@ def predict(model: nn.Module, task: Task, examples: Examples, runtime: Runtime) 
         for indices in batches[runtime.rank :: runtime.workers]:
             mine.append((indices, task.outputs(model, examples.batch(indices).to(runtime.device))))
             done += len(indices)
-            task.progress("running the model", done, len(examples))
+            task.progress(RUNNING_THE_MODEL, done, len(examples))
     model.train(training)
     on_cpu = [(indices, {name: rows.cpu().numpy() for name, rows in outputs.items()}) for indices, outputs in mine]
     parts = [part for parts in runtime.all_gather(on_cpu) for part in parts]

@@ -115,6 +115,8 @@ class Inputs(Generic[E]):
     """Makes the examples, which takes the time."""
     bad: Sequence[SetAside] = ()
     """What was set aside."""
+    kept: list[dict[str, object]] | None = None
+    """Of each row the other columns of the file, where they were asked for."""
 
     @cached_property
     def examples(self) -> E:
@@ -443,9 +445,13 @@ class Task(ABC, Generic[E]):
         return len(self.bad_rows(path))
 
     @abstractmethod
-    def input_parts(self, path: Source) -> Iterator[Inputs[E]]:
+    def input_parts(self, path: Source, *, keep_columns: bool = False) -> Iterator[Inputs[E]]:
         """What there is to predict in a file, which needs no labels, in its order and in parts that fit into memory
         whatever its length.
+
+        Args:
+            path: The file.
+            keep_columns: Read its other columns too; only of a table of texts.
 
         Raises:
             InputError: the file cannot be read, or, after the last part, too much of it cannot be used.
@@ -475,6 +481,25 @@ class Task(ABC, Generic[E]):
     @abstractmethod
     def answers(self, ids: list[str], examples: E, outputs: dict[str, np.ndarray]) -> list[dict[str, object]]:
         """One flat record an id: what the model says of it, in a form for people."""
+
+    def select(
+        self, answers: list[dict[str, object]], *, top_k: int | None = None, threshold: float | None = None
+    ) -> list[dict[str, object]]:
+        """Answers without what is not asked for; all tasks take an empty list, to ask whether they can.
+
+        Args:
+            answers: As `answers` gives them.
+            top_k: In the place of the probability of each label a list `top` of the likeliest.
+            threshold: What is less probable is not said.
+
+        Raises:
+            InputError: the task has nothing to select from.
+        """
+        if top_k is not None:
+            raise InputError("this model does not choose among labels of a text", where="--top-k", fix="leave it out")
+        if threshold is not None:
+            raise InputError("this model's answers have no probability", where="--threshold", fix="leave it out")
+        return answers
 
     @abstractmethod
     def review(

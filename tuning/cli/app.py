@@ -7,6 +7,7 @@ import logging
 import shlex
 import sys
 import time
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -243,21 +244,52 @@ def predict(
     model_dir: ModelDir,
     source: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Files of the kind that the model was trained on."),
+        typer.Argument(
+            metavar="INPUT...", help="Files of the kind that the model was trained on; - reads standard input."
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="A .tsv or .jsonl file to write.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="The file to write: .jsonl, .tsv, .csv or .parquet; - writes JSON Lines to standard output.",
+        ),
+    ],
+    keep_columns: Annotated[
+        bool, typer.Option("--keep-columns", help="Write the other columns of the input too.")
+    ] = False,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="A list of the K likeliest labels, not all probabilities.")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, metavar="P", help="Leave out labels, entities and answers that are less probable than this."
+        ),
+    ] = None,
 ) -> None:
     """Label a file: one record a row, with its text and the probability of each class, or its entities; or answer its
-    questions."""
-    from kobert_core.data.set_aside import PLACES_SHOWN
-    from tuning.cli.predict import predict_file
+    questions.
+
+    A file of any length takes the same memory. What is done is kept beside the output: the same command goes on.
+    """
+    from tuning.cli.predict import STANDARD, Asked, Predicted, predict_file, standard_input
     from tuning.cli.progress import watching
 
-    with watching() as progress:
-        count, bad = predict_file(model_dir, Source.of(source), output, progress=progress)
-    echo(f"{count:,} predictions in {output}")
-    if bad:
-        echo("\n".join([f"{len(bad):,} set aside:", *bad[:PLACES_SHOWN]]), err=True)
+    asked = Asked(keep_columns=keep_columns, top_k=top_k, threshold=threshold)
+    found, to_stdout = Predicted(), str(output) == STANDARD
+    try:
+        with watching() as progress, standard_input(model_dir) if source == [STANDARD] else nullcontext(source) as read:
+            predict_file(model_dir, Source.of(read), output, asked=asked, predicted=found, progress=progress)
+    except KeyboardInterrupt:
+        if not to_stdout and found.rows:
+            echo(f"{found.rows:,} rows are kept in {output}.part: the same command goes on", err=True)
+        raise
+    again = f" ({found.resumed:,} of them from an earlier run)" if found.resumed else ""
+    echo(f"{found.rows:,} predictions{'' if to_stdout else f' in {output}'}{again}", err=to_stdout)
+    if found.set_aside:
+        echo("\n".join([f"{found.set_aside:,} set aside:", *found.places]), err=True)
 
 
 @app.command()

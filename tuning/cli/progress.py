@@ -7,11 +7,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from tuning.cli.terminal import echo, span
 
 SECONDS_BETWEEN_LINES = 15.0
+
+
+class RateColumn(ProgressColumn):
+    """How much is done in a second."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing until it is known."""
+        return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
 
 
 class Bars:
@@ -22,6 +40,7 @@ class Bars:
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[count]}"),
+            RateColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -81,6 +100,7 @@ class Lines:
         if total:
             line = f"{work}: {done:,} of {total:,} ({done / total:.0%}), {span(now - begin)}"
             if before < done < total:
+                line += f", {(done - before) / (now - begin):,.0f}/s"
                 line += f", {span((now - begin) * (total - done) / (done - before))} left"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 

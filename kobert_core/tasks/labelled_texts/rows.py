@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,15 @@ from kobert_core.texts import character_problem, composed, distinct
 
 NAMES_SHOWN = 20
 
-Picked = tuple[Sequence[object], Sequence[object], str]
-"""Texts, labels and id of a record, before they are checked."""
+
+class Picked(NamedTuple):
+    """What is read of a record, before it is checked."""
+
+    texts: Sequence[object]
+    labels: Sequence[object]
+    id: str
+    others: dict[str, object]
+    """The values of all other columns, where they are kept."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,6 +52,8 @@ class Rows:
     lines: list[Line]
     """Where each row starts, counted as in BadRow."""
     bad: list[BadRow]
+    kept: list[dict[str, object]] | None = None
+    """Of each row the values of the other columns, where they are kept."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -59,6 +69,7 @@ class Rows:
             pairs=None if self.pairs is None else [self.pairs[number] for number in numbers],
             labels=self.labels[chosen] if len(self.labels) else self.labels,
             lines=[self.lines[number] for number in numbers],
+            kept=None if self.kept is None else [self.kept[number] for number in numbers],
         )
 
 
@@ -98,21 +109,23 @@ def row_chunks(
     max_bad_fraction: float = 0.01,
     dialect: Dialect = DEFAULT,
     size: int | None = ROWS_AT_ONCE,
+    keep_columns: bool = False,
 ) -> Iterator[Rows]:
-    """`read_rows` in parts of `size` records each: a file of any length in the same memory.
+    """`read_rows` in parts of `size` records each: a file of any length in the same memory. The other columns can be
+    kept beside.
 
     That there are too many bad rows is known, and raised, after the last part.
     """
     if not 0 <= max_bad_fraction <= 1:
         raise ValueError(f"`0 <= max_bad_fraction <= 1` must hold, but got {max_bad_fraction}.")
     path = Source.of(path)
-    picked = _picked(path, columns, dialect, labelled=targets is not None)
+    picked = _picked(path, columns, dialect, labelled=targets is not None, keep_columns=keep_columns)
     line_of_id, usable, bad = dict[str, Line](), 0, list[BadRow]()
     while some := list(itertools.islice(picked, size)):
         rows = _fill(path, some, columns, targets, line_of_id)
         usable += len(rows)
         bad.extend(rows.bad)
-        yield rows
+        yield rows if keep_columns else replace(rows, kept=None)
     fix = _advice(bad, columns) or (targets.advice(usable, len(bad)) if targets else None)
     check_usable(path, bad, unit="rows", usable=usable, unusable=len(bad), max_bad_fraction=max_bad_fraction, fix=fix)
 
@@ -145,9 +158,9 @@ def infer_labels(
     """
     path, found = Source.of(path), LabelCounts()
     for _, values in _picked(path, columns, dialect, labelled=True):
-        if isinstance(values, str) or any(map(_text_problem, values[0])):
+        if isinstance(values, str) or any(map(_text_problem, values.texts)):
             continue
-        labels = list(labels_of(values[1]))
+        labels = list(labels_of(values.labels))
         if not any(map(character_problem, labels)):
             found.add(labels)
             if len(found.counts) > MAX_INFERRED:
@@ -159,17 +172,23 @@ def infer_labels(
         raise InputError(what, where=path, fix="check `data.label_column`, or write `data.labels` down") from error
 
 
-def _picked(path: Source, columns: Columns, dialect: Dialect, *, labelled: bool) -> Iterator[tuple[Line, Picked | str]]:
+def _picked(
+    path: Source, columns: Columns, dialect: Dialect, *, labelled: bool, keep_columns: bool = False
+) -> Iterator[tuple[Line, Picked | str]]:
     """Line, and texts, labels and id of each record of a file, or why there are none."""
     labels = columns.labels if labelled else ()
-    wanted = {*columns.texts, *labels, *([columns.id] if columns.id else [])}
-    names, records = read_table(path, set(map(composed, wanted)), dialect)
+    wanted = set(map(composed, [*columns.texts, *labels, *([columns.id] if columns.id else [])]))
+    names, records = read_table(path, wanted, dialect)
+    if keep_columns:
+        names, records = read_table(path, set(map(composed, names)), dialect)
     text_at = [_position(names, name, role, path) for name, role in zip(columns.texts, ("text", "pair"), strict=False)]
     labels_at = [_position(names, name, "label", path) for name in labels]
     id_at = None
     if columns.id is not None and (columns.id != DEFAULT_ID or columns.id in map(composed, names)):
         id_at = _position(names, columns.id, "id", path)
-    return _pick(records, text_at, labels_at, id_at)
+    read = {*text_at, *labels_at, id_at}
+    others = {name: at for at, name in enumerate(names) if at not in read} if keep_columns else {}
+    return _pick(records, text_at, labels_at, id_at, others)
 
 
 def _position(names: Sequence[str], wanted: str, role: str, path: Source) -> int:
@@ -188,7 +207,11 @@ def _position(names: Sequence[str], wanted: str, role: str, path: Source) -> int
 
 
 def _pick(
-    records: Iterable[Record], text_at: Sequence[int], labels_at: Sequence[int], id_at: int | None
+    records: Iterable[Record],
+    text_at: Sequence[int],
+    labels_at: Sequence[int],
+    id_at: int | None,
+    others: Mapping[str, int],
 ) -> Iterator[tuple[Line, Picked | str]]:
     """Line, and texts, labels and id of each record; the id is the record's number where the file has none."""
     for number, (line, values) in enumerate(records, start=1):
@@ -196,7 +219,8 @@ def _pick(
             yield line, values
         else:
             row_id = number if id_at is None else values[id_at]
-            yield line, ([values[at] for at in text_at], [values[at] for at in labels_at], as_string(row_id))
+            texts, labels = [values[at] for at in text_at], [values[at] for at in labels_at]
+            yield line, Picked(texts, labels, as_string(row_id), {name: values[at] for name, at in others.items()})
 
 
 def _fill(
@@ -211,12 +235,12 @@ def _fill(
     `line_of_id` are the ids of the rows that were taken in before, to which these are added.
     """
     texts: list[list[str]] = [[] for _ in columns.texts]
-    ids, lines, labels, bad = [], [], [], []
+    ids, lines, labels, bad, kept = [], [], [], [], []
     for line, values in picked:
         if isinstance(values, str):
             bad.append(BadRow(line, values))
             continue
-        parts, row_labels, row_id = values
+        parts, row_labels, row_id, others = values
         problem = texts_problem(parts)
         if problem is None and targets is not None:
             target = targets.of(row_labels)
@@ -231,6 +255,7 @@ def _fill(
             part.append(str(text))
         ids.append(row_id)
         lines.append(line)
+        kept.append(others)
     return Rows(
         path=path,
         ids=ids,
@@ -239,6 +264,7 @@ def _fill(
         labels=np.zeros(0, dtype=np.int64) if targets is None else as_array(targets, labels),
         lines=lines,
         bad=bad,
+        kept=kept,
     )
 
 

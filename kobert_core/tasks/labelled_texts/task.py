@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -116,10 +117,10 @@ class LabelledTexts(Task[TextExamples]):
         )
         return config
 
-    def input_parts(self, path: Source) -> Iterator[Inputs[TextExamples]]:
-        for rows in self._chunks(path, labelled=False):
+    def input_parts(self, path: Source, *, keep_columns: bool = False) -> Iterator[Inputs[TextExamples]]:
+        for rows in self._chunks(path, labelled=False, keep_columns=keep_columns):
             texts = {"text": rows.texts} if rows.pairs is None else {"text": rows.texts, "pair": rows.pairs}
-            yield self._inputs(rows.ids, texts, rows.bad)
+            yield replace(self._inputs(rows.ids, texts), bad=rows.bad, kept=rows.kept)
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -130,14 +131,14 @@ class LabelledTexts(Task[TextExamples]):
 
     def inputs(self, rows: Sequence[Mapping[str, object]]) -> Inputs[TextExamples]:
         texts = {name: [str(row[name]) for row in rows] for name in self.input_columns}
-        return self._inputs([str(number) for number in range(len(rows))], texts, [])
+        return self._inputs([str(number) for number in range(len(rows))], texts)
 
-    def _inputs(self, ids: list[str], texts: dict[str, list[str]], bad: Sequence[BadRow]) -> Inputs[TextExamples]:
+    def _inputs(self, ids: list[str], texts: dict[str, list[str]]) -> Inputs[TextExamples]:
         def examples() -> TextExamples:
             unlabelled = np.zeros(len(ids), dtype=np.int64)
             return self._examples(tokenize(texts["text"], unlabelled, self.tokenizer, texts.get("pair")))
 
-        return Inputs(ids=ids, texts=texts, tokenize=examples, bad=bad)
+        return Inputs(ids=ids, texts=texts, tokenize=examples)
 
     def review(
         self, examples: TextExamples, outputs: dict[str, np.ndarray], file: Source | None = None
@@ -200,11 +201,23 @@ class LabelledTexts(Task[TextExamples]):
             self.progress(work, done)
         self.progress(work, done, done)
 
-    def _chunks(self, path: Source, *, labelled: bool = True, max_bad_fraction: float | None = None) -> Iterator[Rows]:
+    def _chunks(
+        self,
+        path: Source,
+        *,
+        labelled: bool = True,
+        max_bad_fraction: float | None = None,
+        keep_columns: bool = False,
+    ) -> Iterator[Rows]:
         data = self.data
-        share = data.max_bad_fraction if max_bad_fraction is None else max_bad_fraction
-        targets = self._targets() if labelled else None
-        return row_chunks(path, columns=data.columns, targets=targets, max_bad_fraction=share, dialect=data.dialect)
+        return row_chunks(
+            path,
+            columns=data.columns,
+            targets=self._targets() if labelled else None,
+            max_bad_fraction=data.max_bad_fraction if max_bad_fraction is None else max_bad_fraction,
+            dialect=data.dialect,
+            keep_columns=keep_columns,
+        )
 
     def bad_rows(self, path: Source, purpose: Purpose = "scoring") -> list[BadRow]:
         """The rows of a labelled file that were set aside, for either purpose the same."""

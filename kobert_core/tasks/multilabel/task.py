@@ -12,6 +12,7 @@ import torch
 from kobert_core.data.survey import Survey
 from kobert_core.errors import InputError
 from kobert_core.tasks.base import Chance, Outcome
+from kobert_core.tasks.labelled_texts.answers import likeliest_of, probabilities_of, probability_columns
 from kobert_core.tasks.labelled_texts.examples import TextExamples
 from kobert_core.tasks.labelled_texts.model import LossSettings, ProblemType
 from kobert_core.tasks.labelled_texts.targets import Targets
@@ -64,10 +65,28 @@ class Multilabel(LabelledTexts):
         """For each id its labels as the training file has them, and the probability of each that there is."""
         labels, names = np.array(list(self.data.labels)), self._label_names
         return [
-            {"id": row_id, "labels": labels[row > 0.5].tolist()}
-            | {f"probability_{name}": round(float(value), 6) for name, value in zip(names, row, strict=True)}
+            {"id": row_id, "labels": labels[row > 0.5].tolist()} | probability_columns(names, row)
             for row_id, row in zip(ids, probabilities(outputs["logits"]), strict=True)
         ]
+
+    def select(
+        self, answers: list[dict[str, object]], *, top_k: int | None = None, threshold: float | None = None
+    ) -> list[dict[str, object]]:
+        """The labels are those that are at least as probable as the threshold."""
+        labels, names = list(self.data.labels), self._label_names
+        if threshold is not None:
+            answers = [
+                one
+                | {
+                    "labels": [
+                        label
+                        for label, value in zip(labels, probabilities_of(one, names), strict=True)
+                        if value >= threshold
+                    ]
+                }
+                for one in answers
+            ]
+        return answers if top_k is None else [likeliest_of(one, labels, names, top_k) for one in answers]
 
     def _outcomes(self, labels: np.ndarray, logits: np.ndarray) -> Iterator[Outcome]:
         """Right is a row with all its labels and no other; confidence is how probable exactly this set is."""

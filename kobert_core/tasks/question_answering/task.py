@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import torch
@@ -120,8 +120,10 @@ class QuestionAnswering(Task[WindowExamples]):
         """What even the official script leaves out: a question that cannot be asked counts, with an empty answer."""
         return sum(not bad.counted for bad in self.bad_rows(path))
 
-    def input_parts(self, path: Source) -> Iterator[Inputs[WindowExamples]]:
+    def input_parts(self, path: Source, *, keep_columns: bool = False) -> Iterator[Inputs[WindowExamples]]:
         """The file itself is in memory, as JSON is; what the model says of it, a part at a time."""
+        if keep_columns:
+            raise InputError("a file of questions has no columns to keep", where="--keep-columns", fix="leave it out")
         with self._reading(path):
             squad = self._squad(path, use="asking")
             whole = self._asked(squad)
@@ -167,6 +169,17 @@ class QuestionAnswering(Task[WindowExamples]):
         return [
             {"id": one, "prediction_text": text, "score": score, "start": start, "end": end}
             for one, text, score, (start, end) in zip(ids, given, scores, places, strict=True)
+        ]
+
+    def select(
+        self, answers: list[dict[str, object]], *, top_k: int | None = None, threshold: float | None = None
+    ) -> list[dict[str, object]]:
+        """What is less probable than the threshold becomes no answer."""
+        if threshold is None:
+            return super().select(answers, top_k=top_k)
+        none = {"prediction_text": "", "start": 0, "end": 0}
+        return [
+            one if cast(float, one["score"]) >= threshold else one | none for one in self.select(answers, top_k=top_k)
         ]
 
     def review(self, examples: WindowExamples, outputs: Outputs, file: Source | None = None) -> list[dict[str, object]]:

@@ -12,6 +12,7 @@ import torch
 from kobert_core.data.survey import Survey
 from kobert_core.errors import InputError
 from kobert_core.tasks.base import Chance, Outcome
+from kobert_core.tasks.labelled_texts.answers import likeliest_of, probabilities_of, probability_columns
 from kobert_core.tasks.labelled_texts.examples import TextExamples
 from kobert_core.tasks.labelled_texts.model import LossSettings, ProblemType
 from kobert_core.tasks.labelled_texts.task import LabelledTexts
@@ -61,10 +62,19 @@ class TextClassification(LabelledTexts):
         """For each id its label as the training file has it, the name of that class, and all probabilities."""
         labels, names = list(self.data.labels), list(self.data.labels.values())
         return [
-            {"id": row_id, "label": labels[row.argmax()], "name": names[row.argmax()]}
-            | {f"probability_{name}": round(float(value), 6) for name, value in zip(names, row, strict=True)}
+            {"id": row_id, "label": labels[row.argmax()], "name": names[row.argmax()]} | probability_columns(names, row)
             for row_id, row in zip(ids, probabilities(outputs["logits"]), strict=True)
         ]
+
+    def select(
+        self, answers: list[dict[str, object]], *, top_k: int | None = None, threshold: float | None = None
+    ) -> list[dict[str, object]]:
+        """A label that is less probable than the threshold becomes None."""
+        labels, names = list(self.data.labels), self._label_names
+        unsure = {"label": None, "name": None}
+        if threshold is not None:
+            answers = [one if max(probabilities_of(one, names)) >= threshold else one | unsure for one in answers]
+        return answers if top_k is None else [likeliest_of(one, labels, names, top_k) for one in answers]
 
     def _outcomes(self, labels: np.ndarray, logits: np.ndarray) -> Iterator[Outcome]:
         names, probable = self._label_names, probabilities(logits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from kobert_core.data.set_aside import PLACES_SHOWN, BadRow
 from kobert_core.data.source import Source
 from kobert_core.data.splits import sample, stratified_split
 from kobert_core.data.survey import CutOff, Digests, Survey, text_digests
+from kobert_core.errors import InputError
 from kobert_core.families import family_of
 from kobert_core.models.backbone import encoder_config
 from kobert_core.models.packed_encoder import in_rows, rows_of
@@ -136,7 +137,9 @@ class TokenClassification(Task[TokenExamples]):
         rows = zip(file["bad_lines"].tolist(), file["bad_reasons"].tolist(), strict=True)
         return [BadRow(line, reason) for line, reason in rows]
 
-    def input_parts(self, path: Source) -> Iterator[Inputs[TokenExamples]]:
+    def input_parts(self, path: Source, *, keep_columns: bool = False) -> Iterator[Inputs[TokenExamples]]:
+        if keep_columns:
+            raise InputError("a file to tag has no columns to keep", where="--keep-columns", fix="leave it out")
         data = self.data
         parts = text_parts(path, data.text_column, max_bad_fraction=data.max_bad_fraction, dialect=data.dialect)
         return map(self._inputs, parts)
@@ -171,6 +174,17 @@ class TokenClassification(Task[TokenExamples]):
         tags, sure = predicted(examples, outputs, tagged)
         entities = self._entities(examples, tagged, tags, sure)
         return [{"id": one, "entities": some} for one, some in zip(ids, entities, strict=True)]
+
+    def select(
+        self, answers: list[dict[str, object]], *, top_k: int | None = None, threshold: float | None = None
+    ) -> list[dict[str, object]]:
+        """Entities that are less probable than the threshold are left out."""
+        if threshold is None:
+            return super().select(answers, top_k=top_k)
+        return [
+            one | {"entities": [each for each in cast(list[Any], one["entities"]) if each["score"] >= threshold]}
+            for one in self.select(answers, top_k=top_k)
+        ]
 
     def _entities(
         self, examples: TokenExamples, tagged: Tagged, tags: np.ndarray, sure: np.ndarray | None = None

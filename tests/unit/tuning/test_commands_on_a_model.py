@@ -10,15 +10,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas
 import pytest
+from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
+from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.pretrained import TRAIN_CONFIG, load_pretrained
 from kobert_core.tasks import SPECS
 from tests.fixtures.browser import need_browser, page_html
 from tests.fixtures.tiny import SIZES
 from tuning.cli.app import app
+from tuning.cli.predict import predict_file
 from tuning.study import load_study
 from tuning.sweep.train_local import train_once
 
@@ -112,6 +117,92 @@ def test_in_a_tsv_a_text_is_one_cell(work: Path) -> None:
     lines = [line.split("\t") for line in (work / "out.tsv").read_text(encoding="utf-8").split("\n")][:-1]
     assert len(lines) == 39 and {len(line) for line in lines} == {7}
     assert lines[0][1] == "text" and lines[4][1] == '첫 줄, "둘째" 줄'
+
+
+def test_all_formats_of_predictions_say_the_same(work: Path) -> None:
+    _, wanted = predictions(work)
+    for name in ("out.csv", "out.parquet"):
+        tuned("predict", work / "model", work / "test.csv", "--output", work / name)
+    with open(work / "out.csv", encoding="utf-8", newline="") as file:
+        assert list(csv.DictReader(file)) == [{key: str(value) for key, value in row.items()} for row in wanted]
+    assert parquet.read_table(work / "out.parquet").to_pylist() == wanted
+    printed = tuned("predict", work / "model", work / "test.csv", "--output", "-")
+    assert [json.loads(line) for line in printed.stdout.splitlines()] == wanted
+    assert printed.stderr.splitlines()[0] == "38 predictions"
+    with pytest.raises(InputError, match=r"unknown format `\.xml`.*end its name in \.jsonl, \.tsv, \.csv, \.parquet"):
+        tuned("predict", work / "model", work / "test.csv", "--output", work / "out.xml")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        f"{WORDS['3']}\n{WORDS['1']}\n",
+        f"별점\t리뷰\n1\t{WORDS['3']}\n2\t{WORDS['1']}\n",
+        "".join(json.dumps({"리뷰": WORDS[label]}, ensure_ascii=False) + "\n" for label in "31"),
+    ],
+)
+def test_standard_input_is_a_text_a_line_a_table_or_json_lines(work: Path, given: str) -> None:
+    done = CliRunner().invoke(app, ["predict", str(work / "model"), "-", "--output", "-"], input=given.encode())
+    assert done.exit_code == 0
+    assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == [WORDS["3"], WORDS["1"]]
+
+
+def test_other_columns_are_kept_under_their_names_or_as_input(work: Path, tmp_path: Path) -> None:
+    table = tmp_path / "new.tsv"
+    lines = ["label\t리뷰\t날짜", "x\t좋다\t5월", "y\t\t6월", "z\t별로\t7월", *["w\t좋다\t8월"] * 20]
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    tuned("predict", work / "model", table, "--output", tmp_path / "out.jsonl", "--keep-columns")
+    records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    kept = [(row["input_label"], row["text"], row["날짜"]) for row in records[:3]]
+    assert kept == [("x", "좋다", "5월"), ("z", "별로", "7월"), ("w", "좋다", "8월")]
+    pandas.DataFrame({"리뷰": ["좋다"] * 3, "n": [1, 2, 3]}).to_parquet(tmp_path / "new.parquet")
+    tuned("predict", work / "model", tmp_path / "new.parquet", "--output", tmp_path / "out.parquet", "--keep-columns")
+    assert parquet.read_table(tmp_path / "out.parquet").column("n").to_pylist() == [1, 2, 3]
+
+
+def test_the_likeliest_labels_and_those_that_are_likely_enough(work: Path) -> None:
+    _, wanted = predictions(work)
+    out, sure = work / "top.jsonl", 0
+    likely = np.median([max(row[f"probability_{name}"] for name in CLASSES.values()) for row in wanted])
+    tuned("predict", work / "model", work / "test.csv", "--output", out, "--top-k", 2, "--threshold", likely)
+    for line, full in zip(out.read_text(encoding="utf-8").splitlines(), wanted, strict=True):
+        row = json.loads(line)
+        probable = sorted((full[f"probability_{name}"] for name in CLASSES.values()), reverse=True)
+        assert [each["probability"] for each in row["top"]] == probable[:2] and "probability_중립" not in row
+        assert row["top"][0]["name"] == full["name"]
+        assert (row["label"], row["name"]) == ((full["label"], full["name"]) if probable[0] >= likely else (None, None))
+        sure += probable[0] >= likely
+    assert 0 < sure < len(wanted)
+
+
+def test_a_prediction_that_was_cut_off_goes_on(work: Path, tmp_path: Path) -> None:
+    table, out = write(tmp_path / "many.csv", rows(7_000)), tmp_path / "out.jsonl"
+    source = Source.of(table)
+    heard: list[tuple[int, int | None]] = []
+
+    def stop_in_the_second_part(work: str, done: int, total: int | None = None, /) -> None:
+        if work.startswith("predicting"):
+            heard.append((done, total))
+            if done > 12_000:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(work / "model", source, out, progress=stop_in_the_second_part)
+    assert heard == sorted(heard) and heard[-1][1] == 21_001, "the lines of the file, its header too"
+    assert [part.name for part in sorted((tmp_path / "out.jsonl.part").iterdir())] == ["000000", "state.json"]
+    assert not out.exists()
+    found = predict_file(work / "model", source, out)
+    assert (found.rows, found.resumed) == (21_000, 10_000) and sorted(tmp_path.iterdir()) == [table, out]
+    whole = predict_file(work / "model", source, tmp_path / "whole.jsonl")
+    assert whole.resumed == 0 and (tmp_path / "whole.jsonl").read_bytes() == out.read_bytes()
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(work / "model", source, out, progress=stop_in_the_second_part)
+    write(table, rows(6_000))
+    assert predict_file(work / "model", source, out).resumed == 0, "other rows are nothing to go on with"
+    (tmp_path / "out.csv.part").mkdir()
+    with pytest.raises(InputError, match="is no folder of a prediction that was cut off"):
+        predict_file(work / "model", source, tmp_path / "out.csv")
 
 
 @pytest.mark.parametrize("more", [["predict", "--output", "out.jsonl"], ["evaluate"]])

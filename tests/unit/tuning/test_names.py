@@ -24,7 +24,7 @@ from search_spaces.distributions import Space
 from tests.fixtures.commands import ROOT
 from tuning.cli.app import app
 from tuning.cli.display import Display
-from tuning.cli.predict import as_tsv
+from tuning.cli.prediction_files import as_tsv
 from tuning.cli.terminal import PrintableFormatter, echo
 from tuning.cluster.jobs import job_id
 from tuning.study import StudyConfig, dump_study, load_study

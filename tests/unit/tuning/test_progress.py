@@ -40,8 +40,8 @@ def test_short_work_is_no_line_and_long_work_few() -> None:
     now[0] += 12
     lines("reading long.tsv", 2000)
     assert file.getvalue().splitlines() == [
-        "running the model with a name that is long: 20,000 of 100,000 (20%), 10s, 40s left",
-        "running the model with a name that is long: 40,000 of 100,000 (40%), 20s, 30s left",
-        "running the model with a name that is long: 60,000 of 100,000 (60%), 30s, 20s left",
+        "running the model with a name that is long: 20,000 of 100,000 (20%), 10s, 2,000/s, 40s left",
+        "running the model with a name that is long: 40,000 of 100,000 (40%), 20s, 2,000/s, 30s left",
+        "running the model with a name that is long: 60,000 of 100,000 (60%), 30s, 2,000/s, 20s left",
         "reading long.tsv: 2,000, 12s",
     ]

@@ -297,7 +297,8 @@ def test_rows_in_memory_get_the_answers_of_the_file(task: Task[Any]) -> None:
     rows = [texts[one] | {"another column": 1} for one in inputs.ids]
     assert [{"id": one} | answer for one, answer in zip(inputs.ids, predictor.predict(rows), strict=True)] == wanted
     for row, answer in zip(rows, wanted, strict=True):
-        for found in answer["entities"] if "entities" in answer else [answer] if "start" in answer else []:  # type: ignore[attr-defined]
+        found_in: Any = answer.get("entities", [answer] if "start" in answer else [])
+        for found in found_in:
             text = found["text" if "text" in found else "prediction_text"]
             assert row[predictor.columns[0]][found["start"] : found["end"]] == text
     for name in predictor.columns:
