@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from kobert_core.errors import InputError
 
@@ -12,6 +12,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 """Of the weights of a graph."""
 Backend = Literal["torch", "onnx", "onnx-fp16", "onnx-int8"]
 """What runs a model: PyTorch, or onnxruntime on one of its graphs."""
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 FOLDER = "onnx"
 """In the folder of an exported model, as on the HuggingFace hub."""
@@ -19,6 +20,8 @@ FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", 
 REPORT = "report.json"
 """How the graphs were made, and what was measured."""
 PRECISION_OF: dict[Backend, Precision] = {"onnx": "fp32", "onnx-fp16": "fp16", "onnx-int8": "int8"}
+MAX_DROP = 0.3
+"""Points of the task's metric that a smaller graph may lose, unless another number is given."""
 
 EXTRA = "pip install 'kobert-tuning[onnx]'"
 

@@ -121,6 +121,14 @@ def save_graph(graph: onnx.ModelProto, file: Path) -> None:
     onnx.checker.check_model(os.fspath(file))
 
 
+def names_of(file: Path) -> tuple[list[str], list[str]]:
+    """What a graph takes, and what it gives."""
+    import onnx
+
+    graph = onnx.load(file, load_external_data=False).graph
+    return [each.name for each in graph.input], [each.name for each in graph.output]
+
+
 def size_of(file: Path) -> int:
     """The bytes of a graph, with those of its weights where they lie beside it."""
     beside = file.with_name(f"{file.name}.data")

@@ -51,9 +51,7 @@ class OnnxModel(nn.Module):
         device = packed["input_ids"].device
         padded = Batch(packed, {}).padded(self._pad_id)
         arrays = self._session.run(self._outputs, {name: padded[name].numpy() for name in self._inputs})
-        outputs = {
-            name: torch.from_numpy(array).to(device) for name, array in zip(self._outputs, arrays, strict=True)
-        }
+        outputs = {name: torch.from_numpy(array).to(device) for name, array in zip(self._outputs, arrays, strict=True)}
         return self._head.packed_output(outputs, packed)
 
 

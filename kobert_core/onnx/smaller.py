@@ -33,7 +33,7 @@ class Quantization:
         """In words."""
         kept = [name for name, quantized in (("embeddings", self.embeddings), ("head", self.head)) if not quantized]
         bits = "7 of 8 bits" if self.reduce_range else "all 8 bits, for processors with VNNI alone"
-        return f"per channel, {f'{' and '.join(kept)} in float32, ' if kept else ''}{bits}"
+        return ", ".join(["per channel", *(f"{name} in float32" for name in kept), bits])
 
 
 LADDER = (

@@ -10,7 +10,7 @@ import time
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -18,21 +18,28 @@ from rich.text import Text
 
 from kobert_core.data.source import Source
 from kobert_core.errors import InputError
+from kobert_core.onnx.files import MAX_DROP, Backend
 from kobert_core.texts import printable
 from tuning.cli.cluster import commands as cluster_commands
 from tuning.cli.interpreter import settle_interpreter
 from tuning.cli.models import commands as model_commands
+from tuning.cli.onnx import commands as onnx_commands
+from tuning.cli.onnx import tell_graphs
 from tuning.cli.options import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
     EXIT_NOTHING_WON,
     SWEEPS,
     AsJson,
+    Fp16,
+    Int8,
+    MaxDrop,
     ModelDir,
     Name,
     Output,
     Overrides,
     Resume,
+    RunBy,
     StudyFile,
     SweepDir,
     Trials,
@@ -67,6 +74,7 @@ app.add_typer(sweep_commands)
 app.add_typer(cluster_commands)
 app.add_typer(tracking_commands)
 app.add_typer(model_commands)
+app.add_typer(onnx_commands)
 
 
 def main() -> None:
@@ -215,28 +223,45 @@ def export(
     sweep_dir: SweepDir,
     output: Annotated[Path, typer.Option("--output", metavar="MODEL_DIR", help="Folder to make.")],
     trial: Annotated[int | None, typer.Option(metavar="ID", help="A trial's number, instead of the winner's.")] = None,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Add a graph for onnxruntime, as `onnx` does, by the dev split.")
+    ] = False,
+    int8: Int8 = False,
+    fp16: Fp16 = False,
+    max_drop: MaxDrop = MAX_DROP,
 ) -> None:
     """Write a trial's best checkpoint as a HuggingFace folder: the winner's, or that of --trial."""
     from tuning.cli.progress import watching
     from tuning.sweep.comparison import Comparison, baselines_of
     from tuning.sweep.export import export_model
+    from tuning.sweep.onnx import OnnxReport, Wanted, add_onnx_on_dev
     from tuning.sweep_dir.layout import WINNER
     from tuning.sweep_dir.trial_table import TrialTable, read_winner
 
     study = _study_of(sweep_dir)
     table = TrialTable(sweep_dir.resolve(), study.objective)
     result = read_winner(sweep_dir) if trial is None or (sweep_dir / WINNER).is_file() else None
+    wanted, reports = Wanted(int8=int8, fp16=fp16, max_drop=max_drop), list[OnnxReport]()
     with watching() as progress:
         progress(f"exporting to {output}", 0)
+        about: dict[str, Any] = {}
         if result is not None and trial in (None, result["winner"]["trial"]):
+            record, verdict = table[result["winner"]["trial"]], result.get("verdict")
             beside = Comparison(baselines=baselines_of(table, study), notes=tuple(result.get("notes", ())))
-            record = table[result["winner"]["trial"]]
-            verdict = result.get("verdict")
-            export_model(sweep_dir, study, record, output, test=result["test"], comparison=beside, verdict=verdict)
+            about = {"test": result["test"], "comparison": beside, "verdict": verdict}
         else:
             assert trial is not None
-            export_model(sweep_dir, study, table[trial], output)
+            record = table[trial]
+
+        def add_graphs(folder: Path) -> None:
+            reports.append(add_onnx_on_dev(folder, sweep_dir.resolve(), study, record, wanted, progress=progress))
+
+        if onnx or int8 or fp16:
+            about["complete"] = add_graphs
+        export_model(sweep_dir, study, record, output, **about)
     echo(f"exported to {output}")
+    for report in reports:
+        tell_graphs(output, report, wanted)
 
 
 @app.command()
@@ -268,6 +293,7 @@ def predict(
             min=0, max=1, metavar="P", help="Leave out labels, entities and answers that are less probable than this."
         ),
     ] = None,
+    backend: RunBy = "torch",
 ) -> None:
     """Label a file: one record a row, with its text and the probability of each class, or its entities; or answer its
     questions.
@@ -277,7 +303,7 @@ def predict(
     from tuning.cli.predict import STANDARD, Asked, Predicted, predict_file, standard_input
     from tuning.cli.progress import watching
 
-    asked = Asked(keep_columns=keep_columns, top_k=top_k, threshold=threshold)
+    asked = Asked(keep_columns=keep_columns, top_k=top_k, threshold=threshold, backend=cast(Backend, backend))
     found, to_stdout = Predicted(), str(output) == STANDARD
     try:
         with watching() as progress, standard_input(model_dir) if source == [STANDARD] else nullcontext(source) as read:
@@ -300,6 +326,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="OUT.json", help="Write the answers to questions, as the official script takes them."),
     ] = None,
+    backend: RunBy = "torch",
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a labelled file. The reading is recorded in the model's folder."""
@@ -309,7 +336,8 @@ def evaluate(
 
     with watching() as progress:
         say = beside(progress, err=True)
-        result = evaluate_file(model_dir, Source.of(data), predictions, say=say, progress=progress)
+        run_by = cast(Backend, backend)
+        result = evaluate_file(model_dir, Source.of(data), predictions, backend=run_by, say=say, progress=progress)
     if as_json:
         print_json(result)
         return
