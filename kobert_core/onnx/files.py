@@ -26,6 +26,18 @@ MAX_DROP = 0.3
 EXTRA = "pip install 'kobert-tuning[onnx]'"
 
 
+def backend_of(name: str) -> Backend:
+    """The backend of a name.
+
+    Raises:
+        InputError: there is none.
+    """
+    for backend in BACKENDS:
+        if backend == name:
+            return backend
+    raise InputError(f"nothing is called `{name}` that runs models", where="backend", fix=f"use {', '.join(BACKENDS)}")
+
+
 def need_packages(*names: str) -> None:
     """Refuse to go on without some packages of the extra `onnx`.
 

@@ -10,7 +10,7 @@ import time
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -18,7 +18,7 @@ from rich.text import Text
 
 from kobert_core.data.source import Source
 from kobert_core.errors import InputError
-from kobert_core.onnx.files import MAX_DROP, Backend
+from kobert_core.onnx.files import MAX_DROP, backend_of
 from kobert_core.texts import printable
 from tuning.cli.cluster import commands as cluster_commands
 from tuning.cli.interpreter import settle_interpreter
@@ -303,7 +303,7 @@ def predict(
     from tuning.cli.predict import STANDARD, Asked, Predicted, predict_file, standard_input
     from tuning.cli.progress import watching
 
-    asked = Asked(keep_columns=keep_columns, top_k=top_k, threshold=threshold, backend=cast(Backend, backend))
+    asked = Asked(keep_columns=keep_columns, top_k=top_k, threshold=threshold, backend=backend_of(backend))
     found, to_stdout = Predicted(), str(output) == STANDARD
     try:
         with watching() as progress, standard_input(model_dir) if source == [STANDARD] else nullcontext(source) as read:
@@ -334,9 +334,9 @@ def evaluate(
     from tuning.cli.progress import beside, watching
     from tuning.cli.tables import class_tables, print_table
 
+    run_by = backend_of(backend)
     with watching() as progress:
         say = beside(progress, err=True)
-        run_by = cast(Backend, backend)
         result = evaluate_file(model_dir, Source.of(data), predictions, backend=run_by, say=say, progress=progress)
     if as_json:
         print_json(result)

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from kobert_core.errors import InputError
@@ -39,7 +38,7 @@ RunBy = Annotated[
     str,
     typer.Option(
         "--backend",
-        click_type=click.Choice(BACKENDS),
+        metavar="|".join(BACKENDS),
         help="What runs the model: PyTorch, or onnxruntime on a graph that `onnx` or `export --onnx` made.",
     ),
 ]
