@@ -116,8 +116,9 @@ def save_graph(graph: onnx.ModelProto, file: Path) -> None:
     """
     import onnx
 
+    remove_graph(file)  # weights would be appended to those beside it
     apart = graph.ByteSize() > MAX_FILE_BYTES
-    onnx.save_model(graph, file, save_as_external_data=apart, location=f"{file.name}.data" if apart else None)
+    onnx.save_model(graph, file, save_as_external_data=apart, location=_weights_of(file).name)
     onnx.checker.check_model(os.fspath(file))
 
 
@@ -131,8 +132,17 @@ def names_of(file: Path) -> tuple[list[str], list[str]]:
 
 def size_of(file: Path) -> int:
     """The bytes of a graph, with those of its weights where they lie beside it."""
-    beside = file.with_name(f"{file.name}.data")
-    return file.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)
+    return sum(each.stat().st_size for each in (file, _weights_of(file)) if each.is_file())
+
+
+def remove_graph(file: Path) -> None:
+    """Remove a graph, if it is there, and its weights."""
+    for each in (file, _weights_of(file)):
+        each.unlink(missing_ok=True)
+
+
+def _weights_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}.data")
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kobert_core.onnx.graph import MAX_FILE_BYTES, save_graph, size_of
+from kobert_core.onnx.graph import MAX_FILE_BYTES, remove_graph, save_graph, size_of
 
 if TYPE_CHECKING:
     import onnx
@@ -51,6 +51,7 @@ def quantize(graph: Path, file: Path, how: Quantization) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     kept = [] if how.head else last_linear_layers(onnx.load(graph, load_external_data=False))
+    remove_graph(file)
     with _quiet_quantization():
         quantize_dynamic(
             graph,

@@ -24,7 +24,7 @@ from kobert_core.io.atomic import atomic_folder, atomic_write_json, atomic_write
 from kobert_core.io.checksums import write_sums
 from kobert_core.models.heads import EncoderWithHead
 from kobert_core.onnx.files import FILES, FOLDER, MAX_DROP, REPORT, Precision, need_packages
-from kobert_core.onnx.graph import OPSET, export_graph, largest_difference, names_of, size_of
+from kobert_core.onnx.graph import OPSET, export_graph, largest_difference, names_of, remove_graph, size_of
 from kobert_core.onnx.latency import Latency, latencies
 from kobert_core.onnx.session import OnnxModel
 from kobert_core.onnx.smaller import LADDER, halve, quantize
@@ -45,6 +45,8 @@ TOLERANCE = 1e-4
 PYTORCH = "PyTorch"
 """The model as `predict` runs it."""
 SECTION = "## ONNX"
+Run = Callable[..., OnnxModel]
+"""`OnnxModel` of a graph of the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,36 +139,17 @@ def add_onnx(
     score = _Scores(task, examples, objective_of(folder), wanted.max_drop)
     with atomic_folder(folder / FOLDER) as made:
         files = {precision: made / name for precision, name in FILES.items()}
-        whole = files["fp32"]
-        progress("tracing the graph", 0, 1)
-        export_graph(model, whole)
-        progress("tracing the graph", 1, 1)
-        difference = largest_difference(model, run(whole), examples)
-        if not difference <= TOLERANCE:
-            raise InputError(
-                f"the graph's logits differ from those of PyTorch by {difference:.2g}, and may by {TOLERANCE:.0e}",
-                where=f"--onnx, on {data}",
-                fix="keep this model in PyTorch",
-            )
-        tried = [score.first(whole, run(whole))]
-        if wanted.fp16:
-            halve(whole, files["fp16"])
-            tried.append(score.of("fp16", "float16", files["fp16"], run(files["fp16"])))
-        for how in LADDER if wanted.int8 else ():
-            quantize(whole, files["int8"], how)
-            tried.append(score.of("int8", f"int8, {how}", files["int8"], run(files["int8"])))
-            if tried[-1].kept:
-                break
+        difference = _trace(model, files["fp32"], run, examples, data, progress)
+        tried = list(_graphs(files, run, wanted, score))
         kept = {each.precision for each in tried if each.kept}
-        for precision, file in files.items():
-            if precision not in kept:
-                file.unlink(missing_ok=True)
+        for precision in files.keys() - kept:
+            remove_graph(files[precision])
         runners = {PYTORCH: lambda threads: model} | {
-            FILES[precision]: functools.partial(_with_threads, run, files[precision])
-            for precision in FILES
+            f"{FOLDER}/{file.name}": functools.partial(_with_threads, run, file)
+            for precision, file in files.items()
             if precision in kept
         }
-        inputs, outputs = names_of(whole)
+        inputs, outputs = names_of(files["fp32"])
         report = OnnxReport(
             data=data,
             examples=str(examples),
@@ -242,7 +225,38 @@ def check_can_add(folder: Path) -> None:
         raise InputError("there are graphs already", where=folder / FOLDER, fix="remove the folder to make them again")
 
 
-def _with_threads(run: Any, file: Path, threads: int) -> nn.Module:
+def _trace(model: EncoderWithHead, file: Path, run: Run, examples: Examples, data: str, progress: Progress) -> float:
+    """Make the graph in float32: how far its logits are from those of the model."""
+    work = "tracing the graph"
+    progress(work, 0, 1)
+    export_graph(model, file)
+    difference = largest_difference(model, run(file), examples)
+    progress(work, 1, 1)
+    if not difference <= TOLERANCE:
+        raise InputError(
+            f"the graph's logits differ from those of PyTorch by {difference:.2g}, and may by {TOLERANCE:.0e}",
+            where=f"ONNX, on {data}",
+            fix="keep this model in PyTorch",
+        )
+    return difference
+
+
+def _graphs(files: Mapping[Precision, Path], run: Run, wanted: Wanted, score: _Scores) -> Iterator[Tried]:
+    """What is tried: the graph in float32, which is there, and the smaller ones, which are made."""
+    whole = files["fp32"]
+    yield score.first(whole, run(whole))
+    if wanted.fp16:
+        halve(whole, files["fp16"])
+        yield score.of("fp16", "float16", files["fp16"], run(files["fp16"]))
+    for how in LADDER if wanted.int8 else ():
+        quantize(whole, files["int8"], how)
+        tried = score.of("int8", f"int8, {how}", files["int8"], run(files["int8"]))
+        yield tried
+        if tried.kept:
+            return
+
+
+def _with_threads(run: Run, file: Path, threads: int) -> nn.Module:
     model: nn.Module = run(file, threads=threads)
     return model
 
@@ -320,7 +334,7 @@ def told(report: OnnxReport) -> Iterator[str]:
         yield f"| {name} | {each.how} | {_megabytes(each.bytes)} | {each.value:.6g} | {lost} |"
     for each in report.refused:
         yield f"| not kept | {each.how} | {_megabytes(each.bytes)} | {each.value:.6g} | {each.drop:.2f} |"
-    yield from ("", *_latency_table(report.latencies), "")
+    yield from ("", *latency_table(report.latencies), "")
     runs = [each.runs for each in report.latencies]
     tokens = sum(each.tokens for each in report.latencies) / len(runs)
     yield (
@@ -330,7 +344,8 @@ def told(report: OnnxReport) -> Iterator[str]:
     )
 
 
-def _latency_table(found: Sequence[Latency]) -> Iterator[str]:
+def latency_table(found: Sequence[Latency]) -> Iterator[str]:
+    """Latencies as a table in Markdown."""
     settings = list(dict.fromkeys((each.threads, each.batch) for each in found))
     heads = (f"{threads} thread{'s' * (threads > 1)}, batch {batch}" for threads, batch in settings)
     yield f"| milliseconds a batch, p50 / p99 | {' | '.join(heads)} |"
@@ -339,7 +354,7 @@ def _latency_table(found: Sequence[Latency]) -> Iterator[str]:
     for model in dict.fromkeys(each.model for each in found):
         row = (cells[model, *setting] for setting in settings)
         shown = (f"{each.p50_ms:.4g} / {each.p99_ms:.4g}" for each in row)
-        yield f"| {model if model == PYTORCH else f'`{FOLDER}/{model}`'} | {' | '.join(shown)} |"
+        yield f"| {model} | {' | '.join(shown)} |"
 
 
 def _megabytes(size: int) -> str:

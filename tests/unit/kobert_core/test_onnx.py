@@ -188,5 +188,5 @@ def test_a_package_that_is_missing_or_a_torn_graph_is_one_line(tmp_path: Path, m
         OnnxModel(tmp_path / "torn.onnx", task.head, pad_id=0)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"the package `onnxruntime` is not installed; pip install 'kobert-tuning\[onn"):
+    with pytest.raises(InputError, match=r"the package `onnxruntime` is not installed; pip install 'kobert-tuning"):
         OnnxModel(tmp_path / "torn.onnx", task.head, pad_id=0)
