@@ -4,6 +4,7 @@ the model's card."""
 from __future__ import annotations
 
 import functools
+import math
 import platform
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -295,7 +296,9 @@ def points_lost(task: Task[Any], objective: Objective, before: float, after: flo
     what it was. Below 0 where it is better."""
     whole = max(task.shares.values(), default=1.0) if objective.mode == "max" else abs(before)
     lost = before - after if objective.mode == "max" else after - before
-    return 100 * lost / whole if whole else float(lost > 0) * float("inf")
+    if not whole:
+        return math.inf if lost > 0 else 0.0
+    return 100 * lost / whole
 
 
 def processor() -> str:
