@@ -94,6 +94,14 @@ class Outcome(NamedTuple):
 E = TypeVar("E", bound=Examples, default=Any)
 """A task alone stands for one with any kind of examples."""
 
+EXAMPLE_TEXTS = {
+    "text": "지루할 틈이 없었다",
+    "pair": "정말 재미있게 봤다",
+    "context": "세종은 1397년에 한양에서 태어났다.",
+    "question": "세종은 언제 태어났는가?",
+}
+"""Our own sentences, by the names of `Task.input_columns`: a model is given away, and a row of data is not."""
+
 log = logging.getLogger(__name__)
 Split = Callable[..., tuple[Indices, Indices]]
 """`stratified_split` or `grouped_split`."""
@@ -462,6 +470,11 @@ class Task(ABC, Generic[E]):
     def input_columns(self) -> tuple[str, ...]:
         """What a row in memory must have to be answered: `text`, or `context` and `question`."""
 
+    @property
+    def input_example(self) -> dict[str, str]:
+        """A row in memory, to show what one is."""
+        return {name: EXAMPLE_TEXTS[name] for name in self.input_columns}
+
     @abstractmethod
     def input_problem(self, row: Mapping[str, object]) -> str | None:
         """Why a row in memory cannot be answered, if so."""
@@ -481,6 +494,11 @@ class Task(ABC, Generic[E]):
     @abstractmethod
     def answers(self, ids: list[str], examples: E, outputs: dict[str, np.ndarray]) -> list[dict[str, object]]:
         """One flat record an id: what the model says of it, in a form for people."""
+
+    @property
+    @abstractmethod
+    def answer_types(self) -> dict[str, Any]:
+        """What an answer has beside its id, in order: `str`, `int`, `float`, or a list of these or of a TypedDict."""
 
     def select(
         self, answers: list[dict[str, object]], *, top_k: int | None = None, threshold: float | None = None

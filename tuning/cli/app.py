@@ -6,6 +6,7 @@ import io
 import logging
 import shlex
 import sys
+import tempfile
 import time
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -34,6 +35,8 @@ from tuning.cli.options import (
     Fp16,
     Int8,
     MaxDrop,
+    CompareOn,
+    Force,
     ModelDir,
     Name,
     Output,
@@ -55,6 +58,7 @@ from tuning.sweep_dir.layout import CACHE, PROFILES, REPORT
 if TYPE_CHECKING:
     from tuning.study import StudyConfig
     from tuning.sweep.dry_run import DryRun
+    from tuning.sweep.onnx import Wanted
     from tuning.sweep.result import SweepResult
 
 app = typer.Typer(
@@ -221,7 +225,7 @@ def _study_and_folder(
 @app.command()
 def export(
     sweep_dir: SweepDir,
-    output: Annotated[Path, typer.Option("--output", metavar="MODEL_DIR", help="Folder to make.")],
+    output: Annotated[Path | None, typer.Option("--output", metavar="MODEL_DIR", help="Folder to make.")] = None,
     trial: Annotated[int | None, typer.Option(metavar="ID", help="A trial's number, instead of the winner's.")] = None,
     onnx: Annotated[
         bool, typer.Option("--onnx", help="Add a graph for onnxruntime, as `onnx` does, by the dev split.")
@@ -229,19 +233,77 @@ def export(
     int8: Int8 = False,
     fp16: Fp16 = False,
     max_drop: MaxDrop = MAX_DROP,
+    register: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Make it a version of this registered model in MLflow.")
+    ] = None,
+    alias: Annotated[str | None, typer.Option(help="That the version gets, such as champion.")] = None,
+    data: CompareOn = None,
+    force: Force = False,
+    push: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Upload it to this repository of the HuggingFace hub.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see a repository that --push makes.")] = False,
+    license: Annotated[str | None, typer.Option(metavar="ID", help="For the card on the hub, such as mit.")] = None,
 ) -> None:
-    """Write a trial's best checkpoint as a HuggingFace folder: the winner's, or that of --trial."""
+    """Write a trial's best checkpoint as a HuggingFace folder: the winner's, or that of --trial.
+
+    With --register it becomes a version of a registered model in MLflow, unless one has the alias (by default champion)
+    and this is not better on the sweep's test file, or on --data: then exit code 1.
+    """
+    if output is None and register is None and push is None:
+        fix = "give --output DIR, --register NAME or --push REPO"
+        raise InputError("nothing says where the model goes", where="export", fix=fix)
+    if output is None and (onnx or int8 or fp16):
+        raise InputError("nothing says where the graphs go", where="export --onnx", fix="give --output DIR")
+    if push is not None:
+        from tuning.sweep.push import check_repo
+
+        check_repo(push)
+    if output is not None:
+        wanted = None
+        if onnx or int8 or fp16:
+            from tuning.sweep.onnx import Wanted
+
+            wanted = Wanted(int8=int8, fp16=fp16, max_drop=max_drop)
+        _export(sweep_dir, output, trial, wanted)
+    if push is not None:
+        _push(sweep_dir, trial, output, push, public=public, license=license)
+    if register is not None:
+        from tuning.cli.tracking import promoting, tell
+        from tuning.sweep.promotion import register_model
+
+        with promoting(alias, data, force) as contest:
+            found = register_model(sweep_dir, register, contest, trial=trial, exported=output)
+        tell(found)
+
+
+def _push(
+    sweep_dir: Path, trial: int | None, exported: Path | None, repo: str, *, public: bool, license: str | None
+) -> None:
+    from tuning.cli.progress import watching
+    from tuning.sweep.push import push_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        if exported is None:
+            exported = Path(folder) / sweep_dir.resolve().name
+            _export(sweep_dir, exported, trial, None)
+        with watching() as progress:
+            address = push_model(exported, repo, public=public, license=license, progress=progress)
+    echo(f"pushed to {address}")
+
+
+def _export(sweep_dir: Path, output: Path, trial: int | None, wanted: Wanted | None) -> None:
     from tuning.cli.progress import watching
     from tuning.sweep.comparison import Comparison, baselines_of
     from tuning.sweep.export import export_model
-    from tuning.sweep.onnx import OnnxReport, Wanted, add_onnx_on_dev
+    from tuning.sweep.onnx import OnnxReport, add_onnx_on_dev
     from tuning.sweep_dir.layout import WINNER
     from tuning.sweep_dir.trial_table import TrialTable, read_winner
 
     study = _study_of(sweep_dir)
     table = TrialTable(sweep_dir.resolve(), study.objective)
     result = read_winner(sweep_dir) if trial is None or (sweep_dir / WINNER).is_file() else None
-    wanted, reports = Wanted(int8=int8, fp16=fp16, max_drop=max_drop), list[OnnxReport]()
+    reports = list[OnnxReport]()
     with watching() as progress:
         progress(f"exporting to {output}", 0)
         about: dict[str, Any] = {}
@@ -254,13 +316,15 @@ def export(
             record = table[trial]
 
         def add_graphs(folder: Path) -> None:
+            assert wanted is not None
             reports.append(add_onnx_on_dev(folder, sweep_dir.resolve(), study, record, wanted, progress=progress))
 
-        if onnx or int8 or fp16:
+        if wanted is not None:
             about["complete"] = add_graphs
         export_model(sweep_dir, study, record, output, **about)
     echo(f"exported to {output}")
     for report in reports:
+        assert wanted is not None
         tell_graphs(output, report, wanted)
 
 

@@ -18,6 +18,7 @@ from kobert_core.io.atomic import atomic_folder, atomic_write_json, atomic_write
 from kobert_core.io.checksums import check_sums, write_sums
 from kobert_core.pretrained import TRAIN_CONFIG, empty_model, keep_chosen, save_weights
 from kobert_core.tasks import SPECS, task_class
+from kobert_core.tasks.base import EXAMPLE_TEXTS
 from kobert_core.texts import printable
 from tuning.study import StudyConfig
 from tuning.sweep.comparison import Comparison, test_name
@@ -27,6 +28,8 @@ from tuning.sweep_dir.trial_table import TrialRecord, standing
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
+
+CARD = "README.md"
 
 
 def export_model(
@@ -70,7 +73,7 @@ def export_model(
         if (sweep / TEST_SET_LOG).is_file():
             shutil.copyfile(sweep / TEST_SET_LOG, folder / TEST_SET_LOG)
         card = model_card(sweep, study, record, test or {}, comparison or Comparison(), verdict)
-        atomic_write_text(folder / "README.md", card)
+        atomic_write_text(folder / CARD, card)
         complete(folder)
 
 
@@ -154,6 +157,7 @@ def model_card(
         pipeline_tag=SPECS[study.task].pipeline_tag,
         base_model=encoder if encoder and "/" in encoder and not Path(encoder).is_absolute() else None,
         model_name=sweep.name,
+        widget=[widget_of(SPECS[study.task].pipeline_tag)],
         eval_results=list(eval_results(study, record, test.get("winner", {}), verdict)),
     )
     content = "\n".join(
@@ -185,6 +189,13 @@ def model_card(
         ]
     )
     return str(ModelCard(content))
+
+
+def widget_of(pipeline_tag: str) -> dict[str, str]:
+    """What the hub's page offers to try the model with."""
+    if pipeline_tag == "question-answering":
+        return {"text": EXAMPLE_TEXTS["question"], "context": EXAMPLE_TEXTS["context"]}
+    return {"text": EXAMPLE_TEXTS["text"]}
 
 
 def chosen_on(study: StudyConfig) -> str:
