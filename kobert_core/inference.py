@@ -10,6 +10,7 @@ import torch
 
 from kobert_core.errors import InputError
 from kobert_core.evaluation import predict
+from kobert_core.onnx.files import Backend
 from kobert_core.pretrained import Pretrained, load_pretrained
 from kobert_core.runtime import LocalRuntime
 
@@ -27,13 +28,13 @@ class Predictor:
         self.task, self.model = pretrained.task, pretrained.model.to(self._runtime.device).eval()
 
     @classmethod
-    def load(cls, folder: Path, *, device: str | None = None) -> Self:
-        """Of a folder that was exported.
+    def load(cls, folder: Path, *, device: str | None = None, backend: Backend = "torch") -> Self:
+        """Of a folder that was exported. onnxruntime runs on the CPU.
 
         Raises:
             InputError: as from `load_pretrained`.
         """
-        return cls(load_pretrained(folder), device=device)
+        return cls(load_pretrained(folder, backend=backend), device="cpu" if backend != "torch" else device)
 
     @property
     def device(self) -> torch.device:

@@ -16,6 +16,8 @@ from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_folder, atomic_write_json
 from kobert_core.io.checksums import check_sums, write_sums
+from kobert_core.onnx.files import Backend
+from kobert_core.onnx.session import load_onnx_model
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.tasks.base import Task
@@ -84,14 +86,23 @@ class Pretrained:
     """On the CPU, in evaluation mode."""
 
 
-def load_pretrained(folder: Path, *, progress: Progress = unseen) -> Pretrained:
-    """Load a folder that was exported. Only safetensors are read, never a pickle. `progress` hears what its task does.
+def load_pretrained(folder: Path, *, backend: Backend = "torch", progress: Progress = unseen) -> Pretrained:
+    """Load a folder that was exported. Only safetensors are read, never a pickle.
+
+    Args:
+        folder: Of the model.
+        backend: What is to run it: PyTorch, or onnxruntime on one of its graphs.
+        progress: Hears what its task does.
 
     Raises:
-        InputError: the folder is not one that was exported, or a file in it is not what was written.
+        InputError: the folder is not one that was exported, a file in it is not what was written, or it has no such
+            graph.
     """
     from safetensors.torch import load_file
 
+    if backend != "torch":
+        task = task_of(folder, progress=progress)
+        return Pretrained(task, load_onnx_model(folder, task, backend).eval())
     config = read_train_config(folder)
     files = [name for name in (WEIGHTS, *task_class(config.task).weight_files) if (folder / name).is_file()]
     if WEIGHTS not in files:
@@ -105,7 +116,13 @@ def load_pretrained(folder: Path, *, progress: Progress = unseen) -> Pretrained:
 
 
 def empty_model(folder: Path, *, cache: Path | None = None, progress: Progress = unseen) -> tuple[Task, nn.Module]:
-    """The task and the model of a folder, before its weights are loaded; neither data nor hub is needed.
+    """The task and the model of a folder, before its weights are loaded: as `task_of`."""
+    task = task_of(folder, cache=cache, progress=progress)
+    return task, task.build_model()
+
+
+def task_of(folder: Path, *, cache: Path | None = None, progress: Progress = unseen) -> Task:
+    """The task of a folder; neither data nor hub is needed.
 
     Raises:
         InputError: the folder is not one that `save_model_files` wrote, or a file in it is not what was written.
@@ -115,13 +132,12 @@ def empty_model(folder: Path, *, cache: Path | None = None, progress: Progress =
     here = {"backbone": str(folder), "tokenizer": str(folder), "init": "random", "config": {}}
     apart = {"tokenizer_vocab_size": None, "revision": None, "class_weights": None}
     known = {name: value for name, value in (here | apart).items() if name in type(config.model).model_fields}
-    task = task_class(config.task)(
+    return task_class(config.task)(
         config.model_copy(update={"model": config.model.model_copy(update=known)}),
         cache=cache,
         progress=progress,
         tokenizer=load_tokenizer(folder),
     )
-    return task, task.build_model()
 
 
 def read_train_config(folder: Path) -> TrainConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple, NotRequired, TypedDict, cast
@@ -106,8 +106,7 @@ class Batch:
 
     def padded(self, pad_id: int = 0) -> dict[str, torch.Tensor]:
         """The batch as transformers takes it: what `pack` was given, of shape (examples, width), int64."""
-        lengths = torch.tensor(self.inputs["lengths"])
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        mask = is_token(self.inputs["lengths"])
         padded = {"attention_mask": mask.long()}
         parts = {name: (part, IGNORED) for name, part in self.token_targets.items()}
         parts |= {"input_ids": (self.inputs["input_ids"], pad_id), "token_type_ids": (self.inputs["token_type_ids"], 0)}
@@ -156,6 +155,11 @@ class Batch:
     def _tensors(self) -> dict[str, torch.Tensor]:
         inputs = {name: part for name, part in self.inputs.items() if isinstance(part, torch.Tensor)}
         return inputs | self.targets | self.token_targets
+
+
+def is_token(lengths: Sequence[int]) -> torch.Tensor:
+    """Where sequences of these lengths have tokens when they are padded, bool of shape (sequences, width)."""
+    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 
 def _fill_up(target: torch.Tensor, more: int) -> torch.Tensor:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from kobert_core.data.batching import PackedInputs
 from kobert_core.families import family_of
 from kobert_core.models.packed_encoder import use_packed_attention
 
 
-class EncoderWithHead(nn.Module):
+class EncoderWithHead(nn.Module, ABC):
     """An encoder and the head of one of transformers' models, with `forward` left to the task.
 
     All modules and weights have the names of transformers, so that its Auto classes load them.
@@ -55,3 +58,17 @@ class EncoderWithHead(nn.Module):
     def encoder_prefix(self) -> str:
         """What the names of the encoder's weights begin with."""
         return f"{self._encoder_name}."
+
+    @abstractmethod
+    def padded_outputs(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the head says of padded hidden states, by its name in the output of `forward`.
+
+        Args:
+            hidden: Of the encoder's last layer, shape (sequences, width, size).
+            attention_mask: 1 for tokens and 0 for padding, shape (sequences, width).
+        """
+
+    @staticmethod
+    @abstractmethod
+    def packed_output(outputs: Mapping[str, torch.Tensor], packed: PackedInputs) -> Any:
+        """The output of `forward` from what `padded_outputs` gave for the same sequences."""

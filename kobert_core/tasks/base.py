@@ -137,6 +137,8 @@ class Task(ABC, Generic[E]):
 
     spec: ClassVar[TaskSpec]
     """What a study knows of it."""
+    head: ClassVar[type[EncoderWithHead]]
+    """Its model."""
     weight_files: ClassVar[Mapping[str, str]] = {}
     """Files beside `model.safetensors`, each with the prefix of the weights in it; what transformers does not know."""
     chosen_on_dev: ClassVar[Mapping[str, str]] = {}

@@ -19,10 +19,13 @@ from rich.text import Text
 
 from kobert_core.data.source import Source
 from kobert_core.errors import InputError
+from kobert_core.onnx.files import MAX_DROP, backend_of
 from kobert_core.texts import printable
 from tuning.cli.cluster import commands as cluster_commands
 from tuning.cli.interpreter import settle_interpreter
 from tuning.cli.models import commands as model_commands
+from tuning.cli.onnx import commands as onnx_commands
+from tuning.cli.onnx import tell_graphs
 from tuning.cli.options import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -31,11 +34,15 @@ from tuning.cli.options import (
     AsJson,
     CompareOn,
     Force,
+    Fp16,
+    Int8,
+    MaxDrop,
     ModelDir,
     Name,
     Output,
     Overrides,
     Resume,
+    RunBy,
     StudyFile,
     SweepDir,
     Trials,
@@ -51,6 +58,7 @@ from tuning.sweep_dir.layout import CACHE, PROFILES, REPORT
 if TYPE_CHECKING:
     from tuning.study import StudyConfig
     from tuning.sweep.dry_run import DryRun
+    from tuning.sweep.onnx import Wanted
     from tuning.sweep.result import SweepResult
 
 app = typer.Typer(
@@ -70,6 +78,7 @@ app.add_typer(sweep_commands)
 app.add_typer(cluster_commands)
 app.add_typer(tracking_commands)
 app.add_typer(model_commands)
+app.add_typer(onnx_commands)
 
 
 def main() -> None:
@@ -218,6 +227,12 @@ def export(
     sweep_dir: SweepDir,
     output: Annotated[Path | None, typer.Option("--output", metavar="MODEL_DIR", help="Folder to make.")] = None,
     trial: Annotated[int | None, typer.Option(metavar="ID", help="A trial's number, instead of the winner's.")] = None,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Add a graph for onnxruntime, as `onnx` does, by the dev split.")
+    ] = False,
+    int8: Int8 = False,
+    fp16: Fp16 = False,
+    max_drop: MaxDrop = MAX_DROP,
     register: Annotated[
         str | None, typer.Option(metavar="NAME", help="Make it a version of this registered model in MLflow.")
     ] = None,
@@ -238,12 +253,19 @@ def export(
     if output is None and register is None and push is None:
         fix = "give --output DIR, --register NAME or --push REPO"
         raise InputError("nothing says where the model goes", where="export", fix=fix)
+    if output is None and (onnx or int8 or fp16):
+        raise InputError("nothing says where the graphs go", where="export --onnx", fix="give --output DIR")
     if push is not None:
         from tuning.sweep.push import check_repo
 
         check_repo(push)
     if output is not None:
-        _export(sweep_dir, output, trial)
+        wanted = None
+        if onnx or int8 or fp16:
+            from tuning.sweep.onnx import Wanted
+
+            wanted = Wanted(int8=int8, fp16=fp16, max_drop=max_drop)
+        _export(sweep_dir, output, trial, wanted)
     if push is not None:
         _push(sweep_dir, trial, output, push, public=public, license=license)
     if register is not None:
@@ -264,33 +286,46 @@ def _push(
     with tempfile.TemporaryDirectory() as folder:
         if exported is None:
             exported = Path(folder) / sweep_dir.resolve().name
-            _export(sweep_dir, exported, trial)
+            _export(sweep_dir, exported, trial, None)
         with watching() as progress:
             address = push_model(exported, repo, public=public, license=license, progress=progress)
     echo(f"pushed to {address}")
 
 
-def _export(sweep_dir: Path, output: Path, trial: int | None) -> None:
+def _export(sweep_dir: Path, output: Path, trial: int | None, wanted: Wanted | None) -> None:
     from tuning.cli.progress import watching
     from tuning.sweep.comparison import Comparison, baselines_of
     from tuning.sweep.export import export_model
+    from tuning.sweep.onnx import OnnxReport, add_onnx_on_dev
     from tuning.sweep_dir.layout import WINNER
     from tuning.sweep_dir.trial_table import TrialTable, read_winner
 
     study = _study_of(sweep_dir)
     table = TrialTable(sweep_dir.resolve(), study.objective)
     result = read_winner(sweep_dir) if trial is None or (sweep_dir / WINNER).is_file() else None
+    reports = list[OnnxReport]()
     with watching() as progress:
         progress(f"exporting to {output}", 0)
+        about: dict[str, Any] = {}
         if result is not None and trial in (None, result["winner"]["trial"]):
+            record, verdict = table[result["winner"]["trial"]], result.get("verdict")
             beside = Comparison(baselines=baselines_of(table, study), notes=tuple(result.get("notes", ())))
-            record = table[result["winner"]["trial"]]
-            verdict = result.get("verdict")
-            export_model(sweep_dir, study, record, output, test=result["test"], comparison=beside, verdict=verdict)
+            about = {"test": result["test"], "comparison": beside, "verdict": verdict}
         else:
             assert trial is not None
-            export_model(sweep_dir, study, table[trial], output)
+            record = table[trial]
+
+        def add_graphs(folder: Path) -> None:
+            assert wanted is not None
+            reports.append(add_onnx_on_dev(folder, sweep_dir.resolve(), study, record, wanted, progress=progress))
+
+        if wanted is not None:
+            about["complete"] = add_graphs
+        export_model(sweep_dir, study, record, output, **about)
     echo(f"exported to {output}")
+    for report in reports:
+        assert wanted is not None
+        tell_graphs(output, report, wanted)
 
 
 @app.command()
@@ -322,6 +357,7 @@ def predict(
             min=0, max=1, metavar="P", help="Leave out labels, entities and answers that are less probable than this."
         ),
     ] = None,
+    backend: RunBy = "torch",
 ) -> None:
     """Label a file: one record a row, with its text and the probability of each class, or its entities; or answer its
     questions.
@@ -331,7 +367,7 @@ def predict(
     from tuning.cli.predict import STANDARD, Asked, Predicted, predict_file, standard_input
     from tuning.cli.progress import watching
 
-    asked = Asked(keep_columns=keep_columns, top_k=top_k, threshold=threshold)
+    asked = Asked(keep_columns=keep_columns, top_k=top_k, threshold=threshold, backend=backend_of(backend))
     found, to_stdout = Predicted(), str(output) == STANDARD
     try:
         with watching() as progress, standard_input(model_dir) if source == [STANDARD] else nullcontext(source) as read:
@@ -354,6 +390,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="OUT.json", help="Write the answers to questions, as the official script takes them."),
     ] = None,
+    backend: RunBy = "torch",
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a labelled file. The reading is recorded in the model's folder."""
@@ -361,9 +398,10 @@ def evaluate(
     from tuning.cli.progress import beside, watching
     from tuning.cli.tables import class_tables, print_table
 
+    run_by = backend_of(backend)
     with watching() as progress:
         say = beside(progress, err=True)
-        result = evaluate_file(model_dir, Source.of(data), predictions, say=say, progress=progress)
+        result = evaluate_file(model_dir, Source.of(data), predictions, backend=run_by, say=say, progress=progress)
     if as_json:
         print_json(result)
         return

@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from kobert_core.errors import InputError
+from kobert_core.onnx.files import BACKENDS
 from tuning.cli.terminal import echo
 from tuning.sweep_dir.layout import CACHE, PROFILES
 
 SWEEPS = Path("sweeps")
 MAX_NAME_BYTES = 200
 """File systems allow 255; names of temporary files are longer."""
-EXIT_NOTHING_WON = EXIT_UNSENT = EXIT_DRIFT = EXIT_NOT_BETTER = 1
+EXIT_NOTHING_WON = EXIT_UNSENT = EXIT_DRIFT = EXIT_NOT_BETTER = EXIT_NOT_KEPT = 1
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, such as search_spaces/nsmc.yaml.")]
@@ -33,6 +34,22 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with a sweep that 
 SweepDir = Annotated[Path, typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep, such as sweeps/nsmc.")]
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder of an exported model.")]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps.")]
+RunBy = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        metavar="|".join(BACKENDS),
+        help="What runs the model: PyTorch, or onnxruntime on a graph that `onnx` or `export --onnx` made.",
+    ),
+]
+Int8 = Annotated[
+    bool, typer.Option("--int8", help="Add a graph with 8-bit weights for onnxruntime, if it loses little.")
+]
+Fp16 = Annotated[bool, typer.Option("--fp16", help="Add one with weights in float16, likewise.")]
+MaxDrop = Annotated[
+    float,
+    typer.Option("--max-drop", min=0, metavar="POINTS", help="What a smaller graph may lose of the model's metric."),
+]
 CompareOn = Annotated[
     list[str] | None,
     typer.Option("--data", metavar="FILE", help="A labelled file that a model and the version in use are scored on."),

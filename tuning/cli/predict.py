@@ -18,6 +18,7 @@ from kobert_core.errors import InputError
 from kobert_core.evaluation import RUNNING_THE_MODEL, predict
 from kobert_core.io.atomic import atomic_write_json, check_output
 from kobert_core.io.checksums import SUMS
+from kobert_core.onnx.files import Backend
 from kobert_core.pretrained import load_pretrained, read_train_config
 from kobert_core.progress import Progress, unseen
 from kobert_core.runtime import LocalRuntime
@@ -39,6 +40,8 @@ class Asked:
     """In the place of the probability of each label a list of the likeliest."""
     threshold: float | None = None
     """What is less probable is left out."""
+    backend: Backend = "torch"
+    """What runs the model."""
 
 
 USUAL = Asked()
@@ -92,7 +95,7 @@ def predict_file(
         format_of(output)
         check_output(output)
     whole = WholeFile(progress, source)
-    pretrained, runtime = load_pretrained(model_dir, progress=whole), LocalRuntime()
+    pretrained, runtime = load_pretrained(model_dir, backend=asked.backend, progress=whole), LocalRuntime()
     model, task = pretrained.model.to(runtime.device), pretrained.task
     task.select([], top_k=asked.top_k, threshold=asked.threshold)
 
@@ -218,6 +221,7 @@ def evaluate_file(
     source: Source,
     predictions: Path | None = None,
     *,
+    backend: Backend = "torch",
     say: Callable[[str], object],
     progress: Progress = unseen,
 ) -> dict[str, Any]:
@@ -230,6 +234,7 @@ def evaluate_file(
         model_dir: Folder of an exported model.
         source: The labelled file.
         predictions: Where answers to questions go, as the official script takes them: `{question id: text}`.
+        backend: What runs the model.
         say: Gets a line if the reading could not be recorded.
         progress: Hears how far it has come.
 
@@ -238,7 +243,7 @@ def evaluate_file(
     """
     if predictions is not None:
         check_output(predictions)
-    pretrained = load_pretrained(model_dir, progress=progress)
+    pretrained = load_pretrained(model_dir, backend=backend, progress=progress)
     task = pretrained.task
     if predictions is not None and not task.spec.predictions_by_id:
         raise InputError("this model answers no questions", where=model_dir, fix="leave out --predictions")

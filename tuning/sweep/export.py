@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ def export_model(
     test: Mapping[str, Mapping[str, float]] | None = None,
     comparison: Comparison | None = None,
     verdict: Mapping[str, Any] | None = None,
+    complete: Callable[[Path], object] = lambda folder: None,
 ) -> None:
     """Write the best checkpoint of a trial with its config, tokenizer and model card.
 
@@ -52,6 +53,7 @@ def export_model(
         test: For the winner only: metrics on the test file, its own and those of the baselines.
         comparison: For the winner only: what it is compared with.
         verdict: For the winner only: `Verdict.as_json`.
+        complete: Puts what else there is into the folder, before it has its name.
 
     Raises:
         InputError: the trial has no checkpoint any more, it is corrupt, it was trained with other values than the
@@ -72,6 +74,7 @@ def export_model(
             shutil.copyfile(sweep / TEST_SET_LOG, folder / TEST_SET_LOG)
         card = model_card(sweep, study, record, test or {}, comparison or Comparison(), verdict)
         atomic_write_text(folder / CARD, card)
+        complete(folder)
 
 
 def check_model_output(output: Path) -> None:

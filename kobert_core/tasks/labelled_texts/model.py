@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
 import torch
@@ -101,6 +102,17 @@ class TextClassifier(EncoderWithHead):
             return ClassifierOutput(None, logits)
         half = logits.dtype in (torch.bfloat16, torch.float16)
         return ClassifierOutput(self._loss(logits.float() if half else logits, labels, reduction), logits)
+
+    def padded_outputs(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        of_text = hidden[:, 0]
+        if self.takes_mean:
+            weights = attention_mask[..., None].to(hidden.dtype)
+            of_text = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        return {"logits": self.family.classify(self, of_text)}
+
+    @staticmethod
+    def packed_output(outputs: Mapping[str, torch.Tensor], packed: PackedInputs) -> ClassifierOutput:
+        return ClassifierOutput(None, outputs["logits"])
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor:
         if self.problem_type == "single_label_classification":

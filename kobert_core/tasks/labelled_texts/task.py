@@ -44,6 +44,7 @@ class LabelledTexts(Task[TextExamples]):
 
     problem_type: ClassVar[ProblemType]
     """What the model learns, by transformers' names."""
+    head = TextClassifier
 
     data: LabelledTextsData
     model: TextModel

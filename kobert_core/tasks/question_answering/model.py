@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kobert_core.data.batching import IGNORED, PackedInputs
+from kobert_core.data.batching import IGNORED, PackedInputs, is_token
 from kobert_core.models.heads import EncoderWithHead
 from kobert_core.models.packed_encoder import encode, in_rows, rows_of
 from kobert_core.tasks.question_answering.windows import MAX_TRIM_END, MAX_TRIM_START
@@ -115,6 +116,25 @@ class QuestionAnswerer(EncoderWithHead):
                 loss = loss + self.boundary_weight * losses
         loss = loss / 2
         return AnswerOutput(loss.sum() if reduction == "sum" else loss.mean(), start_logits, end_logits, *trims)
+
+    def padded_outputs(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        start_logits, end_logits = self.family.answer(self, hidden).unbind(-1)
+        outputs = {"start_logits": start_logits, "end_logits": end_logits}
+        if self.boundary is not None:
+            outputs["trim_start_logits"], outputs["trim_end_logits"] = self.boundary(hidden)
+        return outputs
+
+    @staticmethod
+    def packed_output(outputs: Mapping[str, torch.Tensor], packed: PackedInputs) -> AnswerOutput:
+        beyond = ~is_token(packed["lengths"]).to(outputs["start_logits"].device)
+        start_logits, end_logits = (
+            outputs[name].masked_fill(beyond, -torch.inf) for name in ("start_logits", "end_logits")
+        )
+        trims = (
+            outputs[name].masked_fill(beyond[..., None], 0.0) if name in outputs else None
+            for name in ("trim_start_logits", "trim_end_logits")
+        )
+        return AnswerOutput(None, start_logits, end_logits, *trims)
 
 
 def _scores_in_rows(

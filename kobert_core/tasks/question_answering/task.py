@@ -68,6 +68,7 @@ class QuestionAnswering(Task[WindowExamples]):
     """Question answering on the data of one config. An example is a window; a question has one or more."""
 
     spec = QA
+    head = QuestionAnswerer
     leak: ClassVar[type[Leak]] = ContextLeak
     weight_files: ClassVar[Mapping[str, str]] = {"boundary_head.safetensors": "boundary."}
     chosen_on_dev: ClassVar[Mapping[str, str]] = {"eval/null_threshold": "null_threshold"}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kobert_core.data.batching import IGNORED, PackedInputs
+from kobert_core.data.batching import IGNORED, PackedInputs, is_token
 from kobert_core.families import family_of
 from kobert_core.models.heads import EncoderWithHead
 from kobert_core.models.packed_encoder import encode
@@ -59,3 +60,11 @@ class TokenClassifier(EncoderWithHead):
         smoothing = self.label_smoothing
         loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction=reduction, label_smoothing=smoothing)
         return TaggerOutput(loss, logits)
+
+    def padded_outputs(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.family.tag(self, hidden)}
+
+    @staticmethod
+    def packed_output(outputs: Mapping[str, torch.Tensor], packed: PackedInputs) -> TaggerOutput:
+        logits = outputs["logits"]
+        return TaggerOutput(None, logits[is_token(packed["lengths"]).to(logits.device)])

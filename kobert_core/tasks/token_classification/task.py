@@ -83,6 +83,7 @@ class TokenClassification(Task[TokenExamples]):
     """Named entity recognition on the data of one config. An example is a window; a text has one or more."""
 
     spec = SPEC
+    head = TokenClassifier
     pooler: ClassVar[bool] = False
 
     data: TokenClassificationData
