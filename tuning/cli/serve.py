@@ -53,6 +53,9 @@ def serve(
         batch_wait_ms=batch_wait_ms,
     )
     if ray:
+        from tuning.cluster.ray_cluster import set_environment
+
+        set_environment(address)
         with needs_extra():
             from tuning.serving.ray_app import serve_on_ray
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from tuning.serving.server import listening, url
 from tuning.serving.settings import ServerSettings
 
 CONTROLLER = "SERVE_CONTROLLER_ACTOR"
+log = logging.getLogger("ray.serve")
+
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 """Ray Serve's access log would have what clients write into addresses."""
 
@@ -53,11 +56,12 @@ def serve_on_ray(
     Raises:
         InputError: the model cannot be loaded, nothing can listen there, or there is no cluster.
     """
+    log.setLevel(logging.WARNING)
     folder = folder.resolve()
     load_model(folder, device="cpu")  # what is wrong with it is told here, not by replicas that try again
     with listening(host, port) as listener:
         port = listener.getsockname()[1]
-    with _asked_to_end() as ending, ray_cluster(address) as nodes:
+    with ray_cluster(address) as nodes, _asked_to_end() as ending:
         runs_already = any(actor["name"] == CONTROLLER for actor in ray.util.list_named_actors(all_namespaces=True))
         deployment = serve.deployment(
             name=folder.name,
@@ -116,7 +120,7 @@ def _whole(share: float) -> float:
 
 @contextmanager
 def _asked_to_end() -> Iterator[threading.Event]:
-    """Set by SIGTERM and SIGINT."""
+    """Set by SIGTERM and SIGINT, for which Ray has handlers of its own since it began."""
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
