@@ -53,7 +53,9 @@ def make_app(
         on_request: Hears of each request its path, method, status and seconds.
         lifespan: What goes on around all requests.
     """
-    app = FastAPI(title=title, version=version("kobert-tuning"), lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title=title, version=version("kobert-tuning"), lifespan=lifespan, redoc_url=None, redirect_slashes=False
+    )
     app.add_middleware(Guard, max_body=settings.max_body, body_seconds=BODY_SECONDS, paths=PATHS, on_request=on_request)
     app.add_exception_handler(RequestValidationError, _refuse)
     schema = schema_of(model, max_rows=settings.max_rows, max_characters=settings.max_characters)

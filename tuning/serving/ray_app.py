@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import ray
 from fastapi import FastAPI
 from ray import serve
 
+from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import ray_cluster
 from tuning.serving.app import add_health, make_app
 from tuning.serving.model import Answer, Row, load_model
@@ -64,16 +66,16 @@ def serve_on_ray(
     with ray_cluster(address) as nodes, _asked_to_end() as ending:
         runs_already = any(actor["name"] == CONTROLLER for actor in ray.util.list_named_actors(all_namespaces=True))
         deployment = serve.deployment(
-            name=folder.name,
+            name="model",
             num_replicas=replicas,
             max_ongoing_requests=2 * max(settings.batch_rows, 8),
             max_queued_requests=settings.max_waiting,
-            ray_actor_options=_resources(nodes, replicas, device),
+            ray_actor_options=_resources(nodes, replicas, address, device),
         )(_ingress(folder, settings, device))
         if not runs_already:
             serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
         try:
-            prefix = f"/{folder.name}" if runs_already else "/"
+            prefix = f"/{quote(folder.name)}" if runs_already else "/"
             serve.run(deployment.bind(), name=folder.name, route_prefix=prefix, logging_config=QUIET)
             where = f"{prefix} of the Ray Serve that runs there" if runs_already else url(host, port)
             say(f"serving {folder.name} on {replicas} replica(s) at {where}")
@@ -106,16 +108,16 @@ def _ingress(folder: Path, settings: ServerSettings, device: str | None) -> Call
     return made
 
 
-def _resources(nodes: Sequence[Mapping[str, float]], replicas: int, device: str | None) -> dict[str, float]:
-    """What a replica gets: the machines' CPUs, and their GPUs if it may use one, in equal parts."""
-    parts = {name: sum(node.get(name, 0.0) for node in nodes) / replicas for name in ("CPU", "GPU")}
-    gpus = 0.0 if device is not None and not device.startswith("cuda") else min(1.0, parts["GPU"])
-    return {"num_cpus": _whole(parts["CPU"]), "num_gpus": gpus}
-
-
-def _whole(share: float) -> float:
-    """Rounded down, where there is one at least: Ray takes no fraction above 1."""
-    return float(int(share)) if share >= 1 else share
+def _resources(
+    nodes: Sequence[Mapping[str, float]], replicas: int, address: str | None, device: str | None
+) -> dict[str, float]:
+    """What a replica gets: an equal part of a Ray of our own; of a cluster that others use too, one CPU and, if there
+    are any, one GPU."""
+    there = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+    parts = {name: count / replicas for name, count in there.items()} if starts_here(address) else there
+    # Ray takes no fraction above 1.
+    cpus = float(int(parts["CPU"])) if parts["CPU"] > 1 and starts_here(address) else min(1.0, parts["CPU"])
+    return {"num_cpus": cpus, "num_gpus": 0.0 if device == "cpu" else min(1.0, parts["GPU"])}
 
 
 @contextmanager
