@@ -221,6 +221,13 @@ def _weight_files(backbone: str, revision: str) -> list[str]:
     return []
 
 
+def has_pooler(config: ModelConfig) -> bool:
+    """Whether the weights of a pretrained backbone have a pooler, where they are found as transformers keeps them."""
+    assert config.backbone is not None
+    stored = _stored_shapes(config.backbone, config.revision or "main") or {}
+    return any(name.endswith("pooler.dense.weight") for name in stored)
+
+
 def _not_loaded(backbone: str, error: Exception) -> InputError:
     return InputError(
         f"the weights of `{backbone}` cannot be loaded ({type(error).__name__}: {error})",

@@ -480,6 +480,11 @@ class Task(ABC, Generic[E]):
     def answers(self, ids: list[str], examples: E, outputs: dict[str, np.ndarray]) -> list[dict[str, object]]:
         """One flat record an id: what the model says of it, in a form for people."""
 
+    @property
+    @abstractmethod
+    def answer_types(self) -> dict[str, Any]:
+        """What an answer has beside its id, in order: `str`, `int`, `float`, or a list of these or of a TypedDict."""
+
     def select(
         self, answers: list[dict[str, object]], *, top_k: int | None = None, threshold: float | None = None
     ) -> list[dict[str, object]]:

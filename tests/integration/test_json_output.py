@@ -37,8 +37,8 @@ CASES = {
     ),
     "evaluate": (["evaluate", "MODEL", TEST_FILE], {"accuracy", "loss", "examples", "set_aside", "earlier_readings"}),
 }
-ELSEWHERE = {"status"}
-"""It needs a cluster: see `test_cluster_commands.py`."""
+ELSEWHERE = {"status", "promote"}
+"""They need a cluster and a registered model: see `test_cluster_commands.py` and `test_sweep.py`."""
 
 
 @pytest.mark.parametrize("case", CASES)

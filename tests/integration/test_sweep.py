@@ -10,7 +10,9 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -282,6 +284,78 @@ def test_drift_is_told(sweep: dict[str, Any], tmp_path: Path) -> None:
     assert "the versions of all libraries are those that the sweep began with" in done.stdout
 
 
+def test_mlflow_loads_and_serves_and_registers_the_winner(sweep: dict[str, Any], tmp_path: Path) -> None:
+    """The sweep's folder and store are copied: what is registered there stays out of other tests."""
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.pyfunc import load_model
+
+    test_file, name = QUICKSTART.parent / "sample" / "test.tsv", "reviews"
+    shutil.copytree(sweep["folder"], tmp_path / "sweeps" / "first")
+    shutil.copyfile(sweep["folder"].parent / "mlflow.db", tmp_path / "sweeps" / "mlflow.db")
+    export = ("export", "sweeps/first", "--register", name)
+    done = tune_here(*export, "--alias", "champion", cwd=tmp_path)
+    assert done.stdout == f"{name}: version 1 is `champion`: no version was `champion` before\n"
+    uri = f"sqlite:///{tmp_path}/sweeps/mlflow.db"
+    client = MlflowClient(uri, uri)
+    version = client.get_model_version_by_alias(name, "champion")
+    card = (sweep["folder"] / "model" / "README.md").read_text(encoding="utf-8")
+    assert version.description.startswith("# `first`, trial") and version.description.strip() in card
+
+    tune_here("predict", sweep["model"], test_file, "--output", tmp_path / "out.jsonl", cwd=tmp_path)
+    wanted = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    frame = pd.DataFrame({"text": [row["text"] for row in wanted]})
+    answers = [{name: value for name, value in row.items() if name not in ("id", "text")} for row in wanted]
+    folder = client.get_logged_model(version.source.removeprefix("models:/")).artifact_location
+    assert load_model(folder).predict(frame).to_dict("records") == answers
+    port = free_port()
+    serve = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{name}@champion", "-p", str(port)]
+    variables = environment() | {"MLFLOW_TRACKING_URI": uri}
+    with open(tmp_path / "serve.log", "wb") as log:
+        process = subprocess.Popen(
+            [*serve, "--env-manager", "local"], cwd=tmp_path, env=variables, stdout=log, stderr=log
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_it_answers(url, process, seconds=120)
+        served = rows_served(url, frame.to_dict("split"))
+        assert served == answers
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            rows_served(url, {"columns": ["text"], "data": [["좋다"], [""]]})
+        assert refused.value.code == 400 and "row 2: empty text" in json.load(refused.value)["message"]
+    finally:
+        process.terminate()
+        process.wait(30)
+
+    again = tune_here(*export, "--alias", "champion", cwd=tmp_path)
+    assert again.stdout == f"{name}: version 1 is `champion`: it was before\n"
+    other = next(
+        each["trial"] for each in records(sweep) if each["checkpoint"] and each["trial"] != sweep["winner"]["trial"]
+    )
+    refused_trial = tune_here(*export, "--trial", other, cwd=tmp_path, code=2)
+    assert f"trial {other} did not win: it is not exported yet; give --output DIR" in refused_trial.stderr
+    kept = tune_here(*export, "--trial", other, "--output", "other", cwd=tmp_path, code=1)
+    assert f"{name}: the model is not registered: trial {other} of sweeps/first" in kept.stdout
+    assert len(client.search_model_versions(f"name = '{name}'")) == 1
+    forced = tune_here(*export, "--trial", other, "--output", "again", "--force", cwd=tmp_path)
+    assert f"{name}: version 2 is registered: by --force" in forced.stdout
+    assert client.get_model_version_by_alias(name, "champion").version == version.version
+    told = tune_here("promote", name, "--force", "--json", "--tracking-uri", uri, cwd=tmp_path)
+    assert json.loads(told.stdout)["promoted"] is True
+    assert str(client.get_model_version_by_alias(name, "champion").version) == "2"
+    back = tune_here("promote", name, "--version", 2, "--tracking-uri", uri, cwd=tmp_path)
+    assert "it was before" in back.stdout
+
+
+def rows_served(url: str, split: dict[str, Any]) -> list[dict[str, Any]]:
+    """What MLflow's server of a model says of rows."""
+    body = json.dumps({"dataframe_split": {name: split[name] for name in ("columns", "data")}}).encode()
+    request = urllib.request.Request(f"{url}/invocations", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        found: list[dict[str, Any]] = json.load(answer)["predictions"]
+    return found
+
+
 def test_transformers_loads_the_export_and_gives_the_same_logits(sweep: dict[str, Any], tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -350,15 +424,15 @@ def test_a_used_name_is_refused_and_resume_extends(sweep: dict[str, Any]) -> Non
     other = tune_here("sweep", study, "--name", "first", "--resume", "--set", "train.epochs=3", cwd=work, code=2)
     assert "`train` is not what this sweep began with" in other.stderr
     before = records(sweep)
-    done = tune("sweep", study, "--name", "first", "--resume", "--trials", 10, "--json", cwd=work)
+    done = tune("sweep", study, "--name", "first", "--resume", "--trials", 9, "--json", cwd=work)
     result = json.loads(done.stdout.splitlines()[-1])
-    assert sum(result["states"].values()) == 10
+    assert sum(result["states"].values()) == 9
     after = records(sweep)
     for old, new in zip(before, after, strict=False):
         changed = {"checkpoint": None, "sha256": None}
         assert old | changed == new | changed
     new_values = [json.dumps(record["values"]) for record in after]
-    assert len(set(new_values)) == 10
+    assert len(set(new_values)) == 9
 
 
 def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
@@ -371,7 +445,7 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
         "--trials",
         "2",
         "--set",
-        "train.epochs=12",
+        "train.epochs=6",
         *UNCONFIRMED,
     ]
     process = subprocess.Popen(

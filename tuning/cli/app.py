@@ -28,6 +28,8 @@ from tuning.cli.options import (
     EXIT_NOTHING_WON,
     SWEEPS,
     AsJson,
+    CompareOn,
+    Force,
     ModelDir,
     Name,
     Output,
@@ -215,10 +217,36 @@ def _study_and_folder(
 @app.command()
 def export(
     sweep_dir: SweepDir,
-    output: Annotated[Path, typer.Option("--output", metavar="MODEL_DIR", help="Folder to make.")],
+    output: Annotated[Path | None, typer.Option("--output", metavar="MODEL_DIR", help="Folder to make.")] = None,
     trial: Annotated[int | None, typer.Option(metavar="ID", help="A trial's number, instead of the winner's.")] = None,
+    register: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Make it a version of this registered model in MLflow.")
+    ] = None,
+    alias: Annotated[str | None, typer.Option(help="That the version gets, such as champion.")] = None,
+    data: CompareOn = None,
+    force: Force = False,
 ) -> None:
-    """Write a trial's best checkpoint as a HuggingFace folder: the winner's, or that of --trial."""
+    """Write a trial's best checkpoint as a HuggingFace folder: the winner's, or that of --trial.
+
+    With --register it becomes a version of a registered model in MLflow, unless one has the alias (by default champion)
+    and this is not better on the sweep's test file, or on --data: then exit code 1.
+    """
+    if output is None and register is None:
+        raise InputError(
+            "nothing says where the model goes", where="export", fix="give --output DIR or --register NAME"
+        )
+    if output is not None:
+        _export(sweep_dir, output, trial)
+    if register is not None:
+        from tuning.cli.tracking import promoting, tell
+        from tuning.sweep.promotion import register_model
+
+        with promoting(alias, data, force) as contest:
+            found = register_model(sweep_dir, register, contest, trial=trial, exported=output)
+        tell(found)
+
+
+def _export(sweep_dir: Path, output: Path, trial: int | None) -> None:
     from tuning.cli.progress import watching
     from tuning.sweep.comparison import Comparison, baselines_of
     from tuning.sweep.export import export_model

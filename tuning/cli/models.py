@@ -1,4 +1,4 @@
-"""Commands that check models: several are compared, or one is trained again."""
+"""Commands on models: several are compared, one is trained again, an encoder is converted."""
 
 from __future__ import annotations
 
@@ -116,3 +116,21 @@ def _show_reproduction(found: Reproduction) -> None:
         echo(f"the sweep began with {'; '.join(found.changed_libraries)}")
     elif not found.is_exact:
         echo("the versions of all libraries are those that the sweep began with")
+
+
+@commands.command()
+def convert(
+    encoder: Annotated[
+        str, typer.Argument(metavar="ENCODER", help="A hub name, such as skt/kobert-base-v1, or a folder.")
+    ],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder to make.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub.")] = None,
+) -> None:
+    """Write an encoder as a folder that today's AutoModel and AutoTokenizer load: KoBERT in any of its layouts, with
+    its exact tokens."""
+    from kobert_core.convert import convert as write_folder
+    from kobert_core.io.atomic import check_output
+
+    check_output(output / "config.json")
+    write_folder(encoder, output, revision=revision)
+    echo(f"{encoder} for AutoModel and AutoTokenizer: {output}")

@@ -15,7 +15,7 @@ from tuning.sweep_dir.layout import CACHE, PROFILES
 SWEEPS = Path("sweeps")
 MAX_NAME_BYTES = 200
 """File systems allow 255; names of temporary files are longer."""
-EXIT_NOTHING_WON = EXIT_UNSENT = EXIT_DRIFT = 1
+EXIT_NOTHING_WON = EXIT_UNSENT = EXIT_DRIFT = EXIT_NOT_BETTER = 1
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, such as search_spaces/nsmc.yaml.")]
@@ -33,6 +33,11 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with a sweep that 
 SweepDir = Annotated[Path, typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep, such as sweeps/nsmc.")]
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder of an exported model.")]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps.")]
+CompareOn = Annotated[
+    list[str] | None,
+    typer.Option("--data", metavar="FILE", help="A labelled file that a model and the version in use are scored on."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Take the place of the version in use without a comparison.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object last; all else goes to stderr.")]
 
 

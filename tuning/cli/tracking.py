@@ -1,13 +1,28 @@
-"""The command that sends unsent records to MLflow."""
+"""Commands about what MLflow has: unsent records are sent, a version of a registered model gets an alias."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuning.cli.options import EXIT_UNSENT, AsJson, SweepDir, print_json
+from kobert_core.data.source import Source
+from tuning.cli.options import (
+    EXIT_NOT_BETTER,
+    EXIT_UNSENT,
+    SWEEPS,
+    AsJson,
+    CompareOn,
+    Force,
+    SweepDir,
+    print_json,
+)
 from tuning.cli.terminal import echo
+
+if TYPE_CHECKING:
+    from tuning.sweep.promotion import Contest, Promotion
 
 commands = typer.Typer()
 
@@ -40,3 +55,50 @@ def sync(
         print_json(found | {"refused": result.refused, "dead_letters": dead_letters})
     if result.left or result.refused:
         raise typer.Exit(EXIT_UNSENT)
+
+
+@commands.command()
+def promote(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A registered model.")],
+    version: Annotated[int | None, typer.Option(metavar="N", help="A version, instead of the newest.")] = None,
+    alias: Annotated[str, typer.Option(help="That the version gets.")] = "champion",
+    data: CompareOn = None,
+    force: Force = False,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="The MLflow store. Default: MLFLOW_TRACKING_URI, or that of ./sweeps."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give an alias to a version of a registered model in MLflow, if it is better than the version that has it.
+
+    Exit code 1 if it is not: the alias then stays where it is.
+    """
+    from tuning.sweep.promotion import promote_version
+    from tuning.tracking import resolve_tracking_uri
+
+    uri = resolve_tracking_uri(tracking_uri, SWEEPS)
+    with promoting(alias, data, force) as contest:
+        found = promote_version(name, version, contest, uri=uri)
+    tell(found, as_json=as_json)
+
+
+@contextmanager
+def promoting(alias: str | None, data: list[str] | None, force: bool) -> Iterator[Contest]:
+    """How a model is held against the version in use, with a line of progress meanwhile."""
+    from tuning.cli.progress import beside, watching
+    from tuning.sweep.promotion import Contest
+
+    with watching() as progress:
+        source = Source.of(data) if data else None
+        yield Contest(alias=alias, data=source, force=force, say=beside(progress, err=True), progress=progress)
+
+
+def tell(found: Promotion, *, as_json: bool = False) -> None:
+    """Say what came of a promotion, also as the exit code."""
+    if as_json:
+        print_json(found.as_json())
+    else:
+        echo(found.sentence)
+    if not found.promoted:
+        raise typer.Exit(EXIT_NOT_BETTER)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,7 @@ def compare_models(
     folders: Sequence[Path],
     data: Source | None = None,
     *,
+    names: Mapping[Path, str] = MappingProxyType({}),
     say: Callable[[str], object],
     progress: Progress = unseen,
 ) -> ComparedModels:
@@ -110,6 +112,7 @@ def compare_models(
     Args:
         folders: Of two or more models, or of sweeps, whose exported winners count.
         data: The labelled file; by default the test file of the first sweep.
+        names: What folders are called, where that is not their path.
         say: Gets a line for each reading that could not be recorded.
         progress: Hears how far it has come.
 
@@ -126,7 +129,8 @@ def compare_models(
     source = data or test_file_of(folders)
     objective = objective_of(models[folders[0]])
     scored = [
-        score(folder, model, source, objective.metric, say=say, progress=progress) for folder, model in models.items()
+        score(names.get(folder, str(folder)), model, source, objective.metric, say=say, progress=progress)
+        for folder, model in models.items()
     ]
     for each in scored[1:]:
         if each.expected != scored[0].expected:
@@ -188,7 +192,7 @@ def objective_of(model: Path) -> Objective:
 
 
 def score(
-    folder: Path,
+    name: str,
     model: Path,
     source: Source,
     metric: str,
@@ -205,7 +209,7 @@ def score(
         raise InputError(f"the models are compared by `{metric}`, which this file does not have", where=source)
     review = pretrained.task.review(found.examples, found.outputs, source)
     return Scored(
-        name=str(folder),
+        name=name,
         value=found.scores[metric],
         metrics=found.metrics,
         earlier_readings=found.earlier_readings,

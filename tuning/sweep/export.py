@@ -28,6 +28,8 @@ from tuning.sweep_dir.trial_table import TrialRecord, standing
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
+CARD = "README.md"
+
 
 def export_model(
     sweep: Path,
@@ -68,7 +70,7 @@ def export_model(
         if (sweep / TEST_SET_LOG).is_file():
             shutil.copyfile(sweep / TEST_SET_LOG, folder / TEST_SET_LOG)
         card = model_card(sweep, study, record, test or {}, comparison or Comparison(), verdict)
-        atomic_write_text(folder / "README.md", card)
+        atomic_write_text(folder / CARD, card)
 
 
 def check_model_output(output: Path) -> None:

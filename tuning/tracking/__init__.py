@@ -4,6 +4,7 @@ so that a slow, broken or missing server never stops a sweep, and no report is l
 from __future__ import annotations
 
 from .dead_letters import count_dead_letters, dead_letters_path
+from .registry import TASK_TAG, RegisteredVersion, Registry, check_alias, logged_model
 from .store import DESCRIPTION_TAG
 from .tracker import INTERRUPTED_TAGS, End, Ends, Status, SyncResult, Tracker, send_spool
 from .ui import reach, serve_ui, show_ui, ui_command, ui_environment
@@ -12,15 +13,20 @@ from .uris import address_problem, default_tracking_uri, redact_uri, resolve_tra
 __all__ = [
     "DESCRIPTION_TAG",
     "INTERRUPTED_TAGS",
+    "TASK_TAG",
     "End",
     "Ends",
+    "RegisteredVersion",
+    "Registry",
     "Status",
     "SyncResult",
     "Tracker",
     "address_problem",
+    "check_alias",
     "count_dead_letters",
     "dead_letters_path",
     "default_tracking_uri",
+    "logged_model",
     "reach",
     "redact_uri",
     "resolve_tracking_uri",

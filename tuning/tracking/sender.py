@@ -229,7 +229,7 @@ class Sender:
         gone = [key for key, value in record["tags"].items() if value is None]
         self._send_or_bury(lambda some: store.remove_tags(trial, some, time=at), gone, record)
 
-    def _send_or_bury(self, send: Callable[[list[T]], None], items: list[T], record: Record) -> None:
+    def _send_or_bury(self, send: Callable[[list[T]], object], items: list[T], record: Record) -> None:
         """Send items together; find refused ones by halving, and keep them as dead letters."""
         if not items:
             return

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from .accepted import (
     accepted_model_name,
     accepted_text,
 )
+from .mlflow_model import MLMODEL, write_mlflow_model
 from .uris import artifact_root, is_server, sqlite_path
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # or a model takes the uv.lock that lies in the current folder
 }
 _log = logging.getLogger(__name__)
 
@@ -247,8 +251,8 @@ class Store:
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
         time: int,
-    ) -> None:
-        """Make a LoggedModel of a folder, or finish the one that an earlier try left PENDING.
+    ) -> LoggedModel:
+        """Make a LoggedModel of an exported folder, or finish the one that an earlier try, or version, left unfinished.
 
         Its source is the trial's run. MLflow keeps a model's metrics with a run: here with the parent, where
         they are the sweep's result, so that the trial's own curves stay as they were reported.
@@ -259,8 +263,10 @@ class Store:
             raise FileNotFoundError(f"{model_dir} is not there any more")
         run_id, name = self._run_id(trial, time), accepted_model_name(name)
         models = [m for m in self._models() if m.name == name and m.tags.get(TRIAL_TAG) == trial]
-        if any(str(model.status) == "READY" for model in models):
-            return
+        if ready := next((model for model in models if str(model.status) == "READY"), None):
+            if MLMODEL not in {file.path for file in self._client.list_logged_model_artifacts(ready.model_id)}:
+                self._upload(ready, model_dir)
+            return ready
         model = (
             models[0]
             if models
@@ -272,14 +278,21 @@ class Store:
                 tags={**tags, SWEEP_TAG: self._sweep_id, TRIAL_TAG: trial},
             )
         )
-        self._client.log_model_artifacts(model.model_id, model_dir)
+        self._upload(model, model_dir)
         points = [
             Metric(accepted_key(key), float(value), time, 0, model_id=model.model_id) for key, value in metrics.items()
         ]
         if points:
             self._client.log_batch(self._run_id(None, time), metrics=points)
         self._client.log_outputs(run_id, models=[LoggedModelOutput(model.model_id, step=0)])
-        self._client.finalize_logged_model(model.model_id, "READY")
+        return self._client.finalize_logged_model(model.model_id, "READY")
+
+    def _upload(self, model: LoggedModel, model_dir: str) -> None:
+        """Send an exported folder as a model that MLflow loads."""
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            write_mlflow_model(folder, Path(model_dir), model_id=model.model_id, run_id=model.source_run_id)
+            self._client.log_model_artifacts(model.model_id, str(folder))
 
     @property
     def _client(self) -> MlflowClient:
@@ -373,6 +386,17 @@ class Store:
     def _models(self) -> list[LoggedModel]:
         query = f"tags.`{SWEEP_TAG}` = '{self._sweep_id}'"
         return list(self._client.search_logged_models([self._experiment_id], query))
+
+
+def store_of(header: Mapping[str, Any], *, uri: str, folder: Path) -> Store:
+    """The store for the sweep of a spool, by the spool's header; `folder` is where the spool lies."""
+    return Store(
+        uri=uri,
+        experiment=header["experiment"],
+        sweep=header["sweep"],
+        sweep_id=header["sweep_id"],
+        artifact_root=artifact_root(uri, folder),
+    )
 
 
 def _sha256(text: str) -> str:

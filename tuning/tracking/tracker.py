@@ -15,9 +15,8 @@ from .dead_letters import count_dead_letters, dead_letters_path
 from .origin import origin_tags
 from .sender import Sender, reason_of
 from .spool import Spool
-from .store import DESCRIPTION_TAG, Store, prepare_environment
+from .store import DESCRIPTION_TAG, prepare_environment, store_of
 from .system_metrics import SystemMetrics
-from .uris import artifact_root
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
 End = tuple[Status, Mapping[str, str]]
@@ -117,7 +116,7 @@ class Tracker:
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
     ) -> None:
-        """Make a LoggedModel of a folder, with the trial's run as its source.
+        """Make a LoggedModel of an exported folder, which MLflow loads and serves, with the trial's run as its source.
 
         Its metrics are also written to the parent run, at step 0.
         """
@@ -242,15 +241,7 @@ def _end_run(spool: Spool, trial: str | None, ends: Ends) -> None:
 
 def _make_sender(spool: Spool, uri: str) -> Sender:
     prepare_environment()
-    header = spool.header
-    store = Store(
-        uri=uri,
-        experiment=header["experiment"],
-        sweep=header["sweep"],
-        sweep_id=header["sweep_id"],
-        artifact_root=artifact_root(uri, spool.path.parent),
-    )
-    return Sender(spool, store, uri=uri)
+    return Sender(spool, store_of(spool.header, uri=uri, folder=spool.path.parent), uri=uri)
 
 
 def _texts(values: Mapping[str, object]) -> dict[str, str]:

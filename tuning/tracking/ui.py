@@ -80,7 +80,7 @@ def show_ui(
     """
     server = page_of(uri) if is_server(uri) else f"http://{_as_seen_from_here(host)}:{port}"
     if not is_server(uri):
-        _check_file(uri)
+        check_store_file(uri)
         _check_free(host, port)
     client = reach(uri)
     found = sweep_page(client, server, spool, objective, parameters) if spool and objective else None
@@ -145,7 +145,7 @@ def serve_ui(uri: str, *, host: str = "127.0.0.1", port: int = 5000, ready: Call
     """
     if is_server(uri):
         raise InputError("this store is a server", where=redact_uri(uri), fix="open it in a browser")
-    _check_file(uri)
+    check_store_file(uri)
     _check_free(host, port)
     server = subprocess.Popen(ui_command(host=host, port=port), env=ui_environment(uri))
     ended = False
@@ -168,7 +168,12 @@ def serve_ui(uri: str, *, host: str = "127.0.0.1", port: int = 5000, ready: Call
     return 0 if ended else code
 
 
-def _check_file(uri: str) -> None:
+def check_store_file(uri: str) -> None:
+    """Refuse a sqlite store that is not there: MLflow would make it.
+
+    Raises:
+        InputError: it is not.
+    """
     path = sqlite_path(uri)
     if path is not None and not path.is_file():
         raise InputError("no MLflow store here yet", where=path, fix="run a sweep first")

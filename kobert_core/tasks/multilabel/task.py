@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -68,6 +68,10 @@ class Multilabel(LabelledTexts):
             {"id": row_id, "labels": labels[row > 0.5].tolist()} | probability_columns(names, row)
             for row_id, row in zip(ids, probabilities(outputs["logits"]), strict=True)
         ]
+
+    @property
+    def answer_types(self) -> dict[str, Any]:
+        return {"labels": list[str]} | {f"probability_{name}": float for name in self._label_names}
 
     def select(
         self, answers: list[dict[str, object]], *, top_k: int | None = None, threshold: float | None = None

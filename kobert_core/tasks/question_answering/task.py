@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -169,6 +169,10 @@ class QuestionAnswering(Task[WindowExamples]):
             {"id": one, "prediction_text": text, "score": score, "start": start, "end": end}
             for one, text, score, (start, end) in zip(ids, given, scores, places, strict=True)
         ]
+
+    @property
+    def answer_types(self) -> dict[str, Any]:
+        return {"prediction_text": str, "score": float, "start": int, "end": int}
 
     def select(
         self, answers: list[dict[str, object]], *, top_k: int | None = None, threshold: float | None = None

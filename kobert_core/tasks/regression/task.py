@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -51,6 +51,10 @@ class Regression(LabelledTexts):
         """For each id its number."""
         numbers = outputs["logits"][:, 0].tolist()
         return [{"id": row_id, "score": round(number, 6)} for row_id, number in zip(ids, numbers, strict=True)]
+
+    @property
+    def answer_types(self) -> dict[str, Any]:
+        return {"score": float}
 
     def _outcomes(self, labels: np.ndarray, logits: np.ndarray) -> Iterator[Outcome]:
         """The score is the distance between the numbers, below 0."""

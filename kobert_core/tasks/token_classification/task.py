@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from typing_extensions import TypedDict
 
 from kobert_core.code_points import strings
 from kobert_core.config import TrainConfig
@@ -66,6 +67,16 @@ from kobert_core.tokenization import Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+
+class Entity(TypedDict):
+    """An entity that the model has found."""
+
+    start: int
+    end: int
+    label: str
+    text: str
+    score: float
 
 
 class TokenClassification(Task[TokenExamples]):
@@ -173,6 +184,10 @@ class TokenClassification(Task[TokenExamples]):
         tags, sure = predicted(examples, outputs, tagged)
         entities = self._entities(examples, tagged, tags, sure)
         return [{"id": one, "entities": some} for one, some in zip(ids, entities, strict=True)]
+
+    @property
+    def answer_types(self) -> dict[str, Any]:
+        return {"entities": list[Entity]}
 
     def select(
         self, answers: list[dict[str, object]], *, top_k: int | None = None, threshold: float | None = None

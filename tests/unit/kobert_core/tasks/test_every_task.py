@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from kobert_core.config import Objective
 from kobert_core.data.batching import filled_shape
@@ -27,11 +28,10 @@ from kobert_core.tasks.text_classification.config import NSMC
 from kobert_core.tasks.text_classification.task import Nsmc
 from kobert_core.tasks.token_classification import decoding as token_decoding
 from kobert_core.training import train
-from tests.fixtures import entities, questions
-from tests.fixtures.tiny import SIZES, tiny_config
+from tests.fixtures.tasks import CONFIGS
+from tests.fixtures.tiny import tiny_config
 
 MINIMUM = "eval/least"
-REVIEWS = ["정말 좋았다", "별로였다", "다시 보고 싶다", "지루했다", "최고의 영화였던 것 같다", "시간이 아깝다"]
 
 
 class LeastCertain(Nsmc):
@@ -53,49 +53,7 @@ def least_certain(folder: Path) -> dict[str, Any]:
     return tiny_config().model_dump(mode="json") | {"task": LeastCertain.spec.name}
 
 
-def nsmc(folder: Path) -> dict[str, Any]:
-    return tiny_config().model_dump(mode="json")
-
-
-def table(folder: Path, task: str, header: str, rows: list[str], **model: object) -> dict[str, Any]:
-    file = folder / "data.tsv"
-    file.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
-    sections = {name: tiny_config().model_dump(mode="json")[name] for name in ("optim", "train")}
-    return sections | {
-        "task": task,
-        "data": {"train": str(file), "max_length": 16, "dev_fraction": 0.25},
-        "model": {"init": "random", "config": SIZES, "tokenizer_vocab_size": 100} | model,
-    }
-
-
-def pairs(folder: Path) -> dict[str, Any]:
-    rows = [f"{REVIEWS[n % 6]}\t{REVIEWS[n % 5]} {n}\t{n % 3}" for n in range(60)]
-    values = table(folder, "classification", "text\tother\tlabel", rows, class_weights="balanced")
-    return values | {"data": values["data"] | {"pair_column": "other", "labels": ["0", "1", "2"]}}
-
-
-def multilabel(folder: Path) -> dict[str, Any]:
-    sets = ["", "욕설", "욕설,차별", "차별", "광고, 욕설"]
-    rows = [f"{REVIEWS[n % 6]} {n}\t{sets[n % 5]}" for n in range(60)]
-    values = table(folder, "multilabel", "text\tlabels", rows, class_weights="balanced")
-    return values | {"data": values["data"] | {"labels": ["욕설", "차별", "광고"]}}
-
-
-def regression(folder: Path) -> dict[str, Any]:
-    rows = [f"{REVIEWS[n % 6]} {n}\t{n % 11 / 2}" for n in range(60)]
-    return table(folder, "regression", "text\tlabel", rows)
-
-
-def korquad(folder: Path) -> dict[str, Any]:
-    file = questions.write(folder / "train.json", questions.articles(0, 12, every=5))
-    return questions.config_of(file).model_dump(mode="json")
-
-
-def tokens(folder: Path) -> dict[str, Any]:
-    return entities.config_of(entities.write(folder / "train.tsv", range(80))).model_dump(mode="json")
-
-
-@pytest.fixture(params=[nsmc, pairs, multilabel, regression, tokens, korquad, least_certain])
+@pytest.fixture(params=[*CONFIGS, least_certain])
 def task(request: pytest.FixtureRequest, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Task[Any]:
     monkeypatch.setitem(SPECS, LeastCertain.spec.name, LeastCertain.spec)
     monkeypatch.setattr("kobert_core.tasks.import_module", importing_this_file_too())
@@ -296,6 +254,12 @@ def test_rows_in_memory_get_the_answers_of_the_file(task: Task[Any]) -> None:
     texts = {record["id"]: {name: record[name] for name in predictor.columns} for record in review}
     rows = [texts[one] | {"another column": 1} for one in inputs.ids]
     assert [{"id": one} | answer for one, answer in zip(inputs.ids, predictor.predict(rows), strict=True)] == wanted
+    types = {"id": str} | task.answer_types
+    for answer in wanted:
+        assert list(answer) == list(types)
+        assert all(
+            TypeAdapter(types[name]).validate_python(value, strict=True) == value for name, value in answer.items()
+        )
     for row, answer in zip(rows, wanted, strict=True):
         found_in: Any = answer.get("entities", [answer] if "start" in answer else [])
         for found in found_in:

@@ -9,6 +9,7 @@ from pathlib import Path
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.fixtures.tasks import model_without_weights
 from tests.fixtures.tracking import client_of, history, open_tracker, runs_of, spool_of
 from tuning.sweep.recording import flatten
 from tuning.tracking import dead_letters_path
@@ -49,9 +50,7 @@ def test_nothing_is_refused_for_its_name_or_its_length(output: Path) -> None:
     tracker.log_dataset(name="긍" * 600, path="a\tb.tsv", sha256="ab" * 32, examples=1, context="training")
     tracker.start_trial("0", params=params, tags=params)
     tracker.log_metrics("0", {name: float(number) for number, name in enumerate(ODD)}, step=1)
-    model = output / "model"
-    model.mkdir()
-    (model / "config.json").write_text("{}")
+    model = model_without_weights(output / "model")
     tracker.log_winner(model, name='v1.2 "100%"', trial="0", params=params, metrics={"a\tb": 1.0}, tags=params)
     tracker.end_trial("0", status="FINISHED", tags={"reason": "x" * 9000})
     assert tracker.close(120) == 0
