@@ -133,7 +133,7 @@ async def ask(side: Side, streams: tuple[asyncio.StreamReader, asyncio.StreamWri
     head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     body = await reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
     if " 200 " not in head.split("\r\n")[0]:
-        raise RuntimeError(f"{head}{body.decode()}")
+        raise SystemExit(f"an error of {side.command}:\n{head}{body.decode()}")
     return json.loads(body)
 
 

@@ -7,6 +7,7 @@ a time.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -24,13 +25,13 @@ def make_app(folder: str, *, async_def: bool) -> FastAPI:
     if async_def:
 
         @app.post("/predict")
-        async def predict_in_loop(row: Row) -> list[dict[str, object]]:
+        async def predict_in_loop(row: Row) -> Any:
             return classify(row.text)
 
     else:
 
         @app.post("/predict")
-        def predict(row: Row) -> list[dict[str, object]]:
+        def predict(row: Row) -> Any:
             return classify(row.text)
 
     return app

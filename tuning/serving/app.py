@@ -17,7 +17,7 @@ from tuning.serving.batcher import OverloadedError
 from tuning.serving.guard import Guard, OnRequest
 from tuning.serving.model import Answer, Model, Row
 from tuning.serving.schema import InvalidRequest, RefusedRequest, Schema, schema_of
-from tuning.serving.settings import BODY_SECONDS, ServerSettings
+from tuning.serving.settings import ServerSettings
 
 Answering = Callable[[Sequence[Row]], Awaitable[list[Answer]]]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -56,7 +56,9 @@ def make_app(
     app = FastAPI(
         title=title, version=version("kobert-tuning"), lifespan=lifespan, redoc_url=None, redirect_slashes=False
     )
-    app.add_middleware(Guard, max_body=settings.max_body, body_seconds=BODY_SECONDS, paths=PATHS, on_request=on_request)
+    app.add_middleware(
+        Guard, max_body=settings.max_body, body_seconds=settings.body_seconds, paths=PATHS, on_request=on_request
+    )
     app.add_exception_handler(RequestValidationError, _refuse)
     schema = schema_of(model, max_rows=settings.max_rows, max_characters=settings.max_characters)
     _add_predictions(app, model, answer, schema)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from tuning.serving.model import Answer, Row
 
@@ -91,11 +92,11 @@ class Batcher:
             OverloadedError: too many rows wait already.
         """
         parts = self._put(rows)
-        try:
-            return [answer for part in parts for answer in await part.answers]
-        finally:
-            for part in parts:
-                part.answers.cancel()  # does nothing to those that are there
+        results = await asyncio.gather(*(part.answers for part in parts), return_exceptions=True)
+        for result in results:  # of a failure that nobody looks at, asyncio would log what it says
+            if isinstance(result, BaseException):
+                raise result
+        return [answer for result in results for answer in cast(list[Answer], result)]
 
     def close(self) -> None:
         """Answer what waits, and end the thread."""
@@ -119,9 +120,10 @@ class Batcher:
 
     def _work(self) -> None:
         while parts := self._take():
-            began = time.perf_counter()
-            self._answer([part for part in parts if not part.answers.cancelled()])
-            self._record(sum(len(part.rows) for part in parts), time.perf_counter() - began)
+            if asked := [part for part in parts if not part.answers.cancelled()]:
+                began = time.perf_counter()
+                self._answer(asked)
+                self._record(sum(len(part.rows) for part in asked), time.perf_counter() - began)
 
     def _take(self) -> list[Part]:
         """The parts of the next batch; none when the batcher is closed and nothing waits."""
@@ -150,8 +152,6 @@ class Batcher:
 
     def _answer(self, parts: Sequence[Part]) -> None:
         """Answer parts together; where that fails, each alone, so that no request spoils another."""
-        if not parts:
-            return
         try:
             answers = self._predict([row for part in parts for row in part.rows])
         except Exception as error:  # the model's, or of a device without memory
@@ -161,16 +161,8 @@ class Batcher:
             else:
                 _settle(parts, [error])
             return
-        ends = list(_ends(parts))
-        _settle(parts, [answers[end - len(part.rows) : end] for part, end in zip(parts, ends, strict=True)])
-
-
-def _ends(parts: Sequence[Part]) -> list[int]:
-    total, ends = 0, []
-    for part in parts:
-        total += len(part.rows)
-        ends.append(total)
-    return ends
+        given = iter(answers)
+        _settle(parts, [list(itertools.islice(given, len(part.rows))) for part in parts])
 
 
 def _settle(parts: Sequence[Part], results: Sequence[list[Answer] | Exception]) -> None:

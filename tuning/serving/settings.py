@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from kobert_core.errors import InputError
 
-BODY_SECONDS = 30
-"""How long a client may take to send a request."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
@@ -16,6 +13,8 @@ class ServerSettings:
 
     max_body: int = 2**20
     """Bytes of the body of a request."""
+    body_seconds: float = 30.0
+    """How long it may take to come."""
     max_rows: int = 256
     """Rows of a request."""
     max_characters: int = 10_000

@@ -14,14 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, RemoteDisconnected
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 from jsonschema import Draft202012Validator
+from typer.testing import CliRunner
 
 from kobert_core.inference import Predictor
-from tests.fixtures.commands import environment, tune_here
+from tests.fixtures.commands import ROOT, environment, tune_here
 from tests.fixtures.serving import TASKS, Served, make_model, served
+from tuning.cli.app import app
 from tuning.serving.schema import EXAMPLES
 from tuning.serving.server import local_app
 from tuning.serving.settings import ServerSettings
@@ -82,6 +86,34 @@ def test_entities_are_described_also_where_the_example_has_none(tmp_path: Path) 
     assert list(schemas["Entity"]["properties"]) == ["start", "end", "label", "text", "score"]
 
 
+def shape(value: Any) -> Any:
+    """The names and kinds in a JSON value."""
+    if isinstance(value, dict):
+        return {name: shape(each) for name, each in value.items()}
+    return [shape(each) for each in value] if isinstance(value, list) else type(value)
+
+
+def test_what_its_page_shows_is_what_happens(server: Served) -> None:
+    page = (
+        (ROOT / "docs" / "serving.md")
+        .read_text(encoding="utf-8")
+        .replace("127.0.0.1:8000", urlsplit(server.url).netloc)
+    )
+    blocks = re.findall(r"^```(sh|json)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    said = ""
+    for language, text in blocks:
+        if language == "json":
+            assert shape(json.loads(said)) == shape(json.loads(text))
+            continue
+        done = subprocess.run(["bash", "-e", "-c", text], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        said = done.stdout
+    assert [language for language, _ in blocks].count("json") == 3 and "kobert_batch_rows" in said
+    commands = re.findall(r"--[a-z-]+", page)
+    shown = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"}).stdout
+    assert {name for name in commands if name not in ("--json",)} <= set(re.findall(r"--[a-z-]+", shown))
+
+
 def detail(reply: Any) -> Any:
     return reply.json["detail"]
 
@@ -135,6 +167,20 @@ def test_a_body_without_an_announced_length_is_refused_where_it_becomes_too_larg
         for _ in range(17):
             raw.sendall(b"10000\r\n" + b"a" * 0x10000 + b"\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_body_that_does_not_come_is_waited_for_no_longer_than_it_may_take(model: Path) -> None:
+    app = local_app(Predictor.load(model, device="cpu"), ServerSettings(body_seconds=0.3), name="m")
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    with ThreadPoolExecutor(1) as thread, socket.create_connection(listener.getsockname(), timeout=30) as raw:
+        running = thread.submit(server.run, [listener])
+        raw.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        )
+        assert raw.recv(100).startswith(b"HTTP/1.1 408 ")
+        server.should_exit = True
+        running.result(30)
 
 
 def test_other_addresses_and_methods_are_answered_in_the_same_words(server: Served) -> None:
