@@ -40,6 +40,7 @@ from kobert_core.tokenization import KoBertTokenizer
 from tests.drills.conftest import Drill
 from tests.fixtures.checkpoints import save_checkpoint
 from tests.fixtures.commands import ROOT
+from tests.fixtures.damage import damaged
 from tests.fixtures.tiny import tiny_config
 from tuning.cli.app import main
 from tuning.cli.options import sweep_name
@@ -52,41 +53,6 @@ TEXTS = [f"{text} {number}" for number, text in enumerate(["좋다", "별로, �
 RECORDS = [{"id": str(number), "document": text, "label": str(number % 2)} for number, text in enumerate(TEXTS)]
 LABELS = {"0": "negative", "1": "positive"}
 COLUMNS = Columns(text="document")
-PARTS = [
-    *(b"\0", b'"', b"'", b"\t", b"\n", b"\r", b",", b":", b"-", b"#", b"|", b"{", b"}", b"[", b"]", b"\xff", b"0"),
-    *(b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\\u0000", b"\\ud800", "\u2028".encode(), "\x85".encode(), b"../", b"/abs"),
-    *(b"9" * 400, b"NaN", b"-Infinity", b".inf", b"1e999", b"1e308", b"1e-400", b"9223372036854775808", b"0x7f", b"-1"),
-    *(b"null", b"~", b"[" * 2000, b"{a: " * 2000, b"&a ", b"*a", b"<<: ", b"? ", b"%YAML 1.1\n---\n", b"!!binary "),
-    *(b"!!python/object/apply:os.system [ls]", b"&a [*a]", b"!!set ", b"[1, 2]", b"{value: 1}", b"2000000000", b"true"),
-]  # fmt: skip
-"""What parsers stumble over."""
-
-
-def damaged(content: bytes) -> st.SearchStrategy[bytes]:
-    """Content with a few flipped bits, cuts, repetitions and insertions."""
-    place = st.integers(0, len(content) - 1)
-    length = st.sampled_from([1, 1, 2, 5, 20, 200])
-
-    def apply(changes: list[tuple[str, int, int, bytes, int]]) -> bytes:
-        found = bytearray(content)
-        for kind, at, size, part, bit in changes:
-            if kind == "flip" and at < len(found):
-                found[at] ^= 1 << bit
-            elif kind == "cut":
-                del found[at : at + size]
-            elif kind == "repeat":
-                found[at:at] = found[at : at + size]
-            elif kind == "insert":
-                found[at:at] = part
-            elif kind == "replace":
-                found[at : at + size] = part
-            elif kind == "end" and at > len(found) // 2:
-                del found[at:]
-        return bytes(found)
-
-    kinds = st.sampled_from(["flip", "flip", "cut", "repeat", "insert", "replace", "end"])
-    change = st.tuples(kinds, place, length, st.sampled_from(PARTS), st.integers(0, 7))
-    return st.lists(change, min_size=1, max_size=6).map(apply)
 
 
 @contextmanager

@@ -50,6 +50,7 @@ from tuning.cli.options import (
     sweep_name,
     with_trials,
 )
+from tuning.cli.serve import commands as serve_commands
 from tuning.cli.sweeps import commands as sweep_commands
 from tuning.cli.terminal import PrintableFormatter, echo, span
 from tuning.cli.tracking import commands as tracking_commands
@@ -79,6 +80,7 @@ app.add_typer(cluster_commands)
 app.add_typer(tracking_commands)
 app.add_typer(model_commands)
 app.add_typer(onnx_commands)
+app.add_typer(serve_commands)
 
 
 def main() -> None:

@@ -1,0 +1,137 @@
+"""The batcher: what goes together, who waits, and what happens when the model fails."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import pytest
+
+from tuning.serving.batcher import Batcher, OverloadedError
+from tuning.serving.model import Answer, Row
+
+
+def rows_of(name: str, count: int) -> list[Row]:
+    return [{"text": f"{name}-{number}"} for number in range(count)]
+
+
+class Echo:
+    """Answers with the text, when it is let."""
+
+    def __init__(self, *, seconds: float = 0.0) -> None:
+        self.batches: list[int] = []
+        self.go = threading.Event()
+        self.go.set()
+        self._seconds = seconds
+
+    def __call__(self, rows: Sequence[Row]) -> list[Answer]:
+        assert self.go.wait(10)
+        time.sleep(self._seconds)
+        self.batches.append(len(rows))
+        if any(row["text"] == "bad-0" for row in rows):
+            raise ValueError("a text")
+        return [{"said": row["text"]} for row in rows]
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 30))
+
+
+def batcher(model: Echo, **options: Any) -> Batcher:
+    return Batcher(model, **{"rows": 8, "wait": 0.05, "room": 100} | options)
+
+
+def test_each_request_gets_its_own_answers_whatever_goes_together() -> None:
+    model = Echo()
+    gathers = batcher(model)
+
+    async def test() -> None:
+        sizes = [1, 3, 8, 20, 2, 1, 9]
+        model.go.clear()
+        asked = [asyncio.create_task(gathers.answer(rows_of(str(size), size))) for size in sizes]
+        await asyncio.sleep(0.05)
+        model.go.set()
+        for size, answers in zip(sizes, await asyncio.gather(*asked), strict=True):
+            assert [one["said"] for one in answers] == [row["text"] for row in rows_of(str(size), size)]
+
+    run(test)
+    gathers.close()
+    assert sum(model.batches) == 44 and max(model.batches) == 8 and len(model.batches) <= 10
+    assert not gathers.is_alive and gathers.waiting == 0
+
+
+def test_a_lone_client_never_waits_for_others() -> None:
+    gathers = batcher(Echo(), wait=5.0)
+
+    async def test() -> None:
+        began = time.monotonic()
+        for number in range(20):
+            await gathers.answer(rows_of(str(number), 1))
+        assert time.monotonic() - began < 2
+
+    run(test)
+    gathers.close()
+
+
+def test_clients_that_come_again_and_again_fill_batches() -> None:
+    model = Echo(seconds=0.005)
+    gathers = batcher(model, wait=0.5)
+
+    async def client(name: str) -> None:
+        for _ in range(20):
+            await gathers.answer(rows_of(name, 1))
+
+    async def test() -> None:
+        await asyncio.gather(*(client(str(number)) for number in range(6)))
+
+    run(test)
+    gathers.close()
+    assert sum(model.batches) == 120 and sorted(model.batches)[len(model.batches) // 2] == 6
+
+
+def test_what_fails_spoils_no_other_request() -> None:
+    model = Echo()
+    gathers = batcher(model)
+
+    async def test() -> None:
+        model.go.clear()
+        first = asyncio.create_task(gathers.answer(rows_of("first", 1)))
+        await asyncio.sleep(0.05)
+        good, bad, more = (asyncio.create_task(gathers.answer(rows_of(name, 2))) for name in ("good", "bad", "more"))
+        await asyncio.sleep(0.05)
+        model.go.set()
+        assert len(await first) == 1 and len(await good) == len(await more) == 2
+        with pytest.raises(ValueError):
+            await bad
+
+    run(test)
+    gathers.close()
+    assert model.batches[:2] == [1, 6]
+
+
+def test_there_is_room_for_so_many_rows_and_for_those_of_clients_that_went_none_is_computed() -> None:
+    model = Echo()
+    gathers = batcher(model, room=10)
+
+    async def test() -> None:
+        model.go.clear()
+        first = asyncio.create_task(gathers.answer(rows_of("first", 1)))
+        await asyncio.sleep(0.05)
+        gone = asyncio.create_task(gathers.answer(rows_of("gone", 10)))
+        await asyncio.sleep(0.05)
+        assert gathers.is_full and gathers.waiting == 10
+        with pytest.raises(OverloadedError) as refused:
+            await gathers.answer(rows_of("more", 1))
+        assert refused.value.retry_after >= 1
+        gone.cancel()
+        await asyncio.sleep(0.05)
+        model.go.set()
+        await first
+        assert len(await gathers.answer(rows_of("again", 1))) == 1
+
+    run(test)
+    gathers.close()
+    assert sum(model.batches) == 2

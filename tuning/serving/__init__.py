@@ -1,0 +1,1 @@
+"""A model that answers over HTTP: FastAPI, uvicorn and Ray Serve, which nothing else imports."""
