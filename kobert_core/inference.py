@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -45,6 +45,16 @@ class Predictor:
     def columns(self) -> tuple[str, ...]:
         """What a row must have: `text`; `text` and `pair`; or `context` and `question`."""
         return self.task.input_columns
+
+    @property
+    def example(self) -> dict[str, str]:
+        """A row, to show what one is."""
+        return self.task.input_example
+
+    @property
+    def answer_types(self) -> dict[str, Any]:
+        """What an answer has, in order: as `Task.answer_types` says it."""
+        return self.task.answer_types
 
     def problem(self, row: Mapping[str, object]) -> str | None:
         """Why a row cannot be answered, such as `empty text`; None if it can."""

@@ -11,13 +11,13 @@ import psutil
 import pytest
 
 from kobert_core.inference import Predictor
+from kobert_core.tasks.base import EXAMPLE_TEXTS
 from tests.fixtures.nodes import ray_nodes
 from tests.fixtures.serving import Served, make_model, served
-from tuning.serving.schema import EXAMPLES
 
 pytestmark = pytest.mark.slow
-ROWS = [{"text": f"{EXAMPLES['text']} {number}"} for number in range(40)]
-LONG_REQUEST = {"rows": [{"text": f"{EXAMPLES['text']} " * 30}] * 256}
+ROWS = [{"text": f"{EXAMPLE_TEXTS['text']} {number}"} for number in range(40)]
+LONG_REQUEST = {"rows": [{"text": f"{EXAMPLE_TEXTS['text']} " * 30}] * 256}
 
 
 def check_answers(server: Served, model: Path, path: str = "") -> None:

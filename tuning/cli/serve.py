@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tuning.cli.options import ModelDir
+from kobert_core.onnx.files import backend_of
+from tuning.cli.options import ModelDir, RunBy
 from tuning.cli.terminal import echo
 
 commands = typer.Typer()
@@ -18,6 +19,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: a GPU if there is one.")] = None,
+    backend: RunBy = "torch",
     max_body: Annotated[int, typer.Option(min=1, metavar="BYTES", help="Largest body of a request.")] = 2**20,
     max_rows: Annotated[int, typer.Option(min=1, metavar="N", help="Most rows of a request.")] = 256,
     max_characters: Annotated[int, typer.Option(min=1, metavar="N", help="Longest text.")] = 10_000,
@@ -44,6 +46,7 @@ def serve(
     from tuning.serving.model import needs_extra
     from tuning.serving.settings import ServerSettings
 
+    run_by = backend_of(backend)
     settings = ServerSettings(
         max_body=max_body,
         max_rows=max_rows,
@@ -60,10 +63,18 @@ def serve(
             from tuning.serving.ray_app import serve_on_ray
 
         serve_on_ray(
-            model_dir, settings, host=host, port=port, device=device, replicas=replicas, address=address, say=echo
+            model_dir,
+            settings,
+            host=host,
+            port=port,
+            device=device,
+            backend=run_by,
+            replicas=replicas,
+            address=address,
+            say=echo,
         )
         return
     with needs_extra():
         from tuning.serving.server import serve as serve_here
 
-    serve_here(model_dir, settings, host=host, port=port, device=device, say=echo)
+    serve_here(model_dir, settings, host=host, port=port, device=device, backend=run_by, say=echo)

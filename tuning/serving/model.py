@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from kobert_core.errors import InputError
+from kobert_core.onnx.files import Backend
 
 Row = Mapping[str, object]
 Answer = dict[str, object]
@@ -23,6 +24,16 @@ class Model(Protocol):
         """What a row must have."""
         ...
 
+    @property
+    def example(self) -> dict[str, str]:
+        """A row, to show what one is."""
+        ...
+
+    @property
+    def answer_types(self) -> dict[str, Any]:
+        """What an answer has, in order."""
+        ...
+
     def problem(self, row: Row) -> str | None:
         """Why a row cannot be used, in words without its text; None where it can."""
         ...
@@ -32,15 +43,15 @@ class Model(Protocol):
         ...
 
 
-def load_model(folder: Path, *, device: str | None = None) -> Model:
-    """The model of an exported folder.
+def load_model(folder: Path, *, device: str | None = None, backend: Backend = "torch") -> Model:
+    """The model of an exported folder; onnxruntime runs on the CPU.
 
     Raises:
         InputError: the folder is not one that was exported, or the device is not there.
     """
     from kobert_core.inference import Predictor
 
-    return Predictor.load(folder, device=device)
+    return Predictor.load(folder, device=device, backend=backend)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 
+from kobert_core.onnx.files import Backend
 from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import ray_cluster
 from tuning.serving.app import add_health, make_app
@@ -38,6 +39,7 @@ def serve_on_ray(
     host: str,
     port: int,
     device: str | None,
+    backend: Backend,
     replicas: int,
     address: str | None,
     say: Callable[[str], object],
@@ -51,6 +53,7 @@ def serve_on_ray(
         settings: Limits and batches.
         host, port: Where to listen; port 0 takes a free one.
         device: As PyTorch names it; by default a GPU if there is one.
+        backend: What runs the model.
         replicas: Copies of the model.
         address: Of a Ray cluster; None starts one here.
         say: Gets the address when the server answers.
@@ -60,7 +63,9 @@ def serve_on_ray(
     """
     log.setLevel(logging.WARNING)
     folder = folder.resolve()
-    load_model(folder, device="cpu")  # what is wrong with it is told here, not by replicas that try again
+    load_model(
+        folder, device="cpu", backend=backend
+    )  # what is wrong with it is told here, not by replicas that try again
     with listening(host, port) as listener:
         port = listener.getsockname()[1]
     with ray_cluster(address) as nodes, _asked_to_end() as ending:
@@ -71,7 +76,7 @@ def serve_on_ray(
             max_ongoing_requests=2 * max(settings.batch_rows, 8),
             max_queued_requests=settings.max_waiting,
             ray_actor_options=_resources(nodes, replicas, address, device),
-        )(_ingress(folder, settings, device))
+        )(_ingress(folder, settings, device, backend))
         if not runs_already:
             serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
         try:
@@ -86,11 +91,11 @@ def serve_on_ray(
                 serve.shutdown()
 
 
-def _ingress(folder: Path, settings: ServerSettings, device: str | None) -> Callable[..., Any]:
+def _ingress(folder: Path, settings: ServerSettings, device: str | None, backend: Backend) -> Callable[..., Any]:
     """The class of a replica, which makes the app when it begins: what rows are is known by the model."""
 
     def build() -> FastAPI:
-        model = load_model(folder, device=device)
+        model = load_model(folder, device=device, backend=backend)
         thread = ThreadPoolExecutor(1, "model")
 
         @serve.batch(max_batch_size=settings.batch_rows, batch_wait_timeout_s=settings.batch_wait_ms / 1000)

@@ -9,23 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from tuning.serving.model import Model
 
-EXAMPLES = {
-    "text": "정말 재미있게 봤어요",
-    "pair": "지루할 틈이 없었다",
-    "context": "민수는 어제 부산에서 사과 세 개를 샀다.",
-    "question": "민수는 어디에서 사과를 샀는가?",
-}
-
-
-class Entity(BaseModel):
-    """A part of the text."""
-
-    start: int = Field(description="Where it begins, in characters.")
-    end: int = Field(description="Where it ends: the first character behind it.")
-    label: str
-    text: str = Field(description="What stands there.")
-    score: float = Field(description="The mean probability of its tags.")
-
 
 class ErrorDetail(BaseModel):
     """What is wrong with a request."""
@@ -47,10 +30,6 @@ class RefusedRequest(BaseModel):
     detail: str
 
 
-LISTS: dict[str, Any] = {"entities": list[Entity], "labels": list[str]}
-"""Types of what may be empty in an answer: one answer alone does not tell them."""
-
-
 class Schema(NamedTuple):
     """The types of one model."""
 
@@ -60,18 +39,13 @@ class Schema(NamedTuple):
     answers: type[BaseModel]
 
 
-def example_row(model: Model) -> dict[str, str]:
-    """A row of the kind that the model takes."""
-    return {column: EXAMPLES.get(column, "안녕하세요") for column in model.columns}
-
-
 def schema_of(model: Model, *, max_rows: int, max_characters: int) -> Schema:
     """The types of requests and answers; an example of both is what the model answers now."""
-    row = example_row(model)
+    row = model.example
     (answer,) = model.predict([row])
     text = Annotated[str, Field(min_length=1, max_length=max_characters)]
     row_type = _model("Row", {column: text for column in model.columns}, row)
-    answer_type = _model("Answer", {name: LISTS.get(name, type(value)) for name, value in answer.items()}, answer)
+    answer_type = _model("Answer", model.answer_types, answer)
     some = Annotated[list[row_type], Field(min_length=1, max_length=max_rows)]  # type: ignore[valid-type]
     return Schema(
         row=row_type,

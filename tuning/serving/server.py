@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from kobert_core.errors import InputError
+from kobert_core.onnx.files import Backend
 from tuning.serving.app import add_health, add_metrics, make_app
 from tuning.serving.batcher import Batcher
 from tuning.serving.metrics import Metrics
@@ -26,7 +27,14 @@ into one that is just closed."""
 
 
 def serve(
-    folder: Path, settings: ServerSettings, *, host: str, port: int, device: str | None, say: Callable[[str], object]
+    folder: Path,
+    settings: ServerSettings,
+    *,
+    host: str,
+    port: int,
+    device: str | None,
+    backend: Backend,
+    say: Callable[[str], object],
 ) -> None:
     """Serve a model until SIGTERM or SIGINT; requests in flight are answered.
 
@@ -35,13 +43,14 @@ def serve(
         settings: Limits and batches.
         host, port: Where to listen; port 0 takes a free one.
         device: As PyTorch names it; by default a GPU if there is one.
+        backend: What runs the model.
         say: Gets the address when the server answers.
 
     Raises:
         InputError: the model cannot be loaded, or nothing can listen there.
     """
     with listening(host, port) as listener:
-        model = load_model(folder, device=device)
+        model = load_model(folder, device=device, backend=backend)
         app = local_app(model, settings, name=folder.resolve().name)
         address = url(host, listener.getsockname()[1])
         config = uvicorn.Config(

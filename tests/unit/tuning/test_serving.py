@@ -23,14 +23,14 @@ from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 from kobert_core.inference import Predictor
+from kobert_core.tasks.base import EXAMPLE_TEXTS
 from tests.fixtures.commands import ROOT, environment, tune_here
 from tests.fixtures.serving import TASKS, Served, make_model, served
 from tuning.cli.app import app
-from tuning.serving.schema import EXAMPLES
 from tuning.serving.server import local_app
 from tuning.serving.settings import ServerSettings
 
-ROW = {"text": EXAMPLES["text"]}
+ROW = {"text": EXAMPLE_TEXTS["text"]}
 SECRET = "비밀번호는 7319"
 
 
@@ -47,7 +47,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 
 def test_a_row_is_answered_as_by_predict_alone_and_among_others(server: Served, model: Path) -> None:
-    rows = [{"text": f"{EXAMPLES['text']} {number} " * (1 + number % 7)} for number in range(100)]
+    rows = [{"text": f"{EXAMPLE_TEXTS['text']} {number} " * (1 + number % 7)} for number in range(100)]
     expected = Predictor.load(model).predict(rows)
     answers = server.predict("/predict/batch", {"rows": rows})["answers"]
     with ThreadPoolExecutor(20) as clients:
@@ -74,7 +74,7 @@ def test_the_page_describes_what_the_model_takes_and_gives(kind: str, tmp_path: 
             assert answer == schemas[answered]["examples"][0]
             Draft202012Validator({"$ref": f"#/components/schemas/{answered}"} | page).validate(answer)
             assert set(page["paths"][path]["post"]["responses"]) >= {"200", "400", "413", "422", "503"}
-        texts = [{name: f"{EXAMPLES[name]} {number}" for name in model.columns} for number in range(5)]
+        texts = [{name: f"{EXAMPLE_TEXTS[name]} {number}" for name in model.columns} for number in range(5)]
         assert client.post("/predict/batch", json={"rows": texts}).json() == {"answers": model.predict(texts)}
 
 
@@ -109,9 +109,9 @@ def test_what_its_page_shows_is_what_happens(server: Served) -> None:
         assert done.returncode == 0, done.stderr
         said = done.stdout
     assert [language for language, _ in blocks].count("json") == 3 and "kobert_batch_rows" in said
-    commands = re.findall(r"--[a-z-]+", page)
+    commands = re.findall(r"--[a-z][a-z-]*", page)
     shown = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"}).stdout
-    assert {name for name in commands if name not in ("--json",)} <= set(re.findall(r"--[a-z-]+", shown))
+    assert {name for name in commands if name not in ("--json",)} <= set(re.findall(r"--[a-z][a-z-]*", shown))
 
 
 def detail(reply: Any) -> Any:
@@ -213,7 +213,7 @@ def rows_waiting(server: Served) -> float:
     return float(found)
 
 
-LONG_REQUEST = {"rows": [{"text": f"{EXAMPLES['text']} " * 30}] * 256}
+LONG_REQUEST = {"rows": [{"text": f"{EXAMPLE_TEXTS['text']} " * 30}] * 256}
 """One that takes the model long, with one row a batch."""
 
 
