@@ -122,8 +122,10 @@ class Batcher:
         while parts := self._take():
             if asked := [part for part in parts if not part.answers.cancelled()]:
                 began = time.perf_counter()
-                self._answer(asked)
+                results = self._results(asked)
+                # Before the clients hear of it: those that ask again at once are expected, not more than there are.
                 self._record(sum(len(part.rows) for part in asked), time.perf_counter() - began)
+                _settle(asked, results)
 
     def _take(self) -> list[Part]:
         """The parts of the next batch; none when the batcher is closed and nothing waits."""
@@ -150,19 +152,13 @@ class Batcher:
             newest = rows / max(seconds, 1e-6)
             self._rows_a_second += (newest - self._rows_a_second) * (SMOOTHING if self._rows_a_second else 1.0)
 
-    def _answer(self, parts: Sequence[Part]) -> None:
-        """Answer parts together; where that fails, each alone, so that no request spoils another."""
+    def _results(self, parts: Sequence[Part]) -> list[list[Answer] | Exception]:
+        """Answers of parts together; where that fails, of each alone, so that no request spoils another."""
         try:
-            answers = self._predict([row for part in parts for row in part.rows])
+            answers = iter(self._predict([row for part in parts for row in part.rows]))
         except Exception as error:  # the model's, or of a device without memory
-            if len(parts) > 1:
-                for part in parts:
-                    self._answer([part])
-            else:
-                _settle(parts, [error])
-            return
-        given = iter(answers)
-        _settle(parts, [list(itertools.islice(given, len(part.rows))) for part in parts])
+            return [error] if len(parts) == 1 else [result for part in parts for result in self._results([part])]
+        return [list(itertools.islice(answers, len(part.rows))) for part in parts]
 
 
 def _settle(parts: Sequence[Part], results: Sequence[list[Answer] | Exception]) -> None:
