@@ -37,8 +37,8 @@ CASES = {
     ),
     "evaluate": (["evaluate", "MODEL", TEST_FILE], {"accuracy", "loss", "examples", "set_aside", "earlier_readings"}),
 }
-ELSEWHERE = {"status", "promote"}
-"""They need a cluster and a registered model: see `test_cluster_commands.py` and `test_sweep.py`."""
+ELSEWHERE = {"status", "promote", "onnx"}
+"""They need a cluster, a registered model and time: see `test_cluster_commands.py`, `test_sweep.py`, `test_onnx.py`."""
 
 
 @pytest.mark.parametrize("case", CASES)

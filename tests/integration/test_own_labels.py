@@ -23,8 +23,8 @@ def test_a_tab_or_line_end_in_the_name_of_a_class(shared: Path, tmp_path: Path) 
     case = shared / "cases" / "06-label-name-with-tab" / "study.yaml"
     test = shared / "cases" / "common" / "test.tsv"
     train_once(load_study(case), say=lambda text: None, cache=tmp_path / "cache", output=tmp_path / "model")
-    rows, bad = predict_file(tmp_path / "model", test, tmp_path / "p.tsv")
-    assert (rows, bad) == (40, [])
+    predicted = predict_file(tmp_path / "model", test, tmp_path / "p.tsv")
+    assert (predicted.rows, predicted.set_aside) == (40, 0)
     header, *lines = (tmp_path / "p.tsv").read_text("utf-8").splitlines()
     names = ["부정", "긍정 (좋음)"]
     assert [name for name in header.split("\t") if "probability" in name] == [f"probability_{name}" for name in names]
@@ -67,7 +67,7 @@ def test_labels_of_own_files(
     assert list(read_train_config(tmp_path / "model").data.labels.items()) == list(classes.items())  # type: ignore[attr-defined]
     found = evaluate_file(tmp_path / "model", test, say=pytest.fail)
     assert (found["examples"], found["set_aside"]) == (180, 0)
-    assert predict_file(tmp_path / "model", test, tmp_path / "p.jsonl")[0] == 180
+    assert predict_file(tmp_path / "model", test, tmp_path / "p.jsonl").rows == 180
     records = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text("utf-8").splitlines()]
     assert all(classes[record["label"]] == record["name"] for record in records)
 

@@ -67,7 +67,7 @@ class Predicted:
 
 def predict_file(
     model_dir: Path,
-    source: Source,
+    source: Source | Path,
     output: Path,
     *,
     asked: Asked = USUAL,
@@ -90,7 +90,7 @@ def predict_file(
     Raises:
         InputError: the model, the file or the output cannot be used.
     """
-    found = Predicted() if predicted is None else predicted
+    found, source = Predicted() if predicted is None else predicted, Source.of(source)
     if str(output) != STANDARD:
         format_of(output)
         check_output(output)
