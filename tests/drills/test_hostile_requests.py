@@ -21,7 +21,10 @@ SECRET = "비밀 7319"
 LARGEST = 2**20
 ROW = {"text": f"{SECRET} 정말 재미있게 봤어요"}
 VALID = {"/predict": ROW, "/predict/batch": {"rows": [ROW, {"text": f"별로였다 {SECRET}"}, ROW]}}
-EXPECTED = {200, 400, 404, 405, 413, 422}
+CLOSED = 0
+EXPECTED = {200, 400, 404, 405, 413, 422, CLOSED}
+IN_FLIGHT = 2**16
+"""Of a longer body a part may still be on its way when the server refuses it and closes the connection."""
 NO_HTTP = b"Invalid HTTP request received."
 """What uvicorn says where there is no request that it could hand on."""
 MIB = 2**20
@@ -47,7 +50,12 @@ paths = st.sampled_from(
     [*VALID, *VALID, *VALID, "/health", "/metrics", "/docs", "/predict/", "/..%2f", f"/{'x' * 999}"]
 )
 requests = st.tuples(
-    st.one_of(*damaged_requests, *damaged_requests, st.tuples(paths, bodies)),
+    st.one_of(
+        *damaged_requests,
+        *(st.just((path, json.dumps(body).encode())) for path, body in VALID.items()),
+        st.tuples(paths, bodies),
+        st.tuples(st.sampled_from([*VALID]), st.one_of(shaped, long_ones, many_rows)),
+    ),
     st.sampled_from([*["POST"] * 20, "GET", "PUT", "DELETE", "OPTIONS", "HEAD", "BREW"]),
     st.sampled_from([*["application/json"] * 12, None, "text/plain", "application/json; charset=utf-16", "a/b; =\xff"]),
     st.sampled_from([*[""] * 12, "?text=%EB%B9%84%EB%B0%807319", "?%00"]),
@@ -68,8 +76,8 @@ class Client:
             return answer.status, answer.read()
         except (ConnectionError, http.client.RemoteDisconnected):
             self.connection.close()
-            assert len(body) > LARGEST, "the server closed the connection without an answer"
-            return 413, b'{"detail": ""}'
+            assert len(body) > IN_FLIGHT, "the server closed the connection without an answer"
+            return CLOSED, b'{"detail": "an answer that came before the end of the body was not read"}'
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -104,5 +112,5 @@ def test_no_request_does_harm(drill: Drill, count: int, tmp_path: Path) -> None:
         "lines of the log had a text", sum("7319" in line or "비밀" in line for line in said.splitlines()), of=count
     )
     assert set(said.splitlines()[1:]) <= {f"WARNING:  {NO_HTTP.decode()}"}, said
-    assert seen[200] > count // 50 and seen[422] > count // 20 and {400, 404, 405, 413} < seen.keys(), seen
+    assert seen[200] > count // 20 and seen[422] > count // 20 and {400, 404, 405, 413} < seen.keys(), seen
     assert memory[-1] - memory[0] < GROWTH, [each // MIB for each in memory]
