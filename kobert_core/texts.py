@@ -51,3 +51,12 @@ def character_problem(value: str) -> str | None:
     except UnicodeEncodeError:  # from surrogateescape, or a lone surrogate spelt out in JSON
         return "broken UTF-8"
     return None
+
+
+def text_problem(text: object, role: str = "text") -> str | None:
+    """Why a cell cannot be used as a text, if so; `role` is what the text is called."""
+    if text is None:
+        return f"missing {role}"
+    if not isinstance(text, str):
+        return f"{role} is not a string but {type(text).__name__}"
+    return character_problem(text) if text.strip() else f"empty {role}"

@@ -5,16 +5,13 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from kobert_core.errors import InputError
-from kobert_core.io.atomic import atomic_write_json, permit
+from kobert_core.io.atomic import atomic_file, atomic_write_json
 
 Records = Sequence[Mapping[str, object]]
 
@@ -61,14 +58,14 @@ class PartFiles:
 
     def write(self, number: int, records: Records) -> None:
         """Write a part, whole or not at all."""
-        with _replacing(self._path(number)) as path:
+        with atomic_file(self._path(number)) as path:
             if records:
                 self._format.write(records, path)
 
     def join(self) -> None:
         """Write the file from all parts, whole or not at all, and remove them."""
         parts = [part for part in sorted(self._folder.glob("[0-9]*")) if part.stat().st_size]
-        with _replacing(self._output) as path:
+        with atomic_file(self._output) as path:
             self._format.join(parts, path)
         self.remove()
 
@@ -90,23 +87,6 @@ def format_of(output: Path) -> Format:
         fix = f"end its name in {', '.join(FORMATS)}"
         raise InputError(f"unknown format `{output.suffix}`", where=output, fix=fix)
     return FORMATS[output.suffix]
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """An empty file beside `path` that takes its place when the block ends well, and is removed otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        permit(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def as_tsv(records: Records) -> str:

@@ -22,7 +22,7 @@ from kobert_core.tasks.labelled_texts.cells import as_string, one_label
 from kobert_core.tasks.labelled_texts.columns import DEFAULT_ID, Columns
 from kobert_core.tasks.labelled_texts.labels import MAX_INFERRED, LabelCounts
 from kobert_core.tasks.labelled_texts.targets import Targets, as_array
-from kobert_core.texts import character_problem, composed, distinct
+from kobert_core.texts import character_problem, composed, distinct, text_problem
 
 NAMES_SHOWN = 20
 
@@ -33,7 +33,7 @@ class Picked(NamedTuple):
     texts: Sequence[object]
     labels: Sequence[object]
     id: str
-    others: dict[str, object]
+    others: dict[str, object] | None
     """The values of all other columns, where they are kept."""
 
 
@@ -125,7 +125,7 @@ def row_chunks(
         rows = _fill(path, some, columns, targets, line_of_id)
         usable += len(rows)
         bad.extend(rows.bad)
-        yield rows if keep_columns else replace(rows, kept=None)
+        yield rows
     fix = _advice(bad, columns) or (targets.advice(usable, len(bad)) if targets else None)
     check_usable(path, bad, unit="rows", usable=usable, unusable=len(bad), max_bad_fraction=max_bad_fraction, fix=fix)
 
@@ -158,7 +158,7 @@ def infer_labels(
     """
     path, found = Source.of(path), LabelCounts()
     for _, values in _picked(path, columns, dialect, labelled=True):
-        if isinstance(values, str) or any(map(_text_problem, values.texts)):
+        if isinstance(values, str) or any(map(text_problem, values.texts)):
             continue
         labels = list(labels_of(values.labels))
         if not any(map(character_problem, labels)):
@@ -187,7 +187,7 @@ def _picked(
     if columns.id is not None and (columns.id != DEFAULT_ID or columns.id in map(composed, names)):
         id_at = _position(names, columns.id, "id", path)
     read = {*text_at, *labels_at, id_at}
-    others = {name: at for at, name in enumerate(names) if at not in read} if keep_columns else {}
+    others = {name: at for at, name in enumerate(names) if at not in read} if keep_columns else None
     return _pick(records, text_at, labels_at, id_at, others)
 
 
@@ -211,7 +211,7 @@ def _pick(
     text_at: Sequence[int],
     labels_at: Sequence[int],
     id_at: int | None,
-    others: Mapping[str, int],
+    others: Mapping[str, int] | None,
 ) -> Iterator[tuple[Line, Picked | str]]:
     """Line, and texts, labels and id of each record; the id is the record's number where the file has none."""
     for number, (line, values) in enumerate(records, start=1):
@@ -220,7 +220,8 @@ def _pick(
         else:
             row_id = number if id_at is None else values[id_at]
             texts, labels = [values[at] for at in text_at], [values[at] for at in labels_at]
-            yield line, Picked(texts, labels, as_string(row_id), {name: values[at] for name, at in others.items()})
+            kept = None if others is None else {name: values[at] for name, at in others.items()}
+            yield line, Picked(texts, labels, as_string(row_id), kept)
 
 
 def _fill(
@@ -255,7 +256,8 @@ def _fill(
             part.append(str(text))
         ids.append(row_id)
         lines.append(line)
-        kept.append(others)
+        if others is not None:
+            kept.append(others)
     return Rows(
         path=path,
         ids=ids,
@@ -264,24 +266,16 @@ def _fill(
         labels=np.zeros(0, dtype=np.int64) if targets is None else as_array(targets, labels),
         lines=lines,
         bad=bad,
-        kept=kept,
+        kept=kept or None,
     )
 
 
 def texts_problem(texts: Sequence[object]) -> str | None:
     """Why a text, or a pair of them, cannot be used, if so."""
-    problem = _text_problem(texts[0])
+    problem = text_problem(texts[0])
     if problem is None and len(texts) > 1:
-        problem = _text_problem(texts[1], "pair")
+        problem = text_problem(texts[1], "pair")
     return problem
-
-
-def _text_problem(text: object, role: str = "text") -> str | None:
-    if text is None:
-        return f"missing {role}"
-    if not isinstance(text, str):
-        return f"{role} is not a string but {type(text).__name__}"
-    return character_problem(text) if text.strip() else f"empty {role}"
 
 
 def _id_problem(row_id: str, line_of_id: Mapping[str, Line]) -> str | None:

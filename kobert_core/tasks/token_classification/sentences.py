@@ -14,7 +14,7 @@ from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.tasks.token_classification.formats import Bad, Raw, Words, read_raw, read_unlabelled
 from kobert_core.tasks.token_classification.tags import BadTags, Format, Scheme, Span, Tag, parse, scheme_of, spans_of
-from kobert_core.texts import character_problem, plain_or_distinct
+from kobert_core.texts import plain_or_distinct, text_problem
 
 LABELS_SHOWN = 20
 
@@ -142,11 +142,6 @@ def _sentence(raw: Raw, tags: list[Tag] | None, scheme: Scheme, labels: Sequence
         there = ", ".join(map(plain_or_distinct, labels[:LABELS_SHOWN]))
         raise BadTags(f"the label {other!r:.40} is none of {there} (`data.labels`)")
     return Sentence(raw.id, raw.text, raw.words, trimmed)
-
-
-def text_problem(text: str) -> str | None:
-    """Why a text cannot be used, if so."""
-    return character_problem(text) if text.strip() else "empty text"
 
 
 def _without_blanks(text: str, span: Span) -> Span:

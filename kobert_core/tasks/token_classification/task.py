@@ -61,8 +61,8 @@ from kobert_core.tasks.token_classification.sentences import (
     infer_labels,
     read_sentences,
     text_parts,
-    text_problem,
 )
+from kobert_core.texts import text_problem
 from kobert_core.tokenization import Tokenizer
 
 if TYPE_CHECKING:
@@ -160,10 +160,7 @@ class TokenClassification(Task[TokenExamples]):
         return ("text",)
 
     def input_problem(self, row: Mapping[str, object]) -> str | None:
-        text = row.get("text")
-        if not isinstance(text, str):
-            return "missing text" if text is None else f"text is not a string but {type(text).__name__}"
-        return text_problem(text)
+        return text_problem(row.get("text"))
 
     def inputs(self, rows: Sequence[Mapping[str, object]]) -> Inputs[TokenExamples]:
         sentences = [Sentence(str(number), str(row["text"]), None, []) for number, row in enumerate(rows)]
