@@ -12,7 +12,9 @@ from kobert_core.errors import InputError
 from kobert_core.evaluation import predict
 from kobert_core.onnx.files import Backend
 from kobert_core.pretrained import Pretrained, load_pretrained
+from kobert_core.progress import Progress, unseen
 from kobert_core.runtime import LocalRuntime
+from kobert_core.tasks.base import Inputs
 
 
 class Predictor:
@@ -24,17 +26,25 @@ class Predictor:
         Raises:
             InputError: there is no such device.
         """
-        self._runtime = LocalRuntime() if device is None else LocalRuntime(device=_device_of(device))
+        self._runtime = LocalRuntime(device=pretrained.device if device is None else _device_of(device))
         self.task, self.model = pretrained.task, pretrained.model.to(self._runtime.device).eval()
 
     @classmethod
-    def load(cls, folder: Path, *, device: str | None = None, backend: Backend = "torch") -> Self:
-        """Of a folder that was exported. onnxruntime runs on the CPU.
+    def load(
+        cls,
+        folder: Path,
+        *,
+        device: str | None = None,
+        backend: Backend = "torch",
+        progress: Progress = unseen,
+    ) -> Self:
+        """Of a folder that was exported. onnxruntime runs on the CPU; `progress` hears what its task does.
 
         Raises:
             InputError: as from `load_pretrained`.
         """
-        return cls(load_pretrained(folder, backend=backend), device="cpu" if backend != "torch" else device)
+        pretrained = load_pretrained(folder, backend=backend, progress=progress)
+        return cls(pretrained, device=device if backend == "torch" else None)
 
     @property
     def device(self) -> torch.device:
@@ -74,10 +84,13 @@ class Predictor:
                 raise InputError(problem, where=f"row {number}")
         if not rows:
             return []
-        inputs = self.task.inputs(rows)
-        outputs = predict(self.model, self.task, inputs.examples, self._runtime)
-        answers = self.task.answers(inputs.ids, inputs.examples, outputs)
+        answers = self.answers(self.task.inputs(rows))
         return [{name: value for name, value in answer.items() if name != "id"} for answer in answers]
+
+    def answers(self, inputs: Inputs[Any]) -> list[dict[str, object]]:
+        """An answer for each of a file's rows, or of rows in memory, with its id: as `Task.answers` gives them."""
+        outputs = predict(self.model, self.task, inputs.examples, self._runtime)
+        return self.task.answers(inputs.ids, inputs.examples, outputs)
 
 
 def _device_of(name: str) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from kobert_core.io.checksums import check_sums, write_sums
 from kobert_core.onnx.files import Backend
 from kobert_core.onnx.session import load_onnx_model
 from kobert_core.progress import Progress, unseen
+from kobert_core.runtime import default_device
 from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.tasks.base import Task
 from kobert_core.tokenization import load_tokenizer
@@ -84,6 +85,8 @@ class Pretrained:
     task: Task
     model: nn.Module
     """On the CPU, in evaluation mode."""
+    device: torch.device = field(default_factory=default_device)
+    """Where it is to run: on the GPU, if there is one; onnxruntime runs on the CPU."""
 
 
 def load_pretrained(folder: Path, *, backend: Backend = "torch", progress: Progress = unseen) -> Pretrained:
@@ -102,7 +105,7 @@ def load_pretrained(folder: Path, *, backend: Backend = "torch", progress: Progr
 
     if backend != "torch":
         task = task_of(folder, progress=progress)
-        return Pretrained(task, load_onnx_model(folder, task, backend).eval())
+        return Pretrained(task, load_onnx_model(folder, task, backend).eval(), torch.device("cpu"))
     config = read_train_config(folder)
     files = [name for name in (WEIGHTS, *task_class(config.task).weight_files) if (folder / name).is_file()]
     if WEIGHTS not in files:

@@ -59,7 +59,7 @@ from tuning.sweep_dir.layout import CACHE, PROFILES, REPORT
 if TYPE_CHECKING:
     from tuning.study import StudyConfig
     from tuning.sweep.dry_run import DryRun
-    from tuning.sweep.onnx import Wanted
+    from tuning.sweep.onnx import OnnxReport, Wanted
     from tuning.sweep.result import SweepResult
 
 app = typer.Typer(
@@ -298,14 +298,13 @@ def _export(sweep_dir: Path, output: Path, trial: int | None, wanted: Wanted | N
     from tuning.cli.progress import watching
     from tuning.sweep.comparison import Comparison, baselines_of
     from tuning.sweep.export import export_model
-    from tuning.sweep.onnx import OnnxReport, add_onnx_on_dev
     from tuning.sweep_dir.layout import WINNER
     from tuning.sweep_dir.trial_table import TrialTable, read_winner
 
     study = _study_of(sweep_dir)
     table = TrialTable(sweep_dir.resolve(), study.objective)
     result = read_winner(sweep_dir) if trial is None or (sweep_dir / WINNER).is_file() else None
-    reports = list[OnnxReport]()
+    reports: list[OnnxReport] = []
     with watching() as progress:
         progress(f"exporting to {output}", 0)
         about: dict[str, Any] = {}
@@ -318,6 +317,8 @@ def _export(sweep_dir: Path, output: Path, trial: int | None, wanted: Wanted | N
             record = table[trial]
 
         def add_graphs(folder: Path) -> None:
+            from tuning.sweep.onnx import add_onnx_on_dev
+
             assert wanted is not None
             reports.append(add_onnx_on_dev(folder, sweep_dir.resolve(), study, record, wanted, progress=progress))
 

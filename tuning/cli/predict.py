@@ -15,13 +15,13 @@ from typing import Any
 from kobert_core.data.set_aside import PLACES_SHOWN
 from kobert_core.data.source import LocalPart, Source
 from kobert_core.errors import InputError
-from kobert_core.evaluation import RUNNING_THE_MODEL, predict
+from kobert_core.evaluation import RUNNING_THE_MODEL
+from kobert_core.inference import Predictor
 from kobert_core.io.atomic import atomic_write_json, check_output
 from kobert_core.io.checksums import SUMS
 from kobert_core.onnx.files import Backend
 from kobert_core.pretrained import load_pretrained, read_train_config
 from kobert_core.progress import Progress, unseen
-from kobert_core.runtime import LocalRuntime
 from kobert_core.tasks.base import Inputs
 from tuning.cli.prediction_files import PartFiles, Records, as_json_lines, format_of
 from tuning.sweep.evaluation import evaluate_model
@@ -95,13 +95,12 @@ def predict_file(
         format_of(output)
         check_output(output)
     whole = WholeFile(progress, source)
-    pretrained, runtime = load_pretrained(model_dir, backend=asked.backend, progress=whole), LocalRuntime()
-    model, task = pretrained.model.to(runtime.device), pretrained.task
+    predictor = Predictor.load(model_dir, backend=asked.backend, progress=whole)
+    task = predictor.task
     task.select([], top_k=asked.top_k, threshold=asked.threshold)
 
     def records_of(inputs: Inputs[Any]) -> Records:
-        outputs = predict(model, task, inputs.examples, runtime)
-        answers = task.answers(inputs.ids, inputs.examples, outputs)
+        answers = predictor.answers(inputs)
         return _records(inputs, task.select(answers, top_k=asked.top_k, threshold=asked.threshold))
 
     parts = task.input_parts(source, keep_columns=asked.keep_columns)

@@ -63,9 +63,8 @@ def serve_on_ray(
     """
     log.setLevel(logging.WARNING)
     folder = folder.resolve()
-    load_model(
-        folder, device="cpu", backend=backend
-    )  # what is wrong with it is told here, not by replicas that try again
+    # What is wrong with the model is told here, not by replicas that try again.
+    load_model(folder, device="cpu", backend=backend)
     with listening(host, port) as listener:
         port = listener.getsockname()[1]
     with ray_cluster(address) as nodes, _asked_to_end() as ending:

@@ -14,8 +14,7 @@ from kobert_core.evaluation import predict
 from kobert_core.pretrained import Pretrained
 from kobert_core.runtime import LocalRuntime
 from kobert_core.tasks.base import Examples
-from tuning.sweep_dir.layout import TEST_SET_LOG
-from tuning.sweep_dir.test_set_log import record_reading, times_read
+from tuning.sweep_dir.test_set_log import record_reading_of_model, times_read
 
 E = TypeVar("E", bound=Examples)
 
@@ -56,7 +55,7 @@ def evaluate_model(
     Raises:
         InputError: the file cannot be used.
     """
-    task, runtime = pretrained.task, LocalRuntime()
+    task, runtime = pretrained.task, LocalRuntime(device=pretrained.device)
     digest = Source.of(source).digest()
     earlier = times_read(folder, digest)
     examples = task.read(source)
@@ -68,8 +67,5 @@ def evaluate_model(
         set_aside=task.set_aside(source),
         earlier_readings=earlier,
     )
-    try:
-        record_reading(folder, file=source, sha256=digest, by=by, metrics=found.metrics)
-    except OSError as error:
-        say(f"note: this reading could not be recorded ({folder / TEST_SET_LOG}: {error.strerror})")
+    record_reading_of_model(folder, file=source, sha256=digest, by=by, metrics=found.metrics, say=say)
     return found

@@ -37,8 +37,8 @@ from kobert_core.tasks.base import Examples, Task
 from kobert_core.tokenization import load_tokenizer
 from tuning.study import StudyConfig
 from tuning.sweep.compare_models import objective_of
-from tuning.sweep_dir.layout import CACHE, TEST_SET_LOG
-from tuning.sweep_dir.test_set_log import record_reading
+from tuning.sweep_dir.layout import CACHE
+from tuning.sweep_dir.test_set_log import record_reading_of_model
 from tuning.sweep_dir.trial_table import TrialRecord
 
 TOLERANCE = 1e-4
@@ -208,10 +208,7 @@ def add_onnx_on_file(
     digest, examples = source.digest(), task_of(folder, progress=progress).read(source)
     report = add_onnx(folder, examples, source.name, wanted, progress=progress)
     metrics = {report.metric.removeprefix("eval/"): report.kept[0].value}
-    try:
-        record_reading(folder, file=source, sha256=digest, by="onnx", metrics=metrics)
-    except OSError as error:
-        say(f"note: this reading could not be recorded ({folder / TEST_SET_LOG}: {error.strerror})")
+    record_reading_of_model(folder, file=source, sha256=digest, by="onnx", metrics=metrics, say=say)
     return report
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
@@ -40,6 +40,22 @@ def record_reading(
         log.write((b"\n" if torn else b"") + sealed_line(reading))
         log.flush()
         os.fsync(log.fileno())
+
+
+def record_reading_of_model(
+    folder: Path,
+    *,
+    file: Source,
+    sha256: str,
+    by: str,
+    metrics: Mapping[str, object],
+    say: Callable[[str], object],
+) -> None:
+    """`record_reading` in the folder of a model, if that can be written; else `say` gets a line."""
+    try:
+        record_reading(folder, file=file, sha256=sha256, by=by, metrics=metrics)
+    except OSError as error:
+        say(f"note: this reading could not be recorded ({folder / TEST_SET_LOG}: {error.strerror})")
 
 
 def times_read(folder: Path, sha256: str) -> int:
