@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from kobert_core.checkpoint import WEIGHTS, save_tensors
+from kobert_core.checkpoint import WEIGHTS, load_weights, save_tensors
 from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_folder, atomic_write_json
@@ -76,6 +78,33 @@ def keep_chosen(folder: Path, task: type[Task], metrics: Mapping[str, float]) ->
         values["model"] |= chosen
         atomic_write_json(folder / TRAIN_CONFIG, values)
         write_sums(folder)
+
+
+def complete_model(folder: Path, task: type[Task], checkpoint: Path, metrics: Mapping[str, float]) -> None:
+    """Put the weights of a run's checkpoint into the folder that `save_model_files` wrote when it began: it is then
+    one that `load_pretrained` loads. The folder has all of it or none of it; after a kill the same call goes on.
+
+    Args:
+        folder: Of the model.
+        task: That of the model.
+        checkpoint: Folder of the checkpoint.
+        metrics: Of the checkpoint, on the dev split.
+
+    Raises:
+        InputError: a file of the folder or the checkpoint is not what was written.
+    """
+    complete = folder.with_name(f"{folder.name}.complete")
+    for leftover in folder.parent.glob(f".{complete.name}.*.tmp"):
+        shutil.rmtree(leftover)
+    if not complete.exists():
+        check_sums(folder)
+        with atomic_folder(complete) as temporary:
+            shutil.copytree(folder, temporary, dirs_exist_ok=True)
+            keep_chosen(temporary, task, metrics)
+            save_weights(temporary, task, load_weights(checkpoint))
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.rename(complete, folder)
 
 
 @dataclass(frozen=True)

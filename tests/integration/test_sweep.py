@@ -36,6 +36,8 @@ from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED, environment, tune, 
 from tests.fixtures.hub import TOKEN, hub
 from tests.fixtures.mlflow_server import wait_until_it_answers
 from tests.fixtures.nodes import free_port
+from tuning.sweep_dir.confirm_runs import confirmed_models
+from tuning.sweep_dir.layout import confirm_folder
 from tuning.sweep_dir.reviews import read_review
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
@@ -85,7 +87,9 @@ def test_the_winner_is_what_runs_with_other_seeds_say(sweep: dict[str, Any]) -> 
     assert {run["holdout"]["holdout/examples"] for run in judged} == {40}
     assert verdict["value"] == records(sweep)[verdict["candidate"]]["value"]
     assert verdict["sentence"] in (sweep["folder"] / "model" / "README.md").read_text(encoding="utf-8")
-    assert not list((sweep["folder"] / "confirm").glob(f"**/{WEIGHTS}"))
+    kept = [confirm_folder(sweep["folder"], run["number"]) for run in judged if run["trial"] == verdict["winner"]]
+    assert confirmed_models(sweep["folder"]) == tuple(folder / "model" for folder in kept)
+    assert {path.parent for path in (sweep["folder"] / "confirm").glob(f"**/{WEIGHTS}")} == {f / "model" for f in kept}
     of_runs = {f"trial_{run['trial']}_seed_{run['seed']}" for run in judged}
     assert set(sweep["test"]) == {"winner", "trial_0"} | of_runs
 

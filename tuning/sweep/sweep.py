@@ -223,9 +223,10 @@ class Sweep:
             test = {}
             if winner:
                 test = read_test_set(study, table, groups, winner, confirmation.judged, budget=budget, say=say)
-            confirmation.close()
             if budget.interrupted:
                 winner = None
+            if winner and confirmation.judged:
+                confirmation.close(winner.trial)
             if winner:
                 in_background(lambda: import_module("tuning.report"))  # takes seconds, in which the workers are busy
                 if not confirmation.judged:

@@ -44,7 +44,7 @@ PBT_CHECKPOINTS = "donations"
 MAX_PBT_CHECKPOINTS = 5
 """The largest number of them for each trial."""
 MODEL_FILES = "model"
-"""The trial's config and tokenizer."""
+"""The trial's config and tokenizer; of a run that confirms what is exported, in the end also its weights."""
 
 CACHE, PROFILES = "cache", "profiles"
 """In the folder of all sweeps."""
