@@ -240,7 +240,7 @@ def test_a_confirmation_that_could_say_nothing_is_refused(load: Any, overrides: 
         (["distill={soft_labels: a.jsonl}", "model.class_weights=balanced"], "a teacher's answers have no class"),
         (["distill={soft_labels: a.jsonl}", "data.folds=5"], "a teacher has seen the rows of all folds"),
         (
-            ["distill={soft_labels: a.jsonl}", "task=korquad", "parameters={}", "search={}"],
+            ["distill={soft_labels: a.jsonl}", "task=korquad", "parameters={}", "search={}", "data={train: a.json}"],
             "cannot learn from a teacher",
         ),
         (["model.keep_layers=2"], "`keep_layers` are those of a `backbone`"),

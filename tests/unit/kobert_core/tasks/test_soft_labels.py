@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kobert_core.errors import InputError
 from kobert_core.data.source import Source
+from kobert_core.errors import InputError
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import SPECS, parse_train_config, task_class
 from kobert_core.tasks.labelled_texts.task import LabelledTexts
