@@ -216,7 +216,10 @@ class Task(ABC, Generic[E]):
 
     @cached_property
     def train(self) -> E:
-        """The examples of the training split."""
+        """The examples that are trained on: those of the training split, and what a teacher says of others."""
+        return self._learned()
+
+    def _learned(self) -> E:
         return self.read(self.data.train, "training").take(self._split["train"])
 
     @cached_property

@@ -19,11 +19,11 @@ from kobert_core.evaluation import RUNNING_THE_MODEL
 from kobert_core.inference import Predictor
 from kobert_core.io.atomic import atomic_write_json, check_output
 from kobert_core.io.checksums import SUMS
+from kobert_core.io.record_files import PartFiles, Records, as_json_lines, format_of
 from kobert_core.onnx.files import Backend
 from kobert_core.pretrained import load_pretrained, read_train_config
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks.base import Inputs
-from tuning.cli.prediction_files import PartFiles, Records, as_json_lines, format_of
 from tuning.sweep.evaluation import evaluate_model
 
 STANDARD = "-"

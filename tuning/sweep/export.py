@@ -254,9 +254,10 @@ def objective_of(record: TrialRecord, study: StudyConfig) -> dict[str, float]:
 def without_local_paths(train_config: Path) -> None:
     """An exported folder is made to be given away: it names files, and not where they lie on this machine."""
     values = json.loads(train_config.read_text(encoding="utf-8"))
-    for name in ("train", "dev", "test"):
-        if source := values["data"].get(name):
-            values["data"][name] = Source.of(source).without_folders().as_json()
+    files = [("data", "train"), ("data", "dev"), ("data", "test"), ("distill", "soft_labels")]
+    for section, name in files:
+        if source := values.get(section, {}).get(name):
+            values[section][name] = Source.of(source).without_folders().as_json()
     for name in ("backbone", "tokenizer"):
         if values["model"].get(name):
             values["model"][name] = local_name(values["model"][name])
