@@ -33,8 +33,8 @@ class SeedScores:
     def sentence(self) -> str:
         """The same in words."""
         objective = Objective(metric=self.metric, mode=self.mode)
-        told = [f"on dev, {self.metric} of the {self.models} confirmed seeds: {self.mean:.4f} alone, on average"]
+        told = [f"the {self.models} confirmed seeds on dev: {self.metric} {self.mean:.4f} on average"]
         for name, metrics in {"their ensemble": self.ensemble, "their averaged weights": self.averaged}.items():
             value = metrics[self.metric]
-            told.append(f"{value:.4f} {name}{'' if objective.is_better(value, than=self.mean) else ' (no better)'}")
+            told.append(f"{name} {value:.4f}{'' if objective.is_better(value, than=self.mean) else ' (no better)'}")
         return ", ".join(told)

@@ -135,8 +135,8 @@ def test_the_mean_of_their_weights_is_exported(sweep: Path, judged: Path, study:
 
 def test_the_scores_in_words() -> None:
     assert SCORES.sentence == (
-        "on dev, eval/accuracy of the 2 confirmed seeds: 0.7500 alone, on average, 0.8000 their ensemble, "
-        "0.5000 their averaged weights (no better)"
+        "the 2 confirmed seeds on dev: eval/accuracy 0.7500 on average, their ensemble 0.8000, "
+        "their averaged weights 0.5000 (no better)"
     )
 
 
