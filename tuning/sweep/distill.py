@@ -35,6 +35,7 @@ from tuning.sweep.compare_models import model_of
 from tuning.sweep_dir.confirm_runs import confirmed_models
 from tuning.sweep_dir.layout import SOFT_LABELS, SOFT_LABELS_MADE_OF, STUDENTS, STUDY
 from tuning.sweep_dir.saved_study import load_sweep_study
+from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 ROWS_AT_ONCE = 10_000
@@ -190,7 +191,7 @@ class Size:
 
     model: str
     value: float
-    """The objective on the student's dev split: of the best trial of this shape."""
+    """The objective on the student's dev split: of the best trial of this shape that was not stopped, if there is one."""
     weights: int
     p50_ms: dict[str, float]
     """Median latency on one thread of the CPU, by the number of texts that it is asked about at once."""
@@ -211,7 +212,7 @@ def compare_sizes(
         return as_student(task_class(study.task)(study.train_config(values), cache=cache))
 
     best: dict[str, TrialRecord] = {}
-    for record in table.best(len(table)):
+    for record in sorted(table.best(len(table)), key=lambda record: record.state != TrialState.COMPLETE):
         best.setdefault(shape_of(record, study), record)
     tasks = {name: task_of(record.values) for name, record in best.items()}
     first = next(iter(tasks.values()))
