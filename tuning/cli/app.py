@@ -31,6 +31,7 @@ from tuning.cli.options import (
     EXIT_INTERRUPTED,
     EXIT_NOTHING_WON,
     SWEEPS,
+    Address,
     AsJson,
     CompareOn,
     Force,
@@ -45,6 +46,7 @@ from tuning.cli.options import (
     RunBy,
     StudyFile,
     SweepDir,
+    SweepsFolder,
     Trials,
     print_json,
     sweep_name,
@@ -167,14 +169,8 @@ def sweep(
     overrides: Overrides = None,
     trials: Trials = None,
     name: Name = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps. Default: `storage`, else sweeps."),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="A Ray cluster to use: auto, or HOST:6379. Default: RAY_ADDRESS; else one is started here."),
-    ] = None,
+    output: SweepsFolder = None,
+    address: Address = None,
     resume: Resume = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, read the data, run nothing.")] = False,
     as_json: AsJson = False,
@@ -208,10 +204,68 @@ def sweep(
         _summarise(result, console)
         if as_json:
             print_json(result.as_json())
-        if result.interrupted:
-            raise typer.Exit(EXIT_INTERRUPTED)
-        if result.winner is None:
-            raise typer.Exit(EXIT_NOTHING_WON)
+        _exit_of(result)
+
+
+def _exit_of(result: SweepResult) -> None:
+    if result.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if result.winner is None:
+        raise typer.Exit(EXIT_NOTHING_WON)
+
+
+@app.command()
+def distill(
+    teacher: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SWEEP_DIR",
+            help="The sweep whose confirmed models teach, or else its winner; or an exported model.",
+        ),
+    ],
+    student: Annotated[Path, typer.Option("--student", metavar="STUDY", help="The study file of a smaller model.")],
+    unlabelled: Annotated[
+        list[str] | None,
+        typer.Option("--unlabelled", metavar="FILE", help="More texts, whose labels nobody knows. Repeatable."),
+    ] = None,
+    overrides: Overrides = None,
+    trials: Trials = None,
+    name: Name = None,
+    output: SweepsFolder = None,
+    address: Address = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Teach a smaller model: a sweep of STUDY whose trials learn from the answers of a larger one, beside the labels.
+
+    The teacher answers to the texts of the training split and of --unlabelled; then it is a sweep like any other. At
+    its end the students are held against their teacher: score, size, latency.
+    """
+    console = Console(stderr=as_json, emoji=False)
+    from tuning.cli.display import Display
+    from tuning.cli.supervisor import supervised
+    from tuning.cluster.head import starts_here
+
+    display = Display(console)
+    with supervised(display.say, own_ray=starts_here(address)) as session:
+        replaced = with_trials(overrides, trials)
+        study, folder = _study_and_folder(student, [*replaced, "distill.soft_labels=."], name, output)
+        from tuning.cli.distill import show_sizes, teach
+
+        soft_labels, models = teach(
+            study, folder, teacher, [Source.of(file) for file in unlabelled or ()], resume=resume, say=display.say
+        )
+        study, folder = _study_and_folder(student, [*replaced, f"distill.soft_labels={soft_labels}"], name, output)
+        from tuning.sweep.sweep import run_sweep
+
+        result = run_sweep(study, folder, address=address, resume=resume, display=display, session=session)
+        _summarise(result, console)
+        told = result.as_json()
+        if result.winner is not None:
+            told["students"] = show_sizes(study, folder, models, console)
+        if as_json:
+            print_json(told)
+        _exit_of(result)
 
 
 def _study_and_folder(

@@ -10,6 +10,7 @@ import numpy as np
 
 from kobert_core.data.batching import IGNORED
 from kobert_core.data.source import Source
+from kobert_core.models.distillation import LEAST
 from kobert_core.tasks.labelled_texts.answers import PROBABILITY
 from kobert_core.tasks.labelled_texts.cells import as_string
 from kobert_core.tasks.labelled_texts.columns import Columns
@@ -97,3 +98,13 @@ def looked_up(digests: np.ndarray, taught: np.ndarray, soft_labels: np.ndarray) 
     at = np.searchsorted(taught, digests, sorter=order).clip(max=len(taught) - 1)
     found = order[at]
     return np.where((taught[found] == digests)[:, None], soft_labels[found], np.float32(math.nan))
+
+
+def as_logits(said: np.ndarray, problem_type: ProblemType) -> np.ndarray:
+    """Logits that stand for what a teacher says, as scores are made from them: float32, shape (texts, classes)."""
+    if problem_type == "regression":
+        return said.astype(np.float32)
+    probable = said.clip(LEAST, 1 - LEAST)
+    of_all = 0.0 if problem_type == "single_label_classification" else np.log1p(-probable)
+    logits: np.ndarray = (np.log(probable) - of_all).astype(np.float32)
+    return logits

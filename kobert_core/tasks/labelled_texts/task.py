@@ -186,6 +186,11 @@ class LabelledTexts(Task[TextExamples]):
             **arrays, tokenizer=self.tokenizer, max_length=self.data.max_length, truncate=self.data.truncate
         )
 
+    @property
+    def soft_targets(self) -> SoftTargets:
+        """How a teacher's predictions are read."""
+        return SoftTargets(self._label_names, self.problem_type)
+
     def _learned(self) -> TextExamples:
         """With a teacher: the training split, and behind it the teacher's other texts, which have no label."""
         if self.config.distill is None:
@@ -201,7 +206,7 @@ class LabelledTexts(Task[TextExamples]):
         distill = self.config.distill
         assert distill is not None
         file, train = distill.soft_labels, self.data.train
-        targets = SoftTargets(self._label_names, self.problem_type)
+        targets = self.soft_targets
 
         def parts() -> Iterator[dict[str, np.ndarray]]:
             labelled, digests, said = dict(self._arrays(train)), list[Digests](), list[np.ndarray]()
