@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from tests.fixtures.tiny import SIZES
 from tuning.study import StudyConfig, load_study
 from tuning.sweep.confirm import Confirmation
 from tuning.sweep.export import export_averaged
-from tuning.sweep.seed_scores import SeedScores
+from tuning.sweep.extras import SeedScores
 from tuning.sweep_dir.confirm_runs import ConfirmRuns, confirmed_models, model_of
 from tuning.sweep_dir.layout import CHECKPOINTS, MODEL_FILES, WINNER, confirm_folder, trial_folder
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -107,6 +108,7 @@ def test_another_verdict_leaves_no_models_of_the_one_before(sweep: Path, study: 
 
 
 SCORES = SeedScores(
+    task="nsmc",
     models=2,
     metric="eval/accuracy",
     mode="max",
@@ -134,10 +136,14 @@ def test_the_mean_of_their_weights_is_exported(sweep: Path, judged: Path, study:
 
 
 def test_the_scores_in_words() -> None:
-    assert SCORES.sentence == (
+    told, averaged, ensemble = SCORES.lines(Path("sweeps/a b"))
+    assert told == (
         "the 2 confirmed seeds on dev: eval/accuracy 0.7500 on average, their ensemble 0.8000, "
         "their averaged weights 0.5000 (no better)"
     )
+    assert averaged.endswith("kobert-tune export 'sweeps/a b' --averaged --output MODEL_DIR")
+    assert ensemble.endswith("kobert-tune distill 'sweeps/a b' --student STUDY")
+    assert len(list(replace(SCORES, task="korquad").lines(Path("sweeps/a")))) == 2, "none can learn from it"
 
 
 def test_a_sweep_without_confirmation_has_none(tmp_path: Path) -> None:
