@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import torch
     from huggingface_hub import EvalResult
 
+Weights = Callable[[], Mapping[str, "torch.Tensor"]]
 CARD = "README.md"
 
 
@@ -67,8 +68,7 @@ def export_model(
     """
     check_model_output(output)
     checkpoint = checkpoint_of(sweep, record)
-    with new_model(sweep, study, record, output, record.metrics) as folder:
-        save_weights(folder, task_class(study.task), load_weights(checkpoint))
+    with new_model(sweep, study, record, output, lambda: load_weights(checkpoint), record.metrics) as folder:
         card = model_card(sweep, study, record, test or {}, comparison or Comparison(), verdict)
         atomic_write_text(folder / CARD, card)
         complete(folder)
@@ -128,13 +128,12 @@ def export_variant(
     record: TrialRecord,
     output: Path,
     variant: Variant,
-    weights: Callable[[], Mapping[str, torch.Tensor]],
+    weights: Weights,
     complete: Callable[[Path], object],
 ) -> None:
     """Write a variant of the winner. Its card has no score on the test file: that was read for the winner as it is."""
     check_model_output(output)
-    with new_model(sweep, study, record, output, variant.metrics, variant.values) as folder:
-        save_weights(folder, task_class(study.task), weights())
+    with new_model(sweep, study, record, output, weights, variant.metrics, variant.values) as folder:
         atomic_write_text(folder / CARD, model_card(sweep, study, record, {}, Comparison(), variant=variant))
         complete(folder)
 
@@ -149,13 +148,15 @@ def new_model(
     study: StudyConfig,
     record: TrialRecord,
     output: Path,
+    weights: Weights,
     metrics: Mapping[str, float],
     values: Mapping[str, object] = MappingProxyType({}),
 ) -> Iterator[Path]:
-    """A folder with all of a trial's model but its weights and card, that becomes `output` when the block ends well.
+    """A folder with all of a model but its card, that becomes `output` when the block ends well.
 
     Args:
         sweep, study, record, output: As `export_model` takes them.
+        weights: Loads them.
         metrics: Of the weights on dev, with what was chosen there.
         values: Of the model's config, in the place of the trial's.
     """
@@ -166,6 +167,7 @@ def new_model(
         take_values(folder, record, where=sweep)
         keep_chosen(folder, task_class(study.task), metrics, values)
         without_local_paths(folder / TRAIN_CONFIG)
+        save_weights(folder, task_class(study.task), weights())
         if (sweep / TEST_SET_LOG).is_file():
             shutil.copyfile(sweep / TEST_SET_LOG, folder / TEST_SET_LOG)
         yield folder

@@ -25,7 +25,7 @@ from tuning.sweep.confirm import Confirmation
 from tuning.sweep.export import export_averaged
 from tuning.sweep.extras import SeedScores
 from tuning.sweep_dir.confirm_runs import ConfirmRuns, confirmed_models, model_of
-from tuning.sweep_dir.layout import CHECKPOINTS, MODEL_FILES, WINNER, confirm_folder, trial_folder
+from tuning.sweep_dir.layout import CHECKPOINTS, MODEL_FILES, TEST_SET_LOG, WINNER, confirm_folder, trial_folder
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 STEP = "update-00000001"
@@ -124,6 +124,7 @@ def test_the_mean_of_their_weights_is_exported(sweep: Path, judged: Path, study:
     with pytest.raises(InputError, match="has not scored the averaged weights of several seeds"):
         export_averaged(sweep, study, record, output)
     atomic_write_json(sweep / WINNER, {"winner": {"trial": 3}, "test": {}, "seeds": SCORES.as_json()})
+    (sweep / TEST_SET_LOG).touch()
     export_averaged(sweep, study, record, output)
     first, second = (load_weights(checkpoint_of(judged, number)) for number in (1, 3))
     for name, tensor in load_pretrained(output).model.state_dict().items():
@@ -132,6 +133,8 @@ def test_the_mean_of_their_weights_is_exported(sweep: Path, judged: Path, study:
     assert "the weights are the mean of those of 2 runs with its values and other seeds" in card
     assert "| eval/accuracy | 0.5 |" in card and "| eval/accuracy, each run alone, on average | 0.75 |" in card
     assert "0.9" not in card, "a score of other weights"
+    check_sums(output)
+    (output / TEST_SET_LOG).write_text("another reading\n", encoding="utf-8")
     check_sums(output)
 
 
