@@ -118,12 +118,15 @@ class Pretrained:
     """Where it is to run: on the GPU, if there is one; onnxruntime runs on the CPU."""
 
 
-def load_pretrained(folder: Path, *, backend: Backend = "torch", progress: Progress = unseen) -> Pretrained:
+def load_pretrained(
+    folder: Path, *, backend: Backend = "torch", cache: Path | None = None, progress: Progress = unseen
+) -> Pretrained:
     """Load a folder that was exported. Only safetensors are read, never a pickle.
 
     Args:
         folder: Of the model.
         backend: What is to run it: PyTorch, or onnxruntime on one of its graphs.
+        cache: Folder of the feature cache; None keeps the features of files that its task reads in memory.
         progress: Hears what its task does.
 
     Raises:
@@ -133,13 +136,13 @@ def load_pretrained(folder: Path, *, backend: Backend = "torch", progress: Progr
     from safetensors.torch import load_file
 
     if backend != "torch":
-        task = task_of(folder, progress=progress)
+        task = task_of(folder, cache=cache, progress=progress)
         return Pretrained(task, load_onnx_model(folder, task, backend).eval(), torch.device("cpu"))
     config = read_train_config(folder)
     files = [name for name in (WEIGHTS, *task_class(config.task).weight_files) if (folder / name).is_file()]
     if WEIGHTS not in files:
         raise InputError("the weights are missing", where=folder / WEIGHTS, fix="export the model again")
-    task, model = empty_model(folder, progress=progress)
+    task, model = empty_model(folder, cache=cache, progress=progress)
     try:
         model.load_state_dict({key: tensor for name in files for key, tensor in load_file(folder / name).items()})
     except Exception as error:  # safetensors' own error for a torn file, RuntimeError for other names or shapes
