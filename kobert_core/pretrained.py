@@ -133,21 +133,36 @@ def load_pretrained(
         InputError: the folder is not one that was exported, a file in it is not what was written, or it has no such
             graph.
     """
-    from safetensors.torch import load_file
-
     if backend != "torch":
         task = task_of(folder, cache=cache, progress=progress)
         return Pretrained(task, load_onnx_model(folder, task, backend).eval(), torch.device("cpu"))
+    weights = exported_weights(folder)
+    task, model = empty_model(folder, cache=cache, progress=progress)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:  # other names or shapes
+        raise InputError(f"the weights cannot be read ({error})", where=folder / WEIGHTS) from error
+    return Pretrained(task, model.eval())
+
+
+def exported_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All weights of a folder that was exported, on the CPU.
+
+    Raises:
+        InputError: the folder is not one that was exported, or a file in it is not what was written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     config = read_train_config(folder)
     files = [name for name in (WEIGHTS, *task_class(config.task).weight_files) if (folder / name).is_file()]
     if WEIGHTS not in files:
         raise InputError("the weights are missing", where=folder / WEIGHTS, fix="export the model again")
-    task, model = empty_model(folder, cache=cache, progress=progress)
+    check_sums(folder)
     try:
-        model.load_state_dict({key: tensor for name in files for key, tensor in load_file(folder / name).items()})
-    except Exception as error:  # safetensors' own error for a torn file, RuntimeError for other names or shapes
+        return {key: tensor for name in files for key, tensor in load_file(folder / name).items()}
+    except (OSError, SafetensorError) as error:
         raise InputError(f"the weights cannot be read ({error})", where=folder / WEIGHTS) from error
-    return Pretrained(task, model.eval())
 
 
 def empty_model(folder: Path, *, cache: Path | None = None, progress: Progress = unseen) -> tuple[Task, nn.Module]:

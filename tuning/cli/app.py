@@ -283,6 +283,9 @@ def export(
     sweep_dir: SweepDir,
     output: Annotated[Path | None, typer.Option("--output", metavar="MODEL_DIR", help="Folder to make.")] = None,
     trial: Annotated[int | None, typer.Option(metavar="ID", help="A trial's number, instead of the winner's.")] = None,
+    averaged: Annotated[
+        bool, typer.Option("--averaged", help="The mean of the weights of the winner's confirmed seeds, a model soup.")
+    ] = False,
     onnx: Annotated[
         bool, typer.Option("--onnx", help="Add a graph for onnxruntime, as `onnx` does, by the dev split.")
     ] = False,
@@ -311,6 +314,10 @@ def export(
         raise InputError("nothing says where the model goes", where="export", fix=fix)
     if output is None and (onnx or int8 or fp16):
         raise InputError("nothing says where the graphs go", where="export --onnx", fix="give --output DIR")
+    if averaged and (trial is not None or register is not None):
+        other = "--trial" if trial is not None else "--register"
+        what = "the averaged weights of several seeds are those of no trial"
+        raise InputError(what, where="export --averaged", fix=f"leave out {other}")
     if push is not None:
         from tuning.sweep.push import check_repo
 
@@ -321,9 +328,9 @@ def export(
             from tuning.sweep.onnx import Wanted
 
             wanted = Wanted(int8=int8, fp16=fp16, max_drop=max_drop)
-        _export(sweep_dir, output, trial, wanted)
+        _export(sweep_dir, output, trial, wanted, averaged=averaged)
     if push is not None:
-        _push(sweep_dir, trial, output, push, public=public, license=license)
+        _push(sweep_dir, trial, output, push, averaged=averaged, public=public, license=license)
     if register is not None:
         from tuning.cli.tracking import promoting, tell
         from tuning.sweep.promotion import register_model
@@ -334,7 +341,14 @@ def export(
 
 
 def _push(
-    sweep_dir: Path, trial: int | None, exported: Path | None, repo: str, *, public: bool, license: str | None
+    sweep_dir: Path,
+    trial: int | None,
+    exported: Path | None,
+    repo: str,
+    *,
+    averaged: bool,
+    public: bool,
+    license: str | None,
 ) -> None:
     from tuning.cli.progress import watching
     from tuning.sweep.push import push_model
@@ -342,16 +356,16 @@ def _push(
     with tempfile.TemporaryDirectory() as folder:
         if exported is None:
             exported = Path(folder) / sweep_dir.resolve().name
-            _export(sweep_dir, exported, trial, None)
+            _export(sweep_dir, exported, trial, None, averaged=averaged)
         with watching() as progress:
             address = push_model(exported, repo, public=public, license=license, progress=progress)
     echo(f"pushed to {address}")
 
 
-def _export(sweep_dir: Path, output: Path, trial: int | None, wanted: Wanted | None) -> None:
+def _export(sweep_dir: Path, output: Path, trial: int | None, wanted: Wanted | None, *, averaged: bool) -> None:
     from tuning.cli.progress import watching
     from tuning.sweep.comparison import Comparison, baselines_of
-    from tuning.sweep.export import export_model
+    from tuning.sweep.export import export_averaged, export_model
     from tuning.sweep_dir.layout import WINNER
     from tuning.sweep_dir.trial_table import TrialTable, read_winner
 
@@ -376,9 +390,11 @@ def _export(sweep_dir: Path, output: Path, trial: int | None, wanted: Wanted | N
             assert wanted is not None
             reports.append(add_onnx_on_dev(folder, sweep_dir.resolve(), study, record, wanted, progress=progress))
 
-        if wanted is not None:
-            about["complete"] = add_graphs
-        export_model(sweep_dir, study, record, output, **about)
+        more: dict[str, Any] = {} if wanted is None else {"complete": add_graphs}
+        if averaged:
+            export_averaged(sweep_dir, study, record, output, **more)
+        else:
+            export_model(sweep_dir, study, record, output, **about, **more)
     echo(f"exported to {output}")
     for report in reports:
         assert wanted is not None
@@ -590,6 +606,13 @@ def _summarise(result: SweepResult, console: Console) -> None:
     for note in result.comparison.notes:
         say(f"note: {note}")
     say(verdict_in_words(result))
+    if result.seeds:
+        where = shlex.quote(str(result.folder))
+        say(result.seeds.sentence)
+        say(
+            f"one model of them: kobert-tune export {where} --averaged --output MODEL_DIR, or of the ensemble: "
+            f"kobert-tune distill {where} --student STUDY"
+        )
     if result.model:
         say(f"model: {result.model}")
     if (result.folder / REPORT).is_file():

@@ -27,14 +27,24 @@ from tuning.statistics.halving import better, rounds
 from tuning.study import StudyConfig
 from tuning.sweep.budget import Budget
 from tuning.sweep.recording import run_params
+from tuning.sweep.seed_scores import SeedScores
 from tuning.sweep.verdict import Verdict, judge, on_holdout, unconfirmed
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns, Stage, model_of
-from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, CONFIRM, MODEL_FILES, REVIEW, STUDY, confirm_folder
+from tuning.sweep_dir.layout import (
+    CACHE,
+    CHECKPOINTS,
+    CONFIRM,
+    MODEL_FILES,
+    REVIEW,
+    STUDY,
+    confirm_folder,
+    trial_folder,
+)
 from tuning.sweep_dir.trial_status import RUN_STATUS, TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import DESCRIPTION_TAG, Tracker
 from tuning.workers.broker import ReportContent
-from tuning.workers.trial import score_holdout, train_trial
+from tuning.workers.trial import score_holdout, score_together, train_trial
 from tuning.workers.worker_pool import WorkerPool
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -100,6 +110,26 @@ class Confirmation:
                 self._keep_model(run)
             self._forget_weights(run)
         self._write()
+
+    def score_together(self, winner: int) -> SeedScores | None:
+        """Score the models that were kept together, on dev; None where that cannot be done."""
+        folder, metric = self._table.folder, self._study.objective.metric
+        kept = {path: run for run in self.judged if (path := model_of(folder, run) / WEIGHTS).is_file()}
+        if len(kept) < 2:
+            return None
+        try:
+            found = self._groups.run(
+                score_together,
+                model=str(trial_folder(folder, winner) / MODEL_FILES),
+                cache=str(folder.parent / CACHE),
+                models=[str(path.parent) for path in kept],
+            )
+        except RuntimeError as error:
+            self._say(f"the confirmed seeds were not scored together: {last_line(str(error))}")
+            return None
+        mean = float(np.mean([run.metrics[metric] for run in kept.values()]))
+        mode = self._study.objective.mode
+        return SeedScores(models=len(kept), metric=metric, mode=mode, mean=mean, **found)
 
     def _keep_model(self, run: ConfirmRun) -> None:
         model = model_of(self._table.folder, run)

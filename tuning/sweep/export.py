@@ -8,23 +8,27 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kobert_core.checkpoint import load_weights
 from kobert_core.data.source import Source
+from kobert_core.ensemble import mean_weights
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_folder, atomic_write_json, atomic_write_text, check_writable
 from kobert_core.io.checksums import check_sums, write_sums
-from kobert_core.pretrained import TRAIN_CONFIG, empty_model, keep_chosen, save_weights
+from kobert_core.pretrained import TRAIN_CONFIG, empty_model, exported_weights, keep_chosen, save_weights
 from kobert_core.tasks import SPECS, task_class
 from kobert_core.tasks.base import EXAMPLE_TEXTS
 from kobert_core.texts import printable
 from tuning.study import StudyConfig
 from tuning.sweep.comparison import Comparison, test_name
+from tuning.sweep.seed_scores import SeedScores
+from tuning.sweep_dir.confirm_runs import confirmed_models
 from tuning.sweep_dir.layout import LEDGER, MODEL_FILES, TEST_SET_LOG, checkpoint_of, trial_folder
 from tuning.sweep_dir.test_set_log import tuned_on_test
-from tuning.sweep_dir.trial_table import TrialRecord, standing
+from tuning.sweep_dir.trial_table import TrialRecord, read_winner, standing
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -60,21 +64,61 @@ def export_model(
             ledger says, or `output` cannot be made.
     """
     check_model_output(output)
-    output = output.resolve()
     checkpoint = checkpoint_of(sweep, record)
-    files = trial_folder(sweep, record.trial) / MODEL_FILES
-    check_sums(files)
-    with atomic_folder(output) as folder:
-        shutil.copytree(files, folder, dirs_exist_ok=True)
-        take_values(folder, record, where=sweep)
-        keep_chosen(folder, task_class(study.task), record.metrics)
-        without_local_paths(folder / TRAIN_CONFIG)
+    with new_model(sweep, study, record, output, record.metrics) as folder:
         save_weights(folder, task_class(study.task), load_weights(checkpoint))
-        if (sweep / TEST_SET_LOG).is_file():
-            shutil.copyfile(sweep / TEST_SET_LOG, folder / TEST_SET_LOG)
         card = model_card(sweep, study, record, test or {}, comparison or Comparison(), verdict)
         atomic_write_text(folder / CARD, card)
         complete(folder)
+
+
+def export_averaged(
+    sweep: Path,
+    study: StudyConfig,
+    record: TrialRecord,
+    output: Path,
+    *,
+    complete: Callable[[Path], object] = lambda folder: None,
+) -> None:
+    """Write one model with the mean of the weights of the runs that confirm a sweep's winner, as `export_model` does.
+
+    Args:
+        sweep, study: The sweep.
+        record: Its winner.
+        output: Folder to make.
+        complete: As `export_model` takes it.
+
+    Raises:
+        InputError: the sweep has no such runs, their models are not what was written, or `output` cannot be made.
+    """
+    check_model_output(output)
+    models, scores = confirmed_models(sweep), read_winner(sweep).get("seeds")
+    if len(models) < 2 or scores is None:
+        what = "this sweep has not scored the averaged weights of several seeds"
+        raise InputError(what, where=sweep, fix="`confirm: {}` in the study trains the winner with other seeds")
+    seeds = SeedScores(**scores)
+    with new_model(sweep, study, record, output, seeds.averaged) as folder:
+        save_weights(folder, task_class(study.task), mean_weights(map(exported_weights, models)))
+        atomic_write_text(folder / CARD, model_card(sweep, study, record, {}, Comparison(), averaged=seeds))
+        complete(folder)
+
+
+@contextmanager
+def new_model(
+    sweep: Path, study: StudyConfig, record: TrialRecord, output: Path, metrics: Mapping[str, float]
+) -> Iterator[Path]:
+    """A folder with all of a trial's model but its weights and card, that becomes `output` when the block ends well;
+    `metrics` are those of the weights on dev, with what was chosen there."""
+    files = trial_folder(sweep, record.trial) / MODEL_FILES
+    check_sums(files)
+    with atomic_folder(output.resolve()) as folder:
+        shutil.copytree(files, folder, dirs_exist_ok=True)
+        take_values(folder, record, where=sweep)
+        keep_chosen(folder, task_class(study.task), metrics)
+        without_local_paths(folder / TRAIN_CONFIG)
+        if (sweep / TEST_SET_LOG).is_file():
+            shutil.copyfile(sweep / TEST_SET_LOG, folder / TEST_SET_LOG)
+        yield folder
 
 
 def check_model_output(output: Path) -> None:
@@ -135,12 +179,17 @@ def model_card(
     test: Mapping[str, Mapping[str, float]],
     beside: Comparison,
     verdict: Mapping[str, Any] | None = None,
+    *,
+    averaged: SeedScores | None = None,
 ) -> str:
-    """A model card of the HuggingFace hub: data, values and results."""
+    """A model card of the HuggingFace hub: data, values and results.
+
+    `averaged`: of the models whose mean this is, where it is no checkpoint of the trial.
+    """
     from huggingface_hub import ModelCard, ModelCardData
 
     test = {name: found for name, found in test.items() if not tuned_on_test(found)}
-    metrics = {**record.metrics, **test.get("winner", {})}
+    metrics = averaged.averaged if averaged else {**record.metrics, **test.get("winner", {})}
     encoder = study.train_config(record.values).model.backbone
     backbone = code(local_name(encoder)) if encoder else "none"
     rows = [f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items())]
@@ -151,6 +200,8 @@ def model_card(
         if baseline.trial != record.trial
         for name, value in sorted({**objective_of(baseline, study), **test.get(test_name(baseline), {})}.items())
     ]
+    if averaged:
+        compared.append(f"| {averaged.metric}, each run alone, on average | {averaged.mean:.6g} |")
     data = ModelCardData(
         language="ko",
         library_name="transformers",
@@ -164,15 +215,16 @@ def model_card(
         [
             f"---\n{data.to_yaml()}\n---",
             "",
-            f"# {code(sweep.name)}, trial {record.trial}",
+            f"# {code(sweep.name)}, trial {record.trial}{', averaged' if averaged else ''}",
             "",
             f"Task `{study.task}`, encoder {backbone} ({study.model.init} weights). "
             f"Chosen by {study.objective.mode} `{study.objective.metric}` "
-            f"{chosen_on(study)} among the trials of the sweep {code(sweep.name)}; {weights_of(study, record)}.",
+            f"{chosen_on(study)} among the trials of the sweep {code(sweep.name)}; "
+            f"{weights_averaged(averaged) if averaged else weights_of(study, record)}.",
             *([f"\n**Verdict:** {verdict['sentence']}."] if verdict else []),
             *(f"\n**Note:** {note}." for note in beside.notes),
             "",
-            f"| result ({standing(record)}) | value |",
+            f"| result ({'averaged weights' if averaged else standing(record)}) | value |",
             "|---|---|",
             *rows,
             *compared,
@@ -210,6 +262,14 @@ def weights_of(study: StudyConfig, record: TrialRecord) -> str:
     return (
         f"the weights are the best ones of the first fold, trained on the other {study.data.folds - 1}, while the "
         "results below, but those on a test file, are means of all folds' best"
+    )
+
+
+def weights_averaged(seeds: SeedScores) -> str:
+    """The same of a mean."""
+    return (
+        f"the weights are the mean of those of {seeds.models} runs with its values and other seeds, as in "
+        "[model soups](https://arxiv.org/abs/2203.05482)"
     )
 
 

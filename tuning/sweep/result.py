@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuning.sweep.comparison import Comparison, trial_as_json
+from tuning.sweep.seed_scores import SeedScores
 from tuning.sweep.verdict import Verdict
 from tuning.sweep_dir.trial_table import TrialRecord
 
@@ -19,6 +20,8 @@ class SweepResult:
     winner: TrialRecord | None
     verdict: Verdict | None
     """What runs with other seeds say of it, where the study has `confirm`."""
+    seeds: SeedScores | None
+    """What the models of those runs with its values score, alone and together."""
     test: dict[str, dict[str, float]]
     """Metrics on the test file: of the `winner`, of each baseline, such as `trial_0`, and of each run that the verdict
     rests on, such as `trial_0_seed_7`. Empty without a test file."""
@@ -41,6 +44,7 @@ class SweepResult:
             "gave_up": self.gave_up,
             "winner": trial_as_json(self.winner) if self.winner else None,
             "verdict": self.verdict.as_json() if self.verdict else None,
+            "seeds": self.seeds.as_json() if self.seeds else None,
             "test": self.test,
             **self.comparison.as_json(),
             "model": str(self.model) if self.model else None,

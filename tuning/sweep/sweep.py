@@ -29,6 +29,7 @@ from tuning.sweep.display import SweepDisplay
 from tuning.sweep.export import export_model
 from tuning.sweep.preflight import CheckedStudy, files_of, prepare, spoilers_of, survey, this_machine, tracking_warnings
 from tuning.sweep.result import SweepResult
+from tuning.sweep.seed_scores import SeedScores
 from tuning.sweep.session import Session
 from tuning.sweep.tracking import end_tracking, log_results, log_winner, start_tracking
 from tuning.sweep.verdict import Verdict
@@ -89,6 +90,8 @@ class Outcome:
     winner: TrialRecord | None
     verdict: Verdict | None
     """What runs with other seeds say of it, where the study has `confirm`."""
+    seeds: SeedScores | None
+    """What the models of those runs with its values score, alone and together."""
     test: dict[str, dict[str, float]]
     """Metrics on the test file, as in `SweepResult`."""
     ended: int
@@ -225,8 +228,10 @@ class Sweep:
                 test = read_test_set(study, table, groups, winner, confirmation.judged, budget=budget, say=say)
             if budget.interrupted:
                 winner = None
+            seeds = None
             if winner and confirmation.judged:
                 confirmation.close(winner.trial)
+                seeds = confirmation.score_together(winner.trial)
             if winner:
                 in_background(lambda: import_module("tuning.report"))  # takes seconds, in which the workers are busy
                 if not confirmation.judged:
@@ -234,6 +239,7 @@ class Sweep:
             return Outcome(
                 winner=winner,
                 verdict=verdict,
+                seeds=seeds,
                 test=test,
                 ended=study.budget.trials - left,
                 interrupted=budget.interrupted,
@@ -248,6 +254,7 @@ class Sweep:
             states=self.table.states(),
             winner=winner,
             verdict=outcome.verdict,
+            seeds=outcome.seeds,
             test=test,
             comparison=comparison,
             model=self._export(outcome, winner, comparison, tracker) if winner and winner.checkpoint else None,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tuning.study import StudyConfig
     from tuning.workers.broker import Function, ReportContent
     from tuning.workers.group_runtime import GroupRuntime
-    from tuning.workers.results import HoldoutScores, TrialConfig, TrialResult
+    from tuning.workers.results import HoldoutScores, TogetherScores, TrialConfig, TrialResult
     from tuning.workers.worker_groups import WorkerGroups
     from tuning.workers.worker_pool import WorkerPool
 
@@ -346,6 +346,31 @@ def score_holdout(
     return {
         "metrics": task.score(task.holdout, outputs),
         "pseudo_values": pseudo_values(task, task.holdout, outputs, objective).tolist(),
+    }
+
+
+def score_together(runtime: Runtime, *, model: str, cache: str, models: list[str]) -> TogetherScores:
+    """On the workers of a group: how models of the same values do together on the dev split, which also chooses anew
+    what it chose for each.
+
+    Args:
+        runtime: The worker's runtime.
+        model: Folder with the config and tokenizer of a trial with these values.
+        cache: Folder of the feature cache.
+        models: Their folders.
+    """
+    from kobert_core.ensemble import Ensemble, mean_weights
+    from kobert_core.evaluation import evaluate_on_dev
+    from kobert_core.pretrained import exported_weights, task_of
+
+    task = task_of(Path(model), cache=Path(cache))
+    averaged, *each = [task.build_model() for _ in range(1 + len(models))]
+    for network, folder in zip(each, models, strict=True):
+        network.load_state_dict(exported_weights(Path(folder)))
+    averaged.load_state_dict(mean_weights(exported_weights(Path(folder)) for folder in models))
+    return {
+        "ensemble": evaluate_on_dev(Ensemble(each).to(runtime.device), task, runtime),
+        "averaged": evaluate_on_dev(averaged.to(runtime.device), task, runtime),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
 import torch
@@ -12,7 +12,7 @@ from kobert_core.config import DistillConfig
 from kobert_core.data.batching import IGNORED, PackedInputs
 from kobert_core.families import family_of, pooling_values
 from kobert_core.models.distillation import class_losses, label_losses
-from kobert_core.models.heads import EncoderWithHead
+from kobert_core.models.heads import EncoderWithHead, mean_probabilities
 from kobert_core.models.packed_encoder import encode, rows_of
 
 if TYPE_CHECKING:
@@ -124,6 +124,16 @@ class TextClassifier(EncoderWithHead):
     @staticmethod
     def packed_output(outputs: Mapping[str, torch.Tensor], packed: PackedInputs) -> ClassifierOutput:
         return ClassifierOutput(None, outputs["logits"])
+
+    def mean_output(self, outputs: Sequence[ClassifierOutput]) -> ClassifierOutput:
+        """The mean of the probabilities, as a logit; of numbers the mean."""
+        logits = [output.logits.float() for output in outputs]
+        if self.problem_type == "single_label_classification":
+            return ClassifierOutput(None, mean_probabilities(logits))
+        of_all = torch.stack(logits)
+        if self.problem_type == "regression":
+            return ClassifierOutput(None, of_all.mean(0))
+        return ClassifierOutput(None, F.logsigmoid(of_all).logsumexp(0) - F.logsigmoid(-of_all).logsumexp(0))
 
     def _distilled(
         self, logits: torch.Tensor, labels: torch.Tensor, soft_labels: torch.Tensor, reduction: str

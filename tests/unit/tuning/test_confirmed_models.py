@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from kobert_core.checkpoint import WEIGHTS, load_weights
+from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_json
+from kobert_core.io.checksums import check_sums
 from kobert_core.pretrained import load_pretrained, save_model_files
 from kobert_core.tasks import task_class
 from tests.fixtures.checkpoints import save_checkpoint
@@ -19,9 +21,11 @@ from tests.fixtures.commands import ROOT
 from tests.fixtures.tiny import SIZES
 from tuning.study import StudyConfig, load_study
 from tuning.sweep.confirm import Confirmation
+from tuning.sweep.export import export_averaged
+from tuning.sweep.seed_scores import SeedScores
 from tuning.sweep_dir.confirm_runs import ConfirmRuns, confirmed_models, model_of
-from tuning.sweep_dir.layout import CHECKPOINTS, WINNER, confirm_folder
-from tuning.sweep_dir.trial_table import TrialTable
+from tuning.sweep_dir.layout import CHECKPOINTS, MODEL_FILES, WINNER, confirm_folder, trial_folder
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 STEP = "update-00000001"
 
@@ -53,6 +57,7 @@ def judged(study: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> Path
             torch.manual_seed(seed)
             save_checkpoint(checkpoint_of(sweep, run.number), task.build_model(), {})
     runs.write()
+    save_model_files(trial_folder(sweep, 3) / MODEL_FILES, task)
     return sweep
 
 
@@ -99,6 +104,40 @@ def test_another_verdict_leaves_no_models_of_the_one_before(sweep: Path, study: 
     close(sweep, study, 3)
     close(sweep, study, 0)
     assert confirmed_models(sweep) == () and not list(sweep.rglob(WEIGHTS))
+
+
+SCORES = SeedScores(
+    models=2,
+    metric="eval/accuracy",
+    mode="max",
+    mean=0.75,
+    ensemble={"eval/accuracy": 0.8, "eval/loss": 0.5},
+    averaged={"eval/accuracy": 0.5, "eval/loss": 0.7},
+)
+
+
+def test_the_mean_of_their_weights_is_exported(sweep: Path, judged: Path, study: StudyConfig, tmp_path: Path) -> None:
+    record, output = TrialRecord(3, "COMPLETE", {}, metrics={"eval/accuracy": 0.9}), tmp_path / "soup"
+    close(sweep, study, 3)
+    with pytest.raises(InputError, match="has not scored the averaged weights of several seeds"):
+        export_averaged(sweep, study, record, output)
+    atomic_write_json(sweep / WINNER, {"winner": {"trial": 3}, "test": {}, "seeds": SCORES.as_json()})
+    export_averaged(sweep, study, record, output)
+    first, second = (load_weights(checkpoint_of(judged, number)) for number in (1, 3))
+    for name, tensor in load_pretrained(output).model.state_dict().items():
+        torch.testing.assert_close(tensor, (first[name] + second[name]) / 2)
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert "the weights are the mean of those of 2 runs with its values and other seeds" in card
+    assert "| eval/accuracy | 0.5 |" in card and "| eval/accuracy, each run alone, on average | 0.75 |" in card
+    assert "0.9" not in card, "a score of other weights"
+    check_sums(output)
+
+
+def test_the_scores_in_words() -> None:
+    assert SCORES.sentence == (
+        "the 2 confirmed seeds on dev: eval/accuracy 0.7500 on average, their ensemble 0.8000, "
+        "their averaged weights 0.5000 (no better)"
+    )
 
 
 def test_a_sweep_without_confirmation_has_none(tmp_path: Path) -> None:
