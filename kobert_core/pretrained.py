@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from pydantic import ValidationError
@@ -64,19 +65,25 @@ def split_weights(task: type[Task], weights: Mapping[str, torch.Tensor]) -> dict
     return {WEIGHTS: {key: tensor for key, tensor in weights.items() if key not in apart}} | files
 
 
-def keep_chosen(folder: Path, task: type[Task], metrics: Mapping[str, float]) -> None:
+def keep_chosen(
+    folder: Path,
+    task: type[Task],
+    metrics: Mapping[str, float],
+    values: Mapping[str, object] = MappingProxyType({}),
+) -> None:
     """Write into `train_config.json` what the dev split chose, such as the null threshold of SQuAD 2.0.
 
     Args:
         folder: of an exported model.
         task: that of the model.
         metrics: of the checkpoint, on the dev split.
+        values: of the model's config that were chosen beside these.
     """
-    chosen = task.chosen_values(metrics)
+    chosen = task.chosen_values(metrics) | dict(values)
     if chosen:
-        values = json.loads((folder / TRAIN_CONFIG).read_text(encoding="utf-8"))
-        values["model"] |= chosen
-        atomic_write_json(folder / TRAIN_CONFIG, values)
+        config = json.loads((folder / TRAIN_CONFIG).read_text(encoding="utf-8"))
+        config["model"] |= chosen
+        atomic_write_json(folder / TRAIN_CONFIG, config)
         write_sums(folder)
 
 

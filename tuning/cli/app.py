@@ -286,6 +286,9 @@ def export(
     averaged: Annotated[
         bool, typer.Option("--averaged", help="The mean of the weights of the winner's confirmed seeds, a model soup.")
     ] = False,
+    tuned_decoding: Annotated[
+        bool, typer.Option("--tuned-decoding", help="The winner, its answers read with the settings best on dev.")
+    ] = False,
     onnx: Annotated[
         bool, typer.Option("--onnx", help="Add a graph for onnxruntime, as `onnx` does, by the dev split.")
     ] = False,
@@ -314,10 +317,10 @@ def export(
         raise InputError("nothing says where the model goes", where="export", fix=fix)
     if output is None and (onnx or int8 or fp16):
         raise InputError("nothing says where the graphs go", where="export --onnx", fix="give --output DIR")
-    if averaged and (trial is not None or register is not None):
-        other = "--trial" if trial is not None else "--register"
-        what = "the averaged weights of several seeds are those of no trial"
-        raise InputError(what, where="export --averaged", fix=f"leave out {other}")
+    variant = "--averaged" if averaged else "--tuned-decoding" if tuned_decoding else None
+    others = {"--tuned-decoding": tuned_decoding, "--trial": trial is not None, "--register": register is not None}
+    if variant and (other := next((name for name, given in others.items() if given and name != variant), None)):
+        raise InputError("this is another model than any trial's", where=f"export {variant}", fix=f"leave out {other}")
     if push is not None:
         from tuning.sweep.push import check_repo
 
@@ -328,9 +331,9 @@ def export(
             from tuning.sweep.onnx import Wanted
 
             wanted = Wanted(int8=int8, fp16=fp16, max_drop=max_drop)
-        _export(sweep_dir, output, trial, wanted, averaged=averaged)
+        _export(sweep_dir, output, trial, wanted, variant=variant)
     if push is not None:
-        _push(sweep_dir, trial, output, push, averaged=averaged, public=public, license=license)
+        _push(sweep_dir, trial, output, push, variant=variant, public=public, license=license)
     if register is not None:
         from tuning.cli.tracking import promoting, tell
         from tuning.sweep.promotion import register_model
@@ -346,7 +349,7 @@ def _push(
     exported: Path | None,
     repo: str,
     *,
-    averaged: bool,
+    variant: str | None,
     public: bool,
     license: str | None,
 ) -> None:
@@ -356,16 +359,16 @@ def _push(
     with tempfile.TemporaryDirectory() as folder:
         if exported is None:
             exported = Path(folder) / sweep_dir.resolve().name
-            _export(sweep_dir, exported, trial, None, averaged=averaged)
+            _export(sweep_dir, exported, trial, None, variant=variant)
         with watching() as progress:
             address = push_model(exported, repo, public=public, license=license, progress=progress)
     echo(f"pushed to {address}")
 
 
-def _export(sweep_dir: Path, output: Path, trial: int | None, wanted: Wanted | None, *, averaged: bool) -> None:
+def _export(sweep_dir: Path, output: Path, trial: int | None, wanted: Wanted | None, *, variant: str | None) -> None:
     from tuning.cli.progress import watching
     from tuning.sweep.comparison import Comparison, baselines_of
-    from tuning.sweep.export import export_averaged, export_model
+    from tuning.sweep.export import VARIANTS, export_model
     from tuning.sweep_dir.layout import WINNER
     from tuning.sweep_dir.trial_table import TrialTable, read_winner
 
@@ -391,8 +394,8 @@ def _export(sweep_dir: Path, output: Path, trial: int | None, wanted: Wanted | N
             reports.append(add_onnx_on_dev(folder, sweep_dir.resolve(), study, record, wanted, progress=progress))
 
         more: dict[str, Any] = {} if wanted is None else {"complete": add_graphs}
-        if averaged:
-            export_averaged(sweep_dir, study, record, output, **more)
+        if variant:
+            VARIANTS[variant](sweep_dir, study, record, output, **more)
         else:
             export_model(sweep_dir, study, record, output, **about, **more)
     echo(f"exported to {output}")
@@ -606,13 +609,8 @@ def _summarise(result: SweepResult, console: Console) -> None:
     for note in result.comparison.notes:
         say(f"note: {note}")
     say(verdict_in_words(result))
-    if result.seeds:
-        where = shlex.quote(str(result.folder))
-        say(result.seeds.sentence)
-        say(
-            f"one model of them: kobert-tune export {where} --averaged --output MODEL_DIR, or of the ensemble: "
-            f"kobert-tune distill {where} --student STUDY"
-        )
+    for line in result.extras():
+        say(line)
     if result.model:
         say(f"model: {result.model}")
     if (result.folder / REPORT).is_file():

@@ -26,8 +26,8 @@ from kobert_core.tasks import task_class
 from tuning.statistics.halving import better, rounds
 from tuning.study import StudyConfig
 from tuning.sweep.budget import Budget
+from tuning.sweep.extras import SeedScores
 from tuning.sweep.recording import run_params
-from tuning.sweep.seed_scores import SeedScores
 from tuning.sweep.verdict import Verdict, judge, on_holdout, unconfirmed
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns, Stage, model_of
 from tuning.sweep_dir.layout import (
@@ -128,8 +128,8 @@ class Confirmation:
             self._say(f"the confirmed seeds were not scored together: {last_line(str(error))}")
             return None
         mean = float(np.mean([run.metrics[metric] for run in kept.values()]))
-        mode = self._study.objective.mode
-        return SeedScores(models=len(kept), metric=metric, mode=mode, mean=mean, **found)
+        task, mode = self._study.task, self._study.objective.mode
+        return SeedScores(task=task, models=len(kept), metric=metric, mode=mode, mean=mean, **found)
 
     def _keep_model(self, run: ConfirmRun) -> None:
         model = model_of(self._table.folder, run)

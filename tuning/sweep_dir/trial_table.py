@@ -49,6 +49,7 @@ class WinnerFile(TypedDict):
     notes: NotRequired[list[str]]
     verdict: NotRequired[dict[str, object] | None]
     seeds: NotRequired[dict[str, Any] | None]
+    decoding: NotRequired[dict[str, Any] | None]
 
 
 @dataclass

@@ -38,3 +38,11 @@ class TogetherScores(TypedDict):
 
     ensemble: dict[str, float]
     averaged: dict[str, float]
+
+
+class TunedDecoding(TypedDict):
+    """The settings that read a model's answers best on the dev split: see `kobert_core.evaluation.Decoding`."""
+
+    values: dict[str, object]
+    metrics: dict[str, float]
+    tried: int

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tuning.study import StudyConfig
     from tuning.workers.broker import Function, ReportContent
     from tuning.workers.group_runtime import GroupRuntime
-    from tuning.workers.results import HoldoutScores, TogetherScores, TrialConfig, TrialResult
+    from tuning.workers.results import HoldoutScores, TogetherScores, TrialConfig, TrialResult, TunedDecoding
     from tuning.workers.worker_groups import WorkerGroups
     from tuning.workers.worker_pool import WorkerPool
 
@@ -372,6 +372,26 @@ def score_together(runtime: Runtime, *, model: str, cache: str, models: list[str
         "ensemble": evaluate_on_dev(Ensemble(each).to(runtime.device), task, runtime),
         "averaged": evaluate_on_dev(averaged.to(runtime.device), task, runtime),
     }
+
+
+def tune_checkpoint_decoding(
+    runtime: Runtime, *, model: str, cache: str, checkpoint: str, metric: str, mode: str
+) -> TunedDecoding | None:
+    """On the workers of a group: with which settings the answers of a checkpoint are best on the dev split, which also
+    chooses anew what it chose before; None where the objective does not depend on them.
+
+    Args:
+        runtime: The worker's runtime.
+        model, cache, checkpoint: As `evaluate_checkpoint` takes them.
+        metric, mode: The objective.
+    """
+    from kobert_core.config import Objective
+    from kobert_core.evaluation import predict, tune_decoding
+
+    task, network = load_checkpoint(Path(model), Path(cache), Path(checkpoint), {})
+    outputs = predict(network.to(runtime.device), task, task.dev, runtime)
+    found = tune_decoding(task, outputs, Objective.model_validate({"metric": metric, "mode": mode}))
+    return None if found is None else cast("TunedDecoding", found._asdict())
 
 
 def load_checkpoint(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,9 @@ from tests.fixtures.tiny import SIZES
 from tuning.study import StudyConfig, load_study
 from tuning.sweep.confirm import Confirmation
 from tuning.sweep.export import export_averaged
-from tuning.sweep.seed_scores import SeedScores
+from tuning.sweep.extras import SeedScores
 from tuning.sweep_dir.confirm_runs import ConfirmRuns, confirmed_models, model_of
-from tuning.sweep_dir.layout import CHECKPOINTS, MODEL_FILES, WINNER, confirm_folder, trial_folder
+from tuning.sweep_dir.layout import CHECKPOINTS, MODEL_FILES, TEST_SET_LOG, WINNER, confirm_folder, trial_folder
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 STEP = "update-00000001"
@@ -107,6 +108,7 @@ def test_another_verdict_leaves_no_models_of_the_one_before(sweep: Path, study: 
 
 
 SCORES = SeedScores(
+    task="nsmc",
     models=2,
     metric="eval/accuracy",
     mode="max",
@@ -122,6 +124,7 @@ def test_the_mean_of_their_weights_is_exported(sweep: Path, judged: Path, study:
     with pytest.raises(InputError, match="has not scored the averaged weights of several seeds"):
         export_averaged(sweep, study, record, output)
     atomic_write_json(sweep / WINNER, {"winner": {"trial": 3}, "test": {}, "seeds": SCORES.as_json()})
+    (sweep / TEST_SET_LOG).touch()
     export_averaged(sweep, study, record, output)
     first, second = (load_weights(checkpoint_of(judged, number)) for number in (1, 3))
     for name, tensor in load_pretrained(output).model.state_dict().items():
@@ -131,13 +134,19 @@ def test_the_mean_of_their_weights_is_exported(sweep: Path, judged: Path, study:
     assert "| eval/accuracy | 0.5 |" in card and "| eval/accuracy, each run alone, on average | 0.75 |" in card
     assert "0.9" not in card, "a score of other weights"
     check_sums(output)
+    (output / TEST_SET_LOG).write_text("another reading\n", encoding="utf-8")
+    check_sums(output)
 
 
 def test_the_scores_in_words() -> None:
-    assert SCORES.sentence == (
+    told, averaged, ensemble = SCORES.lines(Path("sweeps/a b"))
+    assert told == (
         "the 2 confirmed seeds on dev: eval/accuracy 0.7500 on average, their ensemble 0.8000, "
         "their averaged weights 0.5000 (no better)"
     )
+    assert averaged.endswith("kobert-tune export 'sweeps/a b' --averaged --output MODEL_DIR")
+    assert ensemble.endswith("kobert-tune distill 'sweeps/a b' --student STUDY")
+    assert len(list(replace(SCORES, task="korquad").lines(Path("sweeps/a")))) == 2, "none can learn from it"
 
 
 def test_a_sweep_without_confirmation_has_none(tmp_path: Path) -> None:
