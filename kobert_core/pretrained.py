@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -125,12 +125,15 @@ class Pretrained:
     """Where it is to run: on the GPU, if there is one; onnxruntime runs on the CPU."""
 
 
-def load_pretrained(folder: Path, *, backend: Backend = "torch", progress: Progress = unseen) -> Pretrained:
+def load_pretrained(
+    folder: Path, *, backend: Backend = "torch", cache: Path | None = None, progress: Progress = unseen
+) -> Pretrained:
     """Load a folder that was exported. Only safetensors are read, never a pickle.
 
     Args:
         folder: Of the model.
         backend: What is to run it: PyTorch, or onnxruntime on one of its graphs.
+        cache: Folder of the feature cache; None keeps the features of files that its task reads in memory.
         progress: Hears what its task does.
 
     Raises:
@@ -138,12 +141,12 @@ def load_pretrained(folder: Path, *, backend: Backend = "torch", progress: Progr
             graph.
     """
     if backend != "torch":
-        task = task_of(folder, progress=progress)
+        task = task_of(folder, cache=cache, progress=progress)
         return Pretrained(task, load_onnx_model(folder, task, backend).eval(), torch.device("cpu"))
-    weights = exported_weights(folder)
-    task, model = empty_model(folder, progress=progress)
+    files = _weight_files(folder)
+    task, model = empty_model(folder, cache=cache, progress=progress)  # which compares the hashes
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(_read_weights(files))
     except RuntimeError as error:  # other names or shapes
         raise InputError(f"the weights cannot be read ({error})", where=folder / WEIGHTS) from error
     return Pretrained(task, model.eval())
@@ -155,18 +158,29 @@ def exported_weights(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         InputError: the folder is not one that was exported, or a file in it is not what was written.
     """
+    files = _weight_files(folder)
+    check_sums(folder)
+    return _read_weights(files)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    own = task_class(read_train_config(folder).task).weight_files
+    if not (folder / WEIGHTS).is_file():
+        raise InputError("the weights are missing", where=folder / WEIGHTS, fix="export the model again")
+    return [folder / WEIGHTS, *(folder / name for name in own if (folder / name).is_file())]
+
+
+def _read_weights(files: Iterable[Path]) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    config = read_train_config(folder)
-    files = [name for name in (WEIGHTS, *task_class(config.task).weight_files) if (folder / name).is_file()]
-    if WEIGHTS not in files:
-        raise InputError("the weights are missing", where=folder / WEIGHTS, fix="export the model again")
-    check_sums(folder)
-    try:
-        return {key: tensor for name in files for key, tensor in load_file(folder / name).items()}
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"the weights cannot be read ({error})", where=folder / WEIGHTS) from error
+    weights: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            weights |= load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"the weights cannot be read ({error})", where=file) from error
+    return weights
 
 
 def empty_model(folder: Path, *, cache: Path | None = None, progress: Progress = unseen) -> tuple[Task, nn.Module]:

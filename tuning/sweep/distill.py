@@ -191,7 +191,7 @@ class Size:
 
     model: str
     value: float
-    """The objective on the student's dev split: of the best trial of this shape that was not stopped, if there is one."""
+    """The objective on the student's dev split: of the best trial of this shape that came to its end, if one did."""
     weights: int
     p50_ms: dict[str, float]
     """Median latency on one thread of the CPU, by the number of texts that it is asked about at once."""
