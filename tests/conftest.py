@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -52,6 +53,13 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _libraries_are_no_garbage() -> None:
+    """A collection looks at what this module's tests made, and not at a million objects of libraries each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fixtures.commands import ROOT, environment
+from tests.fixtures.commands import ROOT, tune, tune_here
 
 
 @pytest.fixture(scope="session")
 def readme_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where the shell commands of the README were run in their order."""
+    """A folder where the shell commands of the README were run in their order; the sweep as a process of its own."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "search_spaces").symlink_to(ROOT / "search_spaces")
-    (folder / "kobert-tune").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tuning "$@"\n')
-    (folder / "kobert-tune").chmod(0o755)
-    path = f"{folder}:{environment()['PATH']}"
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for block in re.findall(r"^```sh\n(.*?)^```", readme, re.MULTILINE | re.DOTALL):
-        done = subprocess.run(
-            ["sh", "-e", "-c", block],
-            cwd=folder,
-            env=environment() | {"PATH": path},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == 0, block + done.stdout + done.stderr
+    blocks = re.findall(r"^```sh\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    for line in "".join(blocks).splitlines():
+        program, *words = shlex.split(line)
+        assert program == "kobert-tune", line
+        is_sweep = words[0] == "sweep" and "--dry-run" not in words
+        (tune if is_sweep else tune_here)(*words, cwd=folder)
     return folder
 
 

@@ -110,7 +110,7 @@ def test_a_name_cannot_lead_out_of_the_output_folder(name: str) -> None:
 
 
 def test_a_dry_run_reads_everything_and_leaves_no_sweep(tmp_path: Path) -> None:
-    done = tune("sweep", QUICKSTART, "--dry-run", cwd=tmp_path)
+    done = tune_here("sweep", QUICKSTART, "--dry-run", cwd=tmp_path)
     for line in ("360 examples", "80 examples", "160 examples", "184 steps of 16 examples", "log_uniform"):
         assert line in done.stdout
     assert "40 examples, which no trial is chosen by" in done.stdout
@@ -129,7 +129,7 @@ def test_bad_rows_are_listed_with_their_lines(tmp_path: Path) -> None:
 
 def test_train_repeats_itself_bit_for_bit(tmp_path: Path) -> None:
     arguments = ["train", QUICKSTART, "--set", "train.epochs=0.5", "--set", "train.eval_percent=50"]
-    one, other = (tune(*arguments, cwd=tmp_path) for _ in range(2))
+    one, other = (run(*arguments, cwd=tmp_path) for run in (tune, tune_here))
 
     def steady(text: str) -> list[str]:
         return [word for word in text.split() if not word.startswith("train/examples_per_second")]
@@ -139,7 +139,7 @@ def test_train_repeats_itself_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_train_exports_a_model_that_evaluates_alike(tmp_path: Path) -> None:
-    tune("train", QUICKSTART, "--set", "train.epochs=1", "--output", "model", cwd=tmp_path)
+    tune_here("train", QUICKSTART, "--set", "train.epochs=1", "--output", "model", cwd=tmp_path)
     (tmp_path / "model" / "model.safetensors").stat()
     scored = tune_here("evaluate", "model", QUICKSTART.parent / "sample" / "test.tsv", cwd=tmp_path)
     assert "accuracy" in scored.stdout and "examples" in scored.stdout

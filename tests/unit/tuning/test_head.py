@@ -5,14 +5,15 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from kobert_core.errors import InputError
-from tests.fixtures.commands import ROOT, tune
+from tests.fixtures.commands import ROOT, tune, tune_here
 from tests.fixtures.nodes import free_port
 from tuning.cluster.head import named_address
 from tuning.cluster.jobs import Jobs
@@ -70,10 +71,13 @@ def test_an_address_of_the_environment_is_called_so(monkeypatch: pytest.MonkeyPa
     assert named_address("local")[0] is None
 
 
-@pytest.mark.parametrize("command", ["sweep", "doctor"])
-def test_commands_say_it_in_one_line(command: str, tmp_path: Path) -> None:
-    done = tune(command, QUICKSTART, "--address", f"127.0.0.1:{free_port()}", cwd=tmp_path, code=2)
+@pytest.mark.parametrize(("run", "command"), [(tune, "sweep"), (tune_here, "doctor")])
+def test_commands_say_it_in_one_line(
+    run: Callable[..., CompletedProcess[str]], command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = run(command, QUICKSTART, "--address", f"127.0.0.1:{free_port()}", cwd=tmp_path, code=2)
     assert len(done.stderr.splitlines()) == 1 and "no Ray cluster can be reached" in done.stderr
+    assert capfd.readouterr() == ("", ""), "nor do libraries print past Python"
     assert not list(tmp_path.glob("sweeps/*/study.yaml")), "the name stays free"
 
 

@@ -326,7 +326,7 @@ def test_of_twice_the_rows_no_more_is_held_than_their_ids(tmp_path: Path) -> Non
         finally:
             tracemalloc.stop()
 
-    few, many = 10 * ROWS_AT_ONCE, 20 * ROWS_AT_ONCE
+    few, many = 3 * ROWS_AT_ONCE, 6 * ROWS_AT_ONCE
     assert peak(many) - peak(few) < 200 * (many - few)  # a row with its text takes 400 bytes and more
 
 
