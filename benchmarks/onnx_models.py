@@ -70,7 +70,7 @@ def main() -> None:
             }
             for file in files.values():
                 models[f"{FOLDER}/{file.name}"] = lambda threads, file=file: run(file, threads=threads)
-            found = latencies(models, task.read(source))
+            found = latencies(models, dict.fromkeys(models, task.read(source)))
     print("", *latency_table(found), "", sep="\n")
     print(f"{report.processor}, {min(each.runs for each in found)} runs or more; load {os.getloadavg()[2]:.1f}.")
 

@@ -161,6 +161,9 @@ class ModelConfig(FrozenConfig):
     """Hub name or local folder of the tokenizer, when it is not that of `backbone`."""
     tokenizer_vocab_size: PositiveInt | None = None
     """Train a SentencePiece model of this many pieces on the training texts, instead of loading a tokenizer."""
+    keep_layers: PositiveInt | None = None
+    """Begin with so many of the layers of `backbone`, the lowest, the highest, and those at equal distances between
+    them (Sanh et al. 2019, DistilBERT); all of them when not given."""
     freeze: Annotated[int, Field(ge=0)] | Literal["embeddings"] = 0
     """What of the encoder keeps its weights: `embeddings`, or with a number the embeddings and so many of the lowest
     layers; 0 for nothing."""
@@ -181,6 +184,8 @@ class ModelConfig(FrozenConfig):
             raise ValueError("give `tokenizer` or `tokenizer_vocab_size`, not both")
         if self.init == "pretrained" and self.tokenizer_vocab_size is not None:
             raise ValueError("`tokenizer_vocab_size` makes new pieces: it needs `init: random`")
+        if self.keep_layers is not None and self.backbone is None:
+            raise ValueError("`keep_layers` are those of a `backbone`, which must be given")
         return self
 
 
@@ -285,6 +290,19 @@ class Objective(FrozenConfig):
         return than is None or (value > than if self.mode == "max" else value < than)
 
 
+class DistillConfig(FrozenConfig):
+    """What a small model learns from a large one, its teacher (Hinton et al. 2015, Distilling the Knowledge in a Neural
+    Network)."""
+
+    soft_labels: Source
+    """Predictions of the teacher, as `predict` and `distill` write them: `text`, `pair` where a row is a pair, and
+    `probability_…` or `score`. Texts that are not in the training split are learned from as well, without labels."""
+    weight: Fraction = 0.5
+    """Part of the loss of an example that is the teacher's, where it also has a label."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    """Logits are divided by it, so that the small probabilities of the teacher count more."""
+
+
 class TrainConfig(FrozenConfig):
     """All that decides the result of one training run."""
 
@@ -298,6 +316,8 @@ class TrainConfig(FrozenConfig):
     """Optimizer, schedule and batch."""
     train: RunConfig = RunConfig()
     """Length, seed, evaluations."""
+    distill: DistillConfig | None = None
+    """What is learned from a teacher; None when there is none."""
     objective: Objective | None = None
     """Decides which checkpoint is the best; the task's own objective when not given."""
 

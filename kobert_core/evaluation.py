@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import nn
 
+from kobert_core.config import Objective
 from kobert_core.data.batching import batches_of_tokens
 from kobert_core.runtime import Runtime, in_precision
 from kobert_core.tasks.base import Examples, Task
@@ -29,6 +33,47 @@ def evaluate_on_dev(model: nn.Module, task: Task, runtime: Runtime) -> dict[str,
     outputs = predict(model, task, task.dev, runtime)
     chosen = task.choose(task.dev, outputs)
     return task.with_chosen(chosen).score(task.dev, outputs) | chosen
+
+
+class Decoding(NamedTuple):
+    """How answers are read from outputs, and what that scores on dev."""
+
+    values: dict[str, object]
+    """Of the model's config: those that are other than there."""
+    metrics: dict[str, float]
+    """With what dev chooses besides, as `evaluate_on_dev` gives them."""
+    tried: int
+    """Combinations of values."""
+
+
+def tune_decoding(task: Task, outputs: dict[str, np.ndarray], objective: Objective) -> Decoding | None:
+    """The best values of `Task.decoding` on dev, of equal ones those that differ least from the config's. None where
+    the objective does not depend on them.
+
+    Nothing is trained or predicted: the outputs are scored again.
+
+    Args:
+        task: Of the model.
+        outputs: Of the model for `task.dev`, as `predict` gives them.
+        objective: What to choose by.
+    """
+    if not task.decoding:
+        return None
+    own = {name: getattr(task.model, name) for name in task.decoding}
+    grid = [dict(zip(own, values, strict=True)) for values in itertools.product(*task.decoding.values())]
+    others = [values for values in grid if values != own]
+    tried = [own, *sorted(others, key=lambda values: sum(values[name] != own[name] for name in own))]
+    best, best_value, best_chosen = own, None, dict[str, float]()
+    for values in tried:
+        reading = task.with_model_values(values)
+        chosen = reading.choose(task.dev, outputs)
+        scores = reading.with_chosen(chosen).item_scores(task.dev, outputs, objective.metric)
+        if scores is None:
+            return None
+        if objective.is_better(value := float(scores.mean()), than=best_value):
+            best, best_value, best_chosen = values, value, chosen
+    metrics = task.with_model_values(best).with_chosen(best_chosen).score(task.dev, outputs) | best_chosen
+    return Decoding({name: value for name, value in best.items() if value != own[name]}, metrics, len(tried))
 
 
 @torch.inference_mode()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
+T = TypeVar("T")
 Embed = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Head = Callable[[Any, torch.Tensor], torch.Tensor]
 
@@ -256,6 +257,25 @@ def layers_of(encoder: nn.Module) -> list[Any]:
     """The encoder's layers, the lowest first."""
     layers: Any = encoder.get_submodule(family_of(encoder.config).layers)  # type: ignore[arg-type]
     return list(layers)
+
+
+def spread(layers: int, keep: int | None) -> list[int]:
+    """So many of the places of layers, the lowest and the highest among them, at equal distances; all for None."""
+    kept = torch.linspace(0, layers - 1, layers if keep is None else keep, dtype=torch.float64)
+    return [int(place) for place in kept.round()]
+
+
+def weights_of_layers(weights: Mapping[str, T], family: Family, kept: Sequence[int]) -> dict[str, T]:
+    """The weights of an encoder with these of its layers alone, by the names that they have there."""
+    places = {layer: place for place, layer in enumerate(kept)}
+    found: dict[str, T] = {}
+    for name, weight in weights.items():
+        match = re.match(rf"({re.escape(family.layers)}\.)(\d+)(\..*)", name)
+        if match is None:
+            found[name] = weight
+        elif int(match[2]) in places:
+            found[f"{match[1]}{places[int(match[2])]}{match[3]}"] = weight
+    return found
 
 
 def layers_above(encoder: nn.Module, weight: str) -> int:

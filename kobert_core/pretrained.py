@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from pydantic import ValidationError
 from torch import nn
 
-from kobert_core.checkpoint import WEIGHTS, save_tensors
+from kobert_core.checkpoint import WEIGHTS, load_weights, save_tensors
 from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_folder, atomic_write_json
@@ -62,20 +65,53 @@ def split_weights(task: type[Task], weights: Mapping[str, torch.Tensor]) -> dict
     return {WEIGHTS: {key: tensor for key, tensor in weights.items() if key not in apart}} | files
 
 
-def keep_chosen(folder: Path, task: type[Task], metrics: Mapping[str, float]) -> None:
+def keep_chosen(
+    folder: Path,
+    task: type[Task],
+    metrics: Mapping[str, float],
+    values: Mapping[str, object] = MappingProxyType({}),
+) -> None:
     """Write into `train_config.json` what the dev split chose, such as the null threshold of SQuAD 2.0.
 
     Args:
         folder: of an exported model.
         task: that of the model.
         metrics: of the checkpoint, on the dev split.
+        values: of the model's config that were chosen beside these.
     """
-    chosen = task.chosen_values(metrics)
+    chosen = task.chosen_values(metrics) | dict(values)
     if chosen:
-        values = json.loads((folder / TRAIN_CONFIG).read_text(encoding="utf-8"))
-        values["model"] |= chosen
-        atomic_write_json(folder / TRAIN_CONFIG, values)
+        config = json.loads((folder / TRAIN_CONFIG).read_text(encoding="utf-8"))
+        config["model"] |= chosen
+        atomic_write_json(folder / TRAIN_CONFIG, config)
         write_sums(folder)
+
+
+def complete_model(folder: Path, task: type[Task], checkpoint: Path, metrics: Mapping[str, float]) -> None:
+    """Put the weights of a run's checkpoint into the folder that `save_model_files` wrote when it began: it is then
+    one that `load_pretrained` loads. The folder has all of it or none of it; after a kill the same call goes on.
+
+    Args:
+        folder: Of the model.
+        task: That of the model.
+        checkpoint: Folder of the checkpoint.
+        metrics: Of the checkpoint, on the dev split.
+
+    Raises:
+        InputError: a file of the folder or the checkpoint is not what was written.
+    """
+    complete = folder.with_name(f"{folder.name}.complete")
+    for leftover in folder.parent.glob(f".{complete.name}.*.tmp"):
+        shutil.rmtree(leftover)
+    if not complete.exists():
+        check_sums(folder)
+        with atomic_folder(complete) as temporary:
+            shutil.copytree(folder, temporary, dirs_exist_ok=True)
+            keep_chosen(temporary, task, metrics)
+            save_weights(temporary, task, load_weights(checkpoint))
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.rename(complete, folder)
 
 
 @dataclass(frozen=True)
@@ -89,33 +125,62 @@ class Pretrained:
     """Where it is to run: on the GPU, if there is one; onnxruntime runs on the CPU."""
 
 
-def load_pretrained(folder: Path, *, backend: Backend = "torch", progress: Progress = unseen) -> Pretrained:
+def load_pretrained(
+    folder: Path, *, backend: Backend = "torch", cache: Path | None = None, progress: Progress = unseen
+) -> Pretrained:
     """Load a folder that was exported. Only safetensors are read, never a pickle.
 
     Args:
         folder: Of the model.
         backend: What is to run it: PyTorch, or onnxruntime on one of its graphs.
+        cache: Folder of the feature cache; None keeps the features of files that its task reads in memory.
         progress: Hears what its task does.
 
     Raises:
         InputError: the folder is not one that was exported, a file in it is not what was written, or it has no such
             graph.
     """
-    from safetensors.torch import load_file
-
     if backend != "torch":
-        task = task_of(folder, progress=progress)
+        task = task_of(folder, cache=cache, progress=progress)
         return Pretrained(task, load_onnx_model(folder, task, backend).eval(), torch.device("cpu"))
-    config = read_train_config(folder)
-    files = [name for name in (WEIGHTS, *task_class(config.task).weight_files) if (folder / name).is_file()]
-    if WEIGHTS not in files:
-        raise InputError("the weights are missing", where=folder / WEIGHTS, fix="export the model again")
-    task, model = empty_model(folder, progress=progress)
+    files = _weight_files(folder)
+    task, model = empty_model(folder, cache=cache, progress=progress)  # which compares the hashes
     try:
-        model.load_state_dict({key: tensor for name in files for key, tensor in load_file(folder / name).items()})
-    except Exception as error:  # safetensors' own error for a torn file, RuntimeError for other names or shapes
+        model.load_state_dict(_read_weights(files))
+    except RuntimeError as error:  # other names or shapes
         raise InputError(f"the weights cannot be read ({error})", where=folder / WEIGHTS) from error
     return Pretrained(task, model.eval())
+
+
+def exported_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All weights of a folder that was exported, on the CPU.
+
+    Raises:
+        InputError: the folder is not one that was exported, or a file in it is not what was written.
+    """
+    files = _weight_files(folder)
+    check_sums(folder)
+    return _read_weights(files)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    own = task_class(read_train_config(folder).task).weight_files
+    if not (folder / WEIGHTS).is_file():
+        raise InputError("the weights are missing", where=folder / WEIGHTS, fix="export the model again")
+    return [folder / WEIGHTS, *(folder / name for name in own if (folder / name).is_file())]
+
+
+def _read_weights(files: Iterable[Path]) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    weights: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            weights |= load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"the weights cannot be read ({error})", where=file) from error
+    return weights
 
 
 def empty_model(folder: Path, *, cache: Path | None = None, progress: Progress = unseen) -> tuple[Task, nn.Module]:

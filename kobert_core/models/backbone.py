@@ -3,6 +3,7 @@ transformers, so that weights load anywhere."""
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ import torch
 from kobert_core.config import ModelConfig
 from kobert_core.data.cache import cached_arrays
 from kobert_core.errors import InputError
-from kobert_core.families import FAMILIES, family_of, layers_above, layers_of
+from kobert_core.families import FAMILIES, family_of, layers_above, layers_of, spread, weights_of_layers
 from kobert_core.tokenization import Tokenizer
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def load_encoder(
     Raises:
         InputError: the encoder is not there, is of no known family, lacks weights, or does not fit its tokenizer.
     """
-    its_config = encoder_config(config, tokenizer, longest=longest, segments=segments)
+    whole = _whole_config(config, tokenizer, longest, segments)
+    its_config = _with_layers(whole, config.keep_layers)
     if config.init == "random":
         return freeze(_new_encoder(its_config, pooler=pooler), config.freeze)
     assert config.backbone is not None
@@ -61,9 +63,14 @@ def load_encoder(
         "files": [(name, stat.st_mtime_ns, stat.st_size) for name, stat in files],
         "shape": json.dumps(shape, sort_keys=True, default=str),
         "pooler": pooler,
-    }
+    } | ({} if config.keep_layers is None else {"layers": whole.num_hidden_layers})
+
+    def kept_weights() -> dict[str, np.ndarray]:
+        weights = _pretrained_weights(backbone, revision, whole, pooler=pooler)
+        return weights_of_layers(weights, family_of(whole), spread(whole.num_hidden_layers, config.keep_layers))
+
     with torch.random.fork_rng(devices=[]), quiet_transformers():
-        weights = cached_arrays(cache, key, lambda: _pretrained_weights(backbone, revision, its_config, pooler=pooler))
+        weights = cached_arrays(cache, key, kept_weights)
         own = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
         encoder: PreTrainedModel = _class_of(its_config).from_pretrained(
             None, config=its_config, state_dict=own, dtype=torch.float32, **_pooling(its_config, pooler)
@@ -129,17 +136,40 @@ def check_encoder(
     Raises:
         InputError: `load_encoder` would raise it.
     """
-    its_config = encoder_config(config, tokenizer, longest=longest, segments=segments)
+    whole = _whole_config(config, tokenizer, longest, segments)
+    its_config = _with_layers(whole, config.keep_layers)
     if config.init == "pretrained" and weights:
         assert config.backbone is not None
         backbone, revision = config.backbone, config.revision or "main"
         with quiet_transformers():
             stored = _stored_shapes(backbone, revision)
-            found = _pretrained_weights(backbone, revision, its_config, pooler=pooler, stored=stored)
+            found = _pretrained_weights(backbone, revision, whole, pooler=pooler, stored=stored)
         if _pools(its_config, pooler) and POOLER - found.keys():
             log.warning(NEW_POOLER, backbone)
     with torch.device("meta"):
         return freeze(_new_encoder(its_config, pooler=pooler), config.freeze)
+
+
+def _with_layers(config: PretrainedConfig, keep: int | None) -> PretrainedConfig:
+    """The shape with so many of its layers.
+
+    Raises:
+        InputError: it does not have so many.
+    """
+    if keep is None:
+        return config
+    layers: int = config.num_hidden_layers
+    if keep > layers:
+        raise InputError(
+            f"{keep} layers cannot be kept: the backbone has {layers}",
+            where="model.keep_layers",
+            fix=f"give {layers} or less",
+        )
+    fewer = copy.deepcopy(config)
+    fewer.num_hidden_layers = keep
+    if kinds := getattr(config, "layer_types", None):
+        fewer.layer_types = [kinds[layer] for layer in spread(layers, keep)]
+    return fewer
 
 
 def freeze(encoder: PreTrainedModel, what: int | Literal["embeddings"]) -> PreTrainedModel:
@@ -284,13 +314,19 @@ def _pretrained_weights(
 
 
 def encoder_config(config: ModelConfig, tokenizer: Tokenizer, *, longest: int, segments: int = 1) -> PretrainedConfig:
-    """The encoder's shape: that of `backbone` with the study's own values, made to fit the tokenizer.
+    """The encoder's shape: that of `backbone` with the study's own values and the layers that are kept, made to fit the
+    tokenizer.
 
     `longest` is the longest example in tokens, `segments` how many texts it has: 2 for a pair.
 
     Raises:
         InputError: the backbone is not there, is of no family that is known, or does not fit the tokenizer.
     """
+    return _with_layers(_whole_config(config, tokenizer, longest, segments), config.keep_layers)
+
+
+def _whole_config(config: ModelConfig, tokenizer: Tokenizer, longest: int, segments: int) -> PretrainedConfig:
+    """The same with all layers."""
     its_config = _new_config(config) if config.backbone is None else _config_of_backbone(config)
     family = family_of(its_config)
     values: dict[str, Any] = {name: value for name, value in config.config.items() if name != "model_type"}

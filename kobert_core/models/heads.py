@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -72,3 +73,15 @@ class EncoderWithHead(nn.Module, ABC):
     @abstractmethod
     def packed_output(outputs: Mapping[str, torch.Tensor], packed: PackedInputs) -> Any:
         """The output of `forward` from what `padded_outputs` gave for the same sequences."""
+
+    @abstractmethod
+    def mean_output(self, outputs: Sequence[Any]) -> Any:
+        """One output of `forward` for those that several models of this kind gave for the same sequences: what they
+        say on average."""
+
+
+def mean_probabilities(logits: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Logits of the mean of several models' probabilities (their softmax over the last dimension): its logarithm, in
+    float32."""
+    of_all = torch.stack([each.float() for each in logits])
+    return of_all.log_softmax(-1).logsumexp(0) - math.log(len(logits))

@@ -42,24 +42,29 @@ class Latency:
 
 @torch.inference_mode()
 def latencies(
-    models: Mapping[str, Callable[[int], nn.Module]], examples: Examples, *, progress: Progress = unseen
+    models: Mapping[str, Callable[[int], nn.Module]],
+    examples: Mapping[str, Examples],
+    *,
+    threads: Sequence[int] = THREADS,
+    progress: Progress = unseen,
 ) -> list[Latency]:
-    """Latencies of models on batches of examples that are drawn by chance, the same for all.
+    """Latencies of models on batches of examples that are drawn by chance: of as many, the same.
 
     Args:
         models: Each makes a model on the CPU that computes with so many threads.
-        examples: To draw from.
+        examples: Of each model what to draw from.
+        threads: How many, each after the other.
         progress: Hears how far it has come.
     """
     before, found = torch.get_num_threads(), list[Latency]()
-    work, rounds = "measuring latencies", len(THREADS) * len(SIZES)
+    work, rounds = "measuring latencies", len(threads) * len(SIZES)
     try:
-        for threads in THREADS:
-            torch.set_num_threads(threads)
-            made = {name: make(threads) for name, make in models.items()}
+        for count in threads:
+            torch.set_num_threads(count)
+            made = {name: make(count) for name, make in models.items()}
             for size in SIZES:
                 progress(work, len(found) // len(models), rounds)
-                found += _in_turns(made, _drawn(examples, size), threads)
+                found += _in_turns(made, {name: _drawn(examples[name], size) for name in made}, count)
     finally:
         torch.set_num_threads(before)
         progress(work, rounds, rounds)
@@ -72,20 +77,22 @@ def _drawn(examples: Examples, size: int) -> list[Batch]:
     return [examples.batch(indices) for indices in draws]
 
 
-def _in_turns(models: Mapping[str, nn.Module], batches: Sequence[Batch], threads: int) -> Iterator[Latency]:
+def _in_turns(
+    models: Mapping[str, nn.Module], batches: Mapping[str, Sequence[Batch]], threads: int
+) -> Iterator[Latency]:
     times: dict[str, list[float]] = {name: [] for name in models}
-    next_batches = {name: cycle(batches) for name in models}
+    next_batches = {name: cycle(batches[name]) for name in models}
     goes_on = True
     while goes_on:
         for name, model in models.items():
-            model(**batches[0].inputs)
+            model(**batches[name][0].inputs)
             for batch in islice(next_batches[name], TURN):
                 begin = time.perf_counter()
                 model(**batch.inputs)
                 times[name].append(time.perf_counter() - begin)
         goes_on = all(len(taken) < RUNS and sum(taken) < SECONDS for taken in times.values())
-    size = len(batches[0].inputs["lengths"])
     for name, taken in times.items():
+        size = len(batches[name][0].inputs["lengths"])
         p50, p99 = np.quantile(np.array(taken) * 1000, [0.5, 0.99]).round(3).tolist()
-        tokens = float(np.mean([batch.shape.tokens / size for batch in batches]).round(1))
+        tokens = float(np.mean([batch.shape.tokens / size for batch in batches[name]]).round(1))
         yield Latency(model=name, threads=threads, batch=size, tokens=tokens, runs=len(taken), p50_ms=p50, p99_ms=p99)

@@ -143,6 +143,9 @@ class Task(ABC, Generic[E]):
     """Files beside `model.safetensors`, each with the prefix of the weights in it; what transformers does not know."""
     chosen_on_dev: ClassVar[Mapping[str, str]] = {}
     """Metrics that are values of the model's config chosen on the dev split, with that value's name."""
+    decoding: ClassVar[Mapping[str, Sequence[object]]] = {}
+    """Values of the model's config by which answers are read from outputs, so that other ones need no training: what is
+    worth trying."""
     leak: ClassVar[type[Leak]] = Leak
     """What of a split may be trained on, in words."""
     shares: ClassVar[Mapping[str, float]] = {}
@@ -216,7 +219,10 @@ class Task(ABC, Generic[E]):
 
     @cached_property
     def train(self) -> E:
-        """The examples of the training split."""
+        """The examples that are trained on: those of the training split, and what a teacher says of others."""
+        return self._learned()
+
+    def _learned(self) -> E:
         return self.read(self.data.train, "training").take(self._split["train"])
 
     @cached_property
@@ -580,8 +586,11 @@ class Task(ABC, Generic[E]):
 
     def with_chosen(self, metrics: Mapping[str, float]) -> Self:
         """This task with what was chosen on dev, as the metrics of that evaluation have it."""
-        model = self.model.model_copy(update=self.chosen_values(metrics))
-        config = self.config.model_copy(update={"model": model})
+        return self.with_model_values(self.chosen_values(metrics))
+
+    def with_model_values(self, values: Mapping[str, object]) -> Self:
+        """This task with other values in the model's config, of the kind that its weights do not depend on."""
+        config = self.config.model_copy(update={"model": self.model.model_copy(update=values)})
         return self._like_this(config, self.fold, self.tokenizer)
 
     def on_fold(self, fold: int) -> Self:

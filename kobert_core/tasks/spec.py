@@ -29,6 +29,8 @@ class TaskSpec:
     """Its subclass of `kobert_core.tasks.base.Task`, as `module:class`."""
     predictions_by_id: bool = False
     """Whether official scripts take a file of its predictions, `{id: text}`."""
+    takes_soft_labels: bool = False
+    """Whether its models can learn from the predictions of others, as `distill` of a study has it."""
     infer_data_settings: Callable[[dict[str, object]], None] = infer_nothing
     """Puts what follows from the data's files into the `data` section of a study, whose paths are absolute; raises
     InputError when it does not follow from them."""

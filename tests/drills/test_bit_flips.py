@@ -28,6 +28,7 @@ from tests.fixtures.sweeps import start_sweep
 from tuning.search.optuna_study import open_optuna_study, refuse_other_search
 from tuning.study import load_study
 from tuning.sweep.export import export_model
+from tuning.sweep_dir.confirm_runs import confirmed_models
 from tuning.sweep_dir.layout import TABLE
 from tuning.sweep_dir.provenance import refuse_other_provenance
 from tuning.sweep_dir.saved_study import load_sweep_study
@@ -37,7 +38,7 @@ from tuning.tracking.spool import Spool, record_of
 from tuning.tracking.tracker import _make_sender
 
 FLIPS = 200
-SETTINGS = ("--set", "train.epochs=1", "--set", "train.eval_percent=50")
+SETTINGS = ("--set", "train.epochs=1", "--set", "train.eval_percent=50", "--set", "confirm={top: 1, seeds: 2}")
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,15 @@ def model_of(output: Path) -> Any:
     return weights, loaded.task.config.model_dump(mode="json"), loaded.task.tokenizer.encode("지루할 틈이 없었다")
 
 
+def confirmed_models_of(output: Path) -> Any:
+    models = confirmed_models(output / "one")
+    assert models
+    return [
+        {name: tensor.tolist() for name, tensor in load_pretrained(model).model.state_dict().items()}
+        for model in models
+    ]
+
+
 def export_of(output: Path) -> Any:
     exported = output / "exported"
     table = TrialTable(output / "one", load_sweep_study(output / "one").objective)
@@ -143,6 +153,8 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "one/trials/0000/model/*": export_of,
     "one/model/model.safetensors": model_of,
     "one/model/*[!d]": model_of,
+    "one/confirm/runs.json": confirmed_models_of,
+    "one/confirm/trials/*/model/model.safetensors": confirmed_models_of,
     "cache/*/*.npy": features_of,
     "cache/*/key.json": features_of,
     "cache/*/SHA256SUMS": features_of,

@@ -37,8 +37,9 @@ CASES = {
     ),
     "evaluate": (["evaluate", "MODEL", TEST_FILE], {"accuracy", "loss", "examples", "set_aside", "earlier_readings"}),
 }
-ELSEWHERE = {"status", "promote", "onnx"}
-"""They need a cluster, a registered model and time: see `test_cluster_commands.py`, `test_sweep.py`, `test_onnx.py`."""
+ELSEWHERE = {"status", "promote", "onnx", "distill"}
+"""They need a cluster, a registered model or time: see `test_cluster_commands.py`, `test_sweep.py`, `test_onnx.py`,
+`test_distill.py`."""
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from kobert_core.data.batching import Batch
+from kobert_core.io.atomic import atomic_write_json
+from kobert_core.io.checksums import SEAL, sealed
 from kobert_core.pretrained import load_pretrained
 from kobert_core.tasks.question_answering.official_metrics import score
 from tests.fixtures.commands import ROOT, tune_here
@@ -69,6 +72,34 @@ def test_mlflow_is_told_how_many_questions_there_are(sweep: dict[str, Any]) -> N
     assert [record["examples"] for record in records if record["kind"] == "dataset"] == [96, 26, test]
     runs = json.loads((Path(sweep["sweep"]) / "confirm" / "runs.json").read_text(encoding="utf-8"))
     assert {run["holdout"]["holdout/questions"] for run in runs if run["stage"] == "verdict"} == {40 - 26}
+
+
+def test_the_confirmed_seeds_are_scored_together(sweep: dict[str, Any]) -> None:
+    seeds = sweep["seeds"]
+    assert (seeds["models"], seeds["metric"]) == (2, "eval/f1")
+    for together in (seeds["ensemble"], seeds["averaged"]):
+        assert together["eval/questions"] == 26 and "eval/null_threshold" in together
+    tune_here("export", sweep["sweep"], "--averaged", "--output", "soup", cwd=sweep["work"])
+    chosen = json.loads((sweep["work"] / "soup" / "train_config.json").read_text(encoding="utf-8"))["model"]
+    assert chosen["null_threshold"] == seeds["averaged"]["eval/null_threshold"]
+    load_pretrained(sweep["work"] / "soup")
+
+
+def test_the_winner_is_read_with_the_settings_that_are_best_on_dev(sweep: dict[str, Any]) -> None:
+    found, work, before = sweep["decoding"], sweep["work"], sweep["winner"]["metrics"]["eval/f1"]
+    assert (found["tried"], found["before"]) == (20, before)
+    assert found["metrics"]["eval/f1"] >= before and bool(found["values"]) == (found["metrics"]["eval/f1"] > before)
+    other = {"values": {"max_answer_length": 20, "trim": False}}
+    other["metrics"] = found["metrics"] | {"eval/null_threshold": -1.5}
+    altered = shutil.copytree(sweep["sweep"], work / "altered")
+    result = json.loads((altered / "winner.json").read_text(encoding="utf-8")) | {"decoding": found | other}
+    atomic_write_json(altered / "winner.json", sealed({name: result[name] for name in result if name != SEAL}))
+    tune_here("export", altered, "--tuned-decoding", "--output", "decoded", cwd=work)
+    model = json.loads((work / "decoded" / "train_config.json").read_text(encoding="utf-8"))["model"]
+    assert (model["max_answer_length"], model["trim"], model["null_threshold"]) == (20, False, -1.5)
+    assert "max_answer_length 20, trim false" in (work / "decoded" / "README.md").read_text(encoding="utf-8")
+    ours, theirs = (load_pretrained(path).model.state_dict() for path in (work / "decoded", Path(sweep["model"])))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_transformers_loads_the_pieces_and_the_boundary_head_lies_beside(sweep: dict[str, Any]) -> None:

@@ -30,13 +30,19 @@ from scipy import stats
 
 from kobert_core.checkpoint import WEIGHTS
 from kobert_core.data.batching import Batch
+from kobert_core.evaluation import evaluate_on_dev
 from kobert_core.pretrained import load_pretrained
+from kobert_core.runtime import LocalRuntime
+from kobert_core.tasks import task_class
 from tests.fixtures.browser import listed_columns, listed_runs, need_browser, page_html
 from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED, environment, tune, tune_here
 from tests.fixtures.hub import TOKEN, hub
 from tests.fixtures.mlflow_server import wait_until_it_answers
 from tests.fixtures.nodes import free_port
 from tests.fixtures.sweeps import ONE_AT_A_TIME
+from tuning.study import load_study
+from tuning.sweep_dir.confirm_runs import confirmed_models
+from tuning.sweep_dir.layout import confirm_folder
 from tuning.sweep_dir.reviews import read_review
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
@@ -86,7 +92,12 @@ def test_the_winner_is_what_runs_with_other_seeds_say(sweep: dict[str, Any]) -> 
     assert {run["holdout"]["holdout/examples"] for run in judged} == {40}
     assert verdict["value"] == records(sweep)[verdict["candidate"]]["value"]
     assert verdict["sentence"] in (sweep["folder"] / "model" / "README.md").read_text(encoding="utf-8")
-    assert not list((sweep["folder"] / "confirm").glob(f"**/{WEIGHTS}"))
+    kept = [confirm_folder(sweep["folder"], run["number"]) for run in judged if run["trial"] == verdict["winner"]]
+    assert confirmed_models(sweep["folder"]) == tuple(folder / "model" for folder in kept)
+    assert {path.parent for path in (sweep["folder"] / "confirm").glob(f"**/{WEIGHTS}")} == {f / "model" for f in kept}
+    assert sweep["seeds"]["mean"] == pytest.approx(
+        sum(run["value"] for run in judged if run["trial"] == verdict["winner"]) / 3
+    )
     of_runs = {f"trial_{run['trial']}_seed_{run['seed']}" for run in judged}
     assert set(sweep["test"]) == {"winner", "trial_0"} | of_runs
 
@@ -376,6 +387,18 @@ def test_transformers_loads_the_export_and_gives_the_same_logits(sweep: dict[str
     assert "language: ko" in card and f"{sweep['winner']['metrics']['eval/accuracy']:.6g}" in card
     refused = tune_here("export", sweep["folder"], "--output", tmp_path / "model", cwd=tmp_path, code=2)
     assert "the output is not empty" in refused.stderr
+
+
+def test_the_averaged_weights_score_what_the_sweep_says(sweep: dict[str, Any], tmp_path: Path) -> None:
+    tune_here("export", sweep["folder"], "--averaged", "--output", tmp_path / "soup", cwd=tmp_path)
+    pretrained, mean = load_pretrained(tmp_path / "soup"), sweep["seeds"]["averaged"]
+    task = task_class("nsmc")(load_study(QUICKSTART).train_config(sweep["winner"]["values"]))
+    found = evaluate_on_dev(pretrained.model, task, LocalRuntime(device=torch.device("cpu")))
+    assert found == pytest.approx(mean, abs=1e-6) and mean != sweep["seeds"]["ensemble"]
+    refused = tune_here("export", sweep["folder"], "--averaged", "--trial", 0, "--output", "m", cwd=tmp_path, code=2)
+    assert "this is another model than any trial's; leave out --trial" in refused.stderr
+    refused = tune_here("export", sweep["folder"], "--tuned-decoding", "--output", "m", cwd=tmp_path, code=2)
+    assert "has found no better settings to read the winner's answers with" in refused.stderr
 
 
 @pytest.mark.parametrize("suffix", [".tsv", ".jsonl"])

@@ -34,6 +34,14 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with a sweep that 
 SweepDir = Annotated[Path, typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep, such as sweeps/nsmc.")]
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder of an exported model.")]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps.")]
+SweepsFolder = Annotated[
+    Path | None,
+    typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps. Default: `storage`, else sweeps."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="A Ray cluster to use: auto, or HOST:6379. Default: RAY_ADDRESS; else one is started here."),
+]
 RunBy = Annotated[
     str,
     typer.Option(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from kobert_core.data.set_aside import PLACES_SHOWN
@@ -19,11 +19,11 @@ from kobert_core.evaluation import RUNNING_THE_MODEL
 from kobert_core.inference import Predictor
 from kobert_core.io.atomic import atomic_write_json, check_output
 from kobert_core.io.checksums import SUMS
+from kobert_core.io.record_files import PartFiles, Records, as_json_lines, format_of
 from kobert_core.onnx.files import Backend
 from kobert_core.pretrained import load_pretrained, read_train_config
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks.base import Inputs
-from tuning.cli.prediction_files import PartFiles, Records, as_json_lines, format_of
 from tuning.sweep.evaluation import evaluate_model
 
 STANDARD = "-"
@@ -207,7 +207,7 @@ def standard_input(model_dir: Path) -> Iterator[Path]:
         )
         suffix = ".jsonl" if is_json else ".tsv"
         header = f"{column}\n".encode() if one_text and not is_json and not is_table else b""
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         path = Path(folder) / f"stdin{suffix}"
         with open(path, "wb") as file:
             file.write(header + begin if begin else b"")
@@ -242,14 +242,15 @@ def evaluate_file(
     """
     if predictions is not None:
         check_output(predictions)
-    pretrained = load_pretrained(model_dir, backend=backend, progress=progress)
-    task = pretrained.task
-    if predictions is not None and not task.spec.predictions_by_id:
-        raise InputError("this model answers no questions", where=model_dir, fix="leave out --predictions")
-    found = evaluate_model(pretrained, model_dir, source, by="evaluate", say=say)
-    if predictions is not None:
-        answers = task.answers(found.examples.ids, found.examples, found.outputs)
-        given = {answer["id"]: answer["prediction_text"] for answer in answers if answer["id"]}
-        atomic_write_json(predictions, given)
-    in_detail = task.score_in_detail(found.examples, found.outputs)
+    with TemporaryDirectory(prefix="kobert-tune-") as cache:  # features on disk: a long file takes little memory
+        pretrained = load_pretrained(model_dir, backend=backend, cache=Path(cache), progress=progress)
+        task = pretrained.task
+        if predictions is not None and not task.spec.predictions_by_id:
+            raise InputError("this model answers no questions", where=model_dir, fix="leave out --predictions")
+        found = evaluate_model(pretrained, model_dir, source, by="evaluate", say=say)
+        if predictions is not None:
+            answers = task.answers(found.examples.ids, found.examples, found.outputs)
+            given = {answer["id"]: answer["prediction_text"] for answer in answers if answer["id"]}
+            atomic_write_json(predictions, given)
+        in_detail = task.score_in_detail(found.examples, found.outputs)
     return found.metrics | {"earlier_readings": found.earlier_readings} | in_detail

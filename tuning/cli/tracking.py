@@ -1,10 +1,11 @@
-"""Commands about what MLflow has: unsent records are sent, a version of a registered model gets an alias."""
+"""Commands about MLflow: unsent records are sent, a registered model's version gets an alias, its pages are opened."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,7 @@ from tuning.cli.options import (
     AsJson,
     CompareOn,
     Force,
+    Output,
     SweepDir,
     print_json,
 )
@@ -102,3 +104,29 @@ def tell(found: Promotion, *, as_json: bool = False) -> None:
         echo(found.sentence)
     if not found.promoted:
         raise typer.Exit(EXIT_NOT_BETTER)
+
+
+@commands.command()
+def ui(
+    sweep_dir: Annotated[
+        Path | None, typer.Argument(metavar="[SWEEP_DIR]", help="A sweep whose store to show.")
+    ] = None,
+    output: Output = SWEEPS,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Open the MLflow UI on the store in use, until Ctrl-C."""
+    from search_spaces.distributions import Constant
+    from tuning.sweep_dir.layout import SPOOL
+    from tuning.sweep_dir.saved_study import load_sweep_study
+    from tuning.tracking import resolve_tracking_uri, show_ui
+
+    study = load_sweep_study(sweep_dir) if sweep_dir else None
+    uri = resolve_tracking_uri(
+        study.tracking.uri if study else None, sweep_dir.resolve().parent if sweep_dir else output
+    )
+    of_sweep: dict[str, Any] = {}
+    if sweep_dir and study:
+        searched = [name for name, each in study.space.items() if not isinstance(each, Constant)]
+        of_sweep = {"spool": sweep_dir / SPOOL, "objective": study.objective, "parameters": searched}
+    raise typer.Exit(show_ui(uri, host=host, port=port, say=echo, **of_sweep))

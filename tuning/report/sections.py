@@ -63,6 +63,7 @@ def winner(data: SweepData) -> Iterator[Markup]:
         yield from _verdict_tables(verdict)
         yield _beside_baselines(data, best, result)
     yield from _confirmations(data)
+    yield from _seeds_together(result.get("seeds"))
     yield _trials(data, data.table.best(BEST_SHOWN), "The best trials: those that ran to their ends first")
     shown = data.records[:TRIALS_SHOWN]
     whole = len(shown) == len(data.records)
@@ -120,6 +121,16 @@ def _confirmations(data: SweepData) -> Iterator[Markup]:
         ]
         columns = ["run", "stage", "state", "on dev", *names, "took"]
         yield table("Trained again with other seeds", columns, rows)
+
+
+def _seeds_together(seeds: Mapping[str, Any] | None) -> Iterator[Markup]:
+    """What the models with the winner's values say together."""
+    if seeds:
+        names = sorted(seeds["ensemble"], key=_metric_order)
+        rows = [[name, seeds["ensemble"][name], seeds["averaged"].get(name)] for name in names]
+        alone = f"each alone has {seeds['metric']} {number(seeds['mean'])} on average"
+        caption = f"The {seeds['models']} confirmed seeds together, on dev: {alone}"
+        yield table(caption, ["", "mean of their answers", "mean of their weights"], rows)
 
 
 def _trials(data: SweepData, records: Sequence[TrialRecord], caption: str) -> Markup:

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, PlainSerializer, SerializeAsAny, field_v
 
 from kobert_core.config import (
     DataConfig,
+    DistillConfig,
     FrozenConfig,
     ModelConfig,
     Objective,
@@ -33,8 +34,8 @@ from tuning.study.sections import (
     TrackingConfig,
 )
 
-FIXED = ("data", "model", "optim", "train")
-"""Sections of `TrainConfig` that hold the values of a run."""
+FIXED = ("data", "model", "optim", "train", "distill")
+"""Sections of `TrainConfig` that hold the values of a run; the last may be missing."""
 EITHER_OR = (("accumulation", "effective_batch_size"), ("warmup_ratio", "warmup_steps"))
 """Fields of `OptimConfig`: the first one must not be written down when the second is in use."""
 
@@ -115,6 +116,8 @@ class StudyConfig(StudyHead):
     """Fixed values of the optimizer, schedule and batch."""
     train: RunConfig = RunConfig()
     """Fixed values of length, seed and evaluations."""
+    distill: DistillConfig | None = None
+    """Fixed values of what is learned from a teacher; None without one."""
     space: Annotated[Space, PlainSerializer(Space.to_dict)]
     """What is searched: `parameters` in the file."""
     objective: Objective
@@ -175,6 +178,20 @@ class StudyConfig(StudyHead):
             InputError: a file is not; it says what to put there.
         """
         check_files(dict(self.data))
+        for path in self.distill.soft_labels.local_paths() if self.distill else ():
+            if not path.exists():
+                raise InputError(
+                    "the soft labels cannot be read (No such file or directory)",
+                    where=path,
+                    fix="make them with `kobert-tune distill` or `predict`, or set `distill.soft_labels`",
+                )
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The files that trials and their test read, by the study's keys."""
+        given = {f"data.{name}": getattr(self.data, name) for name in ("train", "dev", "test")}
+        given["distill.soft_labels"] = self.distill and self.distill.soft_labels
+        return {key: source for key, source in given.items() if source}
 
     def example_values(self, given: Mapping[str, object] = MappingProxyType({})) -> dict[str, object]:
         """The first point given in advance; what it leaves out, or all without points, is the space's middle. Values
@@ -198,8 +215,8 @@ class StudyConfig(StudyHead):
         """The whole study file, with defaults and absolute paths, as plain values."""
         content = self.model_dump(mode="json")
         content["parameters"] = content.pop("space")
-        if self.confirm is None:
-            del content["confirm"]
+        for section in [name for name in ("confirm", "distill") if content[name] is None]:
+            del content[section]
         for section in (content.keys() & type(self).model_fields.keys()) - StudyHead.model_fields.keys():
             given = getattr(self, section).model_fields_set
             for name, value in list(content[section].items()):
@@ -223,13 +240,13 @@ class StudyConfig(StudyHead):
             for name in self.space.active(values)
             if isinstance(self.space[name], Constant)
         }
-        raw = {name: getattr(self, name).model_dump(mode="json", exclude_unset=True) for name in FIXED}
+        given = {name: section for name in FIXED if (section := getattr(self, name)) is not None}
+        raw = {name: section.model_dump(mode="json", exclude_unset=True) for name, section in given.items()}
         for name, value in (constants | dict(values)).items():
             section, _, field = name.partition(".")
             raw[section][field] = value
         parts = {
-            section: validate(type(getattr(self, section)), raw[section], key=section, problems=problems)
-            for section in FIXED
+            name: validate(type(section), raw[name], key=name, problems=problems) for name, section in given.items()
         }
         if problems:
             return None

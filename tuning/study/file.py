@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import UnionType
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from kobert_core.config import DataConfig, FrozenConfig, ModelConfig, Objective, OptimConfig, RunConfig
+from kobert_core.config import DataConfig, DistillConfig, FrozenConfig, ModelConfig, Objective, OptimConfig, RunConfig
 from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_text
@@ -45,6 +45,7 @@ SEARCHABLE = (
     "model.backbone",
     "model.tokenizer",
     "model.revision",
+    "model.keep_layers",
     "model.freeze",
     "model.dropout",
     "model.hidden_dropout",
@@ -64,6 +65,8 @@ CHANGEABLE = (
 """What population based training may change in the middle of a run: not its length, its data, or its model's shape."""
 FOLDERS = ("model.backbone", "model.tokenizer")
 """Keys whose values are folders, or names on the hub."""
+OPTIONAL = ("confirm", "distill")
+"""Sections without which a study does something less; the others are there with their defaults."""
 ADDRESSES = (("search", "storage"), ("tracking", "uri"))
 """Keys whose values may be the address of a database in a file."""
 HOLDOUT_FRACTION = 0.3333
@@ -98,6 +101,7 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
         "budget": BudgetConfig,
         "tracking": TrackingConfig,
         "confirm": ConfirmConfig,
+        "distill": DistillConfig,
     }
     known = [*StudyHead.model_fields, *models, "parameters"]
     everything = [*known, *(f"{section}.{name}" for section, model in models.items() for name in model.model_fields)]
@@ -111,7 +115,7 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
     sections: dict[str, Any] = {
         name: validate(model, values[name], key=name, problems=problems, elsewhere=everything)
         for name, model in models.items()
-        if name != "confirm" or name in values
+        if name not in OPTIONAL or name in values
     }
     head = {name: value for name, value in values.items() if name in StudyHead.model_fields}
     checked = validate(StudyHead, head, key="", problems=problems)
@@ -125,6 +129,7 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
         if sections["objective"] and sections["objective"].metric in LOOP_METRICS:
             what = f"`confirm` compares on rows that are held out, where there is no `{sections['objective'].metric}`"
             problems.add("objective.metric", what, f"take one of the task's, such as {task.objective.metric}")
+    _check_distill(raw.space, task, values, sections, problems)
     if sections["data"] and sections["data"].folds is not None and sections["scheduler"]:
         _check_folds(sections["scheduler"], problems)
     problems.raise_first(raw.where)
@@ -184,6 +189,7 @@ def searchable(task: TaskSpec) -> list[str]:
     own = (("data", task.Data, DataConfig), ("model", task.Model, ModelConfig))
     return [
         *SEARCHABLE,
+        *(("distill.weight", "distill.temperature") if task.takes_soft_labels else ()),
         *(
             f"{section}.{name}"
             for section, model, base in own
@@ -207,7 +213,7 @@ def _task_of(raw: RawStudy) -> TaskSpec:
 def _complete(raw: RawStudy, task: TaskSpec, sections: Iterable[str], problems: Problems) -> dict[str, Any]:
     """The values of the file with what follows from others: objective, absolute paths, what the data's files say."""
     given = {name: value for name, value in raw.values.items() if value is not None}
-    values = {name: {} for name in sections if name != "confirm"} | {
+    values = {name: {} for name in sections if name not in OPTIONAL} | {
         name: dict(value) if isinstance(value, dict) else value for name, value in given.items()
     }
     objective = values["objective"]
@@ -263,8 +269,8 @@ def _folder_or_name(value: Any, start: Path) -> Any:
 
 def _make_absolute(raw: RawStudy, task: TaskSpec, values: dict[str, Any]) -> None:
     """Files of the data, encoders and tokenizers that are folders, the storage, SQLite's files of an address."""
-    for section, model in (("data", task.Data), ("model", task.Model)):
-        content = values[section]
+    for section, model in (("data", task.Data), ("model", task.Model), ("distill", DistillConfig)):
+        content: Any = values.get(section)
         for name, value in list(content.items()) if isinstance(content, dict) else ():
             if name not in model.model_fields:
                 continue
@@ -362,6 +368,26 @@ def _check_confirm(data: DataConfig, search: SearchConfig, scheduler: SchedulerC
     if scheduler.name == "pbt":
         what = "`scheduler.name: pbt` changes values in the middle of a run: no trial can be trained again as it was"
         problems.add("confirm", what, "leave out `confirm`, or use another scheduler")
+
+
+def _check_distill(
+    space: Space, task: TaskSpec, values: Mapping[str, Any], sections: Mapping[str, Any], problems: Problems
+) -> None:
+    """What a teacher says must be there, and be something that the task can learn from."""
+    searched = [name for name in space if name.startswith("distill.")]
+    if "distill" not in values:
+        for name in searched:
+            problems.add(f"parameters.{name}", f"`{name}` is searched, but there is no `distill`", "add that section")
+        return
+    if not task.takes_soft_labels:
+        able = ", ".join(name for name, spec in SPECS.items() if spec.takes_soft_labels)
+        problems.add("distill", f"`task: {task.name}` cannot learn from a teacher", f"leave out `distill` ({able} can)")
+    if "model.class_weights" in space or getattr(sections["model"], "class_weights", None) is not None:
+        what = "a teacher's answers have no class to weigh, but `model.class_weights` is given"
+        problems.add("model.class_weights", what, "leave it out where there is `distill`")
+    if sections["data"] and sections["data"].folds is not None:
+        what = "a teacher has seen the rows of all folds, so that no score on one is worth anything"
+        problems.add("data.folds", what, "leave out `data.folds`, or `distill`")
 
 
 def _check_folds(scheduler: SchedulerConfig, problems: Problems) -> None:

@@ -19,19 +19,32 @@ from pathlib import Path
 
 import numpy as np
 
-from kobert_core.checkpoint import prune_checkpoints
+from kobert_core.checkpoint import WEIGHTS, prune_checkpoints
+from kobert_core.errors import InputError
+from kobert_core.pretrained import complete_model
+from kobert_core.tasks import task_class
 from tuning.statistics.halving import better, rounds
 from tuning.study import StudyConfig
 from tuning.sweep.budget import Budget
+from tuning.sweep.extras import SeedScores
 from tuning.sweep.recording import run_params
 from tuning.sweep.verdict import Verdict, judge, on_holdout, unconfirmed
-from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns, Stage
-from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, CONFIRM, MODEL_FILES, REVIEW, STUDY, confirm_folder
+from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns, Stage, model_of
+from tuning.sweep_dir.layout import (
+    CACHE,
+    CHECKPOINTS,
+    CONFIRM,
+    MODEL_FILES,
+    REVIEW,
+    STUDY,
+    confirm_folder,
+    trial_folder,
+)
 from tuning.sweep_dir.trial_status import RUN_STATUS, TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import DESCRIPTION_TAG, Tracker
 from tuning.workers.broker import ReportContent
-from tuning.workers.trial import score_holdout, train_trial
+from tuning.workers.trial import score_holdout, score_together, train_trial
 from tuning.workers.worker_pool import WorkerPool
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -85,12 +98,48 @@ class Confirmation:
         verdict = judge(study, candidate, value, ours, theirs)
         return replace(verdict, chosen_by=sum(run.stage == "choose" for run in self._runs))
 
-    def close(self) -> None:
-        """Remove the weights of the runs that were judged: what they said is in the ledger."""
-        for run in self.judged:
+    def close(self, winner: int) -> None:
+        """Keep the models of the runs of the trial that is exported; of the others, what they said is in the ledger."""
+        ours = {run.number for run in self.judged if run.trial == winner}
+        for run in self._runs:
+            model = model_of(self._table.folder, run)
+            if run.number not in ours and (model / WEIGHTS).is_file():  # an earlier verdict exported another trial
+                shutil.rmtree(model)
+        for run in sorted(self.judged, key=lambda run: run.number in ours):  # first those that make space
+            if run.number in ours:
+                self._keep_model(run)
             self._forget_weights(run)
-        if self.judged:
-            self._write()
+        self._write()
+
+    def score_together(self, winner: int) -> SeedScores | None:
+        """Score the models that were kept together, on dev; None where that cannot be done."""
+        folder, metric = self._table.folder, self._study.objective.metric
+        kept = {path: run for run in self.judged if (path := model_of(folder, run) / WEIGHTS).is_file()}
+        if len(kept) < 2:
+            return None
+        try:
+            found = self._groups.run(
+                score_together,
+                model=str(trial_folder(folder, winner) / MODEL_FILES),
+                cache=str(folder.parent / CACHE),
+                models=[str(path.parent) for path in kept],
+            )
+        except RuntimeError as error:
+            self._say(f"the confirmed seeds were not scored together: {last_line(str(error))}")
+            return None
+        mean = float(np.mean([run.metrics[metric] for run in kept.values()]))
+        task, mode = self._study.task, self._study.objective.mode
+        return SeedScores(task=task, models=len(kept), metric=metric, mode=mode, mean=mean, **found)
+
+    def _keep_model(self, run: ConfirmRun) -> None:
+        model = model_of(self._table.folder, run)
+        if run.checkpoint is None or (model / WEIGHTS).is_file():
+            return
+        checkpoint = model.parent / CHECKPOINTS / run.checkpoint
+        try:
+            complete_model(model, task_class(self._study.task), checkpoint, run.metrics)
+        except InputError as error:
+            self._say(f"the model of trial {run.trial} with seed {run.seed} was not kept: {error}")
 
     def _choose(self, candidates: Sequence[TrialRecord]) -> int | None:
         """Sequential halving by the dev split. The search's own value counts as one more run, where all came as far."""

@@ -8,27 +8,34 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from kobert_core.checkpoint import load_weights
 from kobert_core.data.source import Source
+from kobert_core.ensemble import mean_weights
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_folder, atomic_write_json, atomic_write_text, check_writable
 from kobert_core.io.checksums import check_sums, write_sums
-from kobert_core.pretrained import TRAIN_CONFIG, empty_model, keep_chosen, save_weights
+from kobert_core.pretrained import TRAIN_CONFIG, empty_model, exported_weights, keep_chosen, save_weights
 from kobert_core.tasks import SPECS, task_class
 from kobert_core.tasks.base import EXAMPLE_TEXTS
 from kobert_core.texts import printable
 from tuning.study import StudyConfig
 from tuning.sweep.comparison import Comparison, test_name
+from tuning.sweep.extras import DecodingScores, SeedScores, Variant
+from tuning.sweep_dir.confirm_runs import confirmed_models
 from tuning.sweep_dir.layout import LEDGER, MODEL_FILES, TEST_SET_LOG, checkpoint_of, trial_folder
 from tuning.sweep_dir.test_set_log import tuned_on_test
-from tuning.sweep_dir.trial_table import TrialRecord, standing
+from tuning.sweep_dir.trial_table import TrialRecord, read_winner, standing
 
 if TYPE_CHECKING:
+    import torch
     from huggingface_hub import EvalResult
 
+Weights = Callable[[], Mapping[str, "torch.Tensor"]]
 CARD = "README.md"
 
 
@@ -60,21 +67,110 @@ def export_model(
             ledger says, or `output` cannot be made.
     """
     check_model_output(output)
-    output = output.resolve()
     checkpoint = checkpoint_of(sweep, record)
-    files = trial_folder(sweep, record.trial) / MODEL_FILES
-    check_sums(files)
-    with atomic_folder(output) as folder:
-        shutil.copytree(files, folder, dirs_exist_ok=True)
-        take_values(folder, record, where=sweep)
-        keep_chosen(folder, task_class(study.task), record.metrics)
-        without_local_paths(folder / TRAIN_CONFIG)
-        save_weights(folder, task_class(study.task), load_weights(checkpoint))
-        if (sweep / TEST_SET_LOG).is_file():
-            shutil.copyfile(sweep / TEST_SET_LOG, folder / TEST_SET_LOG)
+    with new_model(sweep, study, record, output, lambda: load_weights(checkpoint), record.metrics) as folder:
         card = model_card(sweep, study, record, test or {}, comparison or Comparison(), verdict)
         atomic_write_text(folder / CARD, card)
         complete(folder)
+
+
+def export_averaged(
+    sweep: Path,
+    study: StudyConfig,
+    record: TrialRecord,
+    output: Path,
+    *,
+    complete: Callable[[Path], object] = lambda folder: None,
+) -> None:
+    """Write one model with the mean of the weights of the runs that confirm a sweep's winner, as `export_model` does.
+
+    Args:
+        sweep, study: The sweep.
+        record: Its winner.
+        output: Folder to make.
+        complete: As `export_model` takes it.
+
+    Raises:
+        InputError: the sweep has no such runs, their models are not what was written, or `output` cannot be made.
+    """
+    models, scores = confirmed_models(sweep), read_winner(sweep).get("seeds")
+    if len(models) < 2 or scores is None:
+        what = "this sweep has not scored the averaged weights of several seeds"
+        raise InputError(what, where=sweep, fix="`confirm: {}` in the study trains the winner with other seeds")
+
+    def weights() -> dict[str, torch.Tensor]:
+        return mean_weights(map(exported_weights, models))
+
+    export_variant(sweep, study, record, output, SeedScores(**scores).variant, weights, complete)
+
+
+def export_with_tuned_decoding(
+    sweep: Path,
+    study: StudyConfig,
+    record: TrialRecord,
+    output: Path,
+    *,
+    complete: Callable[[Path], object] = lambda folder: None,
+) -> None:
+    """Write a sweep's winner with the settings that read its answers best on dev, as `export_averaged` does."""
+    scores = read_winner(sweep).get("decoding")
+    if not scores or not scores["values"]:
+        what = "this sweep has found no better settings to read the winner's answers with"
+        raise InputError(what, where=sweep, fix="leave out --tuned-decoding")
+    checkpoint = checkpoint_of(sweep, record)
+    variant = DecodingScores(**scores).variant
+    export_variant(sweep, study, record, output, variant, lambda: load_weights(checkpoint), complete)
+
+
+def export_variant(
+    sweep: Path,
+    study: StudyConfig,
+    record: TrialRecord,
+    output: Path,
+    variant: Variant,
+    weights: Weights,
+    complete: Callable[[Path], object],
+) -> None:
+    """Write a variant of the winner. Its card has no score on the test file: that was read for the winner as it is."""
+    check_model_output(output)
+    with new_model(sweep, study, record, output, weights, variant.metrics, variant.values) as folder:
+        atomic_write_text(folder / CARD, model_card(sweep, study, record, {}, Comparison(), variant=variant))
+        complete(folder)
+
+
+VARIANTS = {"--averaged": export_averaged, "--tuned-decoding": export_with_tuned_decoding}
+"""What `export` may make of a winner, by its option."""
+
+
+@contextmanager
+def new_model(
+    sweep: Path,
+    study: StudyConfig,
+    record: TrialRecord,
+    output: Path,
+    weights: Weights,
+    metrics: Mapping[str, float],
+    values: Mapping[str, object] = MappingProxyType({}),
+) -> Iterator[Path]:
+    """A folder with all of a model but its card, that becomes `output` when the block ends well.
+
+    Args:
+        sweep, study, record, output: As `export_model` takes them.
+        weights: Loads them.
+        metrics: Of the weights on dev, with what was chosen there.
+        values: Of the model's config, in the place of the trial's.
+    """
+    files = trial_folder(sweep, record.trial) / MODEL_FILES
+    check_sums(files)
+    with atomic_folder(output.resolve()) as folder:
+        shutil.copytree(files, folder, dirs_exist_ok=True)
+        take_values(folder, record, where=sweep)
+        keep_chosen(folder, task_class(study.task), metrics, values)
+        without_local_paths(folder / TRAIN_CONFIG)
+        save_weights(folder, task_class(study.task), weights())
+        if (sweep / TEST_SET_LOG).is_file():
+            shutil.copyfile(sweep / TEST_SET_LOG, folder / TEST_SET_LOG)
+        yield folder
 
 
 def check_model_output(output: Path) -> None:
@@ -135,12 +231,14 @@ def model_card(
     test: Mapping[str, Mapping[str, float]],
     beside: Comparison,
     verdict: Mapping[str, Any] | None = None,
+    *,
+    variant: Variant | None = None,
 ) -> str:
-    """A model card of the HuggingFace hub: data, values and results."""
+    """A model card of the HuggingFace hub: data, values and results; of a variant its own ones."""
     from huggingface_hub import ModelCard, ModelCardData
 
     test = {name: found for name, found in test.items() if not tuned_on_test(found)}
-    metrics = {**record.metrics, **test.get("winner", {})}
+    metrics = variant.metrics if variant else {**record.metrics, **test.get("winner", {})}
     encoder = study.train_config(record.values).model.backbone
     backbone = code(local_name(encoder)) if encoder else "none"
     rows = [f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items())]
@@ -151,6 +249,8 @@ def model_card(
         if baseline.trial != record.trial
         for name, value in sorted({**objective_of(baseline, study), **test.get(test_name(baseline), {})}.items())
     ]
+    if variant:
+        compared.append("| {} | {:.6g} |".format(*variant.instead))
     data = ModelCardData(
         language="ko",
         library_name="transformers",
@@ -164,15 +264,16 @@ def model_card(
         [
             f"---\n{data.to_yaml()}\n---",
             "",
-            f"# {code(sweep.name)}, trial {record.trial}",
+            f"# {code(sweep.name)}, trial {record.trial}{f', {variant.title}' if variant else ''}",
             "",
             f"Task `{study.task}`, encoder {backbone} ({study.model.init} weights). "
             f"Chosen by {study.objective.mode} `{study.objective.metric}` "
-            f"{chosen_on(study)} among the trials of the sweep {code(sweep.name)}; {weights_of(study, record)}.",
+            f"{chosen_on(study)} among the trials of the sweep {code(sweep.name)}; "
+            f"{variant.how if variant else weights_of(study, record)}.",
             *([f"\n**Verdict:** {verdict['sentence']}."] if verdict else []),
             *(f"\n**Note:** {note}." for note in beside.notes),
             "",
-            f"| result ({standing(record)}) | value |",
+            f"| result ({variant.title if variant else standing(record)}) | value |",
             "|---|---|",
             *rows,
             *compared,
@@ -254,9 +355,10 @@ def objective_of(record: TrialRecord, study: StudyConfig) -> dict[str, float]:
 def without_local_paths(train_config: Path) -> None:
     """An exported folder is made to be given away: it names files, and not where they lie on this machine."""
     values = json.loads(train_config.read_text(encoding="utf-8"))
-    for name in ("train", "dev", "test"):
-        if source := values["data"].get(name):
-            values["data"][name] = Source.of(source).without_folders().as_json()
+    files = [("data", "train"), ("data", "dev"), ("data", "test"), ("distill", "soft_labels")]
+    for section, name in files:
+        if source := values.get(section, {}).get(name):
+            values[section][name] = Source.of(source).without_folders().as_json()
     for name in ("backbone", "tokenizer"):
         if values["model"].get(name):
             values["model"][name] = local_name(values["model"][name])

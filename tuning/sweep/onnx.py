@@ -160,7 +160,7 @@ def add_onnx(
             difference=difference,
             weights_bytes=(folder / WEIGHTS).stat().st_size,
             tried=tried,
-            latencies=latencies(runners, examples, progress=progress),
+            latencies=latencies(runners, dict.fromkeys(runners, examples), progress=progress),
             processor=processor(),
         )
         atomic_write_json(made / REPORT, report.as_json())

@@ -114,9 +114,8 @@ def naming(values: dict[str, object]) -> Iterator[None]:
 
 def is_here(study: StudyConfig) -> bool:
     """Whether all files and models of a study are on this machine; names on the hub count as absent."""
-    sources = [source for source in (study.data.train, study.data.dev, study.data.test) if source]
     models = [Path(source) for encoder in encoders_of(study) for source in encoder.sources.values()]
-    return all(source.is_here() for source in sources) and all(path.is_dir() for path in models)
+    return all(source.is_here() for source in study.sources.values()) and all(path.is_dir() for path in models)
 
 
 def shapes(
@@ -226,8 +225,7 @@ def tracking_warnings(tracking_uri: str) -> list[str]:
 
 def files_of(study: StudyConfig) -> list[Path]:
     """The files that the workers read: data, and the models that are folders."""
-    data = study.data
     sources = dict.fromkeys(source for encoder in encoders_of(study) for source in encoder.sources.values())
     folders = [Path(source) for source in sources if Path(source).is_dir()]
     files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
-    return [path for source in (data.train, data.dev, data.test) if source for path in source.files()] + files
+    return [path for source in study.sources.values() for path in source.files()] + files

@@ -27,6 +27,7 @@ from tuning.sweep.comparison import Comparison, compare
 from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.display import SweepDisplay
 from tuning.sweep.export import export_model
+from tuning.sweep.extras import DecodingScores, SeedScores
 from tuning.sweep.preflight import CheckedStudy, files_of, prepare, spoilers_of, survey, this_machine, tracking_warnings
 from tuning.sweep.result import SweepResult
 from tuning.sweep.session import Session
@@ -89,6 +90,10 @@ class Outcome:
     winner: TrialRecord | None
     verdict: Verdict | None
     """What runs with other seeds say of it, where the study has `confirm`."""
+    seeds: SeedScores | None
+    """What the models of those runs with its values score, alone and together."""
+    decoding: DecodingScores | None
+    """What its answers score, read with other settings, where its task has some."""
     test: dict[str, dict[str, float]]
     """Metrics on the test file, as in `SweepResult`."""
     ended: int
@@ -194,7 +199,7 @@ class Sweep:
         from tuning.sweep.budget import Budget, stopping_cleanly
         from tuning.sweep.confirm import Confirmation, seconds_to_confirm
         from tuning.sweep.recording import Recorder
-        from tuning.sweep.review import review_winner
+        from tuning.sweep.review import review_winner, tune_winner_decoding
         from tuning.sweep.rounds import Rounds
         from tuning.sweep.run_trials import TrialRunner
         from tuning.sweep.test_set import read_test_set
@@ -223,16 +228,22 @@ class Sweep:
             test = {}
             if winner:
                 test = read_test_set(study, table, groups, winner, confirmation.judged, budget=budget, say=say)
-            confirmation.close()
             if budget.interrupted:
                 winner = None
+            seeds = decoding = None
+            if winner and confirmation.judged:
+                confirmation.close(winner.trial)
+                seeds = confirmation.score_together(winner.trial)
             if winner:
                 in_background(lambda: import_module("tuning.report"))  # takes seconds, in which the workers are busy
                 if not confirmation.judged:
                     review_winner(groups, self.folder, winner, say=say)
+                decoding = tune_winner_decoding(groups, study, self.folder, winner, say=say)
             return Outcome(
                 winner=winner,
                 verdict=verdict,
+                seeds=seeds,
+                decoding=decoding,
                 test=test,
                 ended=study.budget.trials - left,
                 interrupted=budget.interrupted,
@@ -247,6 +258,8 @@ class Sweep:
             states=self.table.states(),
             winner=winner,
             verdict=outcome.verdict,
+            seeds=outcome.seeds,
+            decoding=outcome.decoding,
             test=test,
             comparison=comparison,
             model=self._export(outcome, winner, comparison, tracker) if winner and winner.checkpoint else None,

@@ -11,12 +11,14 @@ from typing import Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from kobert_core.checkpoint import WEIGHTS
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_json
 from kobert_core.io.checksums import sealed, unsealed
 from tuning.sweep_dir.disk_full import ending_when_full
-from tuning.sweep_dir.layout import CONFIRM, RUNS
+from tuning.sweep_dir.layout import CONFIRM, MODEL_FILES, RUNS, WINNER, confirm_folder
 from tuning.sweep_dir.trial_status import TrialState
+from tuning.sweep_dir.trial_table import read_winner
 
 Stage = Literal["choose", "verdict"]
 """Runs that choose one of several candidates by the dev split, and those that it is then judged by."""
@@ -105,6 +107,24 @@ class ConfirmRuns:
         with self.lock, ending_when_full():
             self.folder.mkdir(exist_ok=True)
             atomic_write_json(self.folder / RUNS, [sealed(asdict(run)) for run in self._runs])
+
+
+def confirmed_models(sweep: Path) -> tuple[Path, ...]:
+    """The models of the runs that confirm what a sweep exports, in the order of their seeds: folders that
+    `load_pretrained` loads. None where the sweep confirms nothing, has not ended, or is an older one, which kept none.
+
+    Raises:
+        InputError: a file of the sweep is not what was written.
+    """
+    if not (sweep / WINNER).is_file():
+        return ()
+    models = (model_of(sweep, run) for run in ConfirmRuns(sweep).of("verdict", read_winner(sweep)["winner"]["trial"]))
+    return tuple(model for model in models if (model / WEIGHTS).is_file())
+
+
+def model_of(sweep: Path, run: ConfirmRun) -> Path:
+    """The folder of a run's model; it has weights where the sweep keeps them."""
+    return confirm_folder(sweep, run.number) / MODEL_FILES
 
 
 def _read(path: Path) -> list[ConfirmRun]:

@@ -37,6 +37,11 @@ TRIALS = "trials"
 CONFIRM, RUNS = "confirm", "runs.json"
 """The runs that confirm the winner: a folder as of a sweep, whose trials are these runs, and their ledger."""
 
+SOFT_LABELS, SOFT_LABELS_MADE_OF = "soft_labels.parquet", "soft_labels.json"
+"""What a teacher says of the texts that a student is trained on, and what that was made of."""
+STUDENTS = "students.json"
+"""Scores, sizes and latencies of students beside their teacher."""
+
 LOG = "log.txt"
 CHECKPOINTS = "checkpoints"
 PBT_CHECKPOINTS = "donations"
@@ -44,7 +49,7 @@ PBT_CHECKPOINTS = "donations"
 MAX_PBT_CHECKPOINTS = 5
 """The largest number of them for each trial."""
 MODEL_FILES = "model"
-"""The trial's config and tokenizer."""
+"""The trial's config and tokenizer; of a run that confirms what is exported, in the end also its weights."""
 
 CACHE, PROFILES = "cache", "profiles"
 """In the folder of all sweeps."""

@@ -111,7 +111,11 @@ def refuse_other_study(before: StudyConfig, now: StudyConfig, folder: Path) -> N
     guards = {"max_unknown_rate", "max_leak", "min_labels"}  # they stop a sweep before it begins
     free |= {"search": {"storage"}, "data": {"test", *guards}}
     if (folder / PROVENANCE).is_file():
-        free |= {"data": {"train", "dev", "test", *guards}, "model": {"backbone", "tokenizer", "revision"}}
+        free |= {
+            "data": {"train", "dev", "test", *guards},
+            "model": {"backbone", "tokenizer", "revision"},
+            "distill": {"soft_labels"},
+        }
     old, new = (
         study.model_dump(mode="json", exclude=free) | {"resources.workers": study.resources.workers}
         for study in (before, now)

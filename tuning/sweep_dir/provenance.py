@@ -94,8 +94,7 @@ def files_under(study: StudyConfig) -> dict[str, Hashes]:
     Raises:
         InputError: a file cannot be read, or a model is neither here nor on the hub.
     """
-    data = study.data
-    files = {f"data.{name}": source for name, source in (("train", data.train), ("dev", data.dev)) if source}
+    files = {key: source for key, source in study.sources.items() if key != "data.test"}
     models = sources_of(study)
     return {key: {source.name: source.digest()} for key, source in files.items()} | {
         key: _hashes_of_model(source, revision) for key, (source, revision) in models.items()

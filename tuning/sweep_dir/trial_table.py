@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NotRequired, cast
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # of typing, Pydantic reads it from Python 3.12 on
@@ -48,6 +48,8 @@ class WinnerFile(TypedDict):
     test: dict[str, dict[str, float]]
     notes: NotRequired[list[str]]
     verdict: NotRequired[dict[str, object] | None]
+    seeds: NotRequired[dict[str, Any] | None]
+    decoding: NotRequired[dict[str, Any] | None]
 
 
 @dataclass

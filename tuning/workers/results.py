@@ -31,3 +31,18 @@ class HoldoutScores(TypedDict):
     metrics: dict[str, float]
     pseudo_values: list[float]
     """Of the objective: see `kobert_core.pseudo_values`."""
+
+
+class TogetherScores(TypedDict):
+    """How the models of several seeds do together on the dev split: all metrics of either way."""
+
+    ensemble: dict[str, float]
+    averaged: dict[str, float]
+
+
+class TunedDecoding(TypedDict):
+    """The settings that read a model's answers best on the dev split: see `kobert_core.evaluation.Decoding`."""
+
+    values: dict[str, object]
+    metrics: dict[str, float]
+    tried: int

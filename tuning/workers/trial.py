@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tuning.study import StudyConfig
     from tuning.workers.broker import Function, ReportContent
     from tuning.workers.group_runtime import GroupRuntime
-    from tuning.workers.results import HoldoutScores, TrialConfig, TrialResult
+    from tuning.workers.results import HoldoutScores, TogetherScores, TrialConfig, TrialResult, TunedDecoding
     from tuning.workers.worker_groups import WorkerGroups
     from tuning.workers.worker_pool import WorkerPool
 
@@ -347,6 +347,51 @@ def score_holdout(
         "metrics": task.score(task.holdout, outputs),
         "pseudo_values": pseudo_values(task, task.holdout, outputs, objective).tolist(),
     }
+
+
+def score_together(runtime: Runtime, *, model: str, cache: str, models: list[str]) -> TogetherScores:
+    """On the workers of a group: how models of the same values do together on the dev split, which also chooses anew
+    what it chose for each.
+
+    Args:
+        runtime: The worker's runtime.
+        model: Folder with the config and tokenizer of a trial with these values.
+        cache: Folder of the feature cache.
+        models: Their folders.
+    """
+    from kobert_core.ensemble import Ensemble, mean_weights
+    from kobert_core.evaluation import evaluate_on_dev
+    from kobert_core.pretrained import exported_weights, task_of
+
+    task = task_of(Path(model), cache=Path(cache))
+    averaged, *each = [task.build_model() for _ in range(1 + len(models))]
+    for network, folder in zip(each, models, strict=True):
+        network.load_state_dict(exported_weights(Path(folder)))
+    averaged.load_state_dict(mean_weights(exported_weights(Path(folder)) for folder in models))
+    return {
+        "ensemble": evaluate_on_dev(Ensemble(each).to(runtime.device), task, runtime),
+        "averaged": evaluate_on_dev(averaged.to(runtime.device), task, runtime),
+    }
+
+
+def tune_checkpoint_decoding(
+    runtime: Runtime, *, model: str, cache: str, checkpoint: str, metric: str, mode: str
+) -> TunedDecoding | None:
+    """On the workers of a group: with which settings the answers of a checkpoint are best on the dev split, which also
+    chooses anew what it chose before; None where the objective does not depend on them.
+
+    Args:
+        runtime: The worker's runtime.
+        model, cache, checkpoint: As `evaluate_checkpoint` takes them.
+        metric, mode: The objective.
+    """
+    from kobert_core.config import Objective
+    from kobert_core.evaluation import predict, tune_decoding
+
+    task, network = load_checkpoint(Path(model), Path(cache), Path(checkpoint), {})
+    outputs = predict(network.to(runtime.device), task, task.dev, runtime)
+    found = tune_decoding(task, outputs, Objective.model_validate({"metric": metric, "mode": mode}))
+    return None if found is None else cast("TunedDecoding", found._asdict())
 
 
 def load_checkpoint(

@@ -66,6 +66,7 @@ class TextExamples:
         truncate: Truncate = "head",
         pair_ids: np.ndarray | None = None,
         pair_starts: np.ndarray | None = None,
+        soft_labels: np.ndarray | None = None,
         rows: np.ndarray | None = None,
     ) -> None:
         """Views over the arrays of `tokenize`.
@@ -77,8 +78,10 @@ class TextExamples:
             max_length: Longest example in tokens, special ones counted.
             truncate: Which pieces are kept of what is longer.
             pair_ids, pair_starts: The second texts, where examples are pairs.
+            soft_labels: float32, shape (texts, classes): what a teacher says of each, NaN where it says nothing.
             rows: Which texts are seen, in this order; all when not given.
         """
+        self._soft_labels = soft_labels
         self._labels, self._tokenizer, self._max_length = labels, tokenizer, max_length
         self._texts = [Texts(ids, starts, truncate)]
         self._specials = 2
@@ -119,7 +122,8 @@ class TextExamples:
         return len(self.rows)
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """The examples at `indices`, as the model takes them; the target is `labels`."""
+        """The examples at `indices`, as the model takes them; targets are `labels`, and `soft_labels` where there are
+        some."""
         rows, lengths = self.rows[indices], self.lengths[indices]
         begins = np.cumsum(lengths) - lengths
         ids = np.full(lengths.sum(), self._tokenizer.sep_id, dtype=np.int64)
@@ -133,7 +137,10 @@ class TextExamples:
                 types[runs(at, counts + 1)] = self._tokenizer.pair_type
             at = at + counts + self._tokenizer.pair_separators
         tokens = {"input_ids": ids, "token_type_ids": types, "position_ids": places_in(lengths)}
-        return Batch.of(lengths, tokens, {"labels": self.labels[indices]})
+        targets = {"labels": self.labels[indices]}
+        if self._soft_labels is not None:
+            targets["soft_labels"] = self._soft_labels[rows]
+        return Batch.of(lengths, tokens, targets)
 
     @property
     def clusters(self) -> np.ndarray:
@@ -153,9 +160,14 @@ class TextExamples:
 
 def tokenize_parts(parts: Iterable[Rows], tokenizer: Tokenizer) -> Iterator[dict[str, np.ndarray]]:
     """`tokenize` of a file that is read in parts; joined, they are what it gives for the whole."""
+    return end_to_end(tokenize(rows.texts, rows.labels, tokenizer, rows.pairs) for rows in parts)
+
+
+def end_to_end(parts: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    """The arrays of `tokenize` of one text after the other, so that they can be joined: where a text starts is counted
+    from the first part's beginning."""
     begins: dict[str, int] = {}
-    for rows in parts:
-        arrays = tokenize(rows.texts, rows.labels, tokenizer, rows.pairs)
+    for arrays in parts:
         for name in [name for name in arrays if name.endswith("starts")]:
             begin = begins.get(name)
             starts = arrays[name] + (begin or 0)

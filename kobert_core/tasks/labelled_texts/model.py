@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch.nn import functional as F
 
+from kobert_core.config import DistillConfig
 from kobert_core.data.batching import IGNORED, PackedInputs
 from kobert_core.families import family_of, pooling_values
-from kobert_core.models.heads import EncoderWithHead
+from kobert_core.models.distillation import class_losses, label_losses
+from kobert_core.models.heads import EncoderWithHead, mean_probabilities
 from kobert_core.models.packed_encoder import encode, rows_of
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class TextClassifier(EncoderWithHead):
         pooling: str = "auto",
         label_smoothing: float = 0.0,
         class_weights: torch.Tensor | None = None,
+        distill: DistillConfig | None = None,
     ) -> None:
         """A new head on an encoder.
 
@@ -65,6 +68,7 @@ class TextClassifier(EncoderWithHead):
             label_smoothing: Of the cross-entropy.
             class_weights: Shape (classes,): the weight of each class in the cross-entropy, or of what has a label in
                 the binary one.
+            distill: How much the loss goes by soft labels.
 
         Raises:
             InputError: transformers' head cannot pool so.
@@ -78,6 +82,7 @@ class TextClassifier(EncoderWithHead):
         own_pooling = getattr(encoder.config, "classifier_pooling", "cls")
         self.takes_mean = values.get("classifier_pooling", own_pooling) == "mean"
         self.label_smoothing = label_smoothing
+        self.distill = distill
         self.class_weights: torch.Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
 
@@ -85,6 +90,7 @@ class TextClassifier(EncoderWithHead):
         self,
         *,
         labels: torch.Tensor | None = None,
+        soft_labels: torch.Tensor | None = None,
         reduction: str = "mean",
         **packed: Unpack[PackedInputs],
     ) -> ClassifierOutput:
@@ -93,6 +99,8 @@ class TextClassifier(EncoderWithHead):
         Args:
             labels: Class indices of shape (sequences,), of which those that are `IGNORED` are not counted; 0 and 1 of
                 shape (sequences, labels), or numbers of shape (sequences,): NaN is not counted.
+            soft_labels: What a teacher says, shape (sequences, classes): probabilities, or numbers. A row of NaN where
+                it says nothing.
             reduction: `mean` (weighted, as PyTorch does it) or `sum`.
             packed: The sequences.
         """
@@ -101,7 +109,10 @@ class TextClassifier(EncoderWithHead):
         if labels is None:
             return ClassifierOutput(None, logits)
         half = logits.dtype in (torch.bfloat16, torch.float16)
-        return ClassifierOutput(self._loss(logits.float() if half else logits, labels, reduction), logits)
+        exact = logits.float() if half else logits
+        if soft_labels is None:
+            return ClassifierOutput(self._loss(exact, labels, reduction), logits)
+        return ClassifierOutput(self._distilled(exact, labels, soft_labels, reduction), logits)
 
     def padded_outputs(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
         of_text = hidden[:, 0]
@@ -114,16 +125,49 @@ class TextClassifier(EncoderWithHead):
     def packed_output(outputs: Mapping[str, torch.Tensor], packed: PackedInputs) -> ClassifierOutput:
         return ClassifierOutput(None, outputs["logits"])
 
+    def mean_output(self, outputs: Sequence[ClassifierOutput]) -> ClassifierOutput:
+        """The mean of the probabilities, as a logit; of numbers the mean."""
+        logits = [output.logits.float() for output in outputs]
+        if self.problem_type == "single_label_classification":
+            return ClassifierOutput(None, mean_probabilities(logits))
+        of_all = torch.stack(logits)
+        if self.problem_type == "regression":
+            return ClassifierOutput(None, of_all.mean(0))
+        return ClassifierOutput(None, F.logsigmoid(of_all).logsumexp(0) - F.logsigmoid(-of_all).logsumexp(0))
+
+    def _distilled(
+        self, logits: torch.Tensor, labels: torch.Tensor, soft_labels: torch.Tensor, reduction: str
+    ) -> torch.Tensor:
+        """An example that has both goes by its label and by its soft label, any other by what it has."""
+        assert self.distill is not None
+        is_labelled = labels != IGNORED if labels.dtype == torch.int64 else ~labels.view(len(labels), -1)[:, 0].isnan()
+        is_taught = ~soft_labels[:, 0].isnan()
+        both = is_labelled & is_taught
+        weight = torch.where(both, self.distill.weight, is_taught.to(logits.dtype))
+        taught = self._soft_losses(logits, torch.where(is_taught[:, None], soft_labels, 0.5), self.distill.temperature)
+        losses = (1 - weight) * self._losses(logits, labels) + weight * taught
+        return losses.sum() if reduction == "sum" else losses.sum() / (is_labelled | is_taught).sum()
+
+    def _soft_losses(self, logits: torch.Tensor, soft_labels: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Shape (sequences,)."""
+        if self.problem_type == "single_label_classification":
+            return class_losses(logits, soft_labels, temperature)
+        if self.problem_type == "multi_label_classification":
+            return label_losses(logits, soft_labels, temperature)
+        return F.mse_loss(logits, soft_labels, reduction="none").mean(dim=1)
+
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor:
         if self.problem_type == "single_label_classification":
-            return F.cross_entropy(
-                logits,
-                labels,
-                ignore_index=IGNORED,
-                weight=self.class_weights,
-                reduction=reduction,
-                label_smoothing=self.label_smoothing,
-            )
+            return self._cross_entropy(logits, labels, reduction)
+        losses = self._losses(logits, labels)
+        if reduction == "sum":
+            return losses.sum()
+        return losses.sum() / (~labels.view_as(logits)[:, 0].isnan()).sum()
+
+    def _losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Of each sequence by its labels, 0 where it has none; shape (sequences,)."""
+        if self.problem_type == "single_label_classification":
+            return self._cross_entropy(logits, labels, "none")
         targets = labels.to(logits.dtype).view_as(logits)
         is_counted = ~targets.isnan()
         targets = targets.nan_to_num()
@@ -133,8 +177,17 @@ class TextClassifier(EncoderWithHead):
             losses = F.binary_cross_entropy_with_logits(
                 logits, targets, pos_weight=self.class_weights, reduction="none"
             )
-        losses = (losses * is_counted).mean(dim=1)
-        return losses.sum() if reduction == "sum" else losses.sum() / is_counted[:, 0].sum()
+        return (losses * is_counted).mean(dim=1)
+
+    def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor:
+        return F.cross_entropy(
+            logits,
+            labels,
+            ignore_index=IGNORED,
+            weight=self.class_weights,
+            reduction=reduction,
+            label_smoothing=self.label_smoothing,
+        )
 
 
 def _means(hidden: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:

@@ -19,14 +19,21 @@ from kobert_core.data.description import PAIR_ENDS
 from kobert_core.data.set_aside import PLACES_SHOWN, BadRow
 from kobert_core.data.source import Source
 from kobert_core.data.splits import sample, stratified_split
-from kobert_core.data.survey import CutOff, Digests, Survey, text_digests
+from kobert_core.data.survey import CutOff, Digests, Survey, share_of, text_digests
 from kobert_core.families import family_of, pooling_values
 from kobert_core.models.backbone import encoder_config
 from kobert_core.tasks.base import Inputs, Outcome, Purpose, Task, TextsByKind
 from kobert_core.tasks.labelled_texts.config import LabelledTextsData, TextModel
-from kobert_core.tasks.labelled_texts.examples import CODE_VERSION, TextExamples, tokenize, tokenize_parts
+from kobert_core.tasks.labelled_texts.examples import (
+    CODE_VERSION,
+    TextExamples,
+    end_to_end,
+    tokenize,
+    tokenize_parts,
+)
 from kobert_core.tasks.labelled_texts.model import LossSettings, ProblemType, TextClassifier
 from kobert_core.tasks.labelled_texts.rows import Rows, read_rows, row_chunks, texts_problem
+from kobert_core.tasks.labelled_texts.soft_labels import SoftTargets, looked_up, no_labels, read_soft_labels
 from kobert_core.tasks.labelled_texts.targets import Targets
 
 if TYPE_CHECKING:
@@ -93,6 +100,7 @@ class LabelledTexts(Task[TextExamples]):
             problem_type=self.problem_type,
             dropout=self.model.dropout,
             pooling=self.model.pooling,
+            distill=self.config.distill,
             **self._loss_settings(),
         )
 
@@ -162,15 +170,69 @@ class LabelledTexts(Task[TextExamples]):
         return {"logits": model(**batch.inputs).logits.float()}
 
     def read(self, path: Source, purpose: Purpose = "scoring") -> TextExamples:
-        key = self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint, "features": CODE_VERSION}
+        return self._examples(self._arrays(path))
 
-        arrays = cached_arrays(self._cache, key, lambda: tokenize_parts(self._parts(path), self.tokenizer))
-        return self._examples(arrays)
+    def _arrays(self, path: Source) -> Mapping[str, np.ndarray]:
+        """What `TextExamples` views of a labelled file."""
+        return cached_arrays(
+            self._cache, self._features_key(path), lambda: tokenize_parts(self._parts(path), self.tokenizer)
+        )
 
-    def _examples(self, arrays: dict[str, np.ndarray]) -> TextExamples:
+    def _features_key(self, path: Source) -> dict[str, object]:
+        return self._file_key(path) | {"tokenizer": self.tokenizer.fingerprint, "features": CODE_VERSION}
+
+    def _examples(self, arrays: Mapping[str, np.ndarray]) -> TextExamples:
         return TextExamples(
             **arrays, tokenizer=self.tokenizer, max_length=self.data.max_length, truncate=self.data.truncate
         )
+
+    @property
+    def soft_targets(self) -> SoftTargets:
+        """How a teacher's predictions are read."""
+        return SoftTargets(self._label_names, self.problem_type)
+
+    def _learned(self) -> TextExamples:
+        """With a teacher: the training split, and behind it the teacher's other texts, which have no label."""
+        if self.config.distill is None:
+            return super()._learned()
+        arrays = {name: array for name, array in self._taught.items() if name != "digests"}
+        behind = len(self._taught["digests"])
+        return self._examples(arrays | {"rows": np.concatenate([behind + self._split["train"], self._others])})
+
+    @cached_property
+    def _taught(self) -> Mapping[str, np.ndarray]:
+        """What `TextExamples` views of the teacher's texts and, behind them, of the training file; and the `digests` of
+        the former."""
+        distill = self.config.distill
+        assert distill is not None
+        file, train = distill.soft_labels, self.data.train
+        targets = self.soft_targets
+
+        def parts() -> Iterator[dict[str, np.ndarray]]:
+            labelled, digests, said = dict(self._arrays(train)), list[Digests](), list[np.ndarray]()
+            of_pairs, most_bad = self.data.pair_column is not None, self.data.max_bad_fraction
+            with self._reading(file):
+                for rows in read_soft_labels(file, targets, of_pairs=of_pairs, max_bad_fraction=most_bad):
+                    said.append(rows.labels)
+                    digests.append(_facts_of(rows)[1])
+                    nothing = no_labels(len(rows), labelled["labels"])
+                    arrays = tokenize(rows.texts, nothing, self.tokenizer, rows.pairs)
+                    yield arrays | {"soft_labels": rows.labels, "digests": digests[-1]}
+            known = looked_up(self._facts(train)["texts"], np.concatenate(digests), np.concatenate(said))
+            yield labelled | {"soft_labels": known, "digests": digests[0][:0]}
+
+        key = self._features_key(train) | {"taught": [CODE_VERSION, file.digest(), *targets.columns]}
+        return cached_arrays(self._cache, key, lambda: end_to_end(parts()))
+
+    @cached_property
+    def _others(self) -> np.ndarray:
+        """The teacher's texts, each once, that stand neither in the training split nor in what runs are judged by."""
+        split, dev = self._split, self._facts(self.data.dev or self.data.train)["texts"]
+        judged = [dev[rows] for name, rows in split.items() if name != "train"]
+        digests, first = np.unique(self._taught["digests"], return_index=True)
+        known = np.concatenate([self._facts(self.data.train)["texts"][split["train"]], *judged])
+        others: np.ndarray = np.sort(first[~np.isin(digests, known)])
+        return others
 
     def read_rows(self, path: Source) -> Rows:
         """The usable rows of a labelled file, and those that were set aside."""
@@ -267,10 +329,27 @@ class LabelledTexts(Task[TextExamples]):
         }
 
     def _tell_split(self, split: str, path: Source | None) -> Survey:
-        return self._tell_labels(split, self._rows_of(split, path)[0])
+        told = self._tell_labels(split, self._rows_of(split, path)[0])
+        if split == "train" and self.config.distill is not None:
+            self._tell_teacher(told)
+        return told
+
+    def _tell_teacher(self, told: Survey) -> None:
+        """How much of what is trained on the teacher says something of."""
+        train = self._split["train"]
+        said = self._taught["soft_labels"][len(self._taught["digests"]) :][train]
+        taught = int((~np.isnan(said[:, 0])).sum())
+        told.facts.append(
+            ("soft labels", f"of {share_of(taught, len(train))} training texts, and of {len(self._others):,} others")
+        )
+        if not taught:
+            told.warnings.append("the soft labels have none of the texts of the training split")
 
     def _digests_of(self, split: str, path: Source | None) -> Digests:
-        return self._rows_of(split, path)[1]
+        digests = self._rows_of(split, path)[1]
+        if split == "train" and self.config.distill is not None:
+            return np.concatenate([digests, self._taught["digests"][self._others]])
+        return digests
 
     def few_labels(self) -> dict[str, int]:
         files = {"train": self.data.train, "dev": self.data.dev}

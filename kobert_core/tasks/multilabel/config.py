@@ -74,6 +74,7 @@ SPEC = TaskSpec(
     ),
     objective=Objective(metric="eval/f1", mode="max"),
     pipeline_tag="text-classification",
+    takes_soft_labels=True,
     implementation="kobert_core.tasks.multilabel.task:Multilabel",
     infer_data_settings=infer_by_default,
 )

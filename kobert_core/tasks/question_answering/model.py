@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kobert_core.data.batching import IGNORED, PackedInputs, is_token
-from kobert_core.models.heads import EncoderWithHead
+from kobert_core.models.heads import EncoderWithHead, mean_probabilities
 from kobert_core.models.packed_encoder import encode, in_rows, rows_of
 from kobert_core.tasks.question_answering.windows import MAX_TRIM_END, MAX_TRIM_START
 
@@ -135,6 +135,16 @@ class QuestionAnswerer(EncoderWithHead):
             for name in ("trim_start_logits", "trim_end_logits")
         )
         return AnswerOutput(None, start_logits, end_logits, *trims)
+
+    def mean_output(self, outputs: Sequence[AnswerOutput]) -> AnswerOutput:
+        """Of the start and the end the mean of the logits as they are: by these the windows of a question are compared,
+        and a softmax over each window would lose that."""
+        starts, ends, *trims = list(zip(*outputs, strict=True))[1:]
+        return AnswerOutput(
+            None,
+            *(torch.stack([each.float() for each in logits]).mean(0) for logits in (starts, ends)),
+            *(None if logits[0] is None else mean_probabilities(logits) for logits in trims),
+        )
 
 
 def _scores_in_rows(

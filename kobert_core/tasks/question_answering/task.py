@@ -69,6 +69,11 @@ class QuestionAnswering(Task[WindowExamples]):
 
     spec = QA
     head = QuestionAnswerer
+    decoding: ClassVar[Mapping[str, Sequence[object]]] = {
+        "max_answer_length": (10, 20, 30, 40, 60),
+        "n_best": (5, 20),
+        "trim": (True, False),
+    }
     leak: ClassVar[type[Leak]] = ContextLeak
     weight_files: ClassVar[Mapping[str, str]] = {"boundary_head.safetensors": "boundary."}
     chosen_on_dev: ClassVar[Mapping[str, str]] = {"eval/null_threshold": "null_threshold"}

@@ -29,5 +29,6 @@ SPEC = TaskSpec(
     metrics=("eval/pearson", "eval/spearman", "eval/mse", "eval/mae", "eval/loss"),
     objective=Objective(metric="eval/pearson", mode="max"),
     pipeline_tag="text-classification",
+    takes_soft_labels=True,
     implementation="kobert_core.tasks.regression.task:Regression",
 )

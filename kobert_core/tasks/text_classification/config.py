@@ -74,6 +74,7 @@ CLASSIFICATION = TaskSpec(
     ),
     objective=Objective(metric="eval/accuracy", mode="max"),
     pipeline_tag="text-classification",
+    takes_soft_labels=True,
     implementation="kobert_core.tasks.text_classification.task:TextClassification",
     infer_data_settings=infer_by_default,
 )

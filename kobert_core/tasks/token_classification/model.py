@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from kobert_core.data.batching import IGNORED, PackedInputs, is_token
 from kobert_core.families import family_of
-from kobert_core.models.heads import EncoderWithHead
+from kobert_core.models.heads import EncoderWithHead, mean_probabilities
 from kobert_core.models.packed_encoder import encode
 
 if TYPE_CHECKING:
@@ -68,3 +68,6 @@ class TokenClassifier(EncoderWithHead):
     def packed_output(outputs: Mapping[str, torch.Tensor], packed: PackedInputs) -> TaggerOutput:
         logits = outputs["logits"]
         return TaggerOutput(None, logits[is_token(packed["lengths"]).to(logits.device)])
+
+    def mean_output(self, outputs: Sequence[TaggerOutput]) -> TaggerOutput:
+        return TaggerOutput(None, mean_probabilities([output.logits for output in outputs]))

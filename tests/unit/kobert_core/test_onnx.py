@@ -173,7 +173,7 @@ def test_latencies_are_of_all_models_and_settings(tmp_path: Path, monkeypatch: p
     task, model, file = made("nsmc", "bert", tmp_path)
     monkeypatch.setattr(latency, "RUNS", 10)
     models = {"PyTorch": lambda threads: model, "graph": lambda threads: session(task, file)}
-    found = latency.latencies(models, task.dev)
+    found = latency.latencies(models, dict.fromkeys(models, task.dev))
     assert [(each.model, each.threads, each.batch) for each in found] == [
         (name, threads, batch) for threads in (1, 2) for batch in (1, 32) for name in models
     ]

@@ -18,13 +18,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from kobert_core.errors import InputError
+from kobert_core.io.record_files import as_tsv
 from kobert_core.tasks.text_classification.config import NsmcData
 from kobert_core.texts import folded, printable
 from search_spaces.distributions import Space
 from tests.fixtures.commands import ROOT
 from tuning.cli.app import app
 from tuning.cli.display import Display
-from tuning.cli.prediction_files import as_tsv
 from tuning.cli.terminal import PrintableFormatter, echo
 from tuning.cluster.jobs import job_id
 from tuning.study import StudyConfig, dump_study, load_study

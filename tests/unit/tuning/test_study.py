@@ -229,6 +229,37 @@ def test_a_confirmation_that_could_say_nothing_is_refused(load: Any, overrides: 
     assert words in refusal(load, "confirm={}", *overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["distill={}"], "`distill.soft_labels` must be given"),
+        (["distill={soft_labels: a.jsonl, weight: 2}"], "`distill.weight`"),
+        (["distill={soft_labels: a.jsonl, temperature: 0}"], "`distill.temperature`"),
+        (["distill={soft_label: a.jsonl}"], "unknown key `distill.soft_label`"),
+        (["parameters.distill.weight={min: 0, max: 1}"], "`distill.weight` is searched, but there is no `distill`"),
+        (["distill={soft_labels: a.jsonl}", "model.class_weights=balanced"], "a teacher's answers have no class"),
+        (["distill={soft_labels: a.jsonl}", "data.folds=5"], "a teacher has seen the rows of all folds"),
+        (
+            ["distill={soft_labels: a.jsonl}", "task=korquad", "parameters={}", "search={}", "data={train: a.json}"],
+            "cannot learn from a teacher",
+        ),
+        (["model.keep_layers=2"], "`keep_layers` are those of a `backbone`"),
+    ],
+)
+def test_a_student_that_cannot_learn_is_refused(load: Any, overrides: list[str], words: str) -> None:
+    assert words in refusal(load, *overrides)
+
+
+def test_soft_labels_have_an_absolute_path_and_must_be_there(load: Any, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.txt").write_text("id\tdocument\tlabel\n1\t좋다\t1\n", encoding="utf-8")
+    study = load(STUDY.replace("optim:\n", "distill: {soft_labels: said.jsonl}\noptim:\n", 1))
+    assert str(study.sources["distill.soft_labels"]) == str(tmp_path / "said.jsonl")
+    with pytest.raises(InputError, match=r"said.jsonl: the soft labels cannot be read .* `kobert-tune distill`"):
+        study.check_files()
+    assert study.train_config(study.example_values()).distill == study.distill
+
+
 def test_a_third_of_dev_is_held_out_for_a_confirmation(load: Any) -> None:
     assert load(STUDY).data.holdout_fraction is None
     assert load(STUDY, "confirm={}").data.holdout_fraction == pytest.approx(1 / 3, abs=1e-3)
@@ -307,7 +338,9 @@ def test_what_can_be_searched() -> None:
     forbidden = {f"{section}.{name}" for section, base in sections.items() for name in base.model_fields}
     encoder = {"model.backbone", "model.tokenizer", "model.revision"}
     dropouts = {"model.dropout", "model.hidden_dropout", "model.attention_dropout"}
-    assert set(names) & forbidden == encoder | dropouts | {"model.freeze"}
+    assert set(names) & forbidden == encoder | dropouts | {"model.freeze", "model.keep_layers"}
+    teacher = {"distill.weight", "distill.temperature"}
+    assert teacher <= set(names) and not teacher & set(searchable(SPECS["korquad"]))
 
 
 OVERRIDES = [
@@ -321,6 +354,7 @@ OVERRIDES = [
     ["tracking={uri: 'http://x:5000', experiment: '실험 #1: \"a\" \\ b'}", "model.class_weights=[0.5, 1]"],
     ["data.folds=5", "scheduler.grace_percent=50"],
     ["confirm={top: 2, tie: cheapest}", "data.split_seed=7"],
+    ["distill={soft_labels: said.parquet}", "parameters.distill.weight={values: [0.5, 1.0]}"],
     ["objective={metric: eval/loss, mode: min}", "scheduler.name=none", "keep_checkpoints=1", "model.config={}"],
 ]
 

@@ -1,0 +1,131 @@
+"""What a student is given to learn from: the mean answer of its teacher's models, and nothing about the test file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from kobert_core.data.source import Source
+from kobert_core.errors import InputError
+from kobert_core.inference import Predictor
+from kobert_core.pretrained import save_model_files, save_weights
+from kobert_core.tasks import task_class
+from kobert_core.tasks.labelled_texts.task import LabelledTexts
+from tests.fixtures.tiny import tiny_config
+from tuning.sweep.distill import SOFT_LABELS, Teacher, as_student, rows_of, teachers_of, write_soft_labels
+
+MORE = ["배우들 연기가 좋았다", "다시는 안 본다", "그저 그런 영화"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """Two exported models with random weights, far from each other."""
+    folder = tmp_path_factory.mktemp("models")
+    task = task_class("nsmc")(tiny_config())
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = task.build_model()
+        for weight in model.classifier.parameters():  # type: ignore[union-attr]
+            weight.data.normal_()
+        save_model_files(folder / str(seed), task)
+        save_weights(folder / str(seed), type(task), model.state_dict())
+    return folder / "1", folder / "2"
+
+
+def student(**data: Any) -> LabelledTexts:
+    return as_student(task_class("nsmc")(tiny_config(data=data)))
+
+
+def table(path: Path, texts: list[str], **columns: list[Any]) -> Source:
+    pandas.DataFrame({"document": texts} | columns).to_csv(path, sep="\t", index=False)
+    return Source.of(path)
+
+
+def test_it_says_the_mean_of_its_models(models: tuple[Path, ...]) -> None:
+    task = student()
+    rows = [{"text": text} for text in MORE]
+    each = [Predictor.load(model).predict(rows) for model in models]
+    expected = [
+        [np.mean([said[at][f"probability_{name}"] for said in each]) for name in ("negative", "positive")]
+        for at in range(len(MORE))
+    ]
+    said = Teacher(models, task).says(rows)
+    np.testing.assert_allclose(said, expected)
+    assert np.ptp([Teacher([model], task).says(rows) for model in models], axis=0).max() > 0.01
+
+
+def test_its_score_on_dev_is_that_of_its_answers(models: tuple[Path, ...]) -> None:
+    task = student()
+    teacher = Teacher(models, task)
+    likeliest = teacher.says(rows_of(task, "dev")).argmax(axis=1)
+    assert teacher.score(task)["eval/accuracy"] == pytest.approx((likeliest == task.dev.labels).mean())
+
+
+def test_it_is_asked_about_texts_to_train_on_and_others_and_never_about_the_test_file(
+    models: tuple[Path, ...], tmp_path: Path
+) -> None:
+    test = table(tmp_path / "test.tsv", [MORE[1]], id=[1], label=[0])
+    task = student(test=str(test))
+    write_soft_labels(task, models, [table(tmp_path / "more.tsv", MORE)], tmp_path)
+    said = pandas.read_parquet(tmp_path / SOFT_LABELS)
+    train = [row["text"] for row in rows_of(task, "train")]
+    assert said["text"].tolist() == [*train, MORE[0], MORE[2]]
+    assert list(said.columns) == ["text", "probability_negative", "probability_positive"]
+    np.testing.assert_allclose(said[said.columns[1:]].sum(axis=1), 1, atol=1e-5)
+    learner = tiny_config(distill={"soft_labels": str(tmp_path / SOFT_LABELS)})
+    assert len(task_class("nsmc")(learner).train) == len(train) + 2
+
+
+def test_what_is_there_is_not_made_again_unless_something_else_is_asked_for(
+    models: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, more = student(), [table(tmp_path / "more.tsv", MORE)]
+    write_soft_labels(task, models, more, tmp_path)
+    first = (tmp_path / SOFT_LABELS).read_bytes()
+    with monkeypatch.context() as without:
+        without.setattr(Teacher, "says", None)
+        write_soft_labels(student(), models, more, tmp_path)
+    assert (tmp_path / SOFT_LABELS).read_bytes() == first
+    write_soft_labels(task, models[:1], more, tmp_path)
+    assert (tmp_path / SOFT_LABELS).read_bytes() != first
+
+
+def test_parts_are_kept_when_it_is_cut_off(
+    models: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuning.sweep.distill.ROWS_AT_ONCE", 100)
+    asked: list[int] = []
+    says = Teacher.says
+
+    def until_the_third_part(self: Teacher, rows: list[dict[str, str]]) -> np.ndarray:
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(len(rows))
+        return says(self, rows)
+
+    task = student()
+    with monkeypatch.context() as cut_off, pytest.raises(KeyboardInterrupt):
+        cut_off.setattr(Teacher, "says", until_the_third_part)
+        write_soft_labels(task, models, [], tmp_path)
+    asked.clear()
+    monkeypatch.setattr(Teacher, "says", lambda self, rows: asked.append(len(rows)) or says(self, rows))
+    write_soft_labels(task, models, [], tmp_path)
+    assert asked == [100, 60]
+    texts = pandas.read_parquet(tmp_path / SOFT_LABELS)["text"].tolist()
+    assert texts == [row["text"] for row in rows_of(task, "train")]
+
+
+def test_a_teacher_of_something_else_is_refused(models: tuple[Path, ...]) -> None:
+    others = student(labels={"0": "나쁨", "1": "좋음"})
+    with pytest.raises(InputError) as error:
+        Teacher(models, others)
+    assert str(models[0]) in str(error.value) and "needs text, probability_나쁨, probability_좋음" in str(error.value)
+
+
+def test_a_folder_of_a_model_is_its_own_teacher(models: tuple[Path, ...]) -> None:
+    assert teachers_of(models[0]) == (models[0],)

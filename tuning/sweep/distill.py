@@ -1,0 +1,278 @@
+"""What a student of a sweep learns from: the answers of its teacher to the texts that it is trained on, and to others.
+
+Its own sweep is one like any other, whose study names these answers as `distill.soft_labels`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from kobert_core.data.source import Source
+from kobert_core.errors import InputError
+from kobert_core.inference import Predictor
+from kobert_core.io.atomic import atomic_write_json
+from kobert_core.io.checksums import SUMS
+from kobert_core.io.record_files import PartFiles
+from kobert_core.onnx.latency import latencies
+from kobert_core.progress import Progress, unseen
+from kobert_core.tasks import task_class
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.labelled_texts.soft_labels import as_logits
+from kobert_core.tasks.labelled_texts.task import LabelledTexts
+from tuning.study import StudyConfig
+from tuning.study.encoders import short_names
+from tuning.sweep.compare_models import model_of
+from tuning.sweep_dir.confirm_runs import confirmed_models
+from tuning.sweep_dir.layout import SOFT_LABELS, SOFT_LABELS_MADE_OF, STUDENTS, STUDY
+from tuning.sweep_dir.saved_study import load_sweep_study
+from tuning.sweep_dir.trial_status import TrialState
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
+
+ROWS_AT_ONCE = 10_000
+OF_A_SHAPE = ("model.backbone", "model.keep_layers")
+"""Searched values that decide how large and how fast a model is."""
+TEACHER = "teacher"
+Row = dict[str, str]
+
+
+def teachers_of(path: Path) -> tuple[Path, ...]:
+    """The models of a sweep: those that confirmed its winner, each with a seed of its own, or the winner alone; a
+    folder of an exported model is itself one.
+
+    Raises:
+        InputError: the sweep has exported no winner.
+    """
+    model = model_of(path)
+    return (confirmed_models(path) if (path / STUDY).is_file() else ()) or (model,)
+
+
+class Teacher:
+    """Models whose mean answer is learned from."""
+
+    def __init__(self, models: Sequence[Path], student: LabelledTexts, *, progress: Progress = unseen) -> None:
+        """Load them.
+
+        Raises:
+            InputError: one of them answers another question than the student.
+        """
+        self.predictors = [Predictor.load(model, progress=progress) for model in models]
+        self.columns = student.soft_targets.columns
+        for model, predictor in zip(models, self.predictors, strict=True):
+            theirs = predictor.answer_types.keys()
+            if predictor.columns != student.input_columns or not set(self.columns) <= theirs:
+                there, wanted = (
+                    ", ".join([*columns, *named])
+                    for columns, named in (
+                        (predictor.columns, [name for name in theirs if name not in ("label", "name", "labels")]),
+                        (student.input_columns, self.columns),
+                    )
+                )
+                raise InputError(
+                    f"this teacher has {there}, and its student needs {wanted}",
+                    where=model,
+                    fix="give both the same task, the same labels, and texts or pairs alike",
+                )
+
+    def says(self, rows: Sequence[Row]) -> np.ndarray:
+        """The mean of their probabilities, or of their numbers: float64, shape (rows, columns)."""
+        said = [
+            [[answer[name] for name in self.columns] for answer in predictor.predict(rows)]
+            for predictor in self.predictors
+        ]
+        mean: np.ndarray = np.array(said, dtype=np.float64).mean(axis=0)
+        return mean
+
+    def score(self, student: LabelledTexts) -> dict[str, float]:
+        """Its metrics on the student's dev split."""
+        said = self.says(rows_of(student, "dev"))
+        return student.score(student.dev, {"logits": as_logits(said, student.problem_type)})
+
+
+def rows_of(task: LabelledTexts, split: str, test: Source | None = None) -> list[Row]:
+    """The texts of a split as rows in memory."""
+    (texts,) = task.texts_of_splits(test)[split].values()
+    return [dict(zip(task.input_columns, row, strict=True)) for row in texts]
+
+
+def write_soft_labels(
+    student: LabelledTexts,
+    models: Sequence[Path],
+    unlabelled: Sequence[Source],
+    folder: Path,
+    *,
+    progress: Progress = unseen,
+) -> None:
+    """Write what a teacher says of the texts of the student's training split, and of files without labels, unless that
+    is there; a process that goes on keeps the parts that one before it has written.
+
+    Texts of the study's test file are left out: nothing is to be learned about them.
+
+    Args:
+        student: The task of the student's study.
+        models: Folders of the teacher's models.
+        unlabelled: Files of the kind that the student answers.
+        folder: Of the student's sweep.
+        progress: Hears how far it has come.
+
+    Raises:
+        InputError: a model or a file cannot be used, or the student has another task or other labels.
+    """
+    made_of = {
+        "teacher": [hashlib.sha256((model / SUMS).read_bytes()).hexdigest() for model in models],
+        "train": _digest(rows_of(student, "train")),
+        "unlabelled": [source.digest() for source in unlabelled],
+        "test": student.data.test and Source.of(student.data.test).digest(),
+    }
+    file, record = folder / SOFT_LABELS, folder / SOFT_LABELS_MADE_OF
+    if file.is_file() and record.is_file() and json.loads(record.read_text(encoding="utf-8")) == made_of:
+        return
+    teacher = Teacher(models, student, progress=unseen)
+    files = PartFiles(file, made_of)
+    done, work = 0, "asking the teacher"
+    for number, rows in enumerate(_parts(_texts_to_say(student, unlabelled))):
+        progress(work, done)
+        if not files.has(number):
+            said = [dict(zip(teacher.columns, answer, strict=True)) for answer in teacher.says(rows).tolist()]
+            files.write(number, [row | answer for row, answer in zip(rows, said, strict=True)])
+        done += len(rows)
+    progress(work, done, done)
+    files.join()
+    atomic_write_json(record, made_of)
+
+
+def _texts_to_say(student: LabelledTexts, unlabelled: Iterable[Source]) -> Iterator[Row]:
+    yield from rows_of(student, "train")
+    test = student.data.test
+    tested = {tuple(row.values()) for row in rows_of(student, "test", test)} if test else set()
+    for source in unlabelled:
+        for inputs in student.input_parts(source):
+            for texts in zip(*inputs.texts.values(), strict=True):
+                if texts not in tested:
+                    yield dict(zip(inputs.texts, texts, strict=True))
+
+
+def _parts(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while part := list(itertools.islice(rows, ROWS_AT_ONCE)):
+        yield part
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def other_split(sweep: Path, student: StudyConfig) -> str | None:
+    """Why the teacher may have been trained on texts that the student is judged by, if so."""
+    if not (sweep / STUDY).is_file():
+        return f"whether {sweep.name} was trained on texts of the student's dev split is not known"
+    theirs, ours = load_sweep_study(sweep).data, student.data
+    for name in ("train", "dev"):
+        given = [getattr(data, name) and getattr(data, name).digest() for data in (theirs, ours)]
+        if given[0] != given[1]:
+            return f"`data.{name}` is not that of {sweep.name}: the teacher may know texts of the student's dev split"
+    for name in ("dev_fraction", "split_seed") if ours.dev is None else ():
+        if getattr(theirs, name) != getattr(ours, name):
+            return f"`data.{name}` is not that of {sweep.name}: the teacher knows texts of the student's dev split"
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A model beside others of other sizes."""
+
+    model: str
+    value: float
+    """The objective on the student's dev split: of the best trial of this shape that came to its end, if one did."""
+    weights: int
+    p50_ms: dict[str, float]
+    """Median latency on one thread of the CPU, by the number of texts that it is asked about at once."""
+
+
+def compare_sizes(
+    study: StudyConfig, table: TrialTable, models: Sequence[Path], *, cache: Path, progress: Progress = unseen
+) -> list[Size]:
+    """The teacher, and of each shape that the student was trained in its best trial.
+
+    The teacher's latency is that of all its models, one after the other.
+
+    Raises:
+        InputError: a model or the data cannot be used.
+    """
+
+    def task_of(values: Mapping[str, object]) -> LabelledTexts:
+        return as_student(task_class(study.task)(study.train_config(values), cache=cache))
+
+    best: dict[str, TrialRecord] = {}
+    for record in sorted(table.best(len(table)), key=lambda record: record.state != TrialState.COMPLETE):
+        best.setdefault(shape_of(record, study), record)
+    tasks = {name: task_of(record.values) for name, record in best.items()}
+    first = next(iter(tasks.values()))
+    teacher = Teacher(models, first)
+    networks: dict[str, nn.Module] = {TEACHER: OneAfterTheOther([each.model.cpu() for each in teacher.predictors])}
+    networks |= {name: task.build_model().eval() for name, task in tasks.items()}
+    values = {TEACHER: teacher.score(first)[study.objective.metric]}
+    values |= {name: record.value for name, record in best.items() if record.value is not None}
+    asked = {name: task.dev for name, task in tasks.items()}
+    asked[TEACHER] = teacher.predictors[0].task.inputs(rows_of(first, "dev")).examples
+    times = latencies(
+        {name: partial(_given, network) for name, network in networks.items()}, asked, threads=(1,), progress=progress
+    )
+    return [
+        Size(
+            model=name,
+            value=values[name],
+            weights=sum(weight.numel() for weight in network.parameters()),
+            p50_ms={str(each.batch): each.p50_ms for each in times if each.model == name},
+        )
+        for name, network in networks.items()
+    ]
+
+
+def _given(network: nn.Module, threads: int) -> nn.Module:
+    """PyTorch's threads are those of the process."""
+    return network
+
+
+class OneAfterTheOther(nn.Module):
+    """Models that are all asked the same."""
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, **inputs: Any) -> list[Any]:
+        """What each says."""
+        return [model(**inputs) for model in self.models]
+
+
+def as_student(task: Task[Any]) -> LabelledTexts:
+    """A task that can learn from a teacher.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if not isinstance(task, LabelledTexts):
+        raise InputError(f"`task: {task.name}` cannot learn from a teacher", where="--student", fix="take one of texts")
+    return task
+
+
+def shape_of(record: TrialRecord, study: StudyConfig) -> str:
+    """What of a trial's values its size follows from, in words."""
+    searched = {name: value for name in OF_A_SHAPE if (value := record.values.get(name)) is not None}
+    short = short_names(str(value) for value in searched.values())
+    told = [f"{name.removeprefix('model.')} {short.get(str(value), value)}" for name, value in searched.items()]
+    return ", ".join(told) or study.name
+
+
+def write_sizes(folder: Path, sizes: Sequence[Size]) -> None:
+    """Write them into the student's sweep."""
+    atomic_write_json(folder / STUDENTS, [asdict(size) for size in sizes])
