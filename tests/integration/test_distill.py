@@ -9,7 +9,7 @@ import pandas
 
 from kobert_core.families import layers_of
 from kobert_core.inference import Predictor
-from tests.fixtures.commands import ROOT, tune
+from tests.fixtures.commands import ROOT, tune_here
 from tuning.sweep_dir.confirm_runs import confirmed_models
 from tuning.sweep_dir.layout import SOFT_LABELS, STUDENTS, STUDY
 
@@ -27,6 +27,7 @@ optim: {{batch_size: 16, backbone_lr: 1e-3, classifier_lr: 1e-3}}
 parameters: {{model.keep_layers: {{values: [1, 2]}}}}
 search: {{algorithm: grid}}
 scheduler: {{name: none}}
+resources: {{concurrent: 1}}
 """
 
 
@@ -36,7 +37,7 @@ def test_a_confirmed_sweep_teaches_students_of_two_sizes(readme_work: Path, tmp_
     study.write_text(STUDENT.format(sample=SAMPLE, teacher=teacher), encoding="utf-8")
     more.write_text("document\n" + "".join(f"{text}\n" for text in MORE), encoding="utf-8")
     command = ["distill", teacher, "--student", study, "--unlabelled", more, "--json"]
-    done = tune(*command, cwd=tmp_path)
+    done = tune_here(*command, cwd=tmp_path)
     sweep = tmp_path / "sweeps" / "student"
     said = pandas.read_parquet(sweep / SOFT_LABELS)
     assert len(said) == 360 + len(MORE) and said["text"].tolist()[-len(MORE) :] == MORE
@@ -50,7 +51,7 @@ def test_a_confirmed_sweep_teaches_students_of_two_sizes(readme_work: Path, tmp_
     assert len(confirmed_models(teacher)) == 3 and "warning:" not in done.stderr
     student = Predictor.load(sweep / "model")
     assert len(layers_of(student.model.encoder)) == result["winner"]["values"]["model.keep_layers"]  # type: ignore[arg-type]
-    again = tune(*command, "--resume", cwd=tmp_path)
+    again = tune_here(*command, "--resume", cwd=tmp_path)
     winners = [json.loads(each.stdout.splitlines()[-1])["winner"] for each in (done, again)]
     assert winners[0] == winners[1], "what has ended is not trained again"
     card = json.loads((sweep / "model" / "train_config.json").read_text(encoding="utf-8"))
@@ -61,7 +62,7 @@ def test_another_split_than_the_teachers_is_told(readme_work: Path, tmp_path: Pa
     teacher, study = readme_work / "sweeps" / "first", tmp_path / "student.yaml"
     study.write_text(STUDENT.format(sample=SAMPLE, teacher=teacher), encoding="utf-8")
     overrides = ["--set", "data.labels={0: 나쁨, 1: 좋음}", "--set", "data.split_seed=7"]
-    refused = tune("distill", teacher, "--student", study, *overrides, cwd=tmp_path, code=2)
+    refused = tune_here("distill", teacher, "--student", study, *overrides, cwd=tmp_path, code=2)
     assert (
         "`data.split_seed` is not that of first: the teacher knows texts of the student's dev split" in refused.stdout
     )
