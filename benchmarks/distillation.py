@@ -1,6 +1,6 @@
 """Students of several sizes beside their teacher, with and without what it says: the figures of docs/distill.md.
 
-    PYTHONPATH=. python benchmarks/distillation.py TEACHER [--layers 1 2 3 6] [--unlabelled 8000] [--test 5000]
+    PYTHONPATH=. python benchmarks/distillation.py TEACHER [--layers 1 2 3] [--unlabelled 4000] [--test 2000]
 
 TEACHER is a sweep on NSMC with a pretrained encoder, or its exported model. Its students begin with some of its layers
 and learn from as many labelled reviews as it did; `distill` adds its answers, to these and to reviews without labels.
@@ -39,9 +39,9 @@ def main() -> None:
     """Train, score, and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("teacher", type=Path)
-    parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 3, 6])
-    parser.add_argument("--unlabelled", type=int, default=8000)
-    parser.add_argument("--test", type=int, default=5000)
+    parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--unlabelled", type=int, default=4000)
+    parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--epochs", type=float, default=2)
     asked = parser.parse_args()
     teacher = model_of(asked.teacher.resolve())

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.fixtures.commands import tune_here
+from tests.fixtures.commands import UNCONFIRMED, tune_here
 from tests.fixtures.encoders import make_encoder
-from tests.fixtures.sweeps import ONE_AT_A_TIME, sweep_to_its_end
+from tests.fixtures.sweeps import ONE_AT_A_TIME
 from tests.fixtures.tiny import SAMPLE
 from tests.fixtures.tracking import runs_of
 
@@ -48,9 +48,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     with open(work / "studies" / "study.yaml", "w", encoding="utf-8") as file:
         YAML().dump(study, file)
-    output, how = work / "sweeps", {"study": work / "studies" / "study.yaml"}
-    sweep_to_its_end(output, "one", *ONE_AT_A_TIME, **how)
-    return output / "one"
+    done = tune_here("sweep", "studies/study.yaml", "--name", "one", *UNCONFIRMED, *ONE_AT_A_TIME, cwd=work)
+    (work / "sweeps" / "one.out").write_text(done.stdout, encoding="utf-8")
+    return work / "sweeps" / "one"
 
 
 def records(sweep: Path) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED, environment, tune, 
 from tests.fixtures.hub import TOKEN, hub
 from tests.fixtures.mlflow_server import wait_until_it_answers
 from tests.fixtures.nodes import free_port
+from tests.fixtures.sweeps import ONE_AT_A_TIME
 from tuning.study import load_study
 from tuning.sweep_dir.confirm_runs import confirmed_models
 from tuning.sweep_dir.layout import confirm_folder
@@ -448,7 +449,7 @@ def test_a_used_name_is_refused_and_resume_extends(sweep: dict[str, Any]) -> Non
     other = tune_here("sweep", study, "--name", "first", "--resume", "--set", "train.epochs=3", cwd=work, code=2)
     assert "`train` is not what this sweep began with" in other.stderr
     before = records(sweep)
-    done = tune("sweep", study, "--name", "first", "--resume", "--trials", 9, "--json", cwd=work)
+    done = tune_here("sweep", study, "--name", "first", "--resume", "--trials", 9, "--json", cwd=work)
     result = json.loads(done.stdout.splitlines()[-1])
     assert sum(result["states"].values()) == 9
     after = records(sweep)
@@ -502,7 +503,7 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
     storage = JournalStorage(JournalFileBackend(str(ledger.parent / "optuna_journal.log")))
     states = [trial.state for trial in optuna.load_study(study_name="cut", storage=storage).trials]
     assert TrialState.RUNNING not in states and TrialState.WAITING in states
-    done = tune(*command[len(TUNE) :], "--resume", "--json", cwd=tmp_path)
+    done = tune_here(*command[len(TUNE) :], "--resume", "--json", cwd=tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
     assert sum(result["states"].values()) == 2 and set(result["states"]) <= {"COMPLETE", "PRUNED"}
     resumed = json.loads(ledger.read_text())
@@ -544,7 +545,8 @@ def test_a_trial_that_fails_does_not_end_the_sweep(tmp_path: Path) -> None:
         "optim.warmup_ratio=0.0",
     ]
     arguments = [part for override in overrides for part in ("--set", override)]
-    done = tune("sweep", QUICKSTART, "--name", "bad", "--trials", 4, "--json", *UNCONFIRMED, *arguments, cwd=tmp_path)
+    arguments += ["--name", "bad", "--trials", "4", "--json", *UNCONFIRMED, *ONE_AT_A_TIME]
+    done = tune_here("sweep", QUICKSTART, *arguments, cwd=tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["states"]["FAILED"] >= 1 and result["states"]["COMPLETE"] >= 2
     assert result["winner"]["values"]["optim.backbone_lr"] == 1e-3

@@ -11,7 +11,8 @@ import torch
 from ruamel.yaml import YAML
 
 from tests.fixtures import entities
-from tests.fixtures.commands import tune, tune_here
+from tests.fixtures.commands import tune_here
+from tests.fixtures.sweeps import ONE_AT_A_TIME
 
 STUDY: dict[str, Any] = {
     "schema_version": 1,
@@ -40,7 +41,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sweep(work: Path) -> dict[str, Any]:
-    done = tune("sweep", "study.yaml", "--name", "names", "--trials", 2, "--json", cwd=work)
+    done = tune_here("sweep", "study.yaml", "--name", "names", "--trials", 2, "--json", *ONE_AT_A_TIME, cwd=work)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
