@@ -29,6 +29,7 @@ from kobert_core.tasks import task_class
 from kobert_core.tasks.base import Task
 from kobert_core.tasks.labelled_texts.soft_labels import as_logits
 from kobert_core.tasks.labelled_texts.task import LabelledTexts
+from kobert_core.texts import folded
 from tuning.study import StudyConfig
 from tuning.study.encoders import short_names
 from tuning.sweep.compare_models import model_of
@@ -153,11 +154,11 @@ def write_soft_labels(
 def _texts_to_say(student: LabelledTexts, unlabelled: Iterable[Source]) -> Iterator[Row]:
     yield from rows_of(student, "train")
     test = student.data.test
-    tested = {tuple(row.values()) for row in rows_of(student, "test", test)} if test else set()
+    tested = {tuple(map(folded, row.values())) for row in rows_of(student, "test", test)} if test else set()
     for source in unlabelled:
         for inputs in student.input_parts(source):
             for texts in zip(*inputs.texts.values(), strict=True):
-                if texts not in tested:
+                if tuple(map(folded, texts)) not in tested:
                     yield dict(zip(inputs.texts, texts, strict=True))
 
 

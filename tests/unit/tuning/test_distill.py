@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def test_it_is_asked_about_texts_to_train_on_and_others_and_never_about_the_test
 ) -> None:
     test = table(tmp_path / "test.tsv", [MORE[1]], id=[1], label=[0])
     task = student(test=str(test))
-    write_soft_labels(task, models, [table(tmp_path / "more.tsv", MORE)], tmp_path)
+    alike = [MORE[1].replace(" ", "  "), unicodedata.normalize("NFD", MORE[1])]
+    write_soft_labels(task, models, [table(tmp_path / "more.tsv", [*MORE, *alike])], tmp_path)
     said = pandas.read_parquet(tmp_path / SOFT_LABELS)
     train = [row["text"] for row in rows_of(task, "train")]
     assert said["text"].tolist() == [*train, MORE[0], MORE[2]]
