@@ -24,6 +24,7 @@ from kobert_core.io.atomic import atomic_write_json
 from kobert_core.io.checksums import SUMS
 from kobert_core.io.record_files import PartFiles
 from kobert_core.onnx.latency import latencies
+from kobert_core.pretrained import read_train_config
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks import task_class
 from kobert_core.tasks.base import Task
@@ -42,7 +43,7 @@ from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 ROWS_AT_ONCE = 10_000
 OF_A_SHAPE = ("model.backbone", "model.keep_layers")
 """Searched values that decide how large and how fast a model is."""
-TEACHER = "teacher"
+TEACHER, STUDENT = "teacher", "student"
 Row = dict[str, str]
 
 
@@ -51,9 +52,10 @@ def teachers_of(path: Path) -> tuple[Path, ...]:
     folder of an exported model is itself one.
 
     Raises:
-        InputError: the sweep has exported no winner.
+        InputError: the sweep has exported no winner, or the folder is none of a model.
     """
     model = model_of(path)
+    read_train_config(model)
     return (confirmed_models(path) if (path / STUDY).is_file() else ()) or (model,)
 
 
@@ -69,6 +71,10 @@ class Teacher:
         self.predictors = [Predictor.load(model, progress=progress) for model in models]
         self.columns = student.soft_targets.columns
         for model, predictor in zip(models, self.predictors, strict=True):
+            task = predictor.task
+            if not isinstance(task, LabelledTexts) or task.problem_type != student.problem_type:
+                what = f"this teacher is one of `task: {task.name}`, and its student of `task: {student.name}`"
+                raise InputError(what, where=model, fix="give both the same task")
             theirs = predictor.answer_types.keys()
             if predictor.columns != student.input_columns or not set(self.columns) <= theirs:
                 there, wanted = (
@@ -126,7 +132,8 @@ def write_soft_labels(
         progress: Hears how far it has come.
 
     Raises:
-        InputError: a model or a file cannot be used, or the student has another task or other labels.
+        InputError: a model or a file cannot be used, the student has another task or other labels, or its sweep has
+            begun with other answers.
     """
     made_of = {
         "teacher": [hashlib.sha256((model / SUMS).read_bytes()).hexdigest() for model in models],
@@ -135,7 +142,14 @@ def write_soft_labels(
         "test": student.data.test and Source.of(student.data.test).digest(),
     }
     file, record = folder / SOFT_LABELS, folder / SOFT_LABELS_MADE_OF
-    if file.is_file() and record.is_file() and json.loads(record.read_text(encoding="utf-8")) == made_of:
+    made_before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else made_of
+    if made_before != made_of and (folder / STUDY).is_file():
+        raise InputError(
+            "the students of this sweep learn from other answers",
+            where=file,
+            fix="resume it with the same teacher, `--unlabelled` and `data.test`, or give another `--name`",
+        )
+    if file.is_file() and record.is_file() and made_before == made_of:
         return
     teacher = Teacher(models, student, progress=unseen)
     files = PartFiles(file, made_of)
@@ -214,7 +228,7 @@ def compare_sizes(
 
     best: dict[str, TrialRecord] = {}
     for record in sorted(table.best(len(table)), key=lambda record: record.state != TrialState.COMPLETE):
-        best.setdefault(shape_of(record, study), record)
+        best.setdefault(shape_of(record), record)
     tasks = {name: task_of(record.values) for name, record in best.items()}
     first = next(iter(tasks.values()))
     teacher = Teacher(models, first)
@@ -266,12 +280,12 @@ def as_student(task: Task[Any]) -> LabelledTexts:
     return task
 
 
-def shape_of(record: TrialRecord, study: StudyConfig) -> str:
+def shape_of(record: TrialRecord) -> str:
     """What of a trial's values its size follows from, in words."""
     searched = {name: value for name in OF_A_SHAPE if (value := record.values.get(name)) is not None}
     short = short_names(str(value) for value in searched.values())
     told = [f"{name.removeprefix('model.')} {short.get(str(value), value)}" for name, value in searched.items()]
-    return ", ".join(told) or study.name
+    return ", ".join(told) or STUDENT
 
 
 def write_sizes(folder: Path, sizes: Sequence[Size]) -> None:

@@ -15,11 +15,23 @@ from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.inference import Predictor
 from kobert_core.pretrained import save_model_files, save_weights
-from kobert_core.tasks import task_class
+from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.tasks.labelled_texts.task import LabelledTexts
-from tests.fixtures.tiny import tiny_config
-from tuning.sweep.distill import SOFT_LABELS, Teacher, as_student, rows_of, teachers_of, write_soft_labels
+from tests.fixtures.tiny import SIZES, tiny_config
+from tuning.sweep.distill import (
+    TEACHER,
+    Teacher,
+    as_student,
+    rows_of,
+    shape_of,
+    teachers_of,
+    write_soft_labels,
+)
+from tuning.sweep_dir.layout import SOFT_LABELS, STUDY
+from tuning.sweep_dir.trial_status import TrialState
+from tuning.sweep_dir.trial_table import TrialRecord
 
+MODEL = {"init": "random", "config": SIZES, "tokenizer_vocab_size": 1024}
 MORE = ["배우들 연기가 좋았다", "다시는 안 본다", "그저 그런 영화"]
 
 
@@ -131,3 +143,30 @@ def test_a_teacher_of_something_else_is_refused(models: tuple[Path, ...]) -> Non
 
 def test_a_folder_of_a_model_is_its_own_teacher(models: tuple[Path, ...]) -> None:
     assert teachers_of(models[0]) == (models[0],)
+
+
+def test_a_sweep_that_has_begun_keeps_its_answers(models: tuple[Path, ...], tmp_path: Path) -> None:
+    write_soft_labels(student(), models, [], tmp_path)
+    first = (tmp_path / SOFT_LABELS).read_bytes()
+    (tmp_path / STUDY).touch()
+    with pytest.raises(InputError, match="the students of this sweep learn from other answers"):
+        write_soft_labels(student(), models[:1], [], tmp_path)
+    assert (tmp_path / SOFT_LABELS).read_bytes() == first
+
+
+def test_a_teacher_of_another_task_is_refused_before_it_is_asked(models: tuple[Path, ...]) -> None:
+    data = {"train": "none.tsv", "labels": ["negative", "positive"]}
+    of_many = as_student(
+        task_class("multilabel")(parse_train_config({"task": "multilabel", "data": data, "model": MODEL}))
+    )
+    with pytest.raises(InputError, match="one of `task: nsmc`, and its student of `task: multilabel`"):
+        Teacher(models, of_many)
+
+
+def test_a_folder_that_is_no_model_is_no_teacher(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no folder of an exported model"):
+        teachers_of(tmp_path)
+
+
+def test_a_student_has_a_name_beside_its_teacher() -> None:
+    assert shape_of(TrialRecord(trial=0, state=TrialState.COMPLETE, values={})) != TEACHER
