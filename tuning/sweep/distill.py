@@ -187,12 +187,17 @@ def _digest(rows: Sequence[Row]) -> str:
 
 def other_split(sweep: Path, student: StudyConfig) -> str | None:
     """Why the teacher may have been trained on texts that the student is judged by, if so."""
+    unknown = f"whether {sweep.name} was trained on texts of the student's dev split is not known"
     if not (sweep / STUDY).is_file():
-        return f"whether {sweep.name} was trained on texts of the student's dev split is not known"
+        return unknown
     theirs, ours = load_sweep_study(sweep).data, student.data
     for name in ("train", "dev"):
-        given = [getattr(data, name) and getattr(data, name).digest() for data in (theirs, ours)]
-        if given[0] != given[1]:
+        wanted = getattr(ours, name) and getattr(ours, name).digest()
+        try:
+            given = getattr(theirs, name) and getattr(theirs, name).digest()
+        except InputError:  # its file is not there any more, which its models do not need
+            return unknown
+        if given != wanted:
             return f"`data.{name}` is not that of {sweep.name}: the teacher may know texts of the student's dev split"
     for name in ("dev_fraction", "split_seed") if ours.dev is None else ():
         if getattr(theirs, name) != getattr(ours, name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from kobert_core.pretrained import save_model_files, save_weights
 from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.tasks.labelled_texts.task import LabelledTexts
 from tests.fixtures.tiny import SIZES, tiny_config
+from tuning.study import dump_study, load_study
 from tuning.sweep.distill import (
     TEACHER,
     Teacher,
     as_student,
+    other_split,
     rows_of,
     shape_of,
     teachers_of,
@@ -32,6 +35,14 @@ from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord
 
 MODEL = {"init": "random", "config": SIZES, "tokenizer_vocab_size": 1024}
+STUDENT_STUDY = """\
+schema_version: 1
+name: student
+task: nsmc
+data: {{train: {train}}}
+model: {{init: random, config: {{hidden_size: 32}}, tokenizer_vocab_size: 64}}
+parameters: {{optim.backbone_lr: {{values: [1e-3]}}}}
+"""
 MORE = ["배우들 연기가 좋았다", "다시는 안 본다", "그저 그런 영화"]
 
 
@@ -170,3 +181,17 @@ def test_a_folder_that_is_no_model_is_no_teacher(tmp_path: Path) -> None:
 
 def test_a_student_has_a_name_beside_its_teacher() -> None:
     assert shape_of(TrialRecord(trial=0, state=TrialState.COMPLETE, values={})) != TEACHER
+
+
+def test_a_teacher_whose_data_is_gone_may_know_the_dev_split(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    train = table(tmp_path / "data" / "train.tsv", MORE, id=[1, 2, 3], label=[0, 1, 0])
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDENT_STUDY.format(train=train), encoding="utf-8")
+    sweep = tmp_path / "sweep"
+    dump_study(load_study(study), sweep / STUDY)
+    assert other_split(sweep, load_study(study)) is None
+    moved = str(shutil.copy(str(train), tmp_path / "moved.tsv"))
+    Path(str(train)).unlink()
+    told = other_split(sweep, load_study(study, [f"data.train={moved}"]))
+    assert told == "whether sweep was trained on texts of the student's dev split is not known"
