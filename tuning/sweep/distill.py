@@ -142,15 +142,15 @@ def write_soft_labels(
         "test": student.data.test and Source.of(student.data.test).digest(),
     }
     file, record = folder / SOFT_LABELS, folder / SOFT_LABELS_MADE_OF
-    made_before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else made_of
-    if made_before != made_of and (folder / STUDY).is_file():
+    made_before = _read_if_whole(record)
+    if file.is_file() and made_before == made_of:
+        return
+    if made_before not in (None, made_of) and (folder / STUDY).is_file():
         raise InputError(
             "the students of this sweep learn from other answers",
             where=file,
             fix="resume it with the same teacher, `--unlabelled` and `data.test`, or give another `--name`",
         )
-    if file.is_file() and record.is_file() and made_before == made_of:
-        return
     teacher = Teacher(models, student, progress=unseen)
     files = PartFiles(file, made_of)
     done, work = 0, "asking the teacher"
@@ -163,6 +163,13 @@ def write_soft_labels(
     progress(work, done, done)
     files.join()
     atomic_write_json(record, made_of)
+
+
+def _read_if_whole(record: Path) -> object:
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # what is damaged is made again
+        return None
 
 
 def _texts_to_say(student: LabelledTexts, unlabelled: Iterable[Source]) -> Iterator[Row]:

@@ -30,7 +30,7 @@ from tuning.sweep.distill import (
     teachers_of,
     write_soft_labels,
 )
-from tuning.sweep_dir.layout import SOFT_LABELS, STUDY
+from tuning.sweep_dir.layout import SOFT_LABELS, SOFT_LABELS_MADE_OF, STUDY
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord
 
@@ -115,6 +115,9 @@ def test_what_is_there_is_not_made_again_unless_something_else_is_asked_for(
     with monkeypatch.context() as without:
         without.setattr(Teacher, "says", None)
         write_soft_labels(student(), models, more, tmp_path)
+    assert (tmp_path / SOFT_LABELS).read_bytes() == first
+    (tmp_path / SOFT_LABELS_MADE_OF).write_text("{", encoding="utf-8")
+    write_soft_labels(student(), models, more, tmp_path)
     assert (tmp_path / SOFT_LABELS).read_bytes() == first
     write_soft_labels(task, models[:1], more, tmp_path)
     assert (tmp_path / SOFT_LABELS).read_bytes() != first
