@@ -17,7 +17,7 @@ from tuning.cli.progress import watching
 from tuning.cli.tables import cell
 from tuning.study import StudyConfig
 from tuning.sweep_dir.layout import CACHE, SOFT_LABELS
-from tuning.sweep_dir.opening import refuse_used
+from tuning.sweep_dir.opening import locked_folder, nothing_to_resume, refuse_used
 
 if TYPE_CHECKING:
     from tuning.sweep.distill import Size
@@ -41,6 +41,8 @@ def teach(
 
     if not resume:
         refuse_used(folder)
+    elif not folder.is_dir():
+        raise nothing_to_resume(folder)
     models = teachers_of(teacher.resolve())
     if (doubt := other_split(teacher.resolve(), study)) is not None:
         say(f"warning: {doubt}")
@@ -48,7 +50,8 @@ def teach(
     with watching() as progress:
         config = study.train_config(study.example_values())
         student = as_student(task_class(study.task)(config, cache=folder.parent / CACHE, progress=progress))
-        write_soft_labels(student, models, unlabelled, folder, progress=progress)
+        with locked_folder(folder):
+            write_soft_labels(student, models, unlabelled, folder, progress=progress)
     return json.dumps(str(folder / SOFT_LABELS)), models
 
 

@@ -27,7 +27,7 @@ from tuning.cli.options import (
     with_trials,
 )
 from tuning.cli.outcome import show_dry_run, summarise
-from tuning.sweep_dir.layout import CACHE, PROFILES
+from tuning.sweep_dir.layout import CACHE, PROFILES, STUDY
 
 if TYPE_CHECKING:
     from tuning.study import StudyConfig
@@ -165,6 +165,7 @@ def distill(
         study, folder = study_and_folder(student, [*replaced, f"distill.soft_labels={soft_labels}"], name, output)
         from tuning.sweep.sweep import run_sweep
 
+        resume = resume and (folder / STUDY).exists()  # else it was cut off while the teacher was asked
         result = run_sweep(study, folder, address=address, resume=resume, display=display, session=session)
         summarise(result, console)
         told = result.as_json()

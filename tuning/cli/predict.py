@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from kobert_core.data.set_aside import PLACES_SHOWN
@@ -17,7 +17,7 @@ from kobert_core.data.source import LocalPart, Source
 from kobert_core.errors import InputError
 from kobert_core.evaluation import RUNNING_THE_MODEL
 from kobert_core.inference import Predictor
-from kobert_core.io.atomic import atomic_write_json, check_output
+from kobert_core.io.atomic import atomic_write_json, check_output, is_disk_full
 from kobert_core.io.checksums import SUMS
 from kobert_core.io.record_files import PartFiles, Records, as_json_lines, format_of
 from kobert_core.onnx.files import Backend
@@ -242,15 +242,38 @@ def evaluate_file(
     """
     if predictions is not None:
         check_output(predictions)
-    with TemporaryDirectory(prefix="kobert-tune-") as cache:  # features on disk: a long file takes little memory
-        pretrained = load_pretrained(model_dir, backend=backend, cache=Path(cache), progress=progress)
+    given: dict[str, object] = {}
+    with temporary_cache() as cache:  # features on disk: a long file takes little memory
+        pretrained = load_pretrained(model_dir, backend=backend, cache=cache, progress=progress)
         task = pretrained.task
         if predictions is not None and not task.spec.predictions_by_id:
             raise InputError("this model answers no questions", where=model_dir, fix="leave out --predictions")
         found = evaluate_model(pretrained, model_dir, source, by="evaluate", say=say)
         if predictions is not None:
             answers = task.answers(found.examples.ids, found.examples, found.outputs)
-            given = {answer["id"]: answer["prediction_text"] for answer in answers if answer["id"]}
-            atomic_write_json(predictions, given)
+            given = {str(answer["id"]): answer["prediction_text"] for answer in answers if answer["id"]}
         in_detail = task.score_in_detail(found.examples, found.outputs)
+    if predictions is not None:
+        atomic_write_json(predictions, given)
     return found.metrics | {"earlier_readings": found.earlier_readings} | in_detail
+
+
+@contextmanager
+def temporary_cache() -> Iterator[Path]:
+    """A folder for features that are removed when the block ends.
+
+    Raises:
+        InputError: it cannot be made, or there is no space left for them.
+    """
+    fix = "set TMPDIR to a folder with more space"
+    try:
+        where = gettempdir()
+    except FileNotFoundError as error:
+        raise InputError(str(error.strerror), where="TMPDIR", fix=fix) from error
+    try:
+        with TemporaryDirectory(prefix="kobert-tune-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise InputError("no space is left", where=where, fix=fix) from error

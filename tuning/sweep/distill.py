@@ -24,11 +24,13 @@ from kobert_core.io.atomic import atomic_write_json
 from kobert_core.io.checksums import SUMS
 from kobert_core.io.record_files import PartFiles
 from kobert_core.onnx.latency import latencies
+from kobert_core.pretrained import read_train_config
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks import task_class
 from kobert_core.tasks.base import Task
 from kobert_core.tasks.labelled_texts.soft_labels import as_logits
 from kobert_core.tasks.labelled_texts.task import LabelledTexts
+from kobert_core.texts import folded
 from tuning.study import StudyConfig
 from tuning.study.encoders import short_names
 from tuning.sweep.compare_models import model_of
@@ -41,7 +43,7 @@ from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 ROWS_AT_ONCE = 10_000
 OF_A_SHAPE = ("model.backbone", "model.keep_layers")
 """Searched values that decide how large and how fast a model is."""
-TEACHER = "teacher"
+TEACHER, STUDENT = "teacher", "student"
 Row = dict[str, str]
 
 
@@ -50,9 +52,10 @@ def teachers_of(path: Path) -> tuple[Path, ...]:
     folder of an exported model is itself one.
 
     Raises:
-        InputError: the sweep has exported no winner.
+        InputError: the sweep has exported no winner, or the folder is none of a model.
     """
     model = model_of(path)
+    read_train_config(model)
     return (confirmed_models(path) if (path / STUDY).is_file() else ()) or (model,)
 
 
@@ -68,6 +71,10 @@ class Teacher:
         self.predictors = [Predictor.load(model, progress=progress) for model in models]
         self.columns = student.soft_targets.columns
         for model, predictor in zip(models, self.predictors, strict=True):
+            task = predictor.task
+            if not isinstance(task, LabelledTexts) or task.problem_type != student.problem_type:
+                what = f"this teacher is one of `task: {task.name}`, and its student of `task: {student.name}`"
+                raise InputError(what, where=model, fix="give both the same task")
             theirs = predictor.answer_types.keys()
             if predictor.columns != student.input_columns or not set(self.columns) <= theirs:
                 there, wanted = (
@@ -125,7 +132,8 @@ def write_soft_labels(
         progress: Hears how far it has come.
 
     Raises:
-        InputError: a model or a file cannot be used, or the student has another task or other labels.
+        InputError: a model or a file cannot be used, the student has another task or other labels, or its sweep has
+            begun with other answers.
     """
     made_of = {
         "teacher": [hashlib.sha256((model / SUMS).read_bytes()).hexdigest() for model in models],
@@ -134,8 +142,15 @@ def write_soft_labels(
         "test": student.data.test and Source.of(student.data.test).digest(),
     }
     file, record = folder / SOFT_LABELS, folder / SOFT_LABELS_MADE_OF
-    if file.is_file() and record.is_file() and json.loads(record.read_text(encoding="utf-8")) == made_of:
+    made_before = _read_if_whole(record)
+    if file.is_file() and made_before == made_of:
         return
+    if made_before not in (None, made_of) and (folder / STUDY).is_file():
+        raise InputError(
+            "the students of this sweep learn from other answers",
+            where=file,
+            fix="resume it with the same teacher, `--unlabelled` and `data.test`, or give another `--name`",
+        )
     teacher = Teacher(models, student, progress=unseen)
     files = PartFiles(file, made_of)
     done, work = 0, "asking the teacher"
@@ -150,14 +165,21 @@ def write_soft_labels(
     atomic_write_json(record, made_of)
 
 
+def _read_if_whole(record: Path) -> object:
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # what is damaged is made again
+        return None
+
+
 def _texts_to_say(student: LabelledTexts, unlabelled: Iterable[Source]) -> Iterator[Row]:
     yield from rows_of(student, "train")
     test = student.data.test
-    tested = {tuple(row.values()) for row in rows_of(student, "test", test)} if test else set()
+    tested = {tuple(map(folded, row.values())) for row in rows_of(student, "test", test)} if test else set()
     for source in unlabelled:
         for inputs in student.input_parts(source):
             for texts in zip(*inputs.texts.values(), strict=True):
-                if texts not in tested:
+                if tuple(map(folded, texts)) not in tested:
                     yield dict(zip(inputs.texts, texts, strict=True))
 
 
@@ -172,12 +194,17 @@ def _digest(rows: Sequence[Row]) -> str:
 
 def other_split(sweep: Path, student: StudyConfig) -> str | None:
     """Why the teacher may have been trained on texts that the student is judged by, if so."""
+    unknown = f"whether {sweep.name} was trained on texts of the student's dev split is not known"
     if not (sweep / STUDY).is_file():
-        return f"whether {sweep.name} was trained on texts of the student's dev split is not known"
+        return unknown
     theirs, ours = load_sweep_study(sweep).data, student.data
     for name in ("train", "dev"):
-        given = [getattr(data, name) and getattr(data, name).digest() for data in (theirs, ours)]
-        if given[0] != given[1]:
+        wanted = getattr(ours, name) and getattr(ours, name).digest()
+        try:
+            given = getattr(theirs, name) and getattr(theirs, name).digest()
+        except InputError:  # its file is not there any more, which its models do not need
+            return unknown
+        if given != wanted:
             return f"`data.{name}` is not that of {sweep.name}: the teacher may know texts of the student's dev split"
     for name in ("dev_fraction", "split_seed") if ours.dev is None else ():
         if getattr(theirs, name) != getattr(ours, name):
@@ -213,7 +240,7 @@ def compare_sizes(
 
     best: dict[str, TrialRecord] = {}
     for record in sorted(table.best(len(table)), key=lambda record: record.state != TrialState.COMPLETE):
-        best.setdefault(shape_of(record, study), record)
+        best.setdefault(shape_of(record), record)
     tasks = {name: task_of(record.values) for name, record in best.items()}
     first = next(iter(tasks.values()))
     teacher = Teacher(models, first)
@@ -265,12 +292,12 @@ def as_student(task: Task[Any]) -> LabelledTexts:
     return task
 
 
-def shape_of(record: TrialRecord, study: StudyConfig) -> str:
+def shape_of(record: TrialRecord) -> str:
     """What of a trial's values its size follows from, in words."""
     searched = {name: value for name in OF_A_SHAPE if (value := record.values.get(name)) is not None}
     short = short_names(str(value) for value in searched.values())
     told = [f"{name.removeprefix('model.')} {short.get(str(value), value)}" for name, value in searched.items()]
-    return ", ".join(told) or study.name
+    return ", ".join(told) or STUDENT
 
 
 def write_sizes(folder: Path, sizes: Sequence[Size]) -> None:

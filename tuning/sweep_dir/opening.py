@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from kobert_core.errors import InputError
 from tuning.study import StudyConfig, dump_study
@@ -33,13 +33,8 @@ def open_sweep_dir(
     """
     used = (folder / STUDY).exists()
     if resume and not used:
-        raise InputError("there is no sweep to go on with", where=folder, fix="check `--name` and `--output`")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        fix = "give another `--output`"
-        raise InputError(f"the folder cannot be made ({error.strerror})", where=folder, fix=fix) from error
-    with sweep_lock(folder) as lock:
+        raise nothing_to_resume(folder)
+    with locked_folder(folder) as lock:
         lock.seek(0)
         if used and not resume and not lock.read():
             raise name_in_use(folder)
@@ -66,6 +61,18 @@ def open_sweep_dir(
                 forget_beginnings(folder)
 
 
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[TextIO]:
+    """Make the folder of a sweep, or take the one that is there, and lock it as `sweep_lock` does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fix = "give another `--output`"
+        raise InputError(f"the folder cannot be made ({error.strerror})", where=folder, fix=fix) from error
+    with sweep_lock(folder) as lock:
+        yield lock
+
+
 def refuse_used(folder: Path) -> None:
     """Refuse what `open_sweep_dir` refuses without `resume`, before anything starts.
 
@@ -74,6 +81,11 @@ def refuse_used(folder: Path) -> None:
     """
     if (folder / STUDY).exists() and not goes_on(folder):
         raise name_in_use(folder)
+
+
+def nothing_to_resume(folder: Path) -> InputError:
+    """The error of `--resume` where no sweep is."""
+    return InputError("there is no sweep to go on with", where=folder, fix="check `--name` and `--output`")
 
 
 def name_in_use(folder: Path) -> InputError:

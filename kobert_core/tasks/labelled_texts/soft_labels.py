@@ -19,6 +19,7 @@ from kobert_core.tasks.labelled_texts.rows import Rows, row_chunks
 from kobert_core.texts import distinct
 
 SCORE = "score"
+LARGEST = float(np.finfo(np.float32).max)
 TOLERANCE = 0.01
 """How far from 1 the probabilities of all classes may add up to, which are rounded."""
 
@@ -57,7 +58,7 @@ class SoftTargets:
     def _problem(self, numbers: Sequence[float]) -> int | None:
         """The place of a number that cannot be used, or one more than there are where it is their sum."""
         for at, number in enumerate(numbers):
-            if not math.isfinite(number) or not (self.is_number or 0 <= number <= 1):
+            if not abs(number) <= LARGEST or not (self.is_number or 0 <= number <= 1):
                 return at
         wrong_sum = self._add_up and abs(sum(numbers) - 1) > TOLERANCE
         return len(numbers) if wrong_sum else None

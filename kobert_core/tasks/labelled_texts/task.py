@@ -35,15 +35,17 @@ from kobert_core.tasks.labelled_texts.model import LossSettings, ProblemType, Te
 from kobert_core.tasks.labelled_texts.rows import Rows, read_rows, row_chunks, texts_problem
 from kobert_core.tasks.labelled_texts.soft_labels import SoftTargets, looked_up, no_labels, read_soft_labels
 from kobert_core.tasks.labelled_texts.targets import Targets
+from kobert_core.texts import folded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-FACTS_VERSION = 2
+FACTS_VERSION = 3
 """Part of the cache's key: raised when other facts are kept of a file."""
 
-Facts = tuple[np.ndarray, Digests, list[BadRow]]
-"""Of a part of a file: the labels and the digests of the texts of its usable rows, and what was set aside."""
+Facts = tuple[np.ndarray, Digests, Digests, list[BadRow]]
+"""Of a part of a file: the labels and the digests of the texts of its usable rows, as they stand there and as they
+look, and what was set aside."""
 
 
 class LabelledTexts(Task[TextExamples]):
@@ -195,43 +197,44 @@ class LabelledTexts(Task[TextExamples]):
         """With a teacher: the training split, and behind it the teacher's other texts, which have no label."""
         if self.config.distill is None:
             return super()._learned()
-        arrays = {name: array for name, array in self._taught.items() if name != "digests"}
+        arrays = {name: array for name, array in self._taught.items() if name not in ("digests", "looks")}
         behind = len(self._taught["digests"])
         return self._examples(arrays | {"rows": np.concatenate([behind + self._split["train"], self._others])})
 
     @cached_property
     def _taught(self) -> Mapping[str, np.ndarray]:
         """What `TextExamples` views of the teacher's texts and, behind them, of the training file; and the `digests` of
-        the former."""
+        the former, as `looks` of the texts as they look: programs that write files fold blanks and decompose Hangul."""
         distill = self.config.distill
         assert distill is not None
         file, train = distill.soft_labels, self.data.train
         targets = self.soft_targets
 
         def parts() -> Iterator[dict[str, np.ndarray]]:
-            labelled, digests, said = dict(self._arrays(train)), list[Digests](), list[np.ndarray]()
+            labelled, looks, said = dict(self._arrays(train)), list[Digests](), list[np.ndarray]()
             of_pairs, most_bad = self.data.pair_column is not None, self.data.max_bad_fraction
             with self._reading(file):
                 for rows in read_soft_labels(file, targets, of_pairs=of_pairs, max_bad_fraction=most_bad):
                     said.append(rows.labels)
-                    digests.append(_facts_of(rows)[1])
+                    _, exact, alike, _ = _facts_of(rows)
+                    looks.append(alike)
                     nothing = no_labels(len(rows), labelled["labels"])
                     arrays = tokenize(rows.texts, nothing, self.tokenizer, rows.pairs)
-                    yield arrays | {"soft_labels": rows.labels, "digests": digests[-1]}
-            known = looked_up(self._facts(train)["texts"], np.concatenate(digests), np.concatenate(said))
-            yield labelled | {"soft_labels": known, "digests": digests[0][:0]}
+                    yield arrays | {"soft_labels": rows.labels, "digests": exact, "looks": alike}
+            known = looked_up(self._facts(train)["looks"], np.concatenate(looks), np.concatenate(said))
+            yield labelled | {"soft_labels": known, "digests": looks[0][:0], "looks": looks[0][:0]}
 
-        key = self._features_key(train) | {"taught": [CODE_VERSION, file.digest(), *targets.columns]}
+        key = self._features_key(train) | {"taught": [CODE_VERSION, FACTS_VERSION, file.digest(), *targets.columns]}
         return cached_arrays(self._cache, key, lambda: end_to_end(parts()))
 
     @cached_property
     def _others(self) -> np.ndarray:
         """The teacher's texts, each once, that stand neither in the training split nor in what runs are judged by."""
-        split, dev = self._split, self._facts(self.data.dev or self.data.train)["texts"]
+        split, dev = self._split, self._facts(self.data.dev or self.data.train)["looks"]
         judged = [dev[rows] for name, rows in split.items() if name != "train"]
-        digests, first = np.unique(self._taught["digests"], return_index=True)
-        known = np.concatenate([self._facts(self.data.train)["texts"][split["train"]], *judged])
-        others: np.ndarray = np.sort(first[~np.isin(digests, known)])
+        looks, first = np.unique(self._taught["looks"], return_index=True)
+        known = np.concatenate([self._facts(self.data.train)["looks"][split["train"]], *judged])
+        others: np.ndarray = np.sort(first[~np.isin(looks, known)])
         return others
 
     def read_rows(self, path: Source) -> Rows:
@@ -293,11 +296,12 @@ class LabelledTexts(Task[TextExamples]):
 
     def _kept_facts(self, path: Source, parts: Callable[[], list[Facts]]) -> dict[str, np.ndarray]:
         def build() -> dict[str, np.ndarray]:
-            labels, texts, bad = zip(*parts(), strict=True)
+            labels, texts, looks, bad = zip(*parts(), strict=True)
             rows = [row for some in bad for row in some]
             return {
                 "labels": np.concatenate(labels),
                 "texts": np.concatenate(texts),
+                "looks": np.concatenate(looks),
                 "bad_lines": np.array([row.line for row in rows]) if rows else np.zeros(0, dtype=np.int64),
                 "bad_reasons": np.array([row.reason for row in rows], dtype=np.str_),
             }
@@ -400,5 +404,7 @@ class LabelledTexts(Task[TextExamples]):
 
 
 def _facts_of(rows: Rows) -> Facts:
-    pairs = rows.pairs and map(PAIR_ENDS.join, zip(rows.texts, rows.pairs, strict=True))
-    return rows.labels, text_digests(pairs or rows.texts), rows.bad
+    texts = [rows.texts] if rows.pairs is None else [rows.texts, rows.pairs]
+    exact = map(PAIR_ENDS.join, zip(*texts, strict=True))
+    looks = map(PAIR_ENDS.join, zip(*(map(folded, each) for each in texts), strict=True))
+    return rows.labels, text_digests(exact), text_digests(looks), rows.bad

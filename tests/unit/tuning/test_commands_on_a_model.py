@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from kobert_core.errors import InputError
 from kobert_core.pretrained import TRAIN_CONFIG, load_pretrained
 from kobert_core.tasks import SPECS
 from tests.fixtures.browser import need_browser, page_html
+from tests.fixtures.disks import Mount
 from tests.fixtures.tiny import SIZES
 from tuning.cli.app import app
 from tuning.cli.predict import predict_file
@@ -231,6 +233,20 @@ def test_evaluate_has_the_scores_of_each_class(work: Path) -> None:
     assert [line.split()[-3:] for line in shown.splitlines()[-3:]] == [
         [str(count) for count in counts] for counts in result["confusion_matrix"]
     ]
+
+
+def test_evaluate_says_where_there_is_no_space_for_features(
+    work: Path, tmp_path: Path, mount_small_disk: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = mount_small_disk(tmp_path / "disk", 16)
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
+    with pytest.raises(InputError, match=r"disk: no space is left; set TMPDIR"):
+        tuned("evaluate", work / "model", work / "test.csv")
+    assert not list(disk.iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    with pytest.raises(InputError, match=r"TMPDIR: No usable temporary directory found"):
+        tuned("evaluate", work / "model", work / "test.csv")
 
 
 def test_describe_takes_columns_and_labels_of_a_model_or_a_study(work: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,33 @@ from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.inference import Predictor
 from kobert_core.pretrained import save_model_files, save_weights
-from kobert_core.tasks import task_class
+from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.tasks.labelled_texts.task import LabelledTexts
-from tests.fixtures.tiny import tiny_config
-from tuning.sweep.distill import SOFT_LABELS, Teacher, as_student, rows_of, teachers_of, write_soft_labels
+from tests.fixtures.tiny import SIZES, tiny_config
+from tuning.study import dump_study, load_study
+from tuning.sweep.distill import (
+    TEACHER,
+    Teacher,
+    as_student,
+    other_split,
+    rows_of,
+    shape_of,
+    teachers_of,
+    write_soft_labels,
+)
+from tuning.sweep_dir.layout import SOFT_LABELS, SOFT_LABELS_MADE_OF, STUDY
+from tuning.sweep_dir.trial_status import TrialState
+from tuning.sweep_dir.trial_table import TrialRecord
 
+MODEL = {"init": "random", "config": SIZES, "tokenizer_vocab_size": 1024}
+STUDENT_STUDY = """\
+schema_version: 1
+name: student
+task: nsmc
+data: {{train: {train}}}
+model: {{init: random, config: {{hidden_size: 32}}, tokenizer_vocab_size: 64}}
+parameters: {{optim.backbone_lr: {{values: [1e-3]}}}}
+"""
 MORE = ["배우들 연기가 좋았다", "다시는 안 본다", "그저 그런 영화"]
 
 
@@ -71,7 +95,8 @@ def test_it_is_asked_about_texts_to_train_on_and_others_and_never_about_the_test
 ) -> None:
     test = table(tmp_path / "test.tsv", [MORE[1]], id=[1], label=[0])
     task = student(test=str(test))
-    write_soft_labels(task, models, [table(tmp_path / "more.tsv", MORE)], tmp_path)
+    alike = [MORE[1].replace(" ", "  "), unicodedata.normalize("NFD", MORE[1])]
+    write_soft_labels(task, models, [table(tmp_path / "more.tsv", [*MORE, *alike])], tmp_path)
     said = pandas.read_parquet(tmp_path / SOFT_LABELS)
     train = [row["text"] for row in rows_of(task, "train")]
     assert said["text"].tolist() == [*train, MORE[0], MORE[2]]
@@ -90,6 +115,9 @@ def test_what_is_there_is_not_made_again_unless_something_else_is_asked_for(
     with monkeypatch.context() as without:
         without.setattr(Teacher, "says", None)
         write_soft_labels(student(), models, more, tmp_path)
+    assert (tmp_path / SOFT_LABELS).read_bytes() == first
+    (tmp_path / SOFT_LABELS_MADE_OF).write_text("{", encoding="utf-8")
+    write_soft_labels(student(), models, more, tmp_path)
     assert (tmp_path / SOFT_LABELS).read_bytes() == first
     write_soft_labels(task, models[:1], more, tmp_path)
     assert (tmp_path / SOFT_LABELS).read_bytes() != first
@@ -129,3 +157,44 @@ def test_a_teacher_of_something_else_is_refused(models: tuple[Path, ...]) -> Non
 
 def test_a_folder_of_a_model_is_its_own_teacher(models: tuple[Path, ...]) -> None:
     assert teachers_of(models[0]) == (models[0],)
+
+
+def test_a_sweep_that_has_begun_keeps_its_answers(models: tuple[Path, ...], tmp_path: Path) -> None:
+    write_soft_labels(student(), models, [], tmp_path)
+    first = (tmp_path / SOFT_LABELS).read_bytes()
+    (tmp_path / STUDY).touch()
+    with pytest.raises(InputError, match="the students of this sweep learn from other answers"):
+        write_soft_labels(student(), models[:1], [], tmp_path)
+    assert (tmp_path / SOFT_LABELS).read_bytes() == first
+
+
+def test_a_teacher_of_another_task_is_refused_before_it_is_asked(models: tuple[Path, ...]) -> None:
+    data = {"train": "none.tsv", "labels": ["negative", "positive"]}
+    of_many = as_student(
+        task_class("multilabel")(parse_train_config({"task": "multilabel", "data": data, "model": MODEL}))
+    )
+    with pytest.raises(InputError, match="one of `task: nsmc`, and its student of `task: multilabel`"):
+        Teacher(models, of_many)
+
+
+def test_a_folder_that_is_no_model_is_no_teacher(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no folder of an exported model"):
+        teachers_of(tmp_path)
+
+
+def test_a_student_has_a_name_beside_its_teacher() -> None:
+    assert shape_of(TrialRecord(trial=0, state=TrialState.COMPLETE, values={})) != TEACHER
+
+
+def test_a_teacher_whose_data_is_gone_may_know_the_dev_split(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    train = table(tmp_path / "data" / "train.tsv", MORE, id=[1, 2, 3], label=[0, 1, 0])
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDENT_STUDY.format(train=train), encoding="utf-8")
+    sweep = tmp_path / "sweep"
+    dump_study(load_study(study), sweep / STUDY)
+    assert other_split(sweep, load_study(study)) is None
+    moved = str(shutil.copy(str(train), tmp_path / "moved.tsv"))
+    Path(str(train)).unlink()
+    told = other_split(sweep, load_study(study, [f"data.train={moved}"]))
+    assert told == "whether sweep was trained on texts of the student's dev split is not known"

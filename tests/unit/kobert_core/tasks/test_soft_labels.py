@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,17 @@ def test_of_the_other_texts_none_is_one_that_runs_are_judged_by(tmp_path: Path, 
     assert facts["soft labels"] == "of 27 of 27 (100.00%) training texts, and of 2 others"
 
 
+@pytest.mark.parametrize(
+    "written", [lambda text: unicodedata.normalize("NFD", text), lambda text: f" {text.replace(' ', '  ')}"]
+)
+def test_a_text_is_known_however_its_blanks_and_its_hangul_are_written(
+    written: Callable[[str], str], tmp_path: Path
+) -> None:
+    task = student("classification", tmp_path, said_of("classification", [*map(written, TEXTS), *OTHERS]))
+    facts = dict(task.survey(None).facts)
+    assert facts["soft labels"] == "of 27 of 27 (100.00%) training texts, and of 2 others"
+
+
 def test_other_texts_that_stand_in_the_test_file_are_a_leak(tmp_path: Path) -> None:
     task = student("classification", tmp_path, said_of("classification", OTHERS))
     rows = [{"text": OTHERS[0], "label": 1}, {"text": "새로운 영화", "label": 0}]
@@ -157,6 +170,13 @@ def test_a_student_is_trained_and_judged_like_any_other_run(name: str, tmp_path:
     assert [report.progress for report in reports] == [50, 100]
     metrics = reports[-1].metrics
     assert metrics["eval/examples"] == 9 and math.isfinite(metrics["train/loss"])
+
+
+@pytest.mark.parametrize("score", ["nan", "inf", "1e39", -1e300, None])
+def test_a_score_that_is_no_number_of_32_bits_is_told(score: object, tmp_path: Path) -> None:
+    task = student("regression", tmp_path, [{"text": TEXTS[0], "score": score}])
+    with pytest.raises(InputError, match="in the column 'score' is no number"):
+        _ = task.train
 
 
 @pytest.mark.parametrize(
