@@ -18,7 +18,8 @@ from kobert_core.inference import Predictor
 from kobert_core.pretrained import save_model_files, save_weights
 from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.tasks.labelled_texts.task import LabelledTexts
-from tests.fixtures.tiny import SIZES, tiny_config
+from tests.fixtures.tiny import SAMPLE, SIZES, tiny_config
+from tuning.cli.distill import teach
 from tuning.study import dump_study, load_study
 from tuning.sweep.distill import (
     TEACHER,
@@ -31,6 +32,7 @@ from tuning.sweep.distill import (
     write_soft_labels,
 )
 from tuning.sweep_dir.layout import SOFT_LABELS, SOFT_LABELS_MADE_OF, STUDY
+from tuning.sweep_dir.lock import sweep_lock
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord
 
@@ -198,3 +200,15 @@ def test_a_teacher_whose_data_is_gone_may_know_the_dev_split(tmp_path: Path) -> 
     Path(str(train)).unlink()
     told = other_split(sweep, load_study(study, [f"data.train={moved}"]))
     assert told == "whether sweep was trained on texts of the student's dev split is not known"
+
+
+def test_a_sweep_is_taught_by_one_process_at_a_time(models: tuple[Path, ...], tmp_path: Path) -> None:
+    path, folder = tmp_path / "study.yaml", tmp_path / "sweeps" / "student"
+    path.write_text(STUDENT_STUDY.format(train=SAMPLE / "train.tsv"), encoding="utf-8")
+    study = load_study(path, ["distill.soft_labels=."])
+    with pytest.raises(InputError, match="there is no sweep to go on with"):
+        teach(study, folder, models[0], [], resume=True, say=print)
+    folder.mkdir(parents=True)
+    with sweep_lock(folder), pytest.raises(InputError, match="another process runs this sweep"):
+        teach(study, folder, models[0], [], resume=False, say=print)
+    assert not list(folder.glob(f"{SOFT_LABELS}*"))
