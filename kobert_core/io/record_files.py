@@ -1,4 +1,4 @@
-"""Files of predictions: written part by part, so that a run that was cut off goes on, and joined at the end."""
+"""Files of records: written part by part, so that a run that was cut off goes on, and joined at the end."""
 
 from __future__ import annotations
 
@@ -43,12 +43,14 @@ class PartFiles:
         self._output, self._folder = output, output.with_name(f"{output.name}.part")
         self._format = format_of(output)
         state = self._folder / STATE
-        if self._folder.exists() and not state.is_file():
-            raise InputError(
-                "is no folder of a prediction that was cut off", where=self._folder, fix="move it, or give another name"
-            )
-        if state.is_file() and json.loads(state.read_text(encoding="utf-8")) != made_of:
-            self.remove()
+        if self._folder.exists():
+            try:
+                before = json.loads(state.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                what = "is no folder of a file that was cut off"
+                raise InputError(what, where=self._folder, fix="move it, or give another name") from error
+            if before != made_of:
+                self.remove()
         if not state.is_file():
             atomic_write_json(state, made_of)
 

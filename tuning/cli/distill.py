@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kobert_core.data.source import Source
 from kobert_core.tasks import task_class
-from tuning.cli.progress import watching
+from tuning.cli.progress import beside, watching
 from tuning.cli.tables import cell
 from tuning.study import StudyConfig
 from tuning.sweep_dir.layout import CACHE, SOFT_LABELS
@@ -51,7 +51,7 @@ def teach(
         config = study.train_config(study.example_values())
         student = as_student(task_class(study.task)(config, cache=folder.parent / CACHE, progress=progress))
         with locked_folder(folder):
-            write_soft_labels(student, models, unlabelled, folder, progress=progress)
+            write_soft_labels(student, models, unlabelled, folder, say=beside(progress, err=True), progress=progress)
     return json.dumps(str(folder / SOFT_LABELS)), models
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from kobert_core.data.set_aside import SetAside
 from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.inference import Predictor
@@ -117,6 +118,7 @@ def write_soft_labels(
     unlabelled: Sequence[Source],
     folder: Path,
     *,
+    say: Callable[[str], object] = lambda line: None,
     progress: Progress = unseen,
 ) -> None:
     """Write what a teacher says of the texts of the student's training split, and of files without labels, unless that
@@ -129,6 +131,7 @@ def write_soft_labels(
         models: Folders of the teacher's models.
         unlabelled: Files of the kind that the student answers.
         folder: Of the student's sweep.
+        say: Gets a line for each of these files that has rows which cannot be used.
         progress: Hears how far it has come.
 
     Raises:
@@ -154,7 +157,7 @@ def write_soft_labels(
     teacher = Teacher(models, student, progress=unseen)
     files = PartFiles(file, made_of)
     done, work = 0, "asking the teacher"
-    for number, rows in enumerate(_parts(_texts_to_say(student, unlabelled))):
+    for number, rows in enumerate(_parts(_texts_to_say(student, unlabelled, say))):
         progress(work, done)
         if not files.has(number):
             said = [dict(zip(teacher.columns, answer, strict=True)) for answer in teacher.says(rows).tolist()]
@@ -172,15 +175,19 @@ def _read_if_whole(record: Path) -> object:
         return None
 
 
-def _texts_to_say(student: LabelledTexts, unlabelled: Iterable[Source]) -> Iterator[Row]:
+def _texts_to_say(student: LabelledTexts, unlabelled: Iterable[Source], say: Callable[[str], object]) -> Iterator[Row]:
     yield from rows_of(student, "train")
     test = student.data.test
     tested = {tuple(map(folded, row.values())) for row in rows_of(student, "test", test)} if test else set()
     for source in unlabelled:
+        bad: list[SetAside] = []
         for inputs in student.input_parts(source):
+            bad += inputs.bad
             for texts in zip(*inputs.texts.values(), strict=True):
                 if tuple(map(folded, texts)) not in tested:
                     yield dict(zip(inputs.texts, texts, strict=True))
+        if bad:
+            say(f"set aside in {source.name}: {len(bad):,} row(s), the first on {bad[0]}")
 
 
 def _parts(rows: Iterator[Row]) -> Iterator[list[Row]]:

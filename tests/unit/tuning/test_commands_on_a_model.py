@@ -203,8 +203,11 @@ def test_a_prediction_that_was_cut_off_goes_on(work: Path, tmp_path: Path) -> No
     write(table, rows(4_000))
     assert predict_file(work / "model", source, out).resumed == 0, "other rows are nothing to go on with"
     (tmp_path / "out.csv.part").mkdir()
-    with pytest.raises(InputError, match="is no folder of a prediction that was cut off"):
-        predict_file(work / "model", source, tmp_path / "out.csv")
+    for torn in (None, "{"):
+        if torn:
+            (tmp_path / "out.csv.part" / "state.json").write_text(torn)
+        with pytest.raises(InputError, match="is no folder of a file that was cut off"):
+            predict_file(work / "model", source, tmp_path / "out.csv")
 
 
 @pytest.mark.parametrize("more", [["predict", "--output", "out.jsonl"], ["evaluate"]])

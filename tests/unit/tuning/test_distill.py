@@ -108,6 +108,13 @@ def test_it_is_asked_about_texts_to_train_on_and_others_and_never_about_the_test
     assert len(task_class("nsmc")(learner).train) == len(train) + 2
 
 
+def test_rows_without_labels_that_cannot_be_used_are_told(models: tuple[Path, ...], tmp_path: Path) -> None:
+    lines: list[str] = []
+    more = table(tmp_path / "more.tsv", [*MORE, " "], id=[1, 2, 3, 4])
+    write_soft_labels(student(max_bad_fraction=0.5), models, [more], tmp_path, say=lines.append)
+    assert lines == ["set aside in more.tsv: 1 row(s), the first on line 5: empty text"]
+
+
 def test_what_is_there_is_not_made_again_unless_something_else_is_asked_for(
     models: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
