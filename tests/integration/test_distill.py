@@ -51,9 +51,6 @@ def test_a_confirmed_sweep_teaches_students_of_two_sizes(readme_work: Path, tmp_
     assert len(confirmed_models(teacher)) == 3 and "warning:" not in done.stderr
     student = Predictor.load(sweep / "model")
     assert len(layers_of(student.model.encoder)) == result["winner"]["values"]["model.keep_layers"]  # type: ignore[arg-type]
-    again = tune_here(*command, "--resume", cwd=tmp_path)
-    winners = [json.loads(each.stdout.splitlines()[-1])["winner"] for each in (done, again)]
-    assert winners[0] == winners[1], "what has ended is not trained again"
     card = json.loads((sweep / "model" / "train_config.json").read_text(encoding="utf-8"))
     assert card["distill"]["soft_labels"] == SOFT_LABELS, "and not where it lay"
 
