@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import nn
 
 from kobert_core.data.set_aside import SetAside
 from kobert_core.data.source import Source
+from kobert_core.ensemble import Ensemble
 from kobert_core.errors import InputError
 from kobert_core.inference import Predictor
 from kobert_core.io.atomic import atomic_write_json
 from kobert_core.io.checksums import SUMS
 from kobert_core.io.record_files import PartFiles
+from kobert_core.models.heads import EncoderWithHead
 from kobert_core.onnx.latency import latencies
 from kobert_core.pretrained import read_train_config
 from kobert_core.progress import Progress, unseen
@@ -106,9 +108,9 @@ class Teacher:
         return student.score(student.dev, {"logits": as_logits(said, student.problem_type)})
 
 
-def rows_of(task: LabelledTexts, split: str, test: Source | None = None) -> list[Row]:
+def rows_of(task: LabelledTexts, split: str) -> list[Row]:
     """The texts of a split as rows in memory."""
-    (texts,) = task.texts_of_splits(test)[split].values()
+    (texts,) = task.texts_of_splits(None)[split].values()
     return [dict(zip(task.input_columns, row, strict=True)) for row in texts]
 
 
@@ -138,9 +140,10 @@ def write_soft_labels(
         InputError: a model or a file cannot be used, the student has another task or other labels, or its sweep has
             begun with other answers.
     """
+    train = rows_of(student, "train")
     made_of = {
         "teacher": [hashlib.sha256((model / SUMS).read_bytes()).hexdigest() for model in models],
-        "train": _digest(rows_of(student, "train")),
+        "train": hashlib.sha256(json.dumps(train).encode()).hexdigest(),
         "unlabelled": [source.digest() for source in unlabelled],
         "test": student.data.test and Source.of(student.data.test).digest(),
     }
@@ -157,7 +160,7 @@ def write_soft_labels(
     teacher = Teacher(models, student, progress=unseen)
     files = PartFiles(file, made_of)
     done, work = 0, "asking the teacher"
-    for number, rows in enumerate(_parts(_texts_to_say(student, unlabelled, say))):
+    for number, rows in enumerate(_parts(itertools.chain(train, _untested(student, unlabelled, say)))):
         progress(work, done)
         if not files.has(number):
             said = [dict(zip(teacher.columns, answer, strict=True)) for answer in teacher.says(rows).tolist()]
@@ -175,10 +178,11 @@ def _read_if_whole(record: Path) -> object:
         return None
 
 
-def _texts_to_say(student: LabelledTexts, unlabelled: Iterable[Source], say: Callable[[str], object]) -> Iterator[Row]:
-    yield from rows_of(student, "train")
+def _untested(student: LabelledTexts, unlabelled: Iterable[Source], say: Callable[[str], object]) -> Iterator[Row]:
+    """The rows without labels that do not stand in the test file."""
     test = student.data.test
-    tested = {tuple(map(folded, row.values())) for row in rows_of(student, "test", test)} if test else set()
+    kinds = student.texts(test).values() if test else ()
+    tested = {tuple(map(folded, texts)) for of_kind in kinds for texts in of_kind}
     for source in unlabelled:
         bad: list[SetAside] = []
         for inputs in student.input_parts(source):
@@ -193,10 +197,6 @@ def _texts_to_say(student: LabelledTexts, unlabelled: Iterable[Source], say: Cal
 def _parts(rows: Iterator[Row]) -> Iterator[list[Row]]:
     while part := list(itertools.islice(rows, ROWS_AT_ONCE)):
         yield part
-
-
-def _digest(rows: Sequence[Row]) -> str:
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def other_split(sweep: Path, student: StudyConfig) -> str | None:
@@ -236,7 +236,7 @@ def compare_sizes(
 ) -> list[Size]:
     """The teacher, and of each shape that the student was trained in its best trial.
 
-    The teacher's latency is that of all its models, one after the other.
+    The teacher's latency is that of all its models together.
 
     Raises:
         InputError: a model or the data cannot be used.
@@ -251,7 +251,8 @@ def compare_sizes(
     tasks = {name: task_of(record.values) for name, record in best.items()}
     first = next(iter(tasks.values()))
     teacher = Teacher(models, first)
-    networks: dict[str, nn.Module] = {TEACHER: OneAfterTheOther([each.model.cpu() for each in teacher.predictors])}
+    ensemble = Ensemble([cast(EncoderWithHead, each.model.cpu()) for each in teacher.predictors])
+    networks: dict[str, nn.Module] = {TEACHER: ensemble}
     networks |= {name: task.build_model().eval() for name, task in tasks.items()}
     values = {TEACHER: teacher.score(first)[study.objective.metric]}
     values |= {name: record.value for name, record in best.items() if record.value is not None}
@@ -274,18 +275,6 @@ def compare_sizes(
 def _given(network: nn.Module, threads: int) -> nn.Module:
     """PyTorch's threads are those of the process."""
     return network
-
-
-class OneAfterTheOther(nn.Module):
-    """Models that are all asked the same."""
-
-    def __init__(self, models: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.models = nn.ModuleList(models)
-
-    def forward(self, **inputs: Any) -> list[Any]:
-        """What each says."""
-        return [model(**inputs) for model in self.models]
 
 
 def as_student(task: Task[Any]) -> LabelledTexts:
