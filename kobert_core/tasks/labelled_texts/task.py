@@ -40,12 +40,14 @@ from kobert_core.texts import folded
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-FACTS_VERSION = 3
+FACTS_VERSION = 2
 """Part of the cache's key: raised when other facts are kept of a file."""
 
-Facts = tuple[np.ndarray, Digests, Digests, list[BadRow]]
-"""Of a part of a file: the labels and the digests of the texts of its usable rows, as they stand there and as they
-look, and what was set aside."""
+LOOKS_VERSION = 1
+"""The same, when texts that look alike are told in another way."""
+
+Facts = tuple[np.ndarray, Digests, list[BadRow]]
+"""Of a part of a file: the labels and the digests of the texts of its usable rows, and what was set aside."""
 
 
 class LabelledTexts(Task[TextExamples]):
@@ -216,24 +218,24 @@ class LabelledTexts(Task[TextExamples]):
             with self._reading(file):
                 for rows in read_soft_labels(file, targets, of_pairs=of_pairs, max_bad_fraction=most_bad):
                     said.append(rows.labels)
-                    _, exact, alike, _ = _facts_of(rows)
-                    looks.append(alike)
+                    looks.append(_looks_of(rows))
                     nothing = no_labels(len(rows), labelled["labels"])
                     arrays = tokenize(rows.texts, nothing, self.tokenizer, rows.pairs)
-                    yield arrays | {"soft_labels": rows.labels, "digests": exact, "looks": alike}
-            known = looked_up(self._facts(train)["looks"], np.concatenate(looks), np.concatenate(said))
+                    digests = _facts_of(rows)[1]
+                    yield arrays | {"soft_labels": rows.labels, "digests": digests, "looks": looks[-1]}
+            known = looked_up(self._looks(train), np.concatenate(looks), np.concatenate(said))
             yield labelled | {"soft_labels": known, "digests": looks[0][:0], "looks": looks[0][:0]}
 
-        key = self._features_key(train) | {"taught": [CODE_VERSION, FACTS_VERSION, file.digest(), *targets.columns]}
+        key = self._features_key(train) | {"taught": [CODE_VERSION, LOOKS_VERSION, file.digest(), *targets.columns]}
         return cached_arrays(self._cache, key, lambda: end_to_end(parts()))
 
     @cached_property
     def _others(self) -> np.ndarray:
         """The teacher's texts, each once, that stand neither in the training split nor in what runs are judged by."""
-        split, dev = self._split, self._facts(self.data.dev or self.data.train)["looks"]
+        split, dev = self._split, self._looks(self.data.dev or self.data.train)
         judged = [dev[rows] for name, rows in split.items() if name != "train"]
         looks, first = np.unique(self._taught["looks"], return_index=True)
-        known = np.concatenate([self._facts(self.data.train)["looks"][split["train"]], *judged])
+        known = np.concatenate([self._looks(self.data.train)[split["train"]], *judged])
         others: np.ndarray = np.sort(first[~np.isin(looks, known)])
         return others
 
@@ -296,12 +298,11 @@ class LabelledTexts(Task[TextExamples]):
 
     def _kept_facts(self, path: Source, parts: Callable[[], list[Facts]]) -> dict[str, np.ndarray]:
         def build() -> dict[str, np.ndarray]:
-            labels, texts, looks, bad = zip(*parts(), strict=True)
+            labels, texts, bad = zip(*parts(), strict=True)
             rows = [row for some in bad for row in some]
             return {
                 "labels": np.concatenate(labels),
                 "texts": np.concatenate(texts),
-                "looks": np.concatenate(looks),
                 "bad_lines": np.array([row.line for row in rows]) if rows else np.zeros(0, dtype=np.int64),
                 "bad_reasons": np.array([row.reason for row in rows], dtype=np.str_),
             }
@@ -337,6 +338,15 @@ class LabelledTexts(Task[TextExamples]):
         if split == "train" and self.config.distill is not None:
             self._tell_teacher(told)
         return told
+
+    def _looks(self, path: Source) -> Digests:
+        """Digests of the texts of a labelled file as they look, which only students ask for."""
+        key = self._file_key(path) | {"looks": LOOKS_VERSION}
+
+        def build() -> dict[str, np.ndarray]:
+            return {"looks": np.concatenate([_looks_of(rows) for rows in self._chunks(path)])}
+
+        return cached_arrays(self._cache, key, build)["looks"]
 
     def _tell_teacher(self, told: Survey) -> None:
         """How much of what is trained on the teacher says something of."""
@@ -404,7 +414,13 @@ class LabelledTexts(Task[TextExamples]):
 
 
 def _facts_of(rows: Rows) -> Facts:
-    texts = [rows.texts] if rows.pairs is None else [rows.texts, rows.pairs]
-    exact = map(PAIR_ENDS.join, zip(*texts, strict=True))
-    looks = map(PAIR_ENDS.join, zip(*(map(folded, each) for each in texts), strict=True))
-    return rows.labels, text_digests(exact), text_digests(looks), rows.bad
+    return rows.labels, text_digests(map(PAIR_ENDS.join, zip(*_texts_of(rows), strict=True))), rows.bad
+
+
+def _looks_of(rows: Rows) -> Digests:
+    """Digests of the texts as they look."""
+    return text_digests(map(PAIR_ENDS.join, zip(*(map(folded, each) for each in _texts_of(rows)), strict=True)))
+
+
+def _texts_of(rows: Rows) -> list[list[str]]:
+    return [rows.texts] if rows.pairs is None else [rows.texts, rows.pairs]
