@@ -1,0 +1,116 @@
+"""The ruler for searches: a simulated sweep costs, stops and hands over what its table says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from tuning.study import load_study
+
+HPO = Path(__file__).resolve().parents[3] / "benchmarks/hpo"
+RATES = (1e-4, 1e-3, 3e-3)
+
+if TYPE_CHECKING:
+    from simulate import Trial
+    from tables import Table
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HPO))
+    yield
+    for name in ("tables", "simulate", "methods"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def table(_importable: None) -> Table:
+    """Three configurations that differ in one rate, two seeds; a second an evaluation. The second one is the best, and
+    the third looks best until half of its run."""
+    from tables import Table
+
+    study = load_study(HPO / "spaces/nsmc-tiny.yaml")
+    values = [study.search.points[0] | {"optim.backbone_lr": rate} for rate in RATES]
+    percents = np.arange(10, 101, 10)
+    dev = np.stack([np.linspace(0.5, end, 10) for end in (0.6, 0.8, 0.7)])
+    dev[2, :5] = 0.75
+    return Table(
+        study=study,
+        values=values,
+        percents=percents,
+        seconds=np.broadcast_to(np.arange(1.0, 11.0), (3, 2, 10)),
+        dev=np.stack([dev, dev], axis=1),
+        held_out=np.array([[0.61, 0.59], [0.79, 0.81], [0.70, 0.70]]),
+    )
+
+
+class InOrder:
+    """Trains the configurations in their order, and stops a trial after an evaluation where it is told to."""
+
+    def __init__(self, values: list[dict[str, Any]], stop: dict[int, int]) -> None:
+        self._values, self._stop, self.seen = values, stop, 0
+
+    def next(self) -> Trial | None:
+        from simulate import Trial
+
+        if self.seen == len(self._values):
+            return None
+        self.seen += 1
+        return Trial(self.seen - 1, self._values[self.seen - 1])
+
+    def goes_on(self, trial: Trial) -> bool:
+        return self._stop.get(trial.number) != trial.percent
+
+    def ended(self, trial: Trial) -> None:
+        pass
+
+
+def test_the_nearest_configuration_answers(table: Table) -> None:
+    near = table.values[1] | {"optim.backbone_lr": 1.2e-3, "optim.weight_decay": 0.02}
+    assert table.nearest(near) == 1
+    assert table.nearest(table.values[1] | {"train.epochs": 1}) == 1
+
+
+def test_a_sweep_costs_what_its_trials_cost(table: Table) -> None:
+    from simulate import simulate
+
+    one = simulate(table, InOrder(table.values, {0: 30}), workers=1, budget=9, generator=np.random.default_rng(0))
+    # trial 0 reports at 0.1 runs, trial 1 is the best that there is from 0.3 on: it passes 0.5667 at its third
+    # evaluation, trial 2 is ahead of it until trial 1 has come to its end
+    assert one.gap_at(0.05) == np.inf
+    assert one.gap_at(0.1) == pytest.approx(20)
+    assert one.spent_until(0.2) == pytest.approx(0.3 + 0.2)
+    two = simulate(table, InOrder(table.values, {}), workers=2, budget=9, generator=np.random.default_rng(0))
+    assert two.hours[0] < two.hours[-1] <= 20 / 3600
+
+
+def test_promotion_takes_the_best_third_on_and_the_others_never(table: Table) -> None:
+    from methods import Promotion
+    from simulate import simulate
+
+    ends: list[int] = []
+    asked = iter(table.values * 6)
+
+    def told(trial: Trial) -> None:
+        if trial.percent == 100:
+            ends.append(table.nearest(trial.values))
+
+    method = Promotion(lambda number: next(asked), told)
+    simulate(table, method, workers=1, budget=5, generator=np.random.default_rng(0))
+    assert ends and 0 not in ends
+
+
+@pytest.mark.parametrize("scheduler", ["none", "asha", "hyperband"])
+def test_the_products_parts_run_as_in_a_sweep(table: Table, scheduler: str) -> None:
+    from methods import Product
+    from simulate import simulate
+
+    method = Product(table.study, algorithm="tpe", scheduler=scheduler, seed=1)
+    found = simulate(table, method, workers=4, budget=6, generator=np.random.default_rng(1))
+    states = {trial.state.name for trial in method._searcher._study.get_trials(deepcopy=False)}
+    assert ("PRUNED" in states) is (scheduler != "none") and "COMPLETE" in states
+    assert found.gap_at(6) == 0
