@@ -19,15 +19,39 @@ TRACED_STEPS = 10
 
 
 @dataclass(kw_only=True)
-class ProfilingRuntime(LocalRuntime):
+class TimedRuntime(LocalRuntime):
     """A run in one process that takes its own time. On CUDA it waits for the device between phases."""
 
-    trace: Path
-    """Where the trace is written; its folder is made."""
     seconds: dict[Phase, float] = field(default_factory=lambda: dict.fromkeys(get_args(Phase), 0.0))
     """Time in each phase so far."""
     steps: int = 0
     """Steps that are done."""
+
+    @contextlib.contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        self._wait_for_device()
+        begin = time.perf_counter()
+        try:
+            yield
+            self._wait_for_device()
+        finally:
+            self.seconds[name] += time.perf_counter() - begin
+
+    def should_stop(self) -> bool:
+        self.steps += 1
+        return super().should_stop()
+
+    def _wait_for_device(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+@dataclass(kw_only=True)
+class ProfilingRuntime(TimedRuntime):
+    """A timed run that also writes a trace of its first steps."""
+
+    trace: Path
+    """Where the trace is written; its folder is made."""
 
     def __post_init__(self) -> None:
         activities = {torch.profiler.ProfilerActivity.CPU}
@@ -39,20 +63,14 @@ class ProfilingRuntime(LocalRuntime):
 
     @contextlib.contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        self._wait_for_device()
-        begin = time.perf_counter()
-        try:
-            with torch.profiler.record_function(name):
-                yield
-                self._wait_for_device()
-        finally:
-            self.seconds[name] += time.perf_counter() - begin
+        with torch.profiler.record_function(name), super().phase(name):
+            yield
 
     def should_stop(self) -> bool:
-        self.steps += 1
+        stops = super().should_stop()
         if self.steps == TRACED_STEPS:
             self._write_trace()
-        return super().should_stop()
+        return stops
 
     def end(self) -> list[tuple[str, float]]:
         """End the measurement: seconds by phase that there was, the most first, and at the end those in none."""
@@ -74,7 +92,3 @@ class ProfilingRuntime(LocalRuntime):
         os.replace(temporary, self.trace)
         self._profiler = None
         self._begin += time.perf_counter() - begin  # writing the trace is no part of the run
-
-    def _wait_for_device(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)

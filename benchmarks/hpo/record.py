@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pandas as pd
 import torch
 
@@ -25,7 +24,7 @@ from kobert_core.models.heads import EncoderWithHead
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import task_class
 from kobert_core.training import train
-from tuning.search.sampling import PointSampler
+from tuning.planning.simulation import draw_values
 from tuning.study import StudyConfig, load_study
 
 HERE = Path(__file__).resolve().parent
@@ -52,7 +51,7 @@ def record(table: str, configurations: int, seeds: int, *, until: float) -> None
     study = load_study(HERE / "spaces" / f"{table}.yaml")
     there = {(run["configuration"], run["seed"]) for run in recorded(table)}
     with recording_file(table).open("a", encoding="utf-8") as file:
-        for configuration, values in enumerate(drawn(study, configurations)):
+        for configuration, values in enumerate(draw_values(study, configurations)):
             for seed in range(1, seeds + 1):
                 if (configuration, seed) in there:
                     continue
@@ -62,16 +61,6 @@ def record(table: str, configurations: int, seeds: int, *, until: float) -> None
                 file.write(json.dumps(run | {"curve": curve(study, values, seed)}) + "\n")
                 file.flush()
                 print(f"{table}: configuration {configuration}, seed {seed}", flush=True)
-
-
-def drawn(study: StudyConfig, count: int) -> list[dict[str, Any]]:
-    """The values of the first `count` trials of a sweep of `study`."""
-    search = optuna.create_study(direction="maximize" if study.objective.mode == "max" else "minimize")
-    values = []
-    for number in range(count):
-        search.ask()
-        values.append(PointSampler(search, study.space, study.search, number).new_values())
-    return values
 
 
 def curve(study: StudyConfig, values: dict[str, Any], seed: int) -> list[dict[str, float]]:

@@ -15,10 +15,12 @@ from functools import partial
 
 import numpy as np
 import optuna
-from methods import Method, Optuna, Product, Promotion, RayTune, Sampled
+from methods import Optuna, Product, Promotion, RayTune, Sampled
 from scipy.stats import bootstrap
 from simulate import Replay, simulate
 from tables import HERE, Table
+
+from tuning.planning.simulation import Method
 
 TARGET = 0.2
 """Points."""

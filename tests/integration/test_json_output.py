@@ -37,9 +37,9 @@ CASES = {
     ),
     "evaluate": (["evaluate", "MODEL", TEST_FILE], {"accuracy", "loss", "examples", "set_aside", "earlier_readings"}),
 }
-ELSEWHERE = {"status", "promote", "onnx", "distill"}
+ELSEWHERE = {"status", "promote", "onnx", "distill", "plan"}
 """They need a cluster, a registered model or time: see `test_cluster_commands.py`, `test_sweep.py`, `test_onnx.py`,
-`test_distill.py`."""
+`test_distill.py`, `test_plan.py`."""
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -22,6 +22,7 @@ from tuning.cli.launch import commands as launch_commands
 from tuning.cli.models import commands as model_commands
 from tuning.cli.onnx import commands as onnx_commands
 from tuning.cli.options import EXIT_BAD_INPUT
+from tuning.cli.plan import commands as plan_commands
 from tuning.cli.serve import commands as serve_commands
 from tuning.cli.sweeps import commands as sweep_commands
 from tuning.cli.terminal import PrintableFormatter, echo
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 
 app.add_typer(launch_commands)
+app.add_typer(plan_commands)
 app.add_typer(export_commands)
 app.add_typer(file_commands)
 app.add_typer(sweep_commands)

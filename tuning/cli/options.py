@@ -11,7 +11,7 @@ import typer
 from kobert_core.errors import InputError
 from kobert_core.onnx.files import BACKENDS
 from tuning.cli.terminal import echo
-from tuning.sweep_dir.layout import CACHE, PROFILES
+from tuning.sweep_dir.layout import CACHE, PLANS, PROFILES
 
 SWEEPS = Path("sweeps")
 MAX_NAME_BYTES = 200
@@ -74,7 +74,7 @@ def sweep_name(name: str) -> str:
     """
     from tuning.tracking.uris import ARTIFACTS, STORE_FILE
 
-    names_in_use = (CACHE, PROFILES, ARTIFACTS, STORE_FILE)  # in the folder of all sweeps
+    names_in_use = (CACHE, PROFILES, PLANS, ARTIFACTS, STORE_FILE)  # in the folder of all sweeps
     plain = name == Path(name).name and not name.startswith((".", "-")) and name.isprintable()
     if not name or not plain or len(name.encode()) > MAX_NAME_BYTES or name in names_in_use:
         raise InputError(

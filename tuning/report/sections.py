@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from kobert_core.texts import printable
@@ -296,8 +297,24 @@ def workers_and_seconds(data: SweepData) -> Iterator[Markup]:
     if data.result and (whole := float(data.result.get("seconds", 0.0))) > span:
         facts.append(["besides: starting, reading data, judging, export", seconds(whole - span)])
     yield table("What became of the time", ["", "time"], facts)
+    if data.plan:
+        yield _beside_plan(data, data.plan, span)
     if any(record.state == TrialState.INTERRUPTED for record in records) or idle > busy:
         yield paragraph("A trial that went on after an interruption is drawn in one piece from its beginning.", "note")
+
+
+def _beside_plan(data: SweepData, plan: Mapping[str, Any], search: float) -> Markup:
+    """What was planned, and what it took; `search` is the seconds that the trials took from first to last."""
+    planned = next(each for each in plan["schedules"] if each["groups"] == plan["here"])
+    complete = [record.seconds for record in data.records if record.state == TrialState.COMPLETE]
+    stopped = sum(record.state == TrialState.PRUNED for record in data.records)
+    rows: list[list[object]] = [
+        ["the sweep", seconds(planned["seconds"]), seconds(data.result["seconds"]) if data.result else None],
+        ["the search", seconds(planned["search"]), seconds(search)],
+        ["a trial to its end, on average", seconds(plan["trial"]), seconds(fmean(complete)) if complete else None],
+        ["trials stopped early", round(plan["stopped"]), stopped],
+    ]
+    return table("The plan, and what it took", ["", "planned", "took"], rows)
 
 
 def _share(records: Sequence[TrialRecord], whole: float, each: float) -> list[object]:

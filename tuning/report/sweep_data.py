@@ -11,6 +11,7 @@ from kobert_core.errors import InputError
 from tuning.study import StudyConfig
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns
 from tuning.sweep_dir.layout import ENVIRONMENT, PROVENANCE, REVIEW, STUDY, WINNER, confirm_folder
+from tuning.sweep_dir.plans import plan_of
 from tuning.sweep_dir.provenance import Provenance, read_provenance
 from tuning.sweep_dir.reviews import Review, read_review
 from tuning.sweep_dir.saved_study import load_sweep_study
@@ -37,6 +38,8 @@ class SweepData:
     """The winner's answers: of each seed that the verdict rests on, or of its checkpoint on dev."""
     readings: tuple[Reading, ...]
     """Of the test file."""
+    plan: Mapping[str, Any] | None
+    """What it was expected to take: see `tuning.planning.plan.Plan`; None where `plan` was not asked."""
     provenance: Provenance | None
     environment: str
     study_file: str
@@ -82,6 +85,7 @@ def read_sweep(folder: Path) -> SweepData:
         confirmations=confirmations,
         reviews=tuple(map(read_review, reviews)) if result else (),
         readings=tuple(read_log(folder)),
+        plan=plan_of(folder),
         provenance=read_provenance(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else None,
         environment=_text_of(folder / ENVIRONMENT),
         study_file=_text_of(folder / STUDY),

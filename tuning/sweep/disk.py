@@ -57,6 +57,11 @@ class DiskNeeds:
         """With less free space, the next checkpoints of the running trials may not fit."""
         return self.trials * self.checkpoint + LEAST_FREE
 
+    @property
+    def most(self) -> int:
+        """Bytes that all checkpoints take together, and the exported model."""
+        return (self.trials * self.each + self.kept + 1) * self.checkpoint
+
     def for_ended(self, live: int) -> float:
         """What is left of the budget for trials that ended, while `live` others are unfinished."""
         if self.budget is None:
@@ -79,8 +84,7 @@ class DiskNeeds:
                 fix=f"allow {math.ceil(least / 2**20)}MiB"
                 + (", or run fewer trials at once (`resources.concurrent`)" if self.trials > 1 else ""),
             )
-        most = (running + self.kept + 1) * self.checkpoint
-        needed = (most if self.budget is None else min(most, self.budget)) + LEAST_FREE
+        needed = (self.most if self.budget is None else min(self.most, self.budget)) + LEAST_FREE
         there = next(each for each in (folder, *folder.parents) if each.is_dir())
         free = shutil.disk_usage(there).free + bytes_in(folder / TRIALS)
         if free < needed:

@@ -36,6 +36,7 @@ from tuning.sweep.verdict import Verdict
 from tuning.sweep_dir.disk_full import DiskFull
 from tuning.sweep_dir.layout import CACHE, ENVIRONMENT, MODEL, SCRATCH, WINNER
 from tuning.sweep_dir.opening import open_sweep_dir
+from tuning.sweep_dir.plans import take_plan
 from tuning.sweep_dir.provenance import write_provenance
 from tuning.sweep_dir.trial_status import TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -75,6 +76,8 @@ def run_sweep(
     with open_sweep_dir(study, folder, resume=resume, say=display.say) as used:
         if used and not resume and not session.losses:
             display.say("the sweep was cut off: going on where it was")
+        if not used:
+            take_plan(folder, study)
         try:
             return Sweep(study, folder, display, resume=used, session=session).run(address)
         except (DiskFull, Exception) as error:

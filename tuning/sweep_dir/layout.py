@@ -51,7 +51,10 @@ MAX_PBT_CHECKPOINTS = 5
 MODEL_FILES = "model"
 """The trial's config and tokenizer; of a run that confirms what is exported, in the end also its weights."""
 
-CACHE, PROFILES = "cache", "profiles"
+PLAN = "plan.json"
+"""What the sweep was expected to take."""
+
+CACHE, PROFILES, PLANS = "cache", "profiles", "plans"
 """In the folder of all sweeps."""
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from tuning.planning.simulation import SimulatedTrial
 from tuning.study import load_study
 
 HPO = Path(__file__).resolve().parents[3] / "benchmarks/hpo"
 RATES = (1e-4, 1e-3, 3e-3)
 
 if TYPE_CHECKING:
-    from simulate import Trial
     from tables import Table
 
 
@@ -54,18 +54,16 @@ class InOrder:
     def __init__(self, values: list[dict[str, Any]], stop: dict[int, int]) -> None:
         self._values, self._stop, self.seen = values, stop, 0
 
-    def next(self) -> Trial | None:
-        from simulate import Trial
-
+    def next(self) -> SimulatedTrial | None:
         if self.seen == len(self._values):
             return None
         self.seen += 1
-        return Trial(self.seen - 1, self._values[self.seen - 1])
+        return SimulatedTrial(self.seen - 1, self._values[self.seen - 1])
 
-    def goes_on(self, trial: Trial) -> bool:
+    def goes_on(self, trial: SimulatedTrial) -> bool:
         return self._stop.get(trial.number) != trial.percent
 
-    def ended(self, trial: Trial) -> None:
+    def ended(self, trial: SimulatedTrial) -> None:
         pass
 
 
@@ -85,7 +83,7 @@ def test_a_sweep_costs_what_its_trials_cost(table: Table) -> None:
     assert one.gap_at(0.1) == pytest.approx(20)
     assert one.spent_until(0.2) == pytest.approx(0.3 + 0.2)
     two = simulate(table, InOrder(table.values, {}), workers=2, budget=9, generator=np.random.default_rng(0))
-    assert two.hours[0] < two.hours[-1] <= 20 / 3600
+    assert two.seconds[0] < two.seconds[-1] <= 20
 
 
 def test_promotion_takes_the_best_third_on_and_the_others_never(table: Table) -> None:
@@ -95,7 +93,7 @@ def test_promotion_takes_the_best_third_on_and_the_others_never(table: Table) ->
     ends: list[int] = []
     asked = iter(table.values * 6)
 
-    def told(trial: Trial) -> None:
+    def told(trial: SimulatedTrial) -> None:
         if trial.percent == 100:
             ends.append(table.nearest(trial.values))
 

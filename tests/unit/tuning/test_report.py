@@ -29,7 +29,7 @@ from tuning.report.figures import lanes_of
 from tuning.report.search import distributions_of
 from tuning.report.stopping import look_at_rungs, rungs_of, seconds_saved, spearman
 from tuning.study import SchedulerConfig, dump_study, load_study
-from tuning.sweep_dir.layout import REVIEW, STUDY, WINNER
+from tuning.sweep_dir.layout import PLAN, REVIEW, STUDY, WINNER
 from tuning.sweep_dir.reviews import read_review, write_review
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -151,6 +151,17 @@ def test_failures_have_their_reasons_and_the_seconds_that_they_cost(tmp_path: Pa
     assert table.column("took") == ["7.5"]
     facts = dict(page.table("What became of the time").rows[1:])
     assert facts["lost to failures"] == "7.5"
+
+
+def test_a_plan_stands_beside_what_happened(tmp_path: Path) -> None:
+    records = [trial(0, *rising(0.7), seconds=12.0), trial(1, 0.5), trial(2, *rising(0.6), seconds=18.0)]
+    sweep = sweep_of(tmp_path / "s", records)
+    groups = [{"groups": count, "seconds": 100.0 / count, "search": 60.0 / count} for count in (1, 2)]
+    plan = {"here": 2, "schedules": groups, "trial": 20.0, "stopped": 1.4}
+    (sweep / PLAN).write_text(json.dumps(plan), encoding="utf-8")
+    table = page_of(sweep)[1].table("The plan")
+    assert table.column("planned") == ["50.0", "30.0", "20.0", "1"]
+    assert table.column("took")[2:] == ["15.0", "1"]
 
 
 def test_a_password_in_a_reason_is_not_handed_on(tmp_path: Path) -> None:
