@@ -1,7 +1,7 @@
 """Makes the pictures of the README from a real run: `make pictures`.
 
 Runs the quickstart's sweep in a terminal of its own, draws what this shows at the end as an SVG, and takes
-the plots of the sweep's report in headless Chromium.
+the learning curves of the sweep's report in headless Chromium.
 """
 
 from __future__ import annotations
@@ -103,9 +103,12 @@ def svg(lines: list[Text], title: str) -> str:
 
 
 def picture_of_report(page: Path, png: Path) -> None:
-    """The plots of a report, in as few colours as they need."""
-    screenshot(f"{page.as_uri()}#learning-curves", png, width=1200, height=1130)
-    Image.open(png).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(png, optimize=True)
+    """The top of a report with its learning curves, in as few colours as they need."""
+    hidden = "<style>main > section:not(#learning-curves) { display: none }</style>"
+    part = page.with_name("part.html")
+    part.write_text(page.read_text(encoding="utf-8").replace("</head>", f"{hidden}</head>"), encoding="utf-8")
+    screenshot(part.as_uri(), png, width=1200, height=740)
+    Image.open(png).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(png, optimize=True)
 
 
 if __name__ == "__main__":
