@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ORIGINAL := .venv-original
 
-.PHONY: sweep test test-parts test-whole test-slow cases drills ray-versions lint bench gpu original install clean
+.PHONY: sweep test test-parts test-whole test-slow cases drills ray-versions lint docs reference pictures bench gpu original install clean
 
 sweep: $(INSTALLED)  ## A sweep over the sample that the package carries
 	$(BIN)/kobert-tune sweep search_spaces/quickstart.yaml --name quickstart-$$(date +%Y%m%d-%H%M%S)
@@ -37,6 +37,15 @@ lint: $(INSTALLED)  ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(INSTALLED)  ## The pages of docs/ as a site that opens from disk: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+reference: $(INSTALLED)  ## Writes docs/reference from the code
+	$(BIN)/python docs/reference/make.py
+
+pictures: $(INSTALLED)  ## Takes the pictures of the README from a real run
+	PYTHONPATH=. $(BIN)/python docs/pictures/make.py
 
 bench: $(VENV)/.installed-bench  ## Side by side with what people would use instead; writes benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/bench.py

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.commands import ROOT, tune, tune_here
+from tests.fixtures.pages import page
 
 
 @pytest.fixture(scope="session")
 def readme_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where the shell commands of the README were run in their order; the sweep as a process of its own."""
+    """A folder where the commands of `docs/first-ten-minutes.md` were run in their order; the sweep as a process of its
+    own."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "search_spaces").symlink_to(ROOT / "search_spaces")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    for line in "".join(blocks).splitlines():
+    for line in "".join(page("docs/first-ten-minutes.md").code("sh")).splitlines():
         program, *words = shlex.split(line)
         assert program == "kobert-tune", line
         is_sweep = words[0] == "sweep" and "--dry-run" not in words

@@ -1,0 +1,125 @@
+"""Every block of code of the README and of docs/ is parsed as what it says that it is; other tests run them.
+
+What is run: `docs/first-ten-minutes.md`, `docs/sweep-folder.md` and `docs/study-file.md` by `test_readme.py`,
+`docs/own-data.md` by `test_own_data.py`, and the pages on data, tasks, entities, encoders and serving by theirs.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import importlib.util
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+from ruamel.yaml import YAML
+
+from kobert_core.tasks import SPECS
+from search_spaces.distributions import Space
+from search_spaces.validation import nowhere
+from tests.fixtures.commands import ROOT
+from tests.fixtures.pages import Block, pages
+from tuning.cli.app import app
+from tuning.study.config import StudyConfig, StudyHead
+
+BLOCKS = [block for page in pages() for block in page.blocks]
+ELSEWHERE = {"klue", "conll", "table"}
+"""Files of entities: `test_entities.py` reads them."""
+PROGRAMS = {
+    "cp",
+    "curl",
+    "docker",
+    "echo",
+    "export",
+    "hf",
+    "make",
+    "mlflow",
+    "optuna-dashboard",
+    "pip",
+    ".",
+    "sha256sum",
+}
+GROUP: Any = typer.main.get_command(app)
+
+
+def of(*languages: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language in languages]
+
+
+def test_every_block_says_what_it_is() -> None:
+    known = {"sh", "bash", "python", "yaml", "json", "jsonl", "csv", "text"} | ELSEWHERE
+    assert [str(block) for block in BLOCKS if block.language not in known] == []
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of each command, also of those behind a pipe."""
+    for line in text.replace("\\\n", " ").splitlines():
+        words: list[str] = []
+        for word in shlex.split(line, comments=True):
+            if word == "|":
+                yield words
+                words = []
+            else:
+                words.append(word.strip("[]"))
+        if words:
+            yield words
+
+
+@pytest.mark.parametrize("block", of("sh", "bash"), ids=str)
+def test_a_command_is_one(block: Block) -> None:
+    for program, *words in commands(block.text):
+        if program == "kobert-tune":
+            GROUP.make_context("kobert-tune", words).close()  # it has such a command
+            name, *rest = words
+            GROUP.commands[name].make_context(name, rest).close()  # which has such options
+        else:
+            assert program in PROGRAMS, program
+        if program == "make":
+            assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE), words
+        for extra in re.findall(r"kobert-tuning\[(\w+)\]", " ".join(words)):
+            project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+            assert extra in project["optional-dependencies"]
+
+
+@pytest.mark.parametrize("block", of("python"), ids=str)
+def test_python_is_python_whose_imports_are_there(block: Block) -> None:
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.Import):
+            assert all(importlib.util.find_spec(alias.name) for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(str(node.module))
+            assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("block", of("yaml"), ids=str)
+def test_yaml_has_keys_of_a_study(block: Block) -> None:
+    study = YAML(typ="safe", pure=True).load(block.text)
+    Space.from_dict(study.pop("parameters", {}), where=nowhere)
+    for name, value in study.items():
+        assert name in StudyHead.model_fields or name in StudyConfig.model_fields, name
+        for key in value if isinstance(value, dict) else ():
+            assert any(key in kind.model_fields for kind in sections(name)), f"{name}.{key}"
+
+
+def sections(name: str) -> list[Any]:
+    """The classes that a section of a study may have."""
+    if name in ("data", "model"):
+        return [getattr(spec, name.title()) for spec in SPECS.values()]
+    annotation: Any = StudyConfig.model_fields[name].annotation
+    return [each for each in (annotation, *getattr(annotation, "__args__", ())) if hasattr(each, "model_fields")]
+
+
+@pytest.mark.parametrize("block", of("json", "jsonl", "csv"), ids=str)
+def test_data_is_data(block: Block) -> None:
+    if block.language == "json":
+        json.loads(block.text)
+    elif block.language == "jsonl":
+        assert all(isinstance(json.loads(line), dict) for line in block.text.splitlines())
+    else:
+        assert len({len(row) for row in csv.reader(block.text.splitlines())}) == 1
