@@ -36,7 +36,7 @@ def convert(backbone: str, output: Path, *, revision: str | None = None) -> None
     """Write an encoder's weights as safetensors, its tokenizer as `tokenizer.json`, and a `config.json` with the
     tokenizer's padding id: what `AutoModel` and `AutoTokenizer` load without custom code.
 
-    The ids are those of the encoder's own tokenizer, but for what `KoBertTokenizer.save_pretrained` says.
+    The ids are those of the encoder's own tokenizer, but for what `SentencePieceTokenizer.save_pretrained` says.
 
     Args:
         backbone: A hub name, such as `skt/kobert-base-v1`, or a local folder.

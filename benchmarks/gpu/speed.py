@@ -23,7 +23,7 @@ from setting import Stopwatch, clean_up, config_of, device, gigabytes, on_gpu, s
 
 from kobert_core.config import TrainConfig
 from kobert_core.data.batching import StepOrder
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tokenization import SentencePieceTokenizer
 
 STEPS, WARM, ROUNDS = 64, 8, 2
 CASES = (("nsmc", 32), ("korquad", 32), ("nsmc", 256))
@@ -164,7 +164,7 @@ def trainer_round(setup: Setup, side: str) -> dict[str, Any]:
     )
     from transformers.trainer_pt_utils import get_length_grouped_indices
 
-    KoBertTokenizer.from_pretrained(TOKENIZER).save_pretrained(setup.folder)
+    SentencePieceTokenizer.from_pretrained(TOKENIZER).save_pretrained(setup.folder)
     tokenizer = AutoTokenizer.from_pretrained(setup.folder)
     kind = AutoModelForSequenceClassification if setup.name == "nsmc" else AutoModelForQuestionAnswering
     warm = setup.warm

@@ -89,7 +89,7 @@ def model_folder(task: str, shape: str) -> Path:
     import torch
     from transformers import AutoConfig, BertForQuestionAnswering, BertForSequenceClassification
 
-    from kobert_core.tokenization import KoBertTokenizer
+    from kobert_core.tokenization import SentencePieceTokenizer
 
     config = AutoConfig.from_pretrained(TOKENIZER)
     config.update(SHAPES[shape] | {"num_labels": 2})
@@ -98,7 +98,7 @@ def model_folder(task: str, shape: str) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder.parent))
     kind(config).save_pretrained(made)
-    KoBertTokenizer.from_pretrained(TOKENIZER).save_pretrained(made)
+    SentencePieceTokenizer.from_pretrained(TOKENIZER).save_pretrained(made)
     os.replace(made, folder)
     return folder
 
@@ -181,9 +181,12 @@ def korquad_windows(file: Path) -> Any:
         text_arrays,
         window_arrays,
     )
-    from kobert_core.tokenization import KoBertTokenizer
+    from kobert_core.tokenization import SentencePieceTokenizer
 
-    tokenizer, lengths = KoBertTokenizer.from_pretrained(TOKENIZER), Lengths(KORQUAD_LENGTH, DOC_STRIDE, QUERY_LENGTH)
+    tokenizer, lengths = (
+        SentencePieceTokenizer.from_pretrained(TOKENIZER),
+        Lengths(KORQUAD_LENGTH, DOC_STRIDE, QUERY_LENGTH),
+    )
     arrays = text_arrays(read_squad(file))
     pieces = piece_arrays(arrays, tokenizer)
     windows = window_arrays(arrays, pieces, lengths)

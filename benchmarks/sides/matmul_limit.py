@@ -21,7 +21,7 @@ def steps_of(task: str, shape: str, examples: int, batch: int) -> list[np.ndarra
     """The lengths of the examples of each step of the first epoch, shape (examples of the step,)."""
     from kobert_core.data.batching import StepOrder
     from kobert_core.tasks.labelled_texts.examples import TextExamples, tokenize
-    from kobert_core.tokenization import KoBertTokenizer
+    from kobert_core.tokenization import SentencePieceTokenizer
 
     file = training_file(task, examples)
     if task == "korquad":
@@ -30,7 +30,7 @@ def steps_of(task: str, shape: str, examples: int, batch: int) -> list[np.ndarra
         from common import NSMC_LENGTH, read_reviews
 
         texts, labels = read_reviews(file)
-        tokenizer = KoBertTokenizer.from_pretrained(model_folder(task, shape))
+        tokenizer = SentencePieceTokenizer.from_pretrained(model_folder(task, shape))
         arrays = tokenize(texts, np.array(labels), tokenizer)
         lengths = TextExamples(**arrays, tokenizer=tokenizer, max_length=NSMC_LENGTH).lengths
     order = StepOrder(lengths, examples_per_step=batch, seed=SEED)

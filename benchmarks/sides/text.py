@@ -37,10 +37,10 @@ def main() -> None:
 
     from kobert_core.tasks.question_answering.decoding import decode, texts
     from kobert_core.tasks.question_answering.squad import read_squad
-    from kobert_core.tokenization import KoBertTokenizer
+    from kobert_core.tokenization import SentencePieceTokenizer
 
     alone = sentencepiece.SentencePieceProcessor(model_file=str(TOKENIZER / "spiece.model"))
-    tokenizer = KoBertTokenizer.from_pretrained(TOKENIZER)
+    tokenizer = SentencePieceTokenizer.from_pretrained(TOKENIZER)
     if given.what == "tokenizer":
         reviews, _ = read_reviews(reviews_file(given.reviews))
         items = len(reviews)

@@ -32,27 +32,29 @@ if TYPE_CHECKING:
 # KoBERT's position embeddings end here.
 MODEL_MAX_LENGTH = 512
 
+SPECIAL_NAMES = {"unk_token": UNK, "pad_token": PAD, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
+"""KoBERT's special tokens by transformers' names for them."""
+
 # What becomes a blank: Python's white space (`preprocess`), and what SentencePiece's nmt_nfkc adds to it.
 _BLANK = r"[\t-\r\x1c-\x20\x{85}\x{1680}\x{200b}\x{200e}\x{200f}\x{2028}\x{2029}\x{2581}\x{feff}\x{fffd}]"
 
 
-def save_pretrained(
-    folder: Path,
-    tokenizer_json: str,
-    model: bytes,
-    vocab: Sequence[str] | None,
-) -> None:
-    """Write `tokenizer.json`, its two configurations, and the files that the tokenizer was loaded from."""
-    names = {"unk_token": UNK, "pad_token": PAD, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
+def save_pretrained(folder: Path, tokenizer_json: str) -> None:
+    """Write KoBERT's `tokenizer.json` and its two configurations."""
     # Written out: without it AutoTokenizer leaves the token types out.
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
     more = {"model_input_names": inputs, "model_max_length": MODEL_MAX_LENGTH}
-    write_tokenizer(folder, tokenizer_json, names, more)
+    write_tokenizer(folder, tokenizer_json, SPECIAL_NAMES, more)
+
+
+def write_model(folder: Path, model: bytes, vocab: Sequence[str] | None) -> list[Path]:
+    """Write the SentencePiece model in SKT's layout, or in monologg's if there is a vocabulary; returns the paths."""
     if vocab is None:
         atomic_write_bytes(folder / SKT_MODEL, model)
-    else:
-        atomic_write_bytes(folder / MONOLOGG_MODEL, model)
-        atomic_write_text(folder / MONOLOGG_VOCAB, "\n".join(vocab) + "\n")
+        return [folder / SKT_MODEL]
+    atomic_write_bytes(folder / MONOLOGG_MODEL, model)
+    atomic_write_text(folder / MONOLOGG_VOCAB, "\n".join(vocab) + "\n")
+    return [folder / MONOLOGG_MODEL, folder / MONOLOGG_VOCAB]
 
 
 def write_tokenizer(folder: Path, tokenizer_json: str, special: Mapping[str, str], more: Mapping[str, object]) -> None:

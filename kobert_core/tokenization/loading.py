@@ -69,16 +69,38 @@ def read_layout(folder: Path) -> tuple[bytes, list[str] | None]:
     Raises:
         InputError: files are missing or cannot be read.
     """
+    skt, monologg = ((file if file.is_file() else None) for file in (folder / SKT_MODEL, folder / MONOLOGG_MODEL))
+    return read_files(skt, monologg, folder / MONOLOGG_VOCAB, where=folder)
+
+
+def read_files(
+    skt: str | PathLike[str] | None,
+    monologg: str | PathLike[str] | None,
+    vocab: str | PathLike[str] | None,
+    *,
+    where: object = None,
+) -> tuple[bytes, list[str] | None]:
+    """The bytes of the first model that there is, and the vocabulary of monologg's.
+
+    Args:
+        skt: SKT's `spiece.model`.
+        monologg: monologg's model.
+        vocab: And its `vocab.txt`.
+        where: What an error names.
+
+    Raises:
+        InputError: files are missing or cannot be read.
+    """
     try:
-        if (folder / SKT_MODEL).is_file():
-            return (folder / SKT_MODEL).read_bytes(), None
-        if (folder / MONOLOGG_MODEL).is_file():
-            text = (folder / MONOLOGG_VOCAB).read_text(encoding="utf-8")
-            return (folder / MONOLOGG_MODEL).read_bytes(), text.removesuffix("\n").split("\n")
+        if skt is not None:
+            return Path(skt).read_bytes(), None
+        if monologg is not None and vocab is not None:
+            text = Path(vocab).read_text(encoding="utf-8")
+            return Path(monologg).read_bytes(), text.removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the tokenizer's files ({error})", where=folder) from error
+        raise InputError(f"cannot read the tokenizer's files ({error})", where=where) from error
     expected = f"expected {SKT_MODEL}, or {MONOLOGG_MODEL} with {MONOLOGG_VOCAB}"
-    raise InputError("no tokenizer files", where=folder, fix=expected)
+    raise InputError("no tokenizer files", where=where, fix=expected)
 
 
 def load_processor(model: bytes) -> sentencepiece.SentencePieceProcessor:

@@ -1,4 +1,4 @@
-"""`KoBertTokenizer`: the ids of SKT's original at the speed of SentencePiece, with character offsets."""
+"""`SentencePieceTokenizer`: the ids of SKT's original at the speed of SentencePiece, with character offsets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LONG = 100
 _CODE_VERSION = 1
 
 
-class KoBertTokenizer:
+class SentencePieceTokenizer:
     """KoBERT's tokenizer: text to ids, equal to SKT's `KoBERTTokenizer` and monologg's `KoBertTokenizer`.
 
     It never changes, can be shared by threads, and can be pickled.
@@ -64,7 +64,7 @@ class KoBertTokenizer:
     pair_type = 1
 
     @classmethod
-    def from_pretrained(cls, name: str | PathLike[str], revision: str | None = None) -> KoBertTokenizer:
+    def from_pretrained(cls, name: str | PathLike[str], revision: str | None = None) -> SentencePieceTokenizer:
         """Load from a local folder or from the HuggingFace hub.
 
         Two layouts are known: `spiece.model` alone (skt/kobert-base-v1, or a folder that `save_pretrained` or
@@ -76,12 +76,12 @@ class KoBertTokenizer:
         folder = loading.find_folder(name, revision)
         model, vocab = loading.read_layout(folder)
         try:
-            return _tokenizer_of(model, None if vocab is None else tuple(vocab))
+            return tokenizer_of(model, None if vocab is None else tuple(vocab))
         except InputError as error:
             raise InputError(str(error), where=folder) from None
 
     @classmethod
-    def train(cls, texts: Iterable[str], folder: str | PathLike[str], vocab_size: int) -> KoBertTokenizer:
+    def train(cls, texts: Iterable[str], folder: str | PathLike[str], vocab_size: int) -> SentencePieceTokenizer:
         """Train a small unigram model with SKT's special ids, and write it to `folder`/`spiece.model`.
 
         The same texts give the same bytes. A small corpus may give fewer than `vocab_size` tokens.
@@ -104,20 +104,35 @@ class KoBertTokenizer:
         Raises:
             InputError: the vocabulary lacks pieces of the model, which `tokenizer.json` cannot express.
         """
-        export.save_pretrained(Path(folder), self._tokenizer_json, self._model, self._vocab)
+        export.save_pretrained(Path(folder), self.tokenizer_json)
+        self.save_model(folder)
+
+    def save_model(self, folder: str | PathLike[str]) -> list[Path]:
+        """Write the files that the tokenizer was loaded from, and return their paths."""
+        return export.write_model(Path(folder), self._model, self._vocab)
 
     @cached_property
-    def _tokenizer_json(self) -> str:
+    def tokenizer_json(self) -> str:
+        """The content of the `tokenizer.json` that `save_pretrained` writes.
+
+        Raises:
+            InputError: the vocabulary lacks pieces of the model, which `tokenizer.json` cannot express.
+        """
         return export.build_tokenizer(self._processor, self._tokens).to_str(pretty=True) + "\n"
 
     def __len__(self) -> int:
         return len(self._tokens)
 
     def __repr__(self) -> str:
-        return f"KoBertTokenizer(vocab_size={len(self)}, fingerprint={self.fingerprint[:12]!r})"
+        return f"SentencePieceTokenizer(vocab_size={len(self)}, fingerprint={self.fingerprint[:12]!r})"
 
-    def __reduce__(self) -> tuple[type[KoBertTokenizer], tuple[bytes, tuple[str, ...] | None]]:
+    def __reduce__(self) -> tuple[type[SentencePieceTokenizer], tuple[bytes, tuple[str, ...] | None]]:
         return type(self), (self._model, self._vocab)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens in the order of their ids; `▁` marks a blank."""
+        return self._tokens
 
     @property
     def vocab_size(self) -> int:
@@ -303,7 +318,7 @@ def load_tokenizer(name: str | PathLike[str], revision: str | None = None) -> To
     folder = loading.find_folder(name, revision)
     is_kobert = any((folder / file).is_file() for file in (loading.SKT_MODEL, loading.MONOLOGG_MODEL))
     if is_kobert or not any((folder / file).is_file() for file in loading.FAST_FILES if file != "config.json"):
-        return KoBertTokenizer.from_pretrained(folder)
+        return SentencePieceTokenizer.from_pretrained(folder)
     from kobert_core.tokenization.fast import load_fast_tokenizer
 
     return load_fast_tokenizer(folder)
@@ -311,13 +326,13 @@ def load_tokenizer(name: str | PathLike[str], revision: str | None = None) -> To
 
 def trained_tokenizer(model: bytes) -> Tokenizer:
     """The tokenizer with a model of `train_model`."""
-    return _tokenizer_of(model)
+    return tokenizer_of(model)
 
 
 @lru_cache(maxsize=16)
-def _tokenizer_of(model: bytes, vocab: tuple[str, ...] | None = None) -> KoBertTokenizer:
+def tokenizer_of(model: bytes, vocab: tuple[str, ...] | None = None) -> SentencePieceTokenizer:
     """The one tokenizer of this process for these contents: trials on a warm worker share it."""
-    return KoBertTokenizer(model, vocab)
+    return SentencePieceTokenizer(model, vocab)
 
 
 def _room(max_length: int | None, *, specials: int) -> int | None:

@@ -36,7 +36,7 @@ from kobert_core.tasks.labelled_texts.rows import Rows, read_rows
 from kobert_core.tasks.question_answering.squad import Squad, read_squad
 from kobert_core.tasks.text_classification.targets import ClassIndices
 from kobert_core.tasks.text_classification.task import Nsmc
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tokenization import SentencePieceTokenizer
 from tests.drills.conftest import Drill
 from tests.fixtures.checkpoints import save_checkpoint
 from tests.fixtures.commands import ROOT
@@ -246,7 +246,7 @@ def test_no_pickle_is_loaded(drill: Drill, tmp_path: Path) -> None:
                 load(folder)
             refused += 1
 
-    tokenizer = KoBertTokenizer.train(TEXTS * 20, tmp_path / "backbone", vocab_size=60)
+    tokenizer = SentencePieceTokenizer.train(TEXTS * 20, tmp_path / "backbone", vocab_size=60)
     shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     config = {"model_type": "bert", "vocab_size": len(tokenizer), **shape}
     (tmp_path / "backbone" / "config.json").write_text(json.dumps(config))

@@ -11,18 +11,18 @@ import pytest
 from kobert_core.code_points import strings
 from kobert_core.tasks.question_answering.squad import read_squad
 from kobert_core.tasks.question_answering.windows import WindowExamples
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tokenization import SentencePieceTokenizer
 from tests.fixtures.squad import make_examples
 from tests.fixtures.tokens import pieces_of
 
 
 @pytest.fixture(scope="module")
-def tokenizer(shared: Path) -> KoBertTokenizer:
-    return KoBertTokenizer.from_pretrained(shared / "models/skt-kobert-base-v1")
+def tokenizer(shared: Path) -> SentencePieceTokenizer:
+    return SentencePieceTokenizer.from_pretrained(shared / "models/skt-kobert-base-v1")
 
 
 @pytest.fixture(scope="module")
-def examples(shared: Path, tokenizer: KoBertTokenizer) -> WindowExamples:
+def examples(shared: Path, tokenizer: SentencePieceTokenizer) -> WindowExamples:
     return make_examples(tokenizer, read_squad(shared / "data/korquad/KorQuAD_v1.0_dev.json")).take(np.arange(120))
 
 
@@ -51,7 +51,10 @@ def test_the_same_values(features: dict[str, np.ndarray], golden: dict[str, np.n
 
 
 def test_positions_differ_only_where_the_original_takes_more_than_the_answer(
-    examples: WindowExamples, features: dict[str, np.ndarray], golden: dict[str, np.ndarray], tokenizer: KoBertTokenizer
+    examples: WindowExamples,
+    features: dict[str, np.ndarray],
+    golden: dict[str, np.ndarray],
+    tokenizer: SentencePieceTokenizer,
 ) -> None:
     """Of 136 windows 117 are the same.
 
@@ -83,7 +86,7 @@ def test_positions_differ_only_where_the_original_takes_more_than_the_answer(
     assert kinds == {"the same": 117, "whole words": 10, "a blank more": 9}
 
 
-def test_whole_contexts_differ_from_word_by_word_in_ties_alone(shared: Path, tokenizer: KoBertTokenizer) -> None:
+def test_whole_contexts_differ_from_word_by_word_in_ties_alone(shared: Path, tokenizer: SentencePieceTokenizer) -> None:
     """The original tokenizes word by word: 7 of 964 contexts differ, each in where `000` is cut."""
     contexts = read_squad(shared / "data/korquad/KorQuAD_v1.0_dev.json").contexts
     whole = tokenizer.encode_batch_flat(contexts)

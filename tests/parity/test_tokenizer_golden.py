@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tokenization import SentencePieceTokenizer
 from kobert_core.tokenization.preprocessing import preprocess
 from tests.fixtures.tokens import pieces_of
 
@@ -21,7 +21,7 @@ EXPORTED_TIES = 6
 
 @dataclass
 class Golden:
-    tokenizer: KoBertTokenizer
+    tokenizer: SentencePieceTokenizer
     folder: Path
     texts: list[str]
     ids: list[list[int]]
@@ -32,7 +32,7 @@ def golden(request: pytest.FixtureRequest, shared: Path) -> Golden:
     lines = (shared / f"golden/{request.param}_tokenizer.jsonl").read_text(encoding="utf-8").split("\n")
     rows = [json.loads(line) for line in lines if line]
     folder = shared / "models" / LAYOUTS[request.param]
-    tokenizer = KoBertTokenizer.from_pretrained(folder)
+    tokenizer = SentencePieceTokenizer.from_pretrained(folder)
     return Golden(tokenizer, folder, [row["text"] for row in rows], [row["ids"] for row in rows])
 
 
@@ -43,7 +43,7 @@ def auto(golden: Golden, tmp_path_factory: pytest.TempPathFactory, shared: Path)
     golden.tokenizer.save_pretrained(path)
     config = (shared / "models/skt-kobert-base-v1/config.json").read_text(encoding="utf-8")
     (path / "config.json").write_text(config, encoding="utf-8")
-    assert KoBertTokenizer.from_pretrained(path).fingerprint == golden.tokenizer.fingerprint
+    assert SentencePieceTokenizer.from_pretrained(path).fingerprint == golden.tokenizer.fingerprint
     return transformers.AutoTokenizer.from_pretrained(path)
 
 
@@ -92,7 +92,7 @@ def test_offsets_of_golden_texts(golden: Golden) -> None:
     ],
 )
 def test_offsets_by_example(shared: Path, text: str, expected: list[tuple[str, str]]) -> None:
-    tokenizer = KoBertTokenizer.from_pretrained(shared / "models/skt-kobert-base-v1")
+    tokenizer = SentencePieceTokenizer.from_pretrained(shared / "models/skt-kobert-base-v1")
     ids, spans = tokenizer.encode_with_offsets(text)
     pieces = pieces_of(tokenizer, ids.tolist())
     assert [(p, text[a:b]) for p, (a, b) in zip(pieces, spans.tolist(), strict=True)] == expected

@@ -16,7 +16,7 @@ from kobert_core.tasks.question_answering.metrics import score_answers
 from kobert_core.tasks.question_answering.squad import read_squad
 from kobert_core.tasks.question_answering.task import Korquad
 from kobert_core.tasks.question_answering.windows import MAX_TRIM_END, MAX_TRIM_START, Lengths, WindowExamples
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tokenization import SentencePieceTokenizer
 from tests.fixtures.squad import make_examples
 
 LENGTHS = Lengths(40, 8, 10)
@@ -31,12 +31,12 @@ PARTS = [
 
 
 @pytest.fixture(scope="module")
-def tokenizer(shared: Path) -> KoBertTokenizer:
-    return KoBertTokenizer.from_pretrained(shared / "models/skt-kobert-base-v1")
+def tokenizer(shared: Path) -> SentencePieceTokenizer:
+    return SentencePieceTokenizer.from_pretrained(shared / "models/skt-kobert-base-v1")
 
 
 @pytest.fixture(scope="module")
-def examples(tokenizer: KoBertTokenizer) -> WindowExamples:
+def examples(tokenizer: SentencePieceTokenizer) -> WindowExamples:
     return make_examples(
         tokenizer, [(CONTEXT, "무엇을 만들었나?", 11, 15), (CONTEXT[:25], "누가?", 0, 2), (CONTEXT, "왜?")], LENGTHS
     )
@@ -88,7 +88,7 @@ def test_a_null_score_above_the_threshold_is_no_answer(examples: WindowExamples)
     assert texts(examples, answers)[2] != ""
 
 
-def test_trims_that_leave_nothing_are_not_made(tokenizer: KoBertTokenizer) -> None:
+def test_trims_that_leave_nothing_are_not_made(tokenizer: SentencePieceTokenizer) -> None:
     examples = make_examples(tokenizer, [("점", "무엇?", 0, 1)])
     outputs = perfect_outputs(examples)
     outputs["trim_end"][:] = 3
@@ -118,7 +118,7 @@ def hostile(draw: st.DrawFn) -> tuple[str, int, int]:
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(hostile())
 def test_perfect_pieces_give_the_answer_wherever_a_trim_is_in_range(
-    tokenizer: KoBertTokenizer, case: tuple[str, int, int]
+    tokenizer: SentencePieceTokenizer, case: tuple[str, int, int]
 ) -> None:
     """And what is called out of range is so: no trim that the head can predict leads to the answer."""
     context, start, end = case
@@ -137,7 +137,7 @@ def test_perfect_pieces_give_the_answer_wherever_a_trim_is_in_range(
 
 
 @pytest.mark.parametrize("place", [0, 9_990, 19_997])
-def test_a_long_context_with_the_answer_anywhere(tokenizer: KoBertTokenizer, place: int) -> None:
+def test_a_long_context_with_the_answer_anywhere(tokenizer: SentencePieceTokenizer, place: int) -> None:
     context = ("한글은 글자다. " * 2500)[:20_000]
     context = context[:place] + "답이다" + context[place + 3 :]
     examples = make_examples(tokenizer, [(context, "무엇?", place, place + 1)])
@@ -159,7 +159,7 @@ def test_trims_that_are_out_of_range_are_counted(tmp_path: Path, shared: Path) -
     assert found["ceiling"]["exact_match"] == 0
 
 
-def test_the_ceiling_of_korquad(shared: Path, tokenizer: KoBertTokenizer) -> None:
+def test_the_ceiling_of_korquad(shared: Path, tokenizer: SentencePieceTokenizer) -> None:
     """Perfect pieces and trims on all 5,774 questions; the original reached 77.09 with perfect pieces."""
     examples = make_examples(tokenizer, read_squad(shared / "data/korquad/KorQuAD_v1.0_dev.json"))
     outputs = perfect_outputs(examples)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tokenization import SentencePieceTokenizer
 
 PARTS = [
     "정육점을", " ", "  ", "\t", "\u3000", "\u00a0", "a", "É", "麤", "麤龘", "뷁", "《",
@@ -21,11 +21,11 @@ PARTS = [
 
 
 @pytest.fixture(scope="module", params=["skt-kobert-base-v1", "monologg-kobert"])
-def tokenizer(shared: Path, request: pytest.FixtureRequest) -> KoBertTokenizer:
-    return KoBertTokenizer.from_pretrained(shared / "models" / request.param)
+def tokenizer(shared: Path, request: pytest.FixtureRequest) -> SentencePieceTokenizer:
+    return SentencePieceTokenizer.from_pretrained(shared / "models" / request.param)
 
 
-def assert_the_same(tokenizer: KoBertTokenizer, texts: list[str]) -> None:
+def assert_the_same(tokenizer: SentencePieceTokenizer, texts: list[str]) -> None:
     ids, bounds, offsets = tokenizer.encode_batch_with_offsets(texts)
     assert len(bounds) == len(texts) + 1
     for text, start, end in zip(texts, bounds[:-1], bounds[1:], strict=True):
@@ -36,15 +36,15 @@ def assert_the_same(tokenizer: KoBertTokenizer, texts: list[str]) -> None:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.lists(st.sampled_from(PARTS) | st.text(max_size=3)).map("".join), max_size=4))
-def test_any_texts(tokenizer: KoBertTokenizer, texts: list[str]) -> None:
+def test_any_texts(tokenizer: SentencePieceTokenizer, texts: list[str]) -> None:
     assert_the_same(tokenizer, texts)
 
 
-def test_every_character_of_the_plane_0(tokenizer: KoBertTokenizer) -> None:
+def test_every_character_of_the_plane_0(tokenizer: SentencePieceTokenizer) -> None:
     codes = [*range(0x20, 0xD800), *range(0xE000, 0x10000)]
     assert_the_same(tokenizer, [f"가 {chr(code)}나 a{chr(code)}{chr(code)} 뷁{chr(code)}" for code in codes[::7]])
 
 
-def test_real_contexts(tokenizer: KoBertTokenizer, shared: Path) -> None:
+def test_real_contexts(tokenizer: SentencePieceTokenizer, shared: Path) -> None:
     content = json.loads((shared / "data/korquad/KorQuAD_v1.0_dev.json").read_text(encoding="utf-8"))
     assert_the_same(tokenizer, [one["context"] for article in content["data"] for one in article["paragraphs"]])

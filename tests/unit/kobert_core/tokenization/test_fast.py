@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer, BertTokenizerFast
 
 from kobert_core.errors import InputError
-from kobert_core.tokenization import KoBertTokenizer, Tokenizer, load_tokenizer
+from kobert_core.tokenization import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from kobert_core.tokenization.fast import FastTokenizer
 from tests.fixtures.tokenizers import SPECIAL, TEXTS, byte_level, unigram, wordpiece
 
@@ -138,7 +138,7 @@ def test_the_longest_sequence_that_an_export_tells_is_the_encoders(real: Path, t
 def test_kobert_keeps_its_own(shared: Path) -> None:
     for name in ("skt-kobert-base-v1", "monologg-kobert", "e5-kobert"):
         tokenizer: Tokenizer = load_tokenizer(shared / "models" / name)
-        assert isinstance(tokenizer, KoBertTokenizer)
+        assert isinstance(tokenizer, SentencePieceTokenizer)
 
 
 def test_files_that_make_no_tokenizer_are_refused(tmp_path: Path) -> None:

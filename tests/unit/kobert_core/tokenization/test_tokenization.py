@@ -1,4 +1,4 @@
-"""KoBertTokenizer on a small model that is trained here; the real models are in tests/parity."""
+"""SentencePieceTokenizer on a small model that is trained here; the real models are in tests/parity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kobert_core.errors import InputError
-from kobert_core.tokenization import KoBertTokenizer
+from kobert_core.tokenization import SentencePieceTokenizer
 from kobert_core.tokenization.preprocessing import not_plain, preprocess, preprocess_with_positions
 from tests.fixtures.tokens import pieces_of
 
@@ -54,13 +54,13 @@ WITHOUT_SURROGATES = HOSTILE.filter(lambda text: not re.search("[\ud800-\udfff]"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer")
-    KoBertTokenizer.train(CORPUS, path, vocab_size=90)
+    SentencePieceTokenizer.train(CORPUS, path, vocab_size=90)
     return path
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> KoBertTokenizer:
-    return KoBertTokenizer.from_pretrained(folder)
+def tokenizer(folder: Path) -> SentencePieceTokenizer:
+    return SentencePieceTokenizer.from_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def monologg_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 # Training
 
 
-def test_trained_special_ids_are_those_of_skt(tokenizer: KoBertTokenizer) -> None:
+def test_trained_special_ids_are_those_of_skt(tokenizer: SentencePieceTokenizer) -> None:
     ids = [tokenizer.unk_id, tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id]
     assert ids == [0, 1, 2, 3]
     assert pieces_of(tokenizer, range(5)) == ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]"]
@@ -94,22 +94,28 @@ def test_trained_special_ids_are_those_of_skt(tokenizer: KoBertTokenizer) -> Non
     assert len(tokenizer) == tokenizer.vocab_size == 90
 
 
-def test_the_same_contents_are_the_same_tokenizer(folder: Path, tmp_path: Path, tokenizer: KoBertTokenizer) -> None:
+def test_the_same_contents_are_the_same_tokenizer(
+    folder: Path, tmp_path: Path, tokenizer: SentencePieceTokenizer
+) -> None:
     shutil.copytree(folder, tmp_path / "copy")
-    assert KoBertTokenizer.from_pretrained(tmp_path / "copy") is KoBertTokenizer.from_pretrained(folder)
-    other = KoBertTokenizer.train(CORPUS[1:], tmp_path / "copy", vocab_size=88)
-    assert KoBertTokenizer.from_pretrained(tmp_path / "copy").fingerprint == other.fingerprint != tokenizer.fingerprint
+    assert SentencePieceTokenizer.from_pretrained(tmp_path / "copy") is SentencePieceTokenizer.from_pretrained(folder)
+    other = SentencePieceTokenizer.train(CORPUS[1:], tmp_path / "copy", vocab_size=88)
+    assert (
+        SentencePieceTokenizer.from_pretrained(tmp_path / "copy").fingerprint
+        == other.fingerprint
+        != tokenizer.fingerprint
+    )
 
 
 def test_training_is_deterministic_and_quiet(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    KoBertTokenizer.train(iter(CORPUS), tmp_path / "new", vocab_size=90)
+    SentencePieceTokenizer.train(iter(CORPUS), tmp_path / "new", vocab_size=90)
     assert (tmp_path / "new/spiece.model").read_bytes() == (folder / "spiece.model").read_bytes()
     assert capfd.readouterr() == ("", "")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["spiece.model"]
 
 
 def test_training_a_small_corpus_with_a_large_vocab_size(tmp_path: Path) -> None:
-    tokenizer = KoBertTokenizer.train(CORPUS, tmp_path, vocab_size=8002)
+    tokenizer = SentencePieceTokenizer.train(CORPUS, tmp_path, vocab_size=8002)
     assert 90 < len(tokenizer) < 200
     assert tokenizer.decode(tokenizer.encode("정말 좋았다!")) == "정말 좋았다!"
 
@@ -117,14 +123,14 @@ def test_training_a_small_corpus_with_a_large_vocab_size(tmp_path: Path) -> None
 @pytest.mark.parametrize(("texts", "vocab_size"), [([], 100), (["  ", "\u0301"], 100), (CORPUS, 6)])
 def test_training_refuses(texts: list[str], vocab_size: int, tmp_path: Path) -> None:
     with pytest.raises(InputError):
-        KoBertTokenizer.train(texts, tmp_path, vocab_size)
+        SentencePieceTokenizer.train(texts, tmp_path, vocab_size)
     assert not (tmp_path / "spiece.model").exists()
 
 
 # Ids
 
 
-def test_encode_single_and_pair(tokenizer: KoBertTokenizer) -> None:
+def test_encode_single_and_pair(tokenizer: SentencePieceTokenizer) -> None:
     first, second = tokenizer.encode("정말 좋았다"), tokenizer.encode("별로")
     assert first[0] == 2 and first[-1] == 3
     assert tokenizer.encode("") == [2, 3]
@@ -134,12 +140,12 @@ def test_encode_single_and_pair(tokenizer: KoBertTokenizer) -> None:
     assert types == [0] * len(first) + [1] * (len(second) - 1)
 
 
-def test_special_tokens_in_a_text_cut_it(tokenizer: KoBertTokenizer) -> None:
+def test_special_tokens_in_a_text_cut_it(tokenizer: SentencePieceTokenizer) -> None:
     inner = [tokenizer.encode(part)[1:-1] for part in ("정말", "좋았다")]
     assert tokenizer.encode("정말[SEP]좋았다[UNK][MASK]") == [2, *inner[0], 3, *inner[1], 0, 4, 3]
 
 
-def test_quotes_marks_and_blanks_are_normalised(tokenizer: KoBertTokenizer) -> None:
+def test_quotes_marks_and_blanks_are_normalised(tokenizer: SentencePieceTokenizer) -> None:
     assert tokenizer.encode("``good''") == tokenizer.encode('"good"')
     assert tokenizer.encode("go\u0301od") == tokenizer.encode("good")
     assert tokenizer.encode(" \x1cgood\x0b\t said\u3000") == tokenizer.encode("good said")
@@ -149,7 +155,7 @@ def test_quotes_marks_and_blanks_are_normalised(tokenizer: KoBertTokenizer) -> N
 
 @settings(deadline=None)
 @given(st.lists(HOSTILE, max_size=6), st.sampled_from([1, 2]))
-def test_batch_flat_and_single_agree(tokenizer: KoBertTokenizer, texts: list[str], threads: int) -> None:
+def test_batch_flat_and_single_agree(tokenizer: SentencePieceTokenizer, texts: list[str], threads: int) -> None:
     singles = [tokenizer.encode(text) for text in texts]
     assert tokenizer.encode_batch(texts, num_threads=threads) == singles
     flat, bounds = tokenizer.encode_batch_flat(texts, num_threads=threads)
@@ -157,7 +163,7 @@ def test_batch_flat_and_single_agree(tokenizer: KoBertTokenizer, texts: list[str
     assert [flat[a:b].tolist() for a, b in pairwise(bounds)] == [s[1:-1] for s in singles]
 
 
-def test_max_length_cuts_the_tail_of_a_single_text(tokenizer: KoBertTokenizer) -> None:
+def test_max_length_cuts_the_tail_of_a_single_text(tokenizer: SentencePieceTokenizer) -> None:
     ids = tokenizer.encode(CORPUS[0])
     assert tokenizer.encode(CORPUS[0], max_length=len(ids)) == ids
     assert tokenizer.encode(CORPUS[0], max_length=7) == [*ids[:6], 3]
@@ -167,7 +173,7 @@ def test_max_length_cuts_the_tail_of_a_single_text(tokenizer: KoBertTokenizer) -
             refused()
 
 
-def test_decode(tokenizer: KoBertTokenizer) -> None:
+def test_decode(tokenizer: SentencePieceTokenizer) -> None:
     ids = tokenizer.encode("정말 좋았다", "별로")
     assert tokenizer.decode(ids) == "정말 좋았다 별로"
     assert tokenizer.decode([2, 3, 4, 1], skip_special_tokens=False) == "[CLS][SEP][MASK][PAD]"
@@ -176,7 +182,7 @@ def test_decode(tokenizer: KoBertTokenizer) -> None:
 # The short cut for plain text
 
 
-def test_plain_characters_need_no_preprocessing(tokenizer: KoBertTokenizer) -> None:
+def test_plain_characters_need_no_preprocessing(tokenizer: SentencePieceTokenizer) -> None:
     plain = [chr(code) for code in range(0xD800) if not not_plain([chr(code)])]
     assert len(plain) > 30_000
     normalize = tokenizer._processor.normalize
@@ -208,7 +214,7 @@ def original_steps(text: str) -> str:
 
 @settings(max_examples=1000, deadline=None)
 @given(WITHOUT_SURROGATES)
-def test_preprocess_as_the_original(tokenizer: KoBertTokenizer, text: str) -> None:
+def test_preprocess_as_the_original(tokenizer: SentencePieceTokenizer, text: str) -> None:
     normalize = tokenizer._processor.normalize
     assert normalize(preprocess(text)) == normalize(original_steps(text))
     prepared, positions = preprocess_with_positions(text)
@@ -219,7 +225,7 @@ def test_preprocess_as_the_original(tokenizer: KoBertTokenizer, text: str) -> No
         assert (np.diff(positions) >= 0).all() and positions[0] >= 0
 
 
-def test_preprocess_beside_hangul_as_the_original(tokenizer: KoBertTokenizer) -> None:
+def test_preprocess_beside_hangul_as_the_original(tokenizer: SentencePieceTokenizer) -> None:
     """What NFKD changes, and all jamo, between Hangul: nothing joins that the original does not join."""
     normalize = tokenizer._processor.normalize
     jamo = map(chr, range(0x1100, 0x1200))
@@ -232,13 +238,13 @@ def test_preprocess_beside_hangul_as_the_original(tokenizer: KoBertTokenizer) ->
 # Offsets
 
 
-def surfaces(tokenizer: KoBertTokenizer, text: str) -> list[tuple[str, str]]:
+def surfaces(tokenizer: SentencePieceTokenizer, text: str) -> list[tuple[str, str]]:
     ids, spans = tokenizer.encode_with_offsets(text)
     pieces = pieces_of(tokenizer, ids.tolist())
     return [(piece, text[start:end]) for piece, (start, end) in zip(pieces, spans.tolist(), strict=True)]
 
 
-def assert_offsets_hold(tokenizer: KoBertTokenizer, text: str) -> None:
+def assert_offsets_hold(tokenizer: SentencePieceTokenizer, text: str) -> None:
     ids, spans = tokenizer.encode_with_offsets(text)
     assert ids.dtype == spans.dtype == np.int32 and spans.shape == (len(ids), 2)
     assert ids.tolist() == tokenizer.encode(text)[1:-1]
@@ -266,23 +272,23 @@ def assert_offsets_hold(tokenizer: KoBertTokenizer, text: str) -> None:
 
 @settings(max_examples=600, deadline=None)
 @given(HOSTILE)
-def test_offsets_on_hostile_text(tokenizer: KoBertTokenizer, text: str) -> None:
+def test_offsets_on_hostile_text(tokenizer: SentencePieceTokenizer, text: str) -> None:
     assert_offsets_hold(tokenizer, text)
 
 
 @settings(deadline=None)
 @given(HOSTILE)
 def test_offsets_of_the_other_layout(monologg_folder: Path, text: str) -> None:
-    assert_offsets_hold(KoBertTokenizer.from_pretrained(monologg_folder), text)
+    assert_offsets_hold(SentencePieceTokenizer.from_pretrained(monologg_folder), text)
 
 
 @pytest.mark.parametrize("text", ["", "\u200b \t", "\u0301"])
-def test_offsets_of_nothing(tokenizer: KoBertTokenizer, text: str) -> None:
+def test_offsets_of_nothing(tokenizer: SentencePieceTokenizer, text: str) -> None:
     ids, spans = tokenizer.encode_with_offsets(text)
     assert ids.shape == (0,) and spans.shape == (0, 2)
 
 
-def test_offsets_of_a_long_text(tokenizer: KoBertTokenizer) -> None:
+def test_offsets_of_a_long_text(tokenizer: SentencePieceTokenizer) -> None:
     text = "정육점을 e\u0301😀 ㈜영화\t" * 1600
     assert len(text) > 20_000
     assert_offsets_hold(tokenizer, text)
@@ -291,7 +297,7 @@ def test_offsets_of_a_long_text(tokenizer: KoBertTokenizer) -> None:
 # Identity: workers, caches, files
 
 
-def test_pickled_and_shared_by_threads(tokenizer: KoBertTokenizer) -> None:
+def test_pickled_and_shared_by_threads(tokenizer: SentencePieceTokenizer) -> None:
     copy = pickle.loads(pickle.dumps(tokenizer))
     expected = tokenizer.encode_batch(CORPUS)
     assert copy.fingerprint == tokenizer.fingerprint
@@ -300,17 +306,17 @@ def test_pickled_and_shared_by_threads(tokenizer: KoBertTokenizer) -> None:
         assert list(pool.map(tokenizer.encode, CORPUS)) == expected
 
 
-def test_fingerprint_follows_what_ids_depend_on(tmp_path: Path, tokenizer: KoBertTokenizer) -> None:
-    other = KoBertTokenizer.train(CORPUS, tmp_path, vocab_size=88)
+def test_fingerprint_follows_what_ids_depend_on(tmp_path: Path, tokenizer: SentencePieceTokenizer) -> None:
+    other = SentencePieceTokenizer.train(CORPUS, tmp_path, vocab_size=88)
     model = (tmp_path / "spiece.model").read_bytes()
     tokens = pieces_of(other, range(len(other)))
-    with_vocab = KoBertTokenizer(model, [*tokens[:5], *reversed(tokens[5:])])
+    with_vocab = SentencePieceTokenizer(model, [*tokens[:5], *reversed(tokens[5:])])
     assert len({tokenizer.fingerprint, other.fingerprint, with_vocab.fingerprint}) == 3
     assert len(tokenizer.fingerprint) == 64
 
 
 def test_vocab_line_numbers_are_ids(monologg_folder: Path) -> None:
-    tokenizer = KoBertTokenizer.from_pretrained(monologg_folder)
+    tokenizer = SentencePieceTokenizer.from_pretrained(monologg_folder)
     vocab = (monologg_folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
     alone = sentencepiece.SentencePieceProcessor(model_file=str(monologg_folder / "tokenizer_78b3253a26.model"))
     for text in CORPUS[:5]:
@@ -322,10 +328,10 @@ def test_vocab_line_numbers_are_ids(monologg_folder: Path) -> None:
 def test_pieces_outside_the_vocabulary_are_unknown(monologg_folder: Path) -> None:
     model = (monologg_folder / "tokenizer_78b3253a26.model").read_bytes()
     vocab = (monologg_folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    whole = KoBertTokenizer(model, vocab)
+    whole = SentencePieceTokenizer(model, vocab)
     gone = whole.encode("영화")[-2]
     assert gone > 4
-    less = KoBertTokenizer(model, vocab[:gone] + vocab[gone + 1 :])
+    less = SentencePieceTokenizer(model, vocab[:gone] + vocab[gone + 1 :])
     expected = [0 if i == gone else i - (i > gone) for i in whole.encode("영화, 정말")]
     assert less.encode("영화, 정말") == expected and 0 in expected
     assert less.encode_with_offsets("영화, 정말")[0].tolist() == expected[1:-1]
@@ -344,11 +350,11 @@ def test_pieces_outside_the_vocabulary_are_unknown(monologg_folder: Path) -> Non
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """A tokenizer, and what AutoTokenizer makes of its exported folder (beside a BERT config)."""
     transformers = pytest.importorskip("transformers")
-    original = KoBertTokenizer.from_pretrained(request.getfixturevalue(request.param))
+    original = SentencePieceTokenizer.from_pretrained(request.getfixturevalue(request.param))
     path = tmp_path_factory.mktemp("exported")
     original.save_pretrained(path)
     (path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
-    again = KoBertTokenizer.from_pretrained(path)
+    again = SentencePieceTokenizer.from_pretrained(path)
     assert again.fingerprint == original.fingerprint
     return again, transformers.AutoTokenizer.from_pretrained(path)
 
@@ -375,14 +381,14 @@ def test_exported_ids(exported: tuple[Any, Any], text: str) -> None:
     assert_same_but_for_known(tokenizer, auto, text)
 
 
-def assert_same_but_for_known(tokenizer: KoBertTokenizer, auto: Any, text: str) -> None:
+def assert_same_but_for_known(tokenizer: SentencePieceTokenizer, auto: Any, text: str) -> None:
     ours, theirs = tokenizer.encode(text), auto(text)["input_ids"]
     newer = any(auto.backend_tokenizer.normalizer.normalize_str(c).strip() != _alone(tokenizer, c) for c in text)
     if not newer:  # characters of a Unicode that `tokenizers` does not know
         assert sorted(ours) == sorted(theirs)  # of equal score, the order may differ
 
 
-def _alone(tokenizer: KoBertTokenizer, character: str) -> str:
+def _alone(tokenizer: SentencePieceTokenizer, character: str) -> str:
     normalised: str = tokenizer._processor.normalize(preprocess(character))
     return normalised.replace("▁", " ").strip()
 
@@ -412,10 +418,10 @@ def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
 
 def test_missing_folder_or_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder") as error:
-        KoBertTokenizer.from_pretrained(tmp_path / "missing")
+        SentencePieceTokenizer.from_pretrained(tmp_path / "missing")
     assert str(tmp_path / "missing") in one_line(error)
     with pytest.raises(InputError, match=r"no tokenizer files; expected spiece.model") as error:
-        KoBertTokenizer.from_pretrained(tmp_path)
+        SentencePieceTokenizer.from_pretrained(tmp_path)
     assert str(tmp_path) in one_line(error)
 
 
@@ -424,7 +430,7 @@ def test_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="skt/no-such-kobert: no such folder here") as error:
-        KoBertTokenizer.from_pretrained("skt/no-such-kobert")
+        SentencePieceTokenizer.from_pretrained("skt/no-such-kobert")
     assert "check the name and the network" in one_line(error)
 
 
@@ -432,7 +438,7 @@ def test_damaged_model(folder: Path, tmp_path: Path) -> None:
     for content in (b"", b"not a model", (folder / "spiece.model").read_bytes()[:1000]):
         (tmp_path / "spiece.model").write_bytes(content)
         with pytest.raises(InputError, match="SentencePiece model") as error:
-            KoBertTokenizer.from_pretrained(tmp_path)
+            SentencePieceTokenizer.from_pretrained(tmp_path)
         assert str(tmp_path) in one_line(error)
 
 
@@ -448,7 +454,7 @@ def test_model_with_another_normalisation(tmp_path: Path) -> None:
     )
     (tmp_path / "spiece.model").write_bytes(model.getvalue())
     with pytest.raises(InputError, match="nmt_nfkc"):
-        KoBertTokenizer.from_pretrained(tmp_path)
+        SentencePieceTokenizer.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -463,12 +469,12 @@ def test_wrong_vocabulary(monologg_folder: Path, tmp_path: Path, change: Any, me
     name = "tokenizer_78b3253a26.model"
     (tmp_path / name).write_bytes((monologg_folder / name).read_bytes())
     with pytest.raises(InputError, match="cannot read") as error:
-        KoBertTokenizer.from_pretrained(tmp_path)
+        SentencePieceTokenizer.from_pretrained(tmp_path)
     assert "vocab.txt" in one_line(error)
     (tmp_path / "vocab.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="cannot read"):
-        KoBertTokenizer.from_pretrained(tmp_path)
+        SentencePieceTokenizer.from_pretrained(tmp_path)
     vocab = (monologg_folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
     (tmp_path / "vocab.txt").write_text("\n".join(change(vocab)) + "\n", encoding="utf-8")
     with pytest.raises(InputError, match=message):
-        KoBertTokenizer.from_pretrained(tmp_path)
+        SentencePieceTokenizer.from_pretrained(tmp_path)
