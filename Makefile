@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ORIGINAL := .venv-original
 
-.PHONY: sweep test test-parts test-whole test-slow cases drills ray-versions lint docs reference pictures bench gpu original install clean
+.PHONY: sweep test test-parts test-whole test-slow cases drills ray-versions schema lint docs reference pictures bench gpu original install clean
 
 sweep: $(INSTALLED)  ## A sweep over the sample that the package carries
 	$(BIN)/kobert-tune sweep search_spaces/quickstart.yaml --name quickstart-$$(date +%Y%m%d-%H%M%S)
@@ -31,6 +31,9 @@ drills: $(INSTALLED)  ## Everything that can be killed, filled or broken, is; pr
 
 ray-versions: $(INSTALLED)  ## The quickstart's sweep on the oldest and the newest Ray that pyproject.toml allows
 	PYTHONPATH=. $(BIN)/python tests/ray_versions.py
+
+schema: $(INSTALLED)  ## The JSON Schema of study files, from the code; a test says when it is due
+	$(BIN)/kobert-tune schema > search_spaces/study.schema.json.tmp && mv search_spaces/study.schema.json.tmp search_spaces/study.schema.json
 
 lint: $(INSTALLED)  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

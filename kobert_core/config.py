@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -42,7 +43,15 @@ def seconds(value: object) -> object:
     return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
-Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
+Duration = Annotated[
+    float,
+    Field(gt=0, allow_inf_nan=False),
+    BeforeValidator(
+        seconds,
+        json_schema_input_type=Annotated[float, Field(gt=0)]
+        | Annotated[str, Field(pattern=r"^(?=.*\d) *([\d ]+d)? *([\d ]+h)? *([\d ]+m)? *([\d ]+s)? *$")],
+    ),
+]
 
 
 class FrozenConfig(BaseModel):
@@ -248,7 +257,7 @@ class RunConfig(FrozenConfig):
     """Passes over the training examples; 0.5 is half a pass."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the weights, the order of the examples and dropout."""
-    eval_percent: PositiveInt = 10
+    eval_percent: Annotated[PositiveInt, WithJsonSchema({"enum": [1, 2, 4, 5, 10, 20, 25, 50, 100]})] = 10
     """Evaluate each time this percentage of the run's own steps is done; these are the scheduler's rungs. With
     `data.folds` it is that of the steps of a fold, and the rungs are folds."""
     checkpoint_interval: Duration = 600

@@ -81,7 +81,8 @@ def load_study_file(path: str | os.PathLike[str], overrides: Sequence[str] = ())
             origins.pop(old, None)
         origins[key] = override
     raw = RawStudy(path, values, Space({}), lines, origins)
-    space = Space.from_dict(values.pop("parameters", None) or {}, where=raw.where)
+    parameters = values.pop("parameters", None)
+    space = Space.from_dict({} if parameters is None else parameters, where=raw.where)
     _refuse_searched_and_fixed(raw, space)
     return RawStudy(path, values, space, lines, origins)
 

@@ -75,6 +75,10 @@ class Source:
         as_json = core_schema.plain_serializer_function_ser_schema(cls.as_json)
         return core_schema.no_info_plain_validator_function(cls.of, serialization=as_json)
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, object]:
+        return {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+
     def as_json(self) -> str | list[str]:
         """What `of` makes an equal source of."""
         return self.entries[0] if len(self.entries) == 1 else list(self.entries)

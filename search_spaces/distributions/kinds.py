@@ -32,7 +32,7 @@ class Distribution(FrozenConfig):
     when: dict[str, list[Any]] = Field(default_factory=dict)
     """The parameter exists only in trials where each of these other parameters has (one of) these values."""
 
-    @field_validator("when", mode="before")
+    @field_validator("when", mode="before", json_schema_input_type=dict[str, Any])
     @classmethod
     def _one_value_or_many(cls, value: Any) -> Any:
         if not isinstance(value, dict):

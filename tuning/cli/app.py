@@ -24,6 +24,7 @@ from tuning.cli.onnx import commands as onnx_commands
 from tuning.cli.options import EXIT_BAD_INPUT
 from tuning.cli.plan import commands as plan_commands
 from tuning.cli.serve import commands as serve_commands
+from tuning.cli.studies import commands as study_commands
 from tuning.cli.sweeps import commands as sweep_commands
 from tuning.cli.terminal import PrintableFormatter, echo
 from tuning.cli.tracking import commands as tracking_commands
@@ -41,6 +42,7 @@ app = typer.Typer(
     [bold]predict[/].""",
 )
 
+app.add_typer(study_commands)
 app.add_typer(launch_commands)
 app.add_typer(plan_commands)
 app.add_typer(export_commands)

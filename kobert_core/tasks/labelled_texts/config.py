@@ -18,7 +18,9 @@ INFER = "infer"
 
 Truncate = Literal["head", "tail", "head_tail"]
 
-ColumnName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
+ColumnName = Annotated[
+    str, BeforeValidator(lambda name: str(name) if type(name) is int else name, json_schema_input_type=int | str)
+]
 """A file without a header has numbers for names, from 0."""
 
 
@@ -56,6 +58,10 @@ class TextModel(ModelConfig):
     mean of its tokens; `auto`: what the encoder's family has. Others than transformers has for it are refused."""
 
 
+_Written = str | bool | int | float
+"""A label or name as it may stand in YAML."""
+
+
 class NamedLabelsData(LabelledTextsData):
     """Texts with labels out of a set."""
 
@@ -67,7 +73,13 @@ class NamedLabelsData(LabelledTextsData):
         """The labels of a row as they stand there, from the values of its label columns."""
         return one_label(values)
 
-    @field_validator("labels", mode="before")
+    @field_validator(
+        "labels",
+        mode="before",
+        json_schema_input_type=Literal["infer"]
+        | Annotated[list[_Written], Field(min_length=2)]
+        | Annotated[dict[str, _Written], Field(min_length=2)],
+    )
     @classmethod
     def _as_text(cls, value: object) -> object:
         if isinstance(value, list):

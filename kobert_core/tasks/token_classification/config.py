@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -30,7 +30,7 @@ class TokenClassificationData(DataConfig):
     stride: PositiveInt | None = None
     """From the start of a window to that of the next one, in tokens; half of what a window holds when not given."""
 
-    @field_validator("labels", mode="before")
+    @field_validator("labels", mode="before", json_schema_input_type=Literal["infer"] | list[str])
     @classmethod
     def _as_labels(cls, value: object) -> object:
         if value == INFER:
