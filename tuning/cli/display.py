@@ -18,7 +18,7 @@ from tuning.cli.progress import Bars, Lines, watching
 from tuning.cli.terminal import span
 from tuning.cli.time_left import TimeLeft
 from tuning.study.encoders import short_names
-from tuning.study.objectives import broken_by
+from tuning.study.objectives import broken_by, in_digits
 from tuning.sweep_dir.trial_status import TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
@@ -182,7 +182,7 @@ def trial_table(table: TrialTable, records: list[TrialRecord], *, cut: bool = Fa
             f"{record.progress}%",
             Text(value, style="bold" if record is winner else ""),
             *(
-                Text(f"{found:.6g}" if found is not None else "", style="red" if metric in broken else "")
+                Text(in_digits(found) if found is not None else "", style="red" if metric in broken else "")
                 for metric in list(metrics)[1:]
                 for found in [record.metrics.get(metric)]
             ),

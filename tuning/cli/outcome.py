@@ -11,6 +11,7 @@ from rich.text import Text
 
 from kobert_core.texts import printable
 from tuning.cli.terminal import span
+from tuning.study.objectives import in_digits
 from tuning.sweep_dir.layout import REPORT
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def objectives_in_words(objectives: Objectives) -> Iterator[str]:
     if objectives.front:
         yield f"Pareto front of {', '.join(objectives.names)}:"
     for record in objectives.front:
-        values = "  ".join(f"{name} {value:.6g}" for name, value in objectives.values[record.trial].items())
+        values = "  ".join(f"{name} {in_digits(value)}" for name, value in objectives.values[record.trial].items())
         yield f"  trial {record.trial}: {values}"
     if objectives.breaking:
         broken = ", ".join(map(str, objectives.breaking))
@@ -81,7 +82,8 @@ def summarise(result: SweepResult, console: Console) -> None:
     for who, record in compared(winner, baselines).items():
         metrics = {name: value for name, value in record.metrics.items() if name.startswith(("eval/", "cost/"))}
         for name, value in (*sorted(metrics.items()), *sorted(result.test.get(who, {}).items())):
-            say(f"  {name:16} {value:.6g}  ({standing(record)})")
+            shown = in_digits(value) if name.startswith("cost/") else f"{value:.6g}"
+            say(f"  {name:16} {shown}  ({standing(record)})")
     if result.comparison.objectives:
         for line in objectives_in_words(result.comparison.objectives):
             say(line)

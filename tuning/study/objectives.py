@@ -43,8 +43,10 @@ class FurtherObjective(Objective):
     def name(self) -> str:
         """Such as `cost/latency_ms below 20`; without a bound `min cost/latency_ms`."""
         if self.below is not None:
-            return f"{self.metric} below {self.below:.6g}"
-        return f"{self.metric} above {self.above:.6g}" if self.above is not None else f"{self.mode} {self.metric}"
+            return f"{self.metric} below {in_digits(self.below)}"
+        return (
+            f"{self.metric} above {in_digits(self.above)}" if self.above is not None else f"{self.mode} {self.metric}"
+        )
 
     def violation(self, metrics: Mapping[str, float]) -> float | None:
         """By how much a trial misses the bound, as a part of it; 0 or less where the bound is kept, None where nothing
@@ -60,6 +62,11 @@ class FurtherObjective(Objective):
     def is_known_early(self) -> bool:
         """Whether it bounds what a trial's first report tells for good: it depends on the model's shape alone."""
         return self.is_constraint and self.metric in MODEL_COSTS
+
+
+def in_digits(value: float) -> str:
+    """A number for people: a whole one with all of its digits."""
+    return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
 
 
 Further = tuple[FurtherObjective, ...]

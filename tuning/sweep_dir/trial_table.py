@@ -22,7 +22,7 @@ from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_json, atomic_write_text
 from kobert_core.io.checksums import sealed, unsealed
 from search_spaces.validation import show
-from tuning.study.objectives import Further, broken_by, constraints_in, goals_in
+from tuning.study.objectives import Further, broken_by, constraints_in, goals_in, in_digits
 from tuning.sweep_dir.disk_full import ending_when_full
 from tuning.sweep_dir.layout import LEDGER, TABLE, WINNER
 from tuning.sweep_dir.trial_status import UNFINISHED, TrialState, last_line
@@ -207,7 +207,7 @@ class TrialTable:
     def breaks(self, record: TrialRecord) -> str:
         """Which constraints a trial breaks, and what it has: `cost/latency_ms below 20 (24.1)`; empty if none."""
         return ", ".join(
-            f"{each.name} ({record.metrics[each.metric]:.6g})"
+            f"{each.name} ({in_digits(record.metrics[each.metric])})"
             for each in broken_by(record.metrics, self.further)
             if each.metric in record.metrics
         )
@@ -224,7 +224,7 @@ class TrialTable:
 
         closest, bounds = min(ranked, key=missed_by), ", ".join(each.name for each in constraints_in(self.further))
         return f"no trial keeps all constraints ({bounds}): trial {closest.trial} comes closest, with " + ", ".join(
-            f"{each.metric} {closest.metrics[each.metric]:.6g}"
+            f"{each.metric} {in_digits(closest.metrics[each.metric])}"
             for each in broken_by(closest.metrics, self.further)
             if each.metric in closest.metrics
         )
