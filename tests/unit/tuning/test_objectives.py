@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState as OptunaState
+from ruamel.yaml import YAML
 
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
@@ -25,7 +27,7 @@ from tuning.search.optuna_study import open_optuna_study
 from tuning.search.schedulers import make_scheduler
 from tuning.search.searcher import OptunaSearcher
 from tuning.study import SchedulerConfig, SearchConfig, StudyConfig, dump_study, load_study
-from tuning.study.objectives import Further, FurtherObjective, goals_in
+from tuning.study.objectives import COSTS, Further, FurtherObjective, goals_in
 from tuning.sweep.comparison import compare
 from tuning.sweep.confirm import candidates_of
 from tuning.sweep_dir.layout import JOURNAL
@@ -62,6 +64,15 @@ def test_a_list_names_them(tmp_path: Path) -> None:
     assert load_study(tmp_path / "study.yaml") == study
     with pytest.raises(InputError, match="`objective` is not what this sweep began with"):
         refuse_other_study(load_study(QUICKSTART), study, tmp_path)
+
+
+def test_the_example_of_the_docs_is_read() -> None:
+    page = (ROOT / "docs" / "objectives.md").read_text(encoding="utf-8")
+    example = YAML(typ="safe").load(page.partition("```yaml\n")[2].partition("```")[0])
+    study = load_study(QUICKSTART, [f"objective={json.dumps(example['objective'])}"])
+    assert study.objectives_in_words == "max eval/accuracy; min cost/latency_ms; cost/model_mb below 60"
+    assert study.further == load_study(ROOT / "search_spaces" / "nsmc-small-and-good.yaml").further
+    assert all(f"| `{name}` |" in page for name in COSTS)
 
 
 def test_one_objective_stays_what_it_was() -> None:

@@ -65,7 +65,7 @@ def sweep_of(folder: Path, records: list[TrialRecord], *overrides: str, review: 
     study = load_study(ROOT / "search_spaces" / "quickstart.yaml", overrides)
     folder.mkdir()
     dump_study(study, folder / STUDY)
-    table = TrialTable(folder, study.objective)
+    table = TrialTable.of(folder, study)
     for record in records:
         table.put(record)
     if review is not None:
@@ -197,6 +197,28 @@ def test_the_page_of_very_many_trials_stays_small(tmp_path: Path) -> None:
     assert len(text.encode()) < 3_000_000
     assert "600 trials are compared at their ends." in page.paragraphs and "100 of the 600 trials" in text
     assert len(page.table("The first 300 trials").rows) == 1 + 300
+
+
+def test_several_objectives_have_a_section(tmp_path: Path) -> None:
+    """A Pareto front of two; with a constraint alone, what it bounds."""
+
+    def record_of(trial: int, cost: dict[str, float]) -> TrialRecord:
+        more: dict[str, Any] = {"value": 0.5 + 0.1 * trial, "curve": {100: 0.5}, "metrics": cost, "seconds": 2.0}
+        return TrialRecord(trial, TrialState.COMPLETE, {}, 100, **more)
+
+    latency, bound = "{metric: cost/latency_ms}", "{metric: cost/parameters, below: 150}"
+    for number, further in enumerate((f"{latency}, {bound}", bound)):
+        costs = [{"cost/latency_ms": 1.0 + trial, "cost/parameters": 100.0 * trial} for trial in range(3)]
+        records = [record_of(trial, cost) for trial, cost in enumerate(costs)]
+        objective = f"objective=[{{metric: eval/accuracy}}, {further}]"
+        sweep = sweep_of(tmp_path / f"{number}", records, objective)
+        text, page = page_of(sweep)
+        assert (page.headings[1] == "Objectives and constraints" and '"Best Trial' in text) or "Feasible" in text
+        assert page.table("Trials that cannot win").rows[1:] == [
+            ["trial 2, complete", "cost/parameters below 150 (200)"]
+        ]
+        fronts = [found for found in page.tables if found.caption.startswith("The Pareto front")]
+        assert [found.column("") for found in fronts] == ([["trial 1", "trial 0"]] if not number else [])
 
 
 def test_rungs_are_those_of_the_scheduler() -> None:
