@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from itertools import cycle, islice
 
 import numpy as np
 import torch
+from torch import nn
 
-from kobert_core.config import LATENCY, MODEL_MB, PARAMETERS
+from kobert_core.config import LATENCY, MODEL_COSTS, MODEL_MB, PARAMETERS
 from kobert_core.runtime import in_precision
 from kobert_core.tasks.base import Task
 
@@ -19,17 +21,29 @@ SECONDS = 5.0
 """For all passes; the last one may end later."""
 
 
-@torch.inference_mode()
-def model_costs(task: Task, device: torch.device) -> dict[str, float]:
-    """The costs of a model of this shape on a device.
+def model_costs(task: Task, device: torch.device, names: Collection[str] = MODEL_COSTS) -> dict[str, float]:
+    """The costs of a model of this shape on a device, those with these names.
 
     `cost/parameters` counts its weights, `cost/model_mb` is their size in MB (10^6 bytes) as they are exported.
     `cost/latency_ms` is the median time of a forward pass of one example, in milliseconds, in the precision of the
     config and with the threads that PyTorch has; tokenization is no part of it. It depends on shape and length, and not
     on what the weights are: none are trained for it. What else runs on the machine makes it longer.
     """
-    model = task.build_model().to(device).eval()
+    model = task.build_model()
     weights = list(model.parameters())
+    found = {
+        PARAMETERS: float(sum(each.numel() for each in weights)),
+        MODEL_MB: sum(each.numel() * each.element_size() for each in weights) / 1e6,
+    }
+    if LATENCY in names:
+        found[LATENCY] = round(float(np.median(seconds_of(model, task, device))) * 1000, 3)
+    return {name: found[name] for name in names}
+
+
+@torch.inference_mode()
+def seconds_of(model: nn.Module, task: Task, device: torch.device) -> list[float]:
+    """How long passes of one example take, each after the other, on a device where the model then is."""
+    model = model.to(device).eval()
     generator = np.random.default_rng(0)
     drawn = generator.choice(len(task.dev), min(TEXTS, len(task.dev)), replace=False)
     batches = cycle([task.dev.batch(np.array([place])).to(device) for place in drawn])
@@ -44,11 +58,7 @@ def model_costs(task: Task, device: torch.device) -> dict[str, float]:
             model(**batch.inputs)
             _wait_for(device)
             taken.append(time.perf_counter() - begin)
-    return {
-        LATENCY: round(float(np.median(taken)) * 1000, 3),
-        PARAMETERS: float(sum(each.numel() for each in weights)),
-        MODEL_MB: sum(each.numel() * each.element_size() for each in weights) / 1e6,
-    }
+    return taken
 
 
 def _wait_for(device: torch.device) -> None:

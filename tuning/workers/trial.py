@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -265,8 +265,9 @@ def train_trial(
             if adopt is not None:
                 print(f"goes on from {adopt}")
                 adopt_checkpoint(Path(adopt), here / CHECKPOINTS)
-            if seed is None and {each.metric for each in study_config.further} & set(MODEL_COSTS):
-                runtime.costs = costs_of(task, runtime.device, values, Path(folder))
+            asked = {each.metric for each in study_config.further}
+            if seed is None and (names := [name for name in MODEL_COSTS if name in asked]):
+                runtime.costs = costs_of(names, task, runtime.device, values, Path(folder))
         runtime.all_gather(None)  # all workers see the same checkpoints
         if config.data.folds is None:
             runtime.on_report = print_report
@@ -276,11 +277,14 @@ def train_trial(
             train_folds(config, task, runtime, on_evaluation=print_fold)
 
 
-def costs_of(task: Task[Any], device: torch.device, values: Mapping[str, object], folder: Path) -> dict[str, float]:
+def costs_of(
+    names: Sequence[str], task: Task[Any], device: torch.device, values: Mapping[str, object], folder: Path
+) -> dict[str, float]:
     """What a trial's model costs. The first trial with a model of its shape measures it, for all of them: so it is no
     matter of chance which of them costs less, and a resumed trial has what it had.
 
     Args:
+        names: Of the costs that its study asks for.
         task, device: Give the model, and where it runs.
         values: The searched values of the trial; some of them shape the model or its examples.
         folder: Of the sweep.
@@ -297,13 +301,13 @@ def costs_of(task: Task[Any], device: torch.device, values: Mapping[str, object]
     def read() -> dict[str, float] | None:
         try:
             content: dict[str, float] = unsealed(json.loads(kept.read_text(encoding="utf-8")), where=kept)
-            return {name: content[name] for name in MODEL_COSTS}
+            return {name: content[name] for name in names}
         except (OSError, ValueError, LookupError, InputError):  # there is none yet, or it is damaged
             return None
 
     found = read()
     if found is None:
-        measured = model_costs(task, device)
+        measured = model_costs(task, device, names)
         found = read() or measured  # another trial may have been faster
         kept.parent.mkdir(exist_ok=True)
         atomic_write_json(kept, sealed({"of": shape, **found}))

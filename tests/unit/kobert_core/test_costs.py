@@ -25,6 +25,7 @@ def test_they_are_those_of_the_exported_model(encoder: Path, tmp_path: Path) -> 
     task = task_class("nsmc")(classification(encoder, tmp_path / "data.tsv"))
     found, model = model_costs(task, CPU), task.build_model()
     assert found.keys() == set(MODEL_COSTS) and found[LATENCY] > 0
+    assert model_costs(task, CPU, [PARAMETERS]).keys() == {PARAMETERS}
     assert found[PARAMETERS] == sum(each.numel() for each in model.parameters())
     save_model_files(tmp_path / "model", task)
     save_weights(tmp_path / "model", task_class("nsmc"), model.state_dict())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kobert_core import costs
-from kobert_core.config import LATENCY
+from kobert_core.config import LATENCY, MODEL_COSTS
 from kobert_core.tasks import task_class
 from tests.fixtures.tiny import tiny_config
 from tuning.sweep_dir.layout import COSTS
@@ -29,7 +29,7 @@ def test_each_shape_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     def of(**values: object) -> dict[str, float]:
         named = {name.replace("__", "."): value for name, value in values.items()}
-        return costs_of(task, torch.device("cpu"), named, tmp_path)
+        return costs_of(MODEL_COSTS, task, torch.device("cpu"), named, tmp_path)
 
     first = of(model__keep_layers=1, optim__backbone_lr=1e-4)
     assert of(model__keep_layers=1, optim__backbone_lr=1e-3, model__dropout=0.2) == first and len(measured) == 1
