@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
+from tests.fixtures.browser import DARK, need_browser, need_pdftotext, paper_of, printed_text
 from tests.fixtures.commands import ROOT
 from tests.fixtures.report_page import ReportPage
 from tuning.report import write_report
@@ -219,6 +220,31 @@ def test_several_objectives_have_a_section(tmp_path: Path) -> None:
         ]
         fronts = [found for found in page.tables if found.caption.startswith("The Pareto front")]
         assert [found.column("") for found in fronts] == ([["trial 1", "trial 0"]] if not number else [])
+
+
+def test_on_paper_nothing_is_cut_off_or_dark(tmp_path: Path) -> None:
+    """Printed where the system is dark, with more columns than fit on a screen."""
+    need_browser()
+    need_pdftotext()
+    names = [f"optim.parameter_{letter}" for letter in "abcdefghijkl"]
+    records = [
+        TrialRecord(number, TrialState.COMPLETE, dict.fromkeys(names, 0.1234 + number), 100, value=0.5 + number / 10)
+        for number in range(3)
+    ]
+    for record in records:
+        record.curve, record.metrics, record.seconds = {100: record.value or 0.0}, {"eval/accuracy": 0.5}, 2.0
+    text, page = page_of(sweep_of(tmp_path / "wide", records, review=ANSWERS["class"]))
+    assert "@media print" in text
+    pdf = tmp_path / "page.pdf"
+    lines = printed_text((tmp_path / "wide" / "report.html").as_uri(), pdf, DARK, budget_ms=10_000)
+    printed = "\n".join(line for each in lines for line in each)
+    assert [heading for heading in page.headings if heading not in printed] == []
+    row = next(line.split() for each in lines for line in each if line.strip().startswith("2 ") and "2.1234" in line)
+    assert row.count("2.1234") == len(names), "all columns are on the paper"
+    for each in lines:
+        assert not any(heading == each[-1].strip() for heading in page.headings), "a heading without what it heads"
+    paper = paper_of(pdf)
+    assert paper[:, 0].min() == 255 and paper.mean() > 200
 
 
 def test_rungs_are_those_of_the_scheduler() -> None:
