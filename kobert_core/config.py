@@ -284,6 +284,10 @@ class RunConfig(FrozenConfig):
         return value
 
 
+LATENCY, PARAMETERS, MODEL_MB = MODEL_COSTS = ("cost/latency_ms", "cost/parameters", "cost/model_mb")
+"""What a model of some shape costs, whatever its weights are: see `kobert_core.costs`."""
+
+
 class Objective(FrozenConfig):
     """What makes one set of weights better than another."""
 

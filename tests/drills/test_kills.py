@@ -134,6 +134,27 @@ def test_a_driver_killed_while_it_confirms(tmp_path: Path, undisturbed: Undistur
     count_differences(drill, Outcome.of(sweep), expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["RayTrainWorker", "raylet/raylet", "gcs/gcs_server"])
+def test_a_process_of_ray_killed_while_it_confirms(
+    tmp_path: Path, undisturbed: Undisturbed, drill: Drill, kind: str
+) -> None:
+    """2. A worker, or a daemon of Ray, killed twice while the sweep confirms: the verdict is the same."""
+    sweep, chance = tmp_path / "one", random.Random(0)
+    process = start_sweep(tmp_path, "one", *CONFIRMED)
+    with ending_all(process):
+        for least in (50, 450):  # percent of all six runs together: as it chooses, and as it judges
+            assert wait_for(process, lambda least=least: confirmed(sweep) >= least)  # type: ignore[misc]
+            wait_for_kinds(process, (kind,))
+            assert kill_one_of_each(process, (kind,), chance) == [kind]
+        assert process.wait(timeout=500) == 0, (tmp_path / "one.out").read_text()
+    printed = (tmp_path / "one.out").read_text()
+    assert "Traceback" not in printed and "confirm: trial" in printed
+    failed = [run for run in json.loads((sweep / "confirm" / "runs.json").read_text()) if run["state"] != "COMPLETE"]
+    drill.lost("runs that confirm", len(failed), of=6)
+    count_differences(drill, Outcome.of(sweep), undisturbed(*CONFIRMED))
+
+
 def confirmed(sweep: Path) -> int:
     """Percent that the runs which confirm have come to, together."""
     ledger = sweep / "confirm" / "runs.json"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.browser import need_browser, page_and_console
+from tests.fixtures.browser import DARK, need_browser, page_and_console
 from tests.fixtures.commands import tune_here
 from tests.fixtures.report_page import ReportPage
 from tuning.sweep_dir.confirm_runs import ConfirmRuns
@@ -31,7 +31,6 @@ SECTIONS = [
     "Make the winner again",
 ]
 MAX_BYTES = 3_000_000
-DARK = "--blink-settings=preferredColorScheme=0"
 
 
 @pytest.fixture(scope="module")

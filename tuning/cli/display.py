@@ -18,6 +18,7 @@ from tuning.cli.progress import Bars, Lines, watching
 from tuning.cli.terminal import span
 from tuning.cli.time_left import TimeLeft
 from tuning.study.encoders import short_names
+from tuning.study.objectives import broken_by, in_digits
 from tuning.sweep_dir.trial_status import TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
@@ -56,7 +57,7 @@ class Display:
         """Show the trials for as long as the block runs."""
         progress = SweepProgress(table, budget, trials=study.trials_left())
         if not self.console.is_terminal:
-            table.on_change = TrialLines(self, progress).changed
+            table.on_change = TrialLines(self, table, progress).changed
             yield
             table.on_change = None
             return
@@ -134,8 +135,9 @@ def time_left_as_text(guess: float | None, limit: float | None) -> str:
 class TrialLines:
     """One line for each change of a trial; when it has ended, also the progress of the sweep."""
 
-    def __init__(self, display: Display, progress: SweepProgress) -> None:
-        self._display, self._progress, self._seen = display, progress, dict[int, tuple[str, int]]()
+    def __init__(self, display: Display, table: TrialTable, progress: SweepProgress) -> None:
+        self._display, self._table, self._progress = display, table, progress
+        self._seen: dict[int, tuple[str, int]] = {}
 
     def changed(self, record: TrialRecord) -> None:
         """Print the trial when its state or progress is new."""
@@ -148,18 +150,21 @@ class TrialLines:
         values = f" {values_as_text(record, self._progress.short_names)}" if record.progress == 0 else ""
         reason = f" {last_line(record.reason)}" if record.reason else ""
         sweep = f" ({self._progress})" if record.has_ended else ""
+        if record.has_ended and (broken := self._table.breaks(record)):
+            reason += f" breaks {broken}"
         self._display.say(f"trial {record.trial} {record.state} {record.progress}%{value}{values}{reason}{sweep}")
 
 
 def trial_table(table: TrialTable, records: list[TrialRecord], *, cut: bool = False, step: bool = True) -> Table:
     """Some trials of a sweep, in this order; `cut`: each on one line, cut off where it is too long."""
+    metrics = dict.fromkeys([table.objective.metric, *(each.metric for each in table.further)])
     grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for name, justify in (
         ("trial", "right"),
         ("state", "left"),
         *((("step", "right"),) if step else ()),
         ("done", "right"),
-        (table.objective.metric.removeprefix("eval/"), "right"),
+        *((metric.removeprefix("eval/").removeprefix("cost/"), "right") for metric in metrics),
         ("left", "right"),
         ("values", "left"),
     ):
@@ -167,6 +172,7 @@ def trial_table(table: TrialTable, records: list[TrialRecord], *, cut: bool = Fa
     winner, short = table.winner(), short_values(table)
     for record in records:
         value = "" if record.value is None else f"{record.value:.4f}"
+        broken = {each.metric for each in broken_by(record.metrics, table.further)}
         reason = f"{last_line(record.reason)} " if record.reason else ""
         told = f"{reason}{values_as_text(record, short)}"
         grid.add_row(
@@ -175,6 +181,11 @@ def trial_table(table: TrialTable, records: list[TrialRecord], *, cut: bool = Fa
             *((f"{record.update}",) if step else ()),
             f"{record.progress}%",
             Text(value, style="bold" if record is winner else ""),
+            *(
+                Text(in_digits(found) if found is not None else "", style="red" if metric in broken else "")
+                for metric in list(metrics)[1:]
+                for found in [record.metrics.get(metric)]
+            ),
             time_left(record),
             Text(" ".join(told.split()), no_wrap=True, overflow="ellipsis") if cut else Text(told),
         )

@@ -60,7 +60,7 @@ def show_sizes(study: StudyConfig, folder: Path, models: Sequence[Path], console
     from tuning.sweep.distill import compare_sizes, write_sizes
     from tuning.sweep_dir.trial_table import TrialTable
 
-    table = TrialTable(folder, study.objective)
+    table = TrialTable.of(folder, study)
     with watching() as progress:
         sizes = compare_sizes(study, table, models, cache=folder.parent / CACHE, progress=progress)
     write_sizes(folder, sizes)

@@ -116,7 +116,7 @@ def _export(sweep_dir: Path, output: Path, trial: int | None, wanted: Wanted | N
     from tuning.sweep_dir.trial_table import TrialTable, read_winner
 
     study = load_sweep_study(sweep_dir)
-    table = TrialTable(sweep_dir.resolve(), study.objective)
+    table = TrialTable.of(sweep_dir.resolve(), study)
     result = read_winner(sweep_dir) if trial is None or (sweep_dir / WINNER).is_file() else None
     reports: list[OnnxReport] = []
     with watching() as progress:

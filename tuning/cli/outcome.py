@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -10,9 +11,11 @@ from rich.text import Text
 
 from kobert_core.texts import printable
 from tuning.cli.terminal import span
+from tuning.study.objectives import in_digits
 from tuning.sweep_dir.layout import REPORT
 
 if TYPE_CHECKING:
+    from tuning.sweep.comparison import Objectives
     from tuning.sweep.dry_run import DryRun
     from tuning.sweep.result import SweepResult
 
@@ -43,6 +46,18 @@ def verdict_in_words(result: SweepResult) -> str:
     return f"verdict: {verdict.sentence}; trial {verdict.candidate} had {found:.4f} in the search, {confirmed:.4f} here"
 
 
+def objectives_in_words(objectives: Objectives) -> Iterator[str]:
+    """The Pareto front, a line a trial, and how many trials break a constraint."""
+    if objectives.front:
+        yield f"Pareto front of {', '.join(objectives.names)}:"
+    for record in objectives.front:
+        values = "  ".join(f"{name} {in_digits(value)}" for name, value in objectives.values[record.trial].items())
+        yield f"  trial {record.trial}: {values}"
+    if objectives.breaking:
+        broken = ", ".join(map(str, objectives.breaking))
+        yield f"constraints ({', '.join(objectives.constraints)}) are broken by the trials {broken}"
+
+
 def summarise(result: SweepResult, console: Console) -> None:
     """How a sweep ended, and what to do next."""
     from tuning.cli.display import Display, short_values, values_as_text
@@ -57,16 +72,23 @@ def summarise(result: SweepResult, console: Console) -> None:
         say(f"{result.gave_up or 'interrupted'}; go on with: {command_to_go_on()}")
     if result.winner is None:
         if not (result.interrupted or result.gave_up):
-            say("no trial came to a model; see `kobert-tune logs`")
+            objectives = result.comparison.objectives
+            say((objectives and objectives.unmet) or "no trial came to a model; see `kobert-tune logs`")
         return
     winner = result.winner
     trials = (winner, *result.comparison.baselines)
     say(f"winner: trial {winner.trial}, {values_as_text(winner, short_values(trials))}")
     baselines = tuple(record for record in result.comparison.baselines if record.trial != winner.trial)
     for who, record in compared(winner, baselines).items():
-        metrics = {name: value for name, value in record.metrics.items() if name.startswith("eval/")}
+        metrics = {name: value for name, value in record.metrics.items() if name.startswith(("eval/", "cost/"))}
         for name, value in (*sorted(metrics.items()), *sorted(result.test.get(who, {}).items())):
-            say(f"  {name:16} {value:.6g}  ({standing(record)})")
+            shown = in_digits(value) if name.startswith("cost/") else f"{value:.6g}"
+            say(f"  {name:16} {shown}  ({standing(record)})")
+    if result.comparison.objectives:
+        for line in objectives_in_words(result.comparison.objectives):
+            say(line)
+        if len(result.comparison.objectives.front) > 1:
+            say(f"another of them: kobert-tune export {shlex.quote(str(result.folder))} --trial N --output MODEL_DIR")
     for note in result.comparison.notes:
         say(f"note: {note}")
     say(verdict_in_words(result))

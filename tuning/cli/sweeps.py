@@ -64,7 +64,7 @@ def _table_of(sweep_dir: Path) -> TrialTable:
     from tuning.sweep_dir.saved_study import load_sweep_study
     from tuning.sweep_dir.trial_table import TrialTable
 
-    return TrialTable(sweep_dir, load_sweep_study(sweep_dir).objective)
+    return TrialTable.of(sweep_dir, load_sweep_study(sweep_dir))
 
 
 def _summary(table: TrialTable) -> dict[str, object]:
@@ -75,6 +75,7 @@ def _summary(table: TrialTable) -> dict[str, object]:
     return {
         "sweep": str(table.folder),
         "objective": table.objective.model_dump(),
+        **({"further": [each.name for each in table.further]} if table.further else {}),
         "states": table.states(),
         "cut_off": _is_cut_off(table),
         "best": trial_as_json(winner) if winner else None,
@@ -88,6 +89,7 @@ def _line(table: TrialTable) -> str:
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(table.states().items()))
     best, cut = table.winner(), "  (cut off; the same command goes on)" if _is_cut_off(table) else ""
     value = f"best {table.objective.metric} {best.value:.4f} ({standing(best)})" if best else "no winner"
+    value = table.why_no_winner() or value
     return f"{table.folder}  {states}  {value}{cut}"
 
 

@@ -129,4 +129,5 @@ def ui(
     if sweep_dir and study:
         searched = [name for name, each in study.space.items() if not isinstance(each, Constant)]
         of_sweep = {"spool": sweep_dir / SPOOL, "objective": study.objective, "parameters": searched}
+        of_sweep["further"] = study.further
     raise typer.Exit(show_ui(uri, host=host, port=port, say=echo, **of_sweep))

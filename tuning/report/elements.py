@@ -59,10 +59,10 @@ def cell(value: object) -> str:
 
 def number(value: float) -> str:
     """A number that people can compare: four digits behind the point, or as many that count where it is small."""
-    if not math.isfinite(value) or value == 0 or abs(value) >= 1e6:
-        return f"{value:.6g}"
-    if float(value).is_integer():
+    if float(value).is_integer() and abs(value) < 1e12:
         return f"{value:,.0f}"
+    if not math.isfinite(value) or abs(value) >= 1e6:
+        return f"{value:.6g}"
     return f"{value:,.4f}" if abs(value) >= 0.01 else f"{value:.4g}"
 
 

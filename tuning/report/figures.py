@@ -13,8 +13,9 @@ from plotly.graph_objects import Figure
 
 from kobert_core.config import Objective
 from tuning.report.elements import in_plot
-from tuning.report.search import ComparedTrials, Importance
+from tuning.report.search import ComparedTrials, Importance, study_of_objectives
 from tuning.report.sweep_data import SweepData
+from tuning.study.objectives import goals_in
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord, standing
 
@@ -136,6 +137,19 @@ def importances(found: Importance) -> Figure:
 def slices(compared: ComparedTrials, names: Sequence[str], metric: str) -> Figure:
     """Optuna's, of some parameters."""
     return of_optuna.plot_slice(compared.study, params=list(names), target_name=metric)
+
+
+def pareto_front(data: SweepData) -> Figure | None:
+    """Optuna's, of up to three objectives; of one objective against what a constraint bounds. None without trials."""
+    goals = [each.metric for each in goals_in(data.study.further)]
+    shown = list(dict.fromkeys([data.study.objective.metric, *goals, *(each.metric for each in data.study.further)]))
+    shown = shown[: min(3, 1 + max(1, len(goals)))]
+    study = study_of_objectives(data)
+    if len(shown) < 2 or not study.trials:
+        return None
+    return of_optuna.plot_pareto_front(
+        study, target_names=shown, targets=lambda trial: [trial.user_attrs[name] for name in shown]
+    )
 
 
 def contour(compared: ComparedTrials, names: Sequence[str], metric: str) -> Figure:

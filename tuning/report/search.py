@@ -18,6 +18,8 @@ from search_spaces.distributions import Constant, Space
 from tuning.report.elements import in_plot
 from tuning.report.stopping import value_at
 from tuning.report.sweep_data import SweepData
+from tuning.study.objectives import constraints_in, goals_in
+from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,35 @@ def _study_of(data: SweepData, values: dict[int, float]) -> optuna.Study:
         params = _params_of(record, distributions)
         own = {name: distributions[name] for name in params}
         study.add_trial(create_trial(value=values[number], params=params, distributions=own))
+    return study
+
+
+def study_of_objectives(data: SweepData) -> optuna.Study:
+    """In memory: the trials that ran to their ends, with all of their objectives and constraints, and in `user_attrs`
+    what each of these metrics is."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    first, further = data.study.objective, data.study.further
+    modes = [first.mode, *(each.mode for each in goals_in(further))]
+    study = optuna.create_study(directions=["maximize" if mode == "max" else "minimize" for mode in modes])
+    distributions = distributions_of(data.study.space)
+    for record in data.records:
+        metrics = {name: record.metrics[name] for each in further if (name := each.metric) in record.metrics}
+        if (
+            record.state != TrialState.COMPLETE
+            or record.value is None
+            or len(metrics) < len({e.metric for e in further})
+        ):
+            continue
+        params = _params_of(record, distributions)
+        trial = create_trial(
+            values=list(data.table.goals_of(record).values()),
+            params=params,
+            distributions={name: distributions[name] for name in params},
+            user_attrs={first.metric: record.value} | metrics | {"trial": record.trial},
+        )
+        for each in constraints_in(further):
+            trial.set_constraint(each.name, each.violation(record.metrics) or 0.0)
+        study.add_trial(trial)
     return study
 
 

@@ -16,6 +16,7 @@ from tuning.report.elements import Markup, Section, code, details, escaped, figu
 from tuning.report.search import FEW, ComparedTrials, Importance, compare_trials, drawn, importance_of
 from tuning.report.stopping import Rung, look_at_rungs, rungs_of, seconds_saved
 from tuning.report.sweep_data import SweepData
+from tuning.study.objectives import goals_in
 from tuning.sweep_dir.layout import STUDY, TABLE
 from tuning.sweep_dir.trial_status import TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, standing
@@ -33,6 +34,7 @@ def sections_of(data: SweepData) -> list[Section]:
     importance = importance_of(compared) if compared else None
     made: list[tuple[str, Callable[[], Iterator[Markup]]]] = [
         ("The winner" if data.result else "The best so far", lambda: winner(data)),
+        ("Objectives and constraints", lambda: objectives(data)),
         ("Best so far, and what it took", lambda: best_so_far(data)),
         ("Learning curves", lambda: learning_curves(data, rungs)),
         ("The space", lambda: the_space(data, compared, importance)),
@@ -52,7 +54,8 @@ def winner(data: SweepData) -> Iterator[Markup]:
     """The verdict, the winner beside the baselines, and the best trials."""
     best, result = data.winner, data.result or {}
     if best is None:
-        yield paragraph("No trial has come to a model.")
+        unmet = data.table.why_no_winner()
+        yield paragraph(f"{unmet[0].upper()}{unmet[1:]}." if unmet else "No trial has come to a model.", "verdict")
     else:
         verdict = result.get("verdict") or {}
         metric = data.study.objective.metric
@@ -136,12 +139,15 @@ def _seeds_together(seeds: Mapping[str, Any] | None) -> Iterator[Markup]:
 
 def _trials(data: SweepData, records: Sequence[TrialRecord], caption: str) -> Markup:
     names = list(dict.fromkeys(name for record in data.records for name in record.values))
+    metrics = [name for name in dict.fromkeys(each.metric for each in data.study.further)]
     rows = [
-        [record.trial, record.state.lower(), record.progress, record.value, seconds(record.seconds)]
+        [record.trial, record.state.lower(), record.progress, record.value]
+        + [record.metrics.get(name) for name in metrics]
+        + [seconds(record.seconds)]
         + [_short(record.values.get(name)) for name in names]
         for record in records
     ]
-    columns = ["trial", "state", "% done", data.study.objective.metric, "took", *names]
+    columns = ["trial", "state", "% done", data.study.objective.metric, *metrics, "took", *names]
     return table(caption, columns, rows)
 
 
@@ -157,6 +163,23 @@ def _readings(data: SweepData) -> Markup:
         weights = ", ".join(dict.fromkeys(map(str, (told.get("weights") or {}).values())))
         rows.append([told.get("time"), told.get("file"), told.get("by"), weights, told["sha256"][:16]])
     return table("Who read the test file, and when", ["time", "file", "by", "for", "SHA-256 begins"], rows)
+
+
+def objectives(data: SweepData) -> Iterator[Markup]:
+    """The Pareto front, and what constraints leave of the trials; nothing with one objective alone."""
+    further, trials = data.study.further, data.table
+    if not further:
+        return
+    yield paragraph(f"{data.study.objectives_in_words}. The first objective stops trials, and chooses and confirms.")
+    if plot := figures.pareto_front(data):
+        yield figure(plot, "Trials that ran to their ends, by what they are asked for", height=440, paper=True)
+    if front := trials.front():
+        rows = [[f"trial {record.trial}", *trials.goals_of(record).values()] for record in front]
+        yield table("The Pareto front: no trial is better in all of these", ["", *trials.goals_of(front[0])], rows)
+    elif goals_in(further):
+        yield paragraph("No trial is on the Pareto front yet: none ran to its end and keeps all constraints.")
+    if broken := [(record, told) for record in data.records if (told := trials.breaks(record))]:
+        yield table("Trials that cannot win", ["", "breaks"], [[standing(record), told] for record, told in broken])
 
 
 def best_so_far(data: SweepData) -> Iterator[Markup]:

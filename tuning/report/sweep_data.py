@@ -67,7 +67,7 @@ def read_sweep(folder: Path) -> SweepData:
         InputError: it is none, no trial has begun, or a file is damaged.
     """
     study = load_sweep_study(folder)
-    table = TrialTable(folder, study.objective)
+    table = TrialTable.of(folder, study)
     if not len(table):
         raise InputError("no trial of this sweep has begun", where=folder, fix="wait for its first one")
     result = _result_of(folder, table)

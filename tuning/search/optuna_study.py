@@ -6,9 +6,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
@@ -16,12 +19,14 @@ from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from tuning.search.journal import SweepJournal
 from tuning.study import SearchConfig
+from tuning.study.objectives import Further, constraints_in, goals_in
 from tuning.sweep_dir.layout import JOURNAL, LEDGER
 from tuning.sweep_dir.trial_status import OPTUNA_STATES, TrialState
 from tuning.sweep_dir.trial_table import TrialRecord
 from tuning.tracking.databases import check_database
 from tuning.tracking.uris import sqlite_path
 
+DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 OTHER_TRIALS = "take a copy of it from a backup, name the storage that the sweep had, or begin a new one by `--name`"
 
 
@@ -34,32 +39,31 @@ def open_optuna_study(
     resume: bool,
     ledger: Iterable[TrialRecord] | None = None,
     newest_counts: bool = False,
+    further: Further = (),
 ) -> optuna.Study:
     """The persistent Optuna study of a sweep: a journal file in its folder, or the study file's storage URL.
 
     A killed driver may not have told Optuna how a trial ended: Optuna is told now, from the `ledger`. Trials that are
     running in both go back to WAITING.
 
-    `newest_counts`: as in `tell`. `refuse_other_search` looks beforehand whether it is the sweep's own.
+    `newest_counts`, `further`: as in `tell`. `refuse_other_search` looks beforehand whether it is the sweep's own.
 
     Raises:
         InputError: it cannot be opened, or is there already and `resume` is not given.
     """
     with _refusing_broken(folder, search):
         storage = _storage_of(folder, search)
-        study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            direction="maximize" if objective.mode == "max" else "minimize",
-            load_if_exists=resume,
-        )
+        directions = [DIRECTIONS[each.mode] for each in (objective, *goals_in(further))]
+        study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=resume)
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False, states=[OptunaState.RUNNING])}
     for record in ledger or ():
         if record.trial in trials and record.has_ended:
             trial = trials.pop(record.trial)
-            for progress in record.curve.keys() - trial.intermediate_values.keys():
+            missing = record.curve.keys() - trial.intermediate_values.keys()
+            for progress in missing if takes_curves(study) else ():
                 study._storage.set_trial_intermediate_value(trial._trial_id, progress, record.curve[progress])
-            tell(study, trial.number, record.state, record.curve, objective, newest_counts=newest_counts)
+            told = Outcome(record.state, record.curve, record.metrics)
+            tell(study, trial.number, told, objective, newest_counts=newest_counts, further=further)
     for trial in trials.values():
         put_back(study, trial._trial_id)
     return study
@@ -154,24 +158,56 @@ def _equal(value: object, other: object) -> bool:
     return bool(value == other)
 
 
+class Outcome(NamedTuple):
+    """How a trial ended."""
+
+    state: TrialState
+    curve: Mapping[int, float]
+    """The first objective by progress."""
+    metrics: Mapping[str, float] = MappingProxyType({})
+    """Of its best evaluation; asked for where there are further objectives or constraints."""
+
+
 def tell(
     study: optuna.Study,
     trial: int,
-    state: TrialState,
-    curve: Mapping[int, float],
+    outcome: Outcome,
     objective: Objective,
     *,
     newest_counts: bool = False,
+    further: Further = (),
 ) -> None:
     """Tell Optuna how a trial ended: a complete one has the value of its best checkpoint, or with `newest_counts` of
-    its newest report, where that is the mean of its folds; one without a report is a failure to Optuna."""
-    if state == TrialState.COMPLETE and newest_counts:
-        study.tell(trial, curve[max(curve)])
-    elif state == TrialState.COMPLETE:
+    its newest report, where that is the mean of its folds; one without a report is a failure to Optuna.
+
+    Of `further` objectives it has what that checkpoint has, and fails where that lacks one; constraints are told of a
+    stopped trial as well. Of several objectives Optuna takes no curves: a stopped trial is PRUNED without any value.
+    """
+    state, curve, metrics = outcome
+    if curve:
+        _tell_constraints(study, trial, metrics, further)
+    goals = [each.metric for each in goals_in(further)]
+    if state == TrialState.COMPLETE and metrics.keys() >= set(goals):
         best = max if objective.mode == "max" else min
-        study.tell(trial, best(value for value in curve.values() if math.isfinite(value)))
+        newest = curve[max(curve)]
+        value = newest if newest_counts else best(each for each in curve.values() if math.isfinite(each))
+        study.tell(trial, [value, *(metrics[name] for name in goals)])
     else:
-        study.tell(trial, state=OptunaState[OPTUNA_STATES[state if curve else TrialState.FAILED]])
+        has_ended_well = curve and state != TrialState.COMPLETE
+        study.tell(trial, state=OptunaState[OPTUNA_STATES[state if has_ended_well else TrialState.FAILED]])
+
+
+def _tell_constraints(study: optuna.Study, trial: int, metrics: Mapping[str, float], further: Further) -> None:
+    frozen = study.get_trials(deepcopy=False)[trial]
+    for each in constraints_in(further):
+        violation = each.violation(metrics)
+        if violation is not None and each.name not in frozen.constraints:  # a killed driver may have told it
+            optuna.trial.Trial(study, frozen._trial_id).set_constraint(each.name, violation)
+
+
+def takes_curves(study: optuna.Study) -> bool:
+    """Whether Optuna takes the curves of its trials: not with several objectives."""
+    return len(study.directions) == 1
 
 
 def put_back(study: optuna.Study, trial_id: int) -> None:

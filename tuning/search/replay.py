@@ -13,6 +13,8 @@ import numpy as np
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
 
+from kobert_core.config import MODEL_COSTS
+from tuning.study.objectives import Further, cannot_win
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord
 
@@ -29,12 +31,17 @@ Points = list[tuple[int, float]]
 class ReplayingScheduler(TrialScheduler):
     """What both have in common. A resumed trial repeats its last report and is judged by it again. Baselines are never
     stopped, so that every trial can be compared with them; their reports still count when other trials are judged.
+
+    A trial that breaks a constraint for good, by the shape of its model, cannot win: it is stopped at its first report,
+    and counts for no other trial. Larger models than may win would else stop the smaller ones.
     """
 
-    def _replay(self, earlier: Iterable[TrialRecord], baselines: Collection[int]) -> None:
-        self._baselines = baselines
+    def _replay(self, earlier: Iterable[TrialRecord], baselines: Collection[int], further: Further) -> None:
+        self._baselines, self._further = baselines, further
         self._unfinished: dict[int, Points] = {}
         for record in earlier:
+            if cannot_win(record.metrics, further) and record.curve:
+                continue
             if not record.has_ended:
                 self._unfinished[record.trial] = list(record.curve.items())
             else:
@@ -42,6 +49,8 @@ class ReplayingScheduler(TrialScheduler):
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Judge a trial at its report."""
+        if self._is_out(result):
+            return TrialScheduler.CONTINUE if trial.config["trial"] in self._baselines else TrialScheduler.STOP
         self._catch_up(trial, result)
         if trial.config["trial"] in self._baselines:
             assert self._metric is not None
@@ -52,8 +61,16 @@ class ReplayingScheduler(TrialScheduler):
 
     def on_trial_complete(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> None:
         """A trial ends."""
+        if self._is_out(result):
+            return
         self._catch_up(trial, result)
         super().on_trial_complete(tune_controller, trial, result)
+
+    def _is_out(self, result: dict[str, Any]) -> bool:
+        """By what Ray Tune makes of a `TrialResult`: it gives a scheduler nested values as one level."""
+        names = {name: f"report/metrics/{name}" for name in MODEL_COSTS}
+        metrics = {name: result[key] for name, key in names.items() if key in result}
+        return bool(self._further) and cannot_win(metrics, self._further)
 
     def _catch_up(self, trial: TuneTrial, result: dict[str, Any]) -> None:
         known = self._unfinished.pop(trial.config["trial"], [])
@@ -68,11 +85,17 @@ class Asha(ReplayingScheduler, ASHAScheduler):
     """Ray's ASHA, with the rungs of earlier sessions. A trial's bracket depends on the seed and its number alone."""
 
     def __init__(
-        self, earlier: Iterable[TrialRecord], *, baselines: Collection[int], seed: int, **options: Any
+        self,
+        earlier: Iterable[TrialRecord],
+        *,
+        baselines: Collection[int],
+        further: Further = (),
+        seed: int,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self._seed = seed
-        self._replay(earlier, baselines)
+        self._replay(earlier, baselines, further)
 
     def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         """A trial begins or goes on."""
@@ -94,9 +117,11 @@ class Asha(ReplayingScheduler, ASHAScheduler):
 class Median(ReplayingScheduler, MedianStoppingRule):
     """Ray's median rule, with the curves of earlier sessions."""
 
-    def __init__(self, earlier: Iterable[TrialRecord], *, baselines: Collection[int], **options: Any) -> None:
+    def __init__(
+        self, earlier: Iterable[TrialRecord], *, baselines: Collection[int], further: Further = (), **options: Any
+    ) -> None:
         super().__init__(**options)
-        self._replay(earlier, baselines)
+        self._replay(earlier, baselines, further)
 
     def _record(self, trial: TuneTrial, points: Points) -> None:
         if points:  # a trial without results would count as one

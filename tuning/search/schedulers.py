@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from search_spaces.distributions import Space
 from tuning.study import SchedulerConfig, SearchConfig
+from tuning.study.objectives import Further
 from tuning.sweep_dir.trial_table import TrialRecord
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ def make_scheduler(
     search: SearchConfig,
     folds: int | None = None,
     earlier: Iterable[TrialRecord] = (),
+    further: Further = (),
 ) -> TrialScheduler:
     """The Ray Tune scheduler that a study names; `pbt` perturbs values within its space.
 
     Schedulers that compare trials get the curves of the `earlier` ones, from before an interruption. Where a trial
-    reports after each of so many `folds`, no other moment is a rung.
+    reports after each of so many `folds`, no other moment is a rung. One that breaks for good a constraint in `further`
+    is stopped at its first report, and no other is compared with it.
     """
     from ray.tune.schedulers import FIFOScheduler
 
@@ -40,6 +43,7 @@ def make_scheduler(
         return Asha(
             earlier,
             baselines=search.baselines,
+            further=further,
             seed=search.seed,
             max_t=100,
             grace_period=grace,
@@ -50,7 +54,7 @@ def make_scheduler(
             **common,
         )
     if config.name == "median":
-        return Median(earlier, baselines=search.baselines, grace_period=grace, **common)
+        return Median(earlier, baselines=search.baselines, further=further, grace_period=grace, **common)
     if config.name == "pbt":
         from tuning.search.population import Population
 

@@ -19,9 +19,10 @@ from ray.tune.search import Searcher
 from kobert_core.config import Objective
 from search_spaces.distributions import Space
 from tuning.search.driver_only import DriverOnly
-from tuning.search.optuna_study import put_back, tell
+from tuning.search.optuna_study import Outcome, put_back, takes_curves, tell
 from tuning.search.sampling import PointSampler, make_sampler, tried_in, write_down
 from tuning.study import SearchConfig
+from tuning.study.objectives import Further
 from tuning.sweep_dir.trial_status import state_at_end
 from tuning.sweep_dir.trial_table import TrialRecord
 from tuning.workers.failures import failure_of
@@ -41,6 +42,8 @@ class OptunaSearcher(DriverOnly, Searcher):
         ledger: Iterable[TrialRecord] = (),
         takes_new_trials: Callable[[], bool] = lambda: True,
         newest_counts: bool = False,
+        further: Further = (),
+        record_of: Callable[[int], TrialRecord] | None = None,
     ) -> None:
         """
         Args:
@@ -49,11 +52,13 @@ class OptunaSearcher(DriverOnly, Searcher):
                 `resume_lost_trials`). Optuna cannot undo that, so nothing more about them is reported to it.
             takes_new_trials: Whether a trial may begin now that no earlier session has begun.
             newest_counts: As in `tell` of `optuna_study`.
+            further: The objectives and constraints behind the first objective.
+            record_of: Where there are such, gives what the ledger has of a trial, by its number.
         """
         self._takes_new_trials = takes_new_trials
         super().__init__(metric="objective", mode=objective.mode)
         self._study, self._space, self._search, self._objective = study, space, search, objective
-        self._newest_counts = newest_counts
+        self._newest_counts, self._further, self._record_of = newest_counts, further, record_of
         points = space.points()
         self._points = None if points is None else len(points)
         self._running: dict[str, optuna.Trial] = {}
@@ -96,7 +101,8 @@ class OptunaSearcher(DriverOnly, Searcher):
         said = cast(TrialResult, result)
         value, progress = said["objective"], said["progress"]
         if trial_id in self._running and progress not in self._reported[trial_id]:
-            self._running[trial_id].report(value, step=progress)
+            if takes_curves(self._study):
+                self._running[trial_id].report(value, step=progress)
             self._reported[trial_id][progress] = value
 
     def on_trial_complete(self, trial_id: str, result: dict[str, object] | None = None, error: bool = False) -> None:
@@ -111,7 +117,18 @@ class OptunaSearcher(DriverOnly, Searcher):
         if trial_id in self._running:
             trial, curve = self._running.pop(trial_id), self._reported.pop(trial_id)
             state = state_at_end(max(curve, default=0), failed=trial_id in self._failed)
-            tell(self._study, trial.number, state, curve, self._objective, newest_counts=self._newest_counts)
+            outcome = Outcome(state, curve)
+            if self._further and self._record_of:  # Optuna may have no curve of an earlier session
+                record = self._record_of(trial.number)
+                outcome = Outcome(record.state, record.curve, record.metrics)
+            tell(
+                self._study,
+                trial.number,
+                outcome,
+                self._objective,
+                newest_counts=self._newest_counts,
+                further=self._further,
+            )
 
     def put_back(self) -> None:
         """The sweep ends: running trials go back to WAITING, for a resume."""

@@ -25,6 +25,7 @@ from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from search_spaces.distributions import Constant, Space
 from search_spaces.validation import Problems, Where, nowhere, show, validate
+from tuning.study.objectives import Further
 from tuning.study.sections import (
     BudgetConfig,
     ConfirmConfig,
@@ -122,6 +123,8 @@ class StudyConfig(StudyHead):
     """What is searched: `parameters` in the file."""
     objective: Objective
     """What a trial is judged by; the task's own objective when not given."""
+    further: Further = ()
+    """Constraints and further objectives: the entries behind the first, where `objective` is a list in the file."""
     search: SearchConfig = SearchConfig()
     """How values are chosen."""
     scheduler: SchedulerConfig = SchedulerConfig()
@@ -134,6 +137,11 @@ class StudyConfig(StudyHead):
     """When the sweep ends."""
     tracking: TrackingConfig = TrackingConfig()
     """Where MLflow keeps the runs."""
+
+    @property
+    def objectives_in_words(self) -> str:
+        """All objectives and constraints, the first objective first."""
+        return "; ".join([f"{self.objective.mode} {self.objective.metric}", *(each.name for each in self.further)])
 
     def train_config(self, values: Mapping[str, object]) -> TrainConfig:
         """The config of one run: the fixed values, with searched ones in their place.
@@ -217,11 +225,16 @@ class StudyConfig(StudyHead):
         content["parameters"] = content.pop("space")
         for section in [name for name in ("confirm", "distill") if content[name] is None]:
             del content[section]
-        for section in (content.keys() & type(self).model_fields.keys()) - StudyHead.model_fields.keys():
+        sections = type(self).model_fields.keys() - {"further"} - StudyHead.model_fields.keys()
+        for section in content.keys() & sections:
             given = getattr(self, section).model_fields_set
             for name, value in list(content[section].items()):
                 if name not in given and (value is None or f"{section}.{name}" in self.space):
                     del content[section][name]
+        if further := content.pop("further"):
+            bounds = ("below", "above")
+            rest = [{key: each[key] for key in each if key not in bounds or each[key] is not None} for each in further]
+            content["objective"] = [content["objective"], *rest]
         if self.data.folds is not None:
             content["data"].pop("dev_fraction")
         optim = content["optim"]

@@ -26,6 +26,7 @@ from search_spaces.distributions import Space
 from search_spaces.loader import RawStudy, load_study_file
 from search_spaces.validation import Problems, show, suggest_known, validate
 from tuning.study.config import StudyConfig, StudyHead, check_files
+from tuning.study.objectives import COSTS, Further, FurtherObjective, goals_in
 from tuning.study.sections import (
     BudgetConfig,
     ConfirmConfig,
@@ -109,6 +110,7 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
         if name not in known:
             problems.add(name, f"unknown key `{name}`", suggest_known(name, known, everything))
     values = _complete(raw, task, models, problems)
+    further = _further_objectives(values, task, everything, problems)
     stand_ins = _stand_ins(raw.space, values["model"])
     if stand_ins:
         values["model"] |= stand_ins
@@ -120,6 +122,8 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
     head = {name: value for name, value in values.items() if name in StudyHead.model_fields}
     checked = validate(StudyHead, head, key="", problems=problems)
     _check_names(raw.space, task, sections["objective"], problems)
+    if further and sections["search"] and sections["scheduler"]:
+        _check_further(further, sections["search"], sections["scheduler"], problems)
     if sections["search"]:
         _check_search(raw.space, sections["search"], problems)
     if sections["search"] and sections["scheduler"] and sections["scheduler"].name == "pbt":
@@ -137,7 +141,7 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
     budget = sections["budget"]
     if sections["search"].algorithm == "grid" and "trials" not in budget.model_fields_set:
         sections["budget"] = budget.model_copy(update={"trials": raw.space.grid_size()})
-    study = StudyConfig(**dict(checked), **sections, space=raw.space)
+    study = StudyConfig(**dict(checked), **sections, further=further, space=raw.space)
     if stand_ins:
         given = dict(study.model) | dict.fromkeys(stand_ins)
         without = task.Model.model_construct(study.model.model_fields_set - stand_ins.keys(), **given)
@@ -219,11 +223,14 @@ def _complete(raw: RawStudy, task: TaskSpec, sections: Iterable[str], problems: 
     objective = values["objective"]
     if not objective:
         values["objective"] = task.objective.model_dump()
-    elif isinstance(objective, dict) and "mode" not in objective:
-        if objective.get("metric") == task.objective.metric:
-            objective["mode"] = task.objective.mode
-        elif objective.get("metric") in (*task.metrics, *LOOP_METRICS):
-            problems.add("objective", "`objective.mode` must be given", "max or min")
+    for key, each in _objectives_in(objective):
+        if isinstance(each, dict) and "mode" not in each:
+            if key != "objective" and (mode := _mode_meant(each)):
+                each["mode"] = mode
+            elif each.get("metric") == task.objective.metric:
+                each["mode"] = task.objective.mode
+            elif each.get("metric") in (*task.metrics, *LOOP_METRICS):
+                problems.add(key, f"`{key}.mode` must be given", "max or min")
     _make_absolute(raw, task, values)
     if isinstance(values["data"], dict):
         if "confirm" in values and "folds" not in values["data"]:
@@ -234,6 +241,53 @@ def _complete(raw: RawStudy, task: TaskSpec, sections: Iterable[str], problems: 
             check_files(values["data"])  # of a file that is missing this says more
             raise
     return values
+
+
+def _objectives_in(objective: Any) -> list[tuple[str, Any]]:
+    """What a study names as its objective, or as each of them, with its dotted key."""
+    if isinstance(objective, list):
+        return [(f"objective.{place}", each) for place, each in enumerate(objective)]
+    return [("objective", objective)]
+
+
+def _mode_meant(entry: Mapping[str, Any]) -> str | None:
+    """What a bound says of the direction; of a cost less is better."""
+    if entry.get("below") is not None or entry.get("metric") in COSTS:
+        return "min" if entry.get("above") is None else "max"
+    return "max" if entry.get("above") is not None else None
+
+
+def _further_objectives(
+    values: dict[str, Any], task: TaskSpec, everything: Sequence[str], problems: Problems
+) -> Further:
+    """The entries behind the first one, which alone stays in `values`."""
+    (key, first), *rest = _objectives_in(values["objective"])
+    if isinstance(first, dict) and (bounds := [name for name in ("below", "above") if name in first]):
+        what = f"`{key}` decides which trial wins, and has no bound, but `{bounds[0]}` is given"
+        problems.add(key, what, "write a list: the objective first, and behind it an entry with the bound")
+        first = {name: value for name, value in first.items() if name not in bounds}
+    if isinstance(first, dict) and first.get("metric") in COSTS:
+        what = (
+            f"`{key}.metric` cannot be {show(first['metric'])}: trials are stopped and confirmed by the first objective"
+        )
+        problems.add(f"{key}.metric", what, f"begin with one of the task's, such as {task.objective.metric}")
+        first = first | {"metric": task.objective.metric}
+    values["objective"] = first
+    further: list[FurtherObjective] = []
+    metrics = (*task.metrics, *LOOP_METRICS, *COSTS)
+    for key, raw in rest:
+        entry = validate(FurtherObjective, raw, key=key, problems=problems, elsewhere=everything)
+        if entry is None:
+            continue
+        if entry.metric not in metrics:
+            what = f"`{key}.metric` cannot be {show(entry.metric)}"
+            problems.add(f"{key}.metric", what, suggest_known(entry.metric, metrics))
+        kinds = [(each.metric, each.below is None, each.above is None) for each in (*further, entry)]
+        is_first = isinstance(first, dict) and entry.metric == first.get("metric") and not entry.is_constraint
+        if is_first or kinds.count(kinds[-1]) > 1:
+            problems.add(key, f"`{key}` names {show(entry.metric)} once more", "remove one of them")
+        further.append(entry)
+    return tuple(further)
 
 
 def _stand_ins(space: Space, model: Any) -> dict[str, str]:
@@ -320,6 +374,17 @@ def _check_names(space: Space, task: TaskSpec, objective: Objective | None, prob
     if objective is not None and objective.metric not in metrics:
         what = f"`objective.metric` cannot be {show(objective.metric)}"
         problems.add("objective.metric", what, suggest_known(objective.metric, metrics))
+
+
+def _check_further(further: Further, search: SearchConfig, scheduler: SchedulerConfig, problems: Problems) -> None:
+    """The search must be able to follow several objectives, or to learn of constraints."""
+    what_for = "several objectives" if goals_in(further) else "constraints"
+    if scheduler.name == "pbt":
+        what = f"`scheduler.name: pbt` copies trials by one objective, and knows nothing of {what_for}"
+        problems.add("objective", what, "name one objective, or use another scheduler")
+    if search.algorithm == "cmaes":
+        what = f"`search.algorithm: cmaes` knows nothing of {what_for}"
+        problems.add("search.algorithm", what, "take tpe, random or grid")
 
 
 def _check_search(space: Space, search: SearchConfig, problems: Problems) -> None:

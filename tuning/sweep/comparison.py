@@ -2,13 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from kobert_core.tasks.base import Chance
 from tuning.study import StudyConfig
+from tuning.study.objectives import constraints_in, goals_in
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, standing
 
 SHOWN = ("trial", "state", "progress", "value", "values", "metrics", "best_progress", "checkpoint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objectives:
+    """How the trials stand where there are several objectives, or constraints."""
+
+    names: tuple[str, ...]
+    """All objectives, the first one first."""
+    constraints: tuple[str, ...]
+    front: tuple[TrialRecord, ...]
+    """The Pareto front, best by the first objective first; empty with one objective."""
+    values: Mapping[int, Mapping[str, float]]
+    """Of the trials of the front, by metric."""
+    breaking: Mapping[int, str]
+    """The trials that break a constraint, and which."""
+    unmet: str | None
+    """That no trial keeps all constraints, and which one comes closest."""
+
+    @classmethod
+    def of(cls, table: TrialTable) -> Objectives | None:
+        """None with one objective alone."""
+        if not table.further:
+            return None
+        front = table.front()
+        first = table.objective
+        return cls(
+            names=(f"{first.mode} {first.metric}", *(each.name for each in goals_in(table.further))),
+            constraints=tuple(each.name for each in constraints_in(table.further)),
+            front=tuple(front),
+            values={record.trial: table.goals_of(record) for record in front},
+            breaking={record.trial: table.breaks(record) for record in table if table.breaks(record)},
+            unmet=table.why_no_winner(),
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values, for `--json` and `winner.json`."""
+        return {
+            "objectives": list(self.names),
+            "constraints": list(self.constraints),
+            "front": [{"trial": record.trial, "values": dict(self.values[record.trial])} for record in self.front],
+            "breaking": {str(trial): told for trial, told in self.breaking.items()},
+            "unmet": self.unmet,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +68,8 @@ class Comparison:
     """The value that a model without any knowledge of the text has, where that is defined."""
     notes: tuple[str, ...] = ()
     """Sentences that belong beside the winner's value."""
+    objectives: Objectives | None = None
+    """Of a study with several objectives, or with constraints."""
 
     def as_json(self) -> dict[str, object]:
         """Plain values, for `--json` and `winner.json`."""
@@ -31,14 +78,15 @@ class Comparison:
             "ties": list(self.ties),
             "chance": self.chance._asdict() if self.chance else None,
             "notes": list(self.notes),
+            **(self.objectives.as_json() if self.objectives else {}),
         }
 
 
 def compare(table: TrialTable, study: StudyConfig, winner: TrialRecord | None, chance: Chance | None) -> Comparison:
     """Compare the winner with the others; without a winner, only list the baselines."""
-    baselines = baselines_of(table, study)
+    baselines, objectives = baselines_of(table, study), Objectives.of(table)
     if winner is None:
-        return Comparison(baselines=baselines, chance=chance)
+        return Comparison(baselines=baselines, chance=chance, objectives=objectives)
     ties = tuple(record.trial for record in table.ties(winner))
     notes = []
     if len(ties) > 1:
@@ -50,7 +98,14 @@ def compare(table: TrialTable, study: StudyConfig, winner: TrialRecord | None, c
         )
     if chance and winner.value is not None and not study.objective.is_better(winner.value, than=chance.value):
         notes.append(f"{standing(winner)}: no better than {chance.by} ({chance.value:.4f})")
-    return Comparison(baselines=baselines, ties=ties if len(ties) > 1 else (), chance=chance, notes=tuple(notes))
+    notes += [f"{standing(each)}, breaks {told}" for each in baselines if (told := table.breaks(each))]
+    return Comparison(
+        baselines=baselines,
+        ties=ties if len(ties) > 1 else (),
+        chance=chance,
+        notes=tuple(notes),
+        objectives=objectives,
+    )
 
 
 def baselines_of(table: TrialTable, study: StudyConfig) -> tuple[TrialRecord, ...]:

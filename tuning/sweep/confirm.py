@@ -95,7 +95,7 @@ class Confirmation:
         self.judged = [*ours, *theirs]
         value = table[candidate].value
         assert value is not None
-        verdict = judge(study, candidate, value, ours, theirs)
+        verdict = judge(study, candidate, value, ours, theirs, baseline_breaks=table.breaks(table[baseline]))
         return replace(verdict, chosen_by=sum(run.stage == "choose" for run in self._runs))
 
     def close(self, winner: int) -> None:
@@ -261,9 +261,11 @@ class Confirmation:
 
 
 def candidates_of(study: StudyConfig, table: TrialTable) -> list[TrialRecord]:
-    """The best trials besides the baseline, best first: those that ran to their end, or if none did, of the others."""
+    """The best trials besides the baseline, best first: those that ran to their end, or if none did, of the others. All
+    of them keep all constraints."""
     assert study.confirm is not None
-    others = [r for r in table.best(len(table)) if r.trial != study.search.baselines[0] and r.checkpoint]
+    kept = [record for record in table.best(len(table)) if record.checkpoint and table.keeps(record)]
+    others = [record for record in kept if record.trial != study.search.baselines[0]]
     complete = [record for record in others if record.state == TrialState.COMPLETE]
     return (complete or others)[: study.confirm.top]
 

@@ -67,7 +67,7 @@ class DryRun:
                 f"{trials} trials{all_points}, {study.search.algorithm} search, {study.scheduler.name} scheduler",
             ),
             *([("confirm", confirm_in_words(study.confirm))] if study.confirm else []),
-            ("objective", f"{study.objective.mode} {study.objective.metric}"),
+            ("objective", study.objectives_in_words),
             (
                 "a run",
                 f"{times}{self.steps:,} steps of {self.examples_per_step} {self.splits['train'].unit} (trial 0)",

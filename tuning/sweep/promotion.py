@@ -182,7 +182,7 @@ def model_to_register(
     sweep: Path, study: StudyConfig, trial: int | None, exported: Path | None
 ) -> tuple[TrialRecord, Path, dict[str, float]]:
     """The winner, or another trial, with the folder that it was exported to and, of the winner, its metrics."""
-    table = TrialTable(sweep.resolve(), study.objective)
+    table = TrialTable.of(sweep.resolve(), study)
     result = read_winner(sweep) if trial is None or (sweep / WINNER).is_file() else None
     if result is not None and trial in (None, result["winner"]["trial"]):
         record = table[result["winner"]["trial"]]

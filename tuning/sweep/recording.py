@@ -16,6 +16,7 @@ from kobert_core.checkpoint import prune_checkpoints
 from kobert_core.config import TrainConfig
 from tuning.search.driver_only import DriverOnly
 from tuning.study import StudyConfig
+from tuning.study.objectives import TRAIN_SECONDS
 from tuning.sweep.budget import Budget
 from tuning.sweep.disk import DiskNeeds, bytes_in
 from tuning.sweep.rounds import Rounds
@@ -39,6 +40,7 @@ class Recorder(DriverOnly, Callback):
         self._remover = ThreadPoolExecutor(1, thread_name_prefix="remover")
         self._removals: list[Future[None]] = []
         self._session: dict[int, tuple[float, float]] = {}
+        self._tells_seconds = any(each.metric == TRAIN_SECONDS for each in study.further)
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial starts, or continues after an interruption or a pause."""
@@ -84,8 +86,10 @@ class Recorder(DriverOnly, Callback):
             record.values = record.values_at(report["progress"])
             record.value, record.checkpoint = said["objective"], Path(report["checkpoint"]).name
         self._note_time(record)
-        self._table.put(record)
         metrics = report["metrics"] | {"progress": float(report["progress"])}
+        if self._tells_seconds:
+            record.metrics[TRAIN_SECONDS] = metrics[TRAIN_SECONDS] = round(record.seconds, 3)
+        self._table.put(record)
         if report["is_best"]:
             metrics |= {f"best/{name}": value for name, value in metrics.items()}
         self._tracker.log_metrics(str(record.trial), metrics, step=record.step)
@@ -126,12 +130,13 @@ class Recorder(DriverOnly, Callback):
         self._check_removals()
 
     def keep_best_checkpoints(self) -> None:
-        """Of the trials that ended, the best few and the baselines keep their best checkpoint, if the disk budget
-        allows; interrupted trials keep all checkpoints. A thread removes the others: it takes seconds if they are
-        large, and what it cannot remove is told at the next call."""
+        """Of the trials that ended, the best few, the Pareto front and the baselines keep their best checkpoint, if the
+        disk budget allows; interrupted trials keep all checkpoints. A thread removes the others: it takes seconds if
+        they are large, and what it cannot remove is told at the next call."""
         self._check_removals()
         best = [record.trial for record in self._table.best(len(self._table))]
-        wanted = list(dict.fromkeys([*best[: self._study.best_kept], *self._study.search.baselines]))
+        front = [record.trial for record in self._table.front()]
+        wanted = list(dict.fromkeys([*best[: self._study.best_kept], *front, *self._study.search.baselines]))
         room = self._disk.for_ended(live=sum(not record.has_ended for record in self._table))
         ended = [record for record in self._table if record.has_ended]
         for record in sorted(ended, key=lambda each: wanted.index(each.trial) if each.trial in wanted else len(wanted)):

@@ -90,7 +90,7 @@ def reproduce(
     """
     sweep = sweep.resolve()
     study = load_sweep_study(sweep)
-    record = TrialTable(sweep, study.objective)[read_winner(sweep)["winner"]["trial"] if trial is None else trial]
+    record = TrialTable.of(sweep, study)[read_winner(sweep)["winner"]["trial"] if trial is None else trial]
     refuse_irreproducible(study, record, sweep)
     kept = checkpoint_of(sweep, record) if record.checkpoint else None
     if kept is not None:

@@ -71,6 +71,7 @@ class TrialRunner:
             resume=self._resume,
             ledger=self._table,
             newest_counts=in_folds,
+            further=study.further,
         )
         return OptunaSearcher(
             optuna_study,
@@ -80,6 +81,8 @@ class TrialRunner:
             ledger=self._table,
             takes_new_trials=lambda: self._rounds.takes_new_trials,
             newest_counts=in_folds,
+            further=study.further,
+            record_of=self._table.__getitem__,
         )
 
     def _wait_for_groups(self) -> None:
@@ -109,6 +112,7 @@ class TrialRunner:
                 search=study.search,
                 folds=study.data.folds,
                 earlier=self._table,
+                further=study.further,
             ),
             trials=trials,
             storage=folder / SCRATCH,

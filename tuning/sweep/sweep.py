@@ -118,7 +118,7 @@ class Sweep:
     ) -> None:
         self.study, self.folder, self.display, self.resume = study, folder, display, resume
         self.session = session or Session()
-        self.table = TrialTable(folder, study.objective)
+        self.table = TrialTable.of(folder, study)
         resume_lost_trials(self.table)
         self.uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
 

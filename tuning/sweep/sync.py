@@ -32,5 +32,5 @@ def sync_sweep(folder: Path, *, uri: str | None = None) -> SyncResult:
             study = load_sweep_study(folder)
             uri = uri or study.tracking.uri
             with contextlib.suppress(InputError):  # without its ledger, what is open counts as interrupted
-                ends = run_ends(TrialTable(folder, study.objective))
+                ends = run_ends(TrialTable.of(folder, study))
         return send_spool(folder / SPOOL, uri=resolve_tracking_uri(uri, folder.resolve().parent), ends=ends)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from kobert_core.tasks.base import Examples, Task
 from tuning.study import StudyConfig
+from tuning.study.objectives import constraints_in, goals_in
 from tuning.sweep.comparison import baselines_of, compared
 from tuning.sweep_dir.descriptions import describe_sweep
 from tuning.sweep_dir.layout import ENVIRONMENT, LEDGER, REPORT, SPOOL, STUDY, TABLE, WINNER
@@ -34,7 +35,7 @@ def start_tracking(study: StudyConfig, table: TrialTable, task: Task[Examples], 
 def sweep_params(study: StudyConfig) -> dict[str, object]:
     """What the parent run says of the study."""
     return {
-        "objective": f"{study.objective.mode} {study.objective.metric}",
+        "objective": study.objectives_in_words,
         "search": study.search.algorithm,
         "scheduler": study.scheduler.name,
         "trials": study.budget.trials,
@@ -86,6 +87,7 @@ def log_results(
     digits = len(str(len(best)))  # as texts, ranks are in order when they are of one length
     read = compared(winner, baselines_of(table, study))
     scores = {record.trial: test.get(who, {}) for who, record in read.items()}
+    front = {record.trial for record in table.front()}
     for record in table:
         rank = f"{best.index(record.trial) + 1:0{digits}}" if record.trial in best else None
         won = "true" if record.trial == winner.trial else None
@@ -93,8 +95,15 @@ def log_results(
             str(record.trial),
             metrics=scores.get(record.trial, {}),
             step=record.step,
-            tags={"rank": rank, "winner": won},
+            tags={"rank": rank, "winner": won} | objective_tags(table, record, front),
         )
+
+
+def objective_tags(table: TrialTable, record: TrialRecord, front: Collection[int]) -> dict[str, str | None]:
+    """The tags that say whether a trial is on the Pareto front, and which constraints it breaks; none with one
+    objective alone."""
+    on_front = {"pareto_front": "true" if record.trial in front else None} if goals_in(table.further) else {}
+    return on_front | ({"breaks": table.breaks(record) or None} if constraints_in(table.further) else {})
 
 
 def log_winner(

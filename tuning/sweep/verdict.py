@@ -64,7 +64,13 @@ class Verdict:
 
 
 def judge(
-    study: StudyConfig, candidate: int, value: float, ours: Sequence[ConfirmRun], theirs: Sequence[ConfirmRun]
+    study: StudyConfig,
+    candidate: int,
+    value: float,
+    ours: Sequence[ConfirmRun],
+    theirs: Sequence[ConfirmRun],
+    *,
+    baseline_breaks: str = "",
 ) -> Verdict:
     """Compare the runs of the candidate and of the baseline on the holdout.
 
@@ -73,6 +79,7 @@ def judge(
         candidate: The best trial.
         value: Its value in the search.
         ours, theirs: The complete runs of the candidate and of the baseline, scored.
+        baseline_breaks: The constraints that the baseline breaks, in words: then it cannot win.
     """
     assert study.confirm is not None
     objective, baseline = study.objective, study.search.baselines[0]
@@ -80,7 +87,8 @@ def judge(
     if min(len(ours), len(theirs)) < study.confirm.seeds:
         failed = candidate if len(ours) < study.confirm.seeds else baseline
         sentence = f"not confirmed: trial {failed} fails with some seeds"
-        return replace(unconfirmed(study, candidate, sentence), winner=candidate if failed == baseline else baseline)
+        may_win = failed != baseline and not baseline_breaks
+        return replace(unconfirmed(study, candidate, sentence), winner=baseline if may_win else candidate)
     sign = 1 if objective.mode == "max" else -1
     gain = difference(*(sign * np.array([run.pseudo_values for run in runs]) for runs in (ours, theirs)))
     means = {
@@ -95,6 +103,9 @@ def judge(
         "best_mean": candidate if gain.estimate > 0 else baseline,
     }
     winner = {"better": candidate, "worse": baseline, "tie": winners[study.confirm.tie]}[outcome]
+    why = ""
+    if winner == baseline and baseline_breaks:
+        winner, why = candidate, f", since {name} breaks {baseline_breaks}"
     runs, whole = len(ours) + len(theirs), task_class(study.task).shares.get(objective.metric)
     interval = interval_in_words(gain, whole, runs=runs)
     exported = name if winner == baseline else f"trial {candidate}"
@@ -106,9 +117,9 @@ def judge(
         sentence={
             "better": f"trial {candidate} is better than {name} by {in_words(whole, gain.estimate)} ({interval})",
             "worse": f"trial {candidate} is worse than {name} by {in_words(whole, -gain.estimate)} ({interval}): "
-            f"{name} is exported",
+            f"{exported} is exported{why}",
             "tie": f"trial {candidate} and {name} are a tie ({interval}, for the gain of trial {candidate}): "
-            f"{exported} is exported",
+            f"{exported} is exported{why}",
         }[outcome],
         metric=objective.metric,
         gain=gain,

@@ -71,21 +71,26 @@ def _outcome(
 ) -> Iterable[str]:
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(table.states().items()))
     objective = study.objective
+    unmet = table.why_no_winner() if status is not None else None
     if result is not None:
         verdict, winner, notes = result.get("verdict"), result["winner"], result.get("notes")
         if isinstance(verdict, Mapping) and verdict.get("sentence"):
             yield f"**{verdict['sentence']}**"
         if isinstance(winner, Mapping):
             yield f"**Winner: trial {winner['trial']}**, {objective.metric} {winner['value']:.4f} ({states})."
+        if front := table.front():
+            header = ["on the Pareto front", *table.goals_of(front[0])]
+            yield _table(header, [(f"trial {each.trial}", *table.goals_of(each).values()) for each in front])
         if isinstance(notes, Sequence) and notes:
             yield "\n".join(f"- {_plain(note)}" for note in notes)
     elif status is None:
+        goal = study.objectives_in_words if study.further else f"the {objective.mode}imum of {objective.metric}"
         how = f"{study.search.algorithm}, scheduler {study.scheduler.name}"
-        yield f"**Running**: {study.budget.trials} trials for the {objective.mode}imum of {objective.metric}, by {how}."
+        yield f"**Running**: {study.budget.trials} trials for {goal}, by {how}."
     elif status == "KILLED":
         yield f"**Interrupted** ({states or 'no trials'})."
     else:
-        yield f"**No winner** ({states or 'no trials'})."
+        yield f"**No winner** ({states or 'no trials'}){f': {unmet}' if unmet else ''}."
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -34,6 +34,9 @@ SHARED = ".shared-"
 TRIALS = "trials"
 """A folder for each trial: see `trial_folder`."""
 
+COSTS = "costs"
+"""A file for each shape that models of the sweep have: what such a model costs, where the study asks for that."""
+
 CONFIRM, RUNS = "confirm", "runs.json"
 """The runs that confirm the winner: a folder as of a sweep, whose trials are these runs, and their ledger."""
 

@@ -40,7 +40,7 @@ def open_sweep_dir(
             raise name_in_use(folder)
         if used:
             refuse_other_study(load_sweep_study(folder), study, folder)
-            if len(TrialTable(folder, study.objective)):
+            if len(TrialTable.of(folder, study)):
                 for note in refuse_other_provenance(folder, study):
                     say(note)
             else:  # no trial depends on it yet
@@ -134,7 +134,7 @@ def refuse_other_study(before: StudyConfig, now: StudyConfig, folder: Path) -> N
     )
     changed = [key for key in old if old[key] != new[key]]
     if changed:
-        key = "parameters" if changed[0] == "space" else changed[0]
+        key = {"space": "parameters", "further": "objective"}.get(changed[0], changed[0])
         raise InputError(
             f"`{key}` is not what this sweep began with",
             where=folder / STUDY,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NotRequired, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Self, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # of typing, Pydantic reads it from Python 3.12 on
@@ -20,6 +22,7 @@ from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_json, atomic_write_text
 from kobert_core.io.checksums import sealed, unsealed
 from search_spaces.validation import show
+from tuning.study.objectives import Further, broken_by, constraints_in, goals_in, in_digits
 from tuning.sweep_dir.disk_full import ending_when_full
 from tuning.sweep_dir.layout import LEDGER, TABLE, WINNER
 from tuning.sweep_dir.trial_status import UNFINISHED, TrialState, last_line
@@ -112,15 +115,21 @@ class TrialTable:
     """All trials of a sweep, written to its folder at every change: `trials.json` for the program, `trials.csv` for
     people."""
 
-    def __init__(self, folder: Path, objective: Objective) -> None:
-        """The table of a sweep's folder, empty if there is none yet."""
-        self.folder, self.objective = folder, objective
+    def __init__(self, folder: Path, objective: Objective, further: Further = ()) -> None:
+        """The table of a sweep's folder, empty if there is none yet; `further` are the objectives and constraints
+        behind the first objective."""
+        self.folder, self.objective, self.further = folder, objective, further
         self.on_change: Callable[[TrialRecord], None] | None = None
         self.lock = threading.RLock()
         self._records: dict[int, TrialRecord] = {}
         if (folder / LEDGER).is_file():
             for record in _read_ledger(folder / LEDGER):
                 self._records[record.trial] = record
+
+    @classmethod
+    def of(cls, folder: Path, study: StudyConfig) -> Self:
+        """The table of a sweep's folder, which compares trials as its study says."""
+        return cls(folder, study.objective, study.further)
 
     def __iter__(self) -> Iterator[TrialRecord]:
         with self.lock:
@@ -161,7 +170,7 @@ class TrialTable:
             records = list(self)
         with ending_when_full():
             atomic_write_json(self.folder / LEDGER, [sealed(as_row(record)) for record in records])
-            atomic_write_text(self.folder / TABLE, as_csv(records))
+            atomic_write_text(self.folder / TABLE, as_csv(records, self._columns()))
 
     def forget(self) -> None:
         """Remove all trials and both files."""
@@ -179,15 +188,87 @@ class TrialTable:
         return dict(Counter(record.state for record in self))
 
     def best(self, count: int) -> list[TrialRecord]:
-        """The best trials, best first: complete ones before pruned ones, so that equal efforts are compared."""
+        """The best trials, best first: those that keep all constraints, and of them complete ones before pruned ones,
+        so that equal efforts are compared."""
         ranked = [r for r in self if r.value is not None and r.state != TrialState.FAILED]
         sign = -1 if self.objective.mode == "max" else 1
-        ranked.sort(key=lambda r: (r.state != TrialState.COMPLETE, sign * (r.value or 0.0), r.trial))
+        ranked.sort(key=lambda r: (not self.keeps(r), r.state != TrialState.COMPLETE, sign * (r.value or 0.0), r.trial))
         return ranked[:count]
 
     def winner(self) -> TrialRecord | None:
-        """The best trial that ran to its end; the best of the others if none did; None if all failed."""
-        return next(iter(self.best(1)), None)
+        """The best trial that ran to its end; the best of the others if none did; None if all failed, or none keeps all
+        constraints."""
+        return next((record for record in self.best(1) if self.keeps(record)), None)
+
+    def keeps(self, record: TrialRecord) -> bool:
+        """Whether a trial keeps all constraints."""
+        return not broken_by(record.metrics, self.further)
+
+    def breaks(self, record: TrialRecord) -> str:
+        """Which constraints a trial breaks, and what it has: `cost/latency_ms below 20 (24.1)`; empty if none."""
+        return ", ".join(
+            f"{each.name} ({in_digits(record.metrics[each.metric])})"
+            for each in broken_by(record.metrics, self.further)
+            if each.metric in record.metrics
+        )
+
+    def why_no_winner(self) -> str | None:
+        """In a sentence, that no trial keeps all constraints, and which came closest; None unless that is so."""
+        ranked = self.best(len(self))
+        if not ranked or self.keeps(ranked[0]):
+            return None
+
+        def missed_by(record: TrialRecord) -> float:
+            found = [each.violation(record.metrics) for each in constraints_in(self.further)]
+            return sum(math.inf if violation is None else max(0.0, violation) for violation in found)
+
+        closest, bounds = min(ranked, key=missed_by), ", ".join(each.name for each in constraints_in(self.further))
+        return f"no trial keeps all constraints ({bounds}): trial {closest.trial} comes closest, with " + ", ".join(
+            f"{each.metric} {in_digits(closest.metrics[each.metric])}"
+            for each in broken_by(closest.metrics, self.further)
+            if each.metric in closest.metrics
+        )
+
+    def goals_of(self, record: TrialRecord) -> dict[str, float]:
+        """What a trial has of the first objective and of each further one, by metric."""
+        assert record.value is not None
+        return {self.objective.metric: record.value} | {
+            each.metric: record.metrics[each.metric] for each in goals_in(self.further)
+        }
+
+    def front(self) -> list[TrialRecord]:
+        """The Pareto front, best by the first objective first: trials that ran to their ends and keep all constraints,
+        where no other such trial is as good in all objectives and better in one. Empty with one objective."""
+        if not goals_in(self.further):
+            return []
+        goals = {each.metric for each in goals_in(self.further)}
+        ended = [
+            record
+            for record in self.best(len(self))
+            if record.state == TrialState.COMPLETE and self.keeps(record) and record.metrics.keys() >= goals
+        ]
+        signs = [1 if each.mode == "max" else -1 for each in (self.objective, *goals_in(self.further))]
+        points = {
+            record.trial: [sign * value for sign, value in zip(signs, self.goals_of(record).values(), strict=True)]
+            for record in ended
+        }
+
+        def dominated(point: list[float]) -> bool:
+            return any(
+                other != point and all(theirs >= ours for theirs, ours in zip(other, point, strict=True))
+                for other in points.values()
+            )
+
+        return [record for record in ended if not dominated(points[record.trial])]
+
+    def _columns(self) -> dict[str, dict[int, str]]:
+        """Columns of `trials.csv` where there are further objectives or constraints, by name and trial."""
+        columns = {}
+        if goals_in(self.further):
+            columns["pareto_front"] = {record.trial: "yes" for record in self.front()}
+        if constraints_in(self.further):
+            columns["breaks"] = {record.trial: self.breaks(record) for record in self}
+        return columns
 
     def is_out_of_patience(self, patience: int | None) -> bool:
         """Whether the latest trials that ended, as many as `patience`, are no better than one before them.
@@ -196,7 +277,7 @@ class TrialTable:
         """
         if patience is None:
             return False
-        best = next((record for record in self.best(len(self)) if record.has_ended), None)
+        best = next((record for record in self.best(len(self)) if record.has_ended and self.keeps(record)), None)
         if best is None:
             return False
         return sum(record.has_ended and record.trial > best.trial for record in self) >= patience
@@ -205,7 +286,9 @@ class TrialTable:
         """The trials with the winner's value that came as far, including it: only the first of them wins."""
         equal = (winner.value, winner.state == TrialState.COMPLETE)
         return [
-            record for record in self.best(len(self)) if (record.value, record.state == TrialState.COMPLETE) == equal
+            record
+            for record in self.best(len(self))
+            if (record.value, record.state == TrialState.COMPLETE) == equal and self.keeps(record)
         ]
 
 
@@ -220,18 +303,20 @@ def as_row(record: TrialRecord) -> dict[str, object]:
     return asdict(record) | {"curve": {str(progress): value for progress, value in record.curve.items()}}
 
 
-def as_csv(records: list[TrialRecord]) -> str:
-    """The table for people: a line a trial, with its values and metrics, and the last line of why it failed."""
+def as_csv(records: list[TrialRecord], columns: Mapping[str, Mapping[int, str]] = MappingProxyType({})) -> str:
+    """The table for people: a line a trial, with its values and metrics, and the last line of why it failed; before
+    these, more `columns`, by name and trial."""
     parameters = sorted({name for record in records for name in record.values})
     metrics = sorted({name for record in records for name in record.metrics})
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     plain = ["trial", "state", "progress", "value", "best_progress", "seconds"]
-    writer.writerow([*plain, *parameters, *metrics, "checkpoint", "reason"])
+    writer.writerow([*plain, *parameters, *metrics, *columns, "checkpoint", "reason"])
     for record in records:
         row: list[object] = [getattr(record, name) for name in plain]
         row[-1] = round(record.seconds, 3)
         row += [record.values.get(name) for name in parameters] + [record.metrics.get(name) for name in metrics]
+        row += [column.get(record.trial) for column in columns.values()]
         reason = last_line(record.reason) if record.reason else None
         writer.writerow(["" if cell is None else cell for cell in [*row, record.checkpoint, reason]])
     return buffer.getvalue()

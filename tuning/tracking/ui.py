@@ -59,6 +59,7 @@ def show_ui(
     spool: Path | None = None,
     objective: Objective | None = None,
     parameters: Sequence[str] = (),
+    further: Sequence[Objective] = (),
     say: Callable[[str], object],
 ) -> int:
     """Serve the page until Ctrl-C or SIGTERM, and say where it is; a store that is a server serves it itself.
@@ -70,6 +71,7 @@ def show_ui(
         spool: Of the sweep to show; all experiments without it.
         objective: Of the sweep.
         parameters: That the sweep searches: columns of the page.
+        further: Objectives and constraints behind the first one: columns, too.
         say: Is given the line for the user, once somebody answers there.
 
     Returns:
@@ -83,7 +85,7 @@ def show_ui(
         check_store_file(uri)
         _check_free(host, port)
     client = reach(uri)
-    found = sweep_page(client, server, spool, objective, parameters) if spool and objective else None
+    found = sweep_page(client, server, spool, objective, parameters, further) if spool and objective else None
     page = found or f"{server}/#/experiments?workflowType=machine_learning"
     if is_server(uri):
         say(f"open {page}")
@@ -120,7 +122,12 @@ def reach(uri: str) -> MlflowClient:
 
 
 def sweep_page(
-    client: MlflowClient, server: str, spool: Path, objective: Objective, parameters: Sequence[str]
+    client: MlflowClient,
+    server: str,
+    spool: Path,
+    objective: Objective,
+    parameters: Sequence[str],
+    further: Sequence[Objective] = (),
 ) -> str | None:
     """The address of the list of a sweep's trials; None when the store does not know the sweep.
 
@@ -130,7 +137,7 @@ def sweep_page(
     experiment = client.get_experiment_by_name(header["experiment"]) if header else None
     if header is None or experiment is None:
         return None
-    query = make_view(client, experiment.experiment_id, header["sweep_id"], objective, parameters)
+    query = make_view(client, experiment.experiment_id, header["sweep_id"], objective, parameters, further)
     texts = {name: str(value).lower() if isinstance(value, bool) else value for name, value in query.items()}
     encoded = urlencode({"workflowType": "machine_learning", **texts}, quote_via=quote)
     return f"{server}/#/experiments/{experiment.experiment_id}/runs?{encoded}"

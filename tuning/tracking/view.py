@@ -43,7 +43,12 @@ def order_of(client: MlflowClient, experiment_id: str, sweep_id: str, objective:
 
 
 def make_view(
-    client: MlflowClient, experiment_id: str, sweep_id: str, objective: Objective, parameters: Sequence[str]
+    client: MlflowClient,
+    experiment_id: str,
+    sweep_id: str,
+    objective: Objective,
+    parameters: Sequence[str],
+    further: Sequence[Objective] = (),
 ) -> dict[str, object]:
     """Have MLflow keep a view of a sweep, in place of an older one; the query of the page that shows it.
 
@@ -53,7 +58,10 @@ def make_view(
 
     facets = {"searchFilter": trials_of(sweep_id), **order_of(client, experiment_id, sweep_id, objective)}
     best = f"metrics.`{_best(objective)}`"
-    columns = ["tags.`rank`", "tags.`state`", best, *(f"params.`{accepted_key(name)}`" for name in parameters)]
+    others = list(dict.fromkeys(f"metrics.`{_best(each)}`" for each in further))
+    told = ["tags.`pareto_front`", "tags.`breaks`"] if further else []
+    columns = ["tags.`rank`", "tags.`state`", best, *others, *told]
+    columns += [f"params.`{accepted_key(name)}`" for name in parameters]
     state = {
         **facets,
         "selectedColumns": columns,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,8 @@ class GroupRuntime:
         self.resume = False
         self.on_report: Callable[[Report], object] = lambda report: None
         """Called with each report before it is handed on."""
+        self.costs: Mapping[str, float] = {}
+        """Of the model: a part of the metrics of each report."""
         self._broker, self._number, self._cpu_group = broker, number, cpu_group
         self._asked_to_stop = threading.Event()
         self._steps, self._reported = 0, False
@@ -61,6 +64,7 @@ class GroupRuntime:
 
     def report(self, report: Report) -> bool:
         """Hand a report to whoever leases the group, and wait for its decision: whether to go on."""
+        report = replace(report, metrics={**report.metrics, **self.costs})
         self.on_report(report)
         self._reported = True
         if self.rank == 0 and not ray.get(self._broker.report.remote(self._number, as_content(report))):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,14 +16,25 @@ import ray
 from pyarrow.fs import LocalFileSystem
 from ray import tune
 
+from kobert_core.config import MODEL_COSTS
 from kobert_core.data.source import Source
+from kobert_core.errors import InputError
 from kobert_core.io.checksums import file_digest
-from tuning.sweep_dir.layout import CHECKPOINTS, LOG, MAX_PBT_CHECKPOINTS, MODEL_FILES, PBT_CHECKPOINTS, trial_folder
+from tuning.sweep_dir.layout import (
+    CHECKPOINTS,
+    COSTS,
+    LOG,
+    MAX_PBT_CHECKPOINTS,
+    MODEL_FILES,
+    PBT_CHECKPOINTS,
+    trial_folder,
+)
 from tuning.sweep_dir.reviews import write_review
 from tuning.workers.broker import packed
 from tuning.workers.failures import TrialFailed, TrialRefused, in_one_line
 
 if TYPE_CHECKING:
+    import torch
     from ray.tune.schedulers import TrialScheduler
     from ray.tune.search import Searcher
     from torch import nn
@@ -226,7 +238,7 @@ def train_trial(
         study: Path of the resolved study file.
         folder: The sweep's folder.
         cache: Folder of the feature cache.
-        seed: Takes the place of `train.seed`.
+        seed: Takes the place of `train.seed`. The run is then no trial, and its costs are not asked for.
         adopt: Folder of another trial's checkpoint, to go on from instead.
     """
     from kobert_core.checkpoint import adopt_checkpoint
@@ -235,7 +247,8 @@ def train_trial(
     from kobert_core.tasks import task_class
     from kobert_core.training import train
 
-    config = study_of(Path(study), file_digest(Path(study))).train_config(values)
+    study_config = study_of(Path(study), file_digest(Path(study)))
+    config = study_config.train_config(values)
     if seed is not None:
         config = config.with_seed(seed)
     if len(set(runtime.all_gather(config.model_dump_json()))) > 1:
@@ -252,6 +265,9 @@ def train_trial(
             if adopt is not None:
                 print(f"goes on from {adopt}")
                 adopt_checkpoint(Path(adopt), here / CHECKPOINTS)
+            asked = {each.metric for each in study_config.further}
+            if seed is None and (names := [name for name in MODEL_COSTS if name in asked]):
+                runtime.costs = costs_of(names, task, runtime.device, values, Path(folder))
         runtime.all_gather(None)  # all workers see the same checkpoints
         if config.data.folds is None:
             runtime.on_report = print_report
@@ -259,6 +275,44 @@ def train_trial(
         else:
             runtime.on_report = print_mean
             train_folds(config, task, runtime, on_evaluation=print_fold)
+
+
+def costs_of(
+    names: Sequence[str], task: Task[Any], device: torch.device, values: Mapping[str, object], folder: Path
+) -> dict[str, float]:
+    """What a trial's model costs. The first trial with a model of its shape measures it, for all of them: so it is no
+    matter of chance which of them costs less, and a resumed trial has what it had.
+
+    Args:
+        names: Of the costs that its study asks for.
+        task, device: Give the model, and where it runs.
+        values: The searched values of the trial; some of them shape the model or its examples.
+        folder: Of the sweep.
+    """
+    from kobert_core.costs import model_costs
+    from kobert_core.io.atomic import atomic_write_json
+    from kobert_core.io.checksums import sealed, unsealed
+    from tuning.study.file import CHANGEABLE
+
+    shape = {name: value for name, value in values.items() if name.startswith(("data.", "model."))}
+    shape = {name: value for name, value in sorted(shape.items()) if name not in CHANGEABLE}
+    kept = folder / COSTS / f"{hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:16]}.json"
+
+    def read() -> dict[str, float] | None:
+        try:
+            content: dict[str, float] = unsealed(json.loads(kept.read_text(encoding="utf-8")), where=kept)
+            return {name: content[name] for name in names}
+        except (OSError, ValueError, LookupError, InputError):  # there is none yet, or it is damaged
+            return None
+
+    found = read()
+    if found is None:
+        measured = model_costs(task, device, names)
+        found = read() or measured  # another trial may have been faster
+        kept.parent.mkdir(exist_ok=True)
+        atomic_write_json(kept, sealed({"of": shape, **found}))
+    print(" ".join(f"{name}={value:.6g}" for name, value in found.items()))
+    return found
 
 
 @functools.lru_cache(maxsize=1)

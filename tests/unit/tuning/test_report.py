@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
+from tests.fixtures.browser import DARK, need_browser, need_pdftotext, paper_of, printed_text
 from tests.fixtures.commands import ROOT
 from tests.fixtures.report_page import ReportPage
 from tuning.report import write_report
@@ -65,7 +66,7 @@ def sweep_of(folder: Path, records: list[TrialRecord], *overrides: str, review: 
     study = load_study(ROOT / "search_spaces" / "quickstart.yaml", overrides)
     folder.mkdir()
     dump_study(study, folder / STUDY)
-    table = TrialTable(folder, study.objective)
+    table = TrialTable.of(folder, study)
     for record in records:
         table.put(record)
     if review is not None:
@@ -208,6 +209,53 @@ def test_the_page_of_very_many_trials_stays_small(tmp_path: Path) -> None:
     assert len(text.encode()) < 3_000_000
     assert "600 trials are compared at their ends." in page.paragraphs and "100 of the 600 trials" in text
     assert len(page.table("The first 300 trials").rows) == 1 + 300
+
+
+def test_several_objectives_have_a_section(tmp_path: Path) -> None:
+    """A Pareto front of two; with a constraint alone, what it bounds."""
+
+    def record_of(trial: int, cost: dict[str, float]) -> TrialRecord:
+        more: dict[str, Any] = {"value": 0.5 + 0.1 * trial, "curve": {100: 0.5}, "metrics": cost, "seconds": 2.0}
+        return TrialRecord(trial, TrialState.COMPLETE, {}, 100, **more)
+
+    latency, bound = "{metric: cost/latency_ms}", "{metric: cost/parameters, below: 150}"
+    for number, further in enumerate((f"{latency}, {bound}", bound)):
+        costs = [{"cost/latency_ms": 1.0 + trial, "cost/parameters": 100.0 * trial} for trial in range(3)]
+        records = [record_of(trial, cost) for trial, cost in enumerate(costs)]
+        objective = f"objective=[{{metric: eval/accuracy}}, {further}]"
+        sweep = sweep_of(tmp_path / f"{number}", records, objective)
+        text, page = page_of(sweep)
+        assert (page.headings[1] == "Objectives and constraints" and '"Best Trial' in text) or "Feasible" in text
+        assert page.table("Trials that cannot win").rows[1:] == [
+            ["trial 2, complete", "cost/parameters below 150 (200)"]
+        ]
+        fronts = [found for found in page.tables if found.caption.startswith("The Pareto front")]
+        assert [found.column("") for found in fronts] == ([["trial 1", "trial 0"]] if not number else [])
+
+
+def test_on_paper_nothing_is_cut_off_or_dark(tmp_path: Path) -> None:
+    """Printed where the system is dark, with more columns than fit on a screen."""
+    need_browser()
+    need_pdftotext()
+    names = [f"optim.parameter_{letter}" for letter in "abcdefghijkl"]
+    records = [
+        TrialRecord(number, TrialState.COMPLETE, dict.fromkeys(names, 0.1234 + number), 100, value=0.5 + number / 10)
+        for number in range(3)
+    ]
+    for record in records:
+        record.curve, record.metrics, record.seconds = {100: record.value or 0.0}, {"eval/accuracy": 0.5}, 2.0
+    text, page = page_of(sweep_of(tmp_path / "wide", records, review=ANSWERS["class"]))
+    assert "@media print" in text
+    pdf = tmp_path / "page.pdf"
+    lines = printed_text((tmp_path / "wide" / "report.html").as_uri(), pdf, DARK, budget_ms=10_000)
+    printed = "\n".join(line for each in lines for line in each)
+    assert [heading for heading in page.headings if heading not in printed] == []
+    row = next(line.split() for each in lines for line in each if line.strip().startswith("2 ") and "2.1234" in line)
+    assert row.count("2.1234") == len(names), "all columns are on the paper"
+    for each in lines:
+        assert not any(heading == each[-1].strip() for heading in page.headings), "a heading without what it heads"
+    paper = paper_of(pdf)
+    assert paper[:, 0].min() == 255 and paper.mean() > 200
 
 
 def test_rungs_are_those_of_the_scheduler() -> None:

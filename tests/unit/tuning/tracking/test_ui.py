@@ -16,6 +16,7 @@ import pytest
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from tests.fixtures.tracking import client_of, closed_port, open_tracker, spool_of
+from tuning.study.objectives import FurtherObjective
 from tuning.tracking import default_tracking_uri, show_ui
 from tuning.tracking.ui import sweep_page
 from tuning.tracking.uris import page_of
@@ -104,3 +105,22 @@ def test_where_no_view_can_be_kept_the_link_has_the_filter_and_the_order(output:
 )
 def test_a_link_holds_no_secret(uri: str, page: str) -> None:
     assert page_of(uri) == page
+
+
+def test_further_objectives_are_columns(output: Path) -> None:
+    tracker = open_tracker(output)
+    tracker.start_sweep(params={}, tags={})
+    assert tracker.close(60) == 0
+    latency = FurtherObjective(metric="cost/latency_ms", mode="min")
+    further = (latency, latency.model_copy(update={"below": 20.0}))
+    client = client_of(output)
+    assert sweep_page(client, "http://h:1", spool_of(output), MORE, [], further) is not None
+    (tag,) = (
+        value for name, value in client.get_experiment_by_name("실험").tags.items() if name.startswith("mlflow.shared")
+    )
+    assert json.loads(tag)["selectedColumns"][2:] == [
+        "metrics.`best/eval/accuracy`",
+        "metrics.`best/cost/latency_ms`",
+        "tags.`pareto_front`",
+        "tags.`breaks`",
+    ]
