@@ -24,6 +24,7 @@ from kobert_core.tasks.spec import TaskSpec, infer_nothing
 from search_spaces.distributions import DISTRIBUTIONS
 from tuning.study.config import StudyHead
 from tuning.study.file import CHANGEABLE, LOOP_METRICS, searchable
+from tuning.study.objectives import COSTS, FurtherObjective
 from tuning.study.sections import (
     BudgetConfig,
     ConfirmConfig,
@@ -62,7 +63,15 @@ def study_schema() -> Schema:
     """The schema of all study files that `load_study` may read, of each task that is installed."""
     classes: dict[str, type[FrozenConfig]] = {}
     of_tasks = [model for spec in SPECS.values() for model in (spec.Data, spec.Model)]
-    for model in (StudyHead, Objective, ModelConfig, *SECTIONS.values(), *of_tasks, *DISTRIBUTIONS.values()):
+    for model in (
+        StudyHead,
+        Objective,
+        FurtherObjective,
+        ModelConfig,
+        *SECTIONS.values(),
+        *of_tasks,
+        *DISTRIBUTIONS.values(),
+    ):
         assert classes.setdefault(model.__name__, model) is model
     parts = models_json_schema([(model, "validation") for model in classes.values()], ref_template=_ref("{model}"))[1]
     definitions = {name: _tidied(part) for name, part in parts["$defs"].items()}
@@ -119,7 +128,7 @@ def _of_task(spec: TaskSpec, definitions: dict[str, Schema]) -> Schema:
                 "data": {"$ref": _ref(spec.Data.__name__)},
                 "model": _or_null({"$ref": _ref(spec.Model.__name__)}),
                 "parameters": _or_null({"type": "object", "properties": parameters, "additionalProperties": False}),
-                "objective": _or_null(_objective(spec)),
+                "objective": _or_null(_objectives(spec)),
                 "search": {
                     "properties": {
                         "points": {"items": {"type": "object", "properties": given, "additionalProperties": False}}
@@ -190,6 +199,29 @@ def _objective(spec: TaskSpec) -> Schema:
         "if": {"properties": {"metric": {"not": {"const": own}}}, "required": ["metric"]},
         "then": {"required": ["mode"]},
     }
+
+
+def _objectives(spec: TaskSpec) -> Schema:
+    """One objective, or a list whose first entry it is."""
+    first = _objective(spec)
+    further: Schema = {
+        "type": "object",
+        "required": ["metric"],
+        "properties": {
+            "metric": {
+                "enum": [*spec.metrics, *LOOP_METRICS, *COSTS],
+                "description": _descriptions(Objective)["metric"],
+            },
+            **{key: {"$ref": f"{_ref('FurtherObjective')}/properties/{key}"} for key in ("mode", "below", "above")},
+        },
+        "additionalProperties": False,
+        "anyOf": [
+            {"required": ["mode"]},
+            *({"required": [bound], "properties": {bound: {"not": NULL}}} for bound in ("below", "above")),
+            {"properties": {"metric": {"enum": [spec.objective.metric, *COSTS]}}},
+        ],
+    }
+    return {"anyOf": [first, {"type": "array", "items": [first], "additionalItems": further}]}
 
 
 def _population() -> Schema:
