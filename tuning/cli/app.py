@@ -32,7 +32,6 @@ from tuning.cli.tracking import commands as tracking_commands
 app = typer.Typer(
     name="kobert-tune",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="""Tune Korean BERT encoders on Ray.

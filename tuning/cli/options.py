@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from kobert_core.errors import InputError
 from kobert_core.onnx.files import BACKENDS
 from tuning.cli.terminal import echo
-from tuning.sweep_dir.layout import CACHE, PLANS, PROFILES
+from tuning.sweep_dir.layout import CACHE, LEDGER, PLANS, PROFILES, TRIALS
 
 SWEEPS = Path("sweeps")
 MAX_NAME_BYTES = 200
@@ -19,7 +20,40 @@ MAX_NAME_BYTES = 200
 EXIT_NOTHING_WON = EXIT_UNSENT = EXIT_DRIFT = EXIT_NOT_BETTER = EXIT_NOT_KEPT = 1
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, such as search_spaces/nsmc.yaml.")]
+
+def complete_studies(incomplete: str) -> list[str]:
+    """For the shell: study files, and folders on the way to some."""
+    found = (Path(name) for name in glob.glob(f"{glob.escape(incomplete)}*"))
+    return sorted(f"{path}/" if path.is_dir() else str(path) for path in found if path.is_dir() or _is_yaml(path))
+
+
+def _is_yaml(path: Path) -> bool:
+    return path.suffix in (".yaml", ".yml")
+
+
+def complete_sweeps(incomplete: str) -> list[str]:
+    """For the shell: folders of sweeps, and folders on the way to some."""
+    found = [Path(name) for name in glob.glob(f"{glob.escape(incomplete)}*") if Path(name).is_dir()]
+    if len(found) == 1 and not (found[0] / LEDGER).is_file():  # one more step at once
+        inside = sorted(str(path.parent) for path in found[0].glob(f"*/{LEDGER}"))
+        return inside or [f"{found[0]}/"]
+    return sorted(str(path) if (path / LEDGER).is_file() else f"{path}/" for path in found)
+
+
+def complete_trials(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For the shell: the numbers of the trials of the sweep that was named before."""
+    sweep = ctx.params.get("sweep_dir")
+    found = Path(sweep, TRIALS).glob("[0-9]*") if sweep else ()
+    numbers = (str(int(folder.name)) for folder in sorted(found) if folder.name.isdecimal())
+    return [number for number in numbers if number.startswith(incomplete)]
+
+
+StudyFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="STUDY", help="A study file, such as search_spaces/nsmc.yaml.", autocompletion=complete_studies
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -31,7 +65,10 @@ Overrides = Annotated[
 Trials = Annotated[int | None, typer.Option(min=1, help="Number of trials, instead of budget.trials.")]
 Name = Annotated[str | None, typer.Option(help="Name of the sweep, instead of the study's.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was interrupted, or extend it.")]
-SweepDir = Annotated[Path, typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep, such as sweeps/nsmc.")]
+SweepDir = Annotated[
+    Path,
+    typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep, such as sweeps/nsmc.", autocompletion=complete_sweeps),
+]
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder of an exported model.")]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps.")]
 SweepsFolder = Annotated[

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from kobert_core.errors import InputError
-from tuning.cli.options import SWEEPS, AsJson, Output, SweepDir, print_json
+from tuning.cli.options import SWEEPS, AsJson, Output, SweepDir, complete_sweeps, complete_trials, print_json
 from tuning.cli.terminal import echo
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ POLL_SECONDS = 0.5
 @commands.command("list")
 def list_(
     sweep_dir: Annotated[
-        Path | None, typer.Argument(metavar="[SWEEP_DIR]", help="Show the trials of one sweep.")
+        Path | None,
+        typer.Argument(metavar="[SWEEP_DIR]", help="Show the trials of one sweep.", autocompletion=complete_sweeps),
     ] = None,
     output: Output = SWEEPS,
     sort: Annotated[
@@ -149,7 +150,7 @@ def _is_cut_off(table: TrialTable) -> bool:
 @commands.command()
 def logs(
     sweep_dir: SweepDir,
-    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's number.")],
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's number.", autocompletion=complete_trials)],
     follow: Annotated[
         bool, typer.Option("-f", "--follow", help="Go on with what it prints until it ends, or Ctrl-C.")
     ] = False,
