@@ -34,7 +34,7 @@ def templates() -> tuple[re.Pattern[str], ...]:
                     parts = [str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values]
                 else:
                     continue
-                text = "".join(parts)
+                text = re.sub(r"%[sdr]", "\0", "".join(parts))
                 if len(text.replace("\0", "").strip()) >= 8 and "\n" not in text:
                     found.add(".+?".join(map(re.escape, text.split("\0"))))
     return tuple(re.compile(template) for template in sorted(found))
