@@ -53,7 +53,7 @@ def of(*languages: str) -> list[Block]:
 
 
 def test_every_block_says_what_it_is() -> None:
-    known = {"sh", "bash", "python", "yaml", "json", "jsonl", "csv", "text"} | ELSEWHERE
+    known = {"sh", "bash", "python", "yaml", "json", "jsonl", "csv", "text", "plain"} | ELSEWHERE
     assert [str(block) for block in BLOCKS if block.language not in known] == []
 
 
