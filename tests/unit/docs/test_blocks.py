@@ -53,7 +53,7 @@ def of(*languages: str) -> list[Block]:
 
 
 def test_every_block_says_what_it_is() -> None:
-    known = {"sh", "bash", "python", "yaml", "json", "jsonl", "csv", "text"} | ELSEWHERE
+    known = {"sh", "bash", "python", "yaml", "json", "jsonl", "csv", "toml", "text", "plain"} | ELSEWHERE
     assert [str(block) for block in BLOCKS if block.language not in known] == []
 
 
@@ -115,10 +115,12 @@ def sections(name: str) -> list[Any]:
     return [each for each in (annotation, *getattr(annotation, "__args__", ())) if hasattr(each, "model_fields")]
 
 
-@pytest.mark.parametrize("block", of("json", "jsonl", "csv"), ids=str)
+@pytest.mark.parametrize("block", of("json", "jsonl", "csv", "toml"), ids=str)
 def test_data_is_data(block: Block) -> None:
     if block.language == "json":
         json.loads(block.text)
+    elif block.language == "toml":
+        tomllib.loads(block.text)
     elif block.language == "jsonl":
         assert all(isinstance(json.loads(line), dict) for line in block.text.splitlines())
     else:

@@ -15,6 +15,7 @@ PAIRS = [("README.md", "README.ko.md")]
 PAIRS += [
     (f"docs/{path.relative_to(DOCS / 'ko').as_posix()}", path.relative_to(ROOT).as_posix())
     for path in sorted((DOCS / "ko").rglob("*.md"))
+    if path.parent.name != "notebooks"
 ]
 
 

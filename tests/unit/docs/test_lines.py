@@ -22,28 +22,37 @@ LINES = [
 
 
 @cache
-def templates() -> tuple[re.Pattern[str], ...]:
-    """Of every text of the code with at least 8 characters of its own: what is put in is anything."""
+def templates() -> frozenset[str]:
+    """The texts of the code with at least 8 characters of their own; where something is put in, they have a NUL."""
     found: set[str] = set()
     for package in ("kobert_core", "search_spaces", "tuning"):
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    parts = [node.value]
+                    text = node.value
                 elif isinstance(node, ast.JoinedStr):
-                    parts = [str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values]
+                    text = "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values)
                 else:
                     continue
-                text = "".join(parts)
+                text = re.sub(r"%[sdr]", "\0", text)
                 if len(text.replace("\0", "").strip()) >= 8 and "\n" not in text:
-                    found.add(".+?".join(map(re.escape, text.split("\0"))))
-    return tuple(re.compile(template) for template in sorted(found))
+                    found.add(text)
+    return frozenset(found)
+
+
+def is_printed(line: str) -> bool:
+    """Whether some text of the code, with anything put in, is a part of the line."""
+    for template in templates():
+        parts = template.split("\0")
+        if max(parts, key=len) in line and re.search(".+?".join(map(re.escape, parts)), line):
+            return True
+    return False
 
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_printed_line_is_in_the_code(line: str) -> None:
-    assert any(template.search(line) for template in templates()), line
+    assert is_printed(line)
 
 
 def test_a_line_that_nothing_prints_is_found() -> None:
-    assert not any(template.search("error: a.csv: the moon is full; wait a week") for template in templates())
+    assert not is_printed("error: a.csv: the moon is full; wait a week")
