@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,10 @@ def open_optuna_study(
         storage = _storage_of(folder, search)
         directions = [DIRECTIONS[each.mode] for each in (objective, *goals_in(further))]
         study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=resume)
+        if not takes_curves(study) and study.metric_names is None:  # for Optuna's own tools
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names([objective.metric, *(each.metric for each in goals_in(further))])
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False, states=[OptunaState.RUNNING])}
     for record in ledger or ():
         if record.trial in trials and record.has_ended:

@@ -222,6 +222,7 @@ def test_optuna_is_told_the_truth(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, (LATENCY, SMALL))
     for _ in range(3):
         sweep.run()
+    assert sweep.study.metric_names == ["eval/accuracy", "cost/latency_ms"]
     complete, _, pruned = sweep.study.trials
     rate = complete.params["optim.backbone_lr"]
     assert complete.values == pytest.approx([0.5 + 1e4 * rate, 1 + 1e4 * rate])
