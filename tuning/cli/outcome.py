@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kobert_core.texts import printable
-from tuning.cli.terminal import span
+from tuning.display.words import span
 from tuning.sweep_dir.layout import REPORT
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ def verdict_in_words(result: SweepResult) -> str:
 
 def summarise(result: SweepResult, console: Console) -> None:
     """How a sweep ended, and what to do next."""
-    from tuning.cli.display import Display, short_values, values_as_text
-    from tuning.cli.supervisor import command_to_go_on
+    from tuning.api.supervisor import command_to_go_on
+    from tuning.cli.display import Display
+    from tuning.display.trials import short_values, values_as_text
     from tuning.sweep.comparison import compared
     from tuning.sweep_dir.trial_table import standing
 

@@ -10,6 +10,8 @@ from kobert_core.errors import InputError
 if TYPE_CHECKING:
     from tuning.sweep_dir.trial_table import TrialRecord
 
+SWEEPS = Path("sweeps")
+"""The folder of all sweeps, where nothing else is said."""
 STUDY = "study.yaml"
 LEDGER, TABLE = "trials.json", "trials.csv"
 """All trials: for the program, and for people."""
@@ -27,6 +29,10 @@ JOURNAL, SUM = "optuna_journal.log", ".sha256"
 SPOOL = "tracking.jsonl"
 """`tuning.tracking` writes two more files beside it."""
 LOCK = ".lock"
+ASKED, MESSAGES, OUTPUT = ".asked.yaml", "driver.jsonl", "driver.log"
+"""Of a sweep that a Python program started: the study that it gave, what the driver says, and what else it printed."""
+TENSORBOARD, WANDB = "tensorboard", "wandb"
+"""What is written for other trackers, where the study names them."""
 SCRATCH = ".ray"
 """Ray's own files."""
 SHARED = ".shared-"
@@ -51,8 +57,8 @@ MAX_PBT_CHECKPOINTS = 5
 MODEL_FILES = "model"
 """The trial's config and tokenizer; of a run that confirms what is exported, in the end also its weights."""
 
-CACHE, PROFILES = "cache", "profiles"
-"""In the folder of all sweeps."""
+CACHE, PROFILES, FRAMES = "cache", "profiles", "frames"
+"""In the folder of all sweeps; the last has the DataFrames that studies were given."""
 
 
 def trial_folder(sweep: Path, trial: int) -> Path:
