@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def is_frame(value: object) -> bool:
     """Whether a value is a DataFrame of pandas, or a data set of HuggingFace's `datasets` in memory."""
-    return type(value).__name__ in ("DataFrame", "Dataset") and hasattr(value, "columns" if _is_pandas(value) else "features")
+    return type(value).__name__ in ("DataFrame", "Dataset") and hasattr(
+        value, "columns" if _is_pandas(value) else "features"
+    )
 
 
 def _is_pandas(value: object) -> bool:

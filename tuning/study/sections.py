@@ -159,6 +159,11 @@ class TrackingConfig(FrozenConfig):
     into the environment (`MLFLOW_TRACKING_PASSWORD`)."""
     experiment: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)] | None = None
     """Name of the MLflow experiment; the study's name when not given."""
+    backends: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Other trackers that get the same beside MLflow, into the sweep's folder: `pip install kobert-tuning[tensorboard]`
+    or `[wandb]`."""
+    callbacks: tuple[Annotated[str, Field(pattern=r"^[\w.]+:\w+$")], ...] = ()
+    """Functions or classes of yours that hear of each evaluation, as `module:name`; see docs/python.md."""
     system_metrics: bool = False
     """Whether the sweep's run has MLflow's system metrics, of the machine that drives the sweep (CPU, memory, disk,
     network; GPUs where `nvidia-ml-py` is installed)."""
