@@ -1,1 +1,1 @@
-"""Studies and sweeps from Python."""
+"""Studies and sweeps from Python, and what a driver of sweeps is. The command line is a layer over this."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from kobert_core.errors import InputError
 from kobert_core.progress import Progress
@@ -113,6 +116,8 @@ def main() -> None:
     """`python -m tuning.api.driver FOLDER OPTIONS`: run the study that waits in a sweep's folder."""
     folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
     messages = Messages(folder / MESSAGES)
+    here = psutil.Process()
+    messages.send(pid=here.pid, begun=here.create_time(), host=socket.gethostname())
     try:
         result = drive(
             lambda: Asked(load_dumped_study(folder / ASKED), folder, options["resume"]),

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 def is_frame(value: object) -> bool:
     """Whether a value is a DataFrame of pandas, or a data set of HuggingFace's `datasets` in memory."""
-    return type(value).__name__ in ("DataFrame", "Dataset") and hasattr(
-        value, "columns" if _is_pandas(value) else "features"
-    )
+    kind = type(value)  # by name: to import either library takes long
+    package = kind.__module__.partition(".")[0]
+    return (package, kind.__name__) in (("pandas", "DataFrame"), ("datasets", "Dataset"))
 
 
 def _is_pandas(value: object) -> bool:

@@ -65,7 +65,7 @@ class Listener:
     def __init__(
         self,
         spool: Path,
-        callbacks: Iterable[Callback | OnReport],
+        callbacks: Sequence[Callback | OnReport],
         *,
         say: Callable[[str], object],
         heard: Path | None = None,
