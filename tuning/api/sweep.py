@@ -19,7 +19,6 @@ from tuning.display.time_left import TimeLeft
 from tuning.display.trials import time_left_as_text
 from tuning.display.words import span
 from tuning.study import StudyConfig
-from tuning.sweep_dir.confirm_runs import ConfirmRuns
 from tuning.sweep_dir.layout import REPORT, REVIEW, SPOOL, WINNER, confirm_folder
 from tuning.sweep_dir.lock import goes_on
 from tuning.sweep_dir.reviews import read_review
@@ -211,6 +210,7 @@ class Sweep:
     def confirmations(self) -> pd.DataFrame:
         """A row for each run with another seed; none where the study has no `confirm`, or it is not there yet."""
         from tuning.api.tables import confirmations_frame
+        from tuning.sweep_dir.confirm_runs import ConfirmRuns
 
         return confirmations_frame(ConfirmRuns(self.folder))
 
@@ -226,6 +226,8 @@ class Sweep:
             InputError: the sweep has kept none of these.
         """
         import pandas as pd
+
+        from tuning.sweep_dir.confirm_runs import ConfirmRuns
 
         if split == "holdout":
             runs = [run for run in ConfirmRuns(self.folder) if run.is_judged]

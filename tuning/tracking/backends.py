@@ -30,6 +30,10 @@ class TensorBoard(Callback):
             writer.add_scalar(name, value, step)
         writer.flush()
 
+    def on_result(self, trial: TrialKey, metrics: Mapping[str, float]) -> None:
+        """A single point of each."""
+        self.on_report(trial, 0, metrics)
+
     def on_trial_end(self, trial: TrialKey, state: str) -> None:
         """Its file is closed."""
         if trial in self._writers:
@@ -82,6 +86,11 @@ class WeightsAndBiases(Callback):
         """A point of each metric's curve."""
         if trial in self._runs:
             self._runs[trial].log(dict(metrics), step=step)
+
+    def on_result(self, trial: TrialKey, metrics: Mapping[str, float]) -> None:
+        """What is known before its run ends is in its summary."""
+        if trial in self._runs:
+            self._runs[trial].summary.update(dict(metrics))
 
     def on_trial_end(self, trial: TrialKey, state: str) -> None:
         """Its run ends, with the ledger's word for how."""

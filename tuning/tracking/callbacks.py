@@ -44,6 +44,9 @@ class Callback:
     def on_report(self, trial: TrialKey, step: int, metrics: Mapping[str, float]) -> None:
         """An evaluation of a trial after so many steps; each is told once."""
 
+    def on_result(self, trial: TrialKey, metrics: Mapping[str, float]) -> None:
+        """Scores that are no part of a curve: on the holdout, or on the test file."""
+
     def on_trial_end(self, trial: TrialKey, state: str) -> None:
         """A trial has ended: COMPLETE, PRUNED or FAILED; or is INTERRUPTED, and goes on when the sweep does."""
 
@@ -148,7 +151,13 @@ class Listener:
         elif kind == "metrics" and trial is not None and (trial, record["step"]) not in self._seen:
             self._seen.add((trial, record["step"]))
             metrics = {k: float(v) for k, v in record["metrics"].items() if not k.startswith("best/")}
-            self._each(lambda callback: callback.on_report(trial, record["step"], metrics))
+            if any(name.startswith("eval/") for name in metrics):
+                self._each(lambda callback: callback.on_report(trial, record["step"], metrics))
+            else:
+                self._each(lambda callback: callback.on_result(trial, metrics))
+        elif kind == "result" and record["metrics"]:
+            scores = {name: float(value) for name, value in record["metrics"].items()}
+            self._each(lambda callback: callback.on_result(trial, scores))
         elif kind == "end" and trial is not None:
             self._each(lambda callback: callback.on_trial_end(trial, record["tags"].get("state", record["status"])))
         elif kind == "end":
