@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import time
 from collections.abc import Generator, Sequence
@@ -382,4 +383,4 @@ def named_frame(text: str, path: str, name: str) -> str:
     """A line about the file of a frame as one about the frame, whose rows are counted from 1."""
     if path not in text:
         return text
-    return text.replace(path, f"the frame `{name}`").replace("line ", "row ").replace("file", "frame")
+    return re.sub(r"\bline (?=\d)", "row ", text.replace(path, f"the frame `{name}`"))
