@@ -91,7 +91,8 @@ def test_overrides_may_be_frames_and_wrong_ones_are_told(tmp_path: Path, monkeyp
     assert len(half.data) + len(half.dev) == 20 and half.config.budget.trials == 2
     with pytest.raises(InputError, match=r"unknown key `budget.trails`; did you mean `trials`"):
         Study.load("study.yaml", {"budget.trails": 2})
+    section = {"train": FRAME, "text_column": "리뷰", "label_column": "평가"}
     with pytest.raises(InputError, match=r"unknown key `trian`; did you mean `train`"):
-        Study(task="classification", data=tmp_path / "none.csv", trian={"epochs": 2}, storage=tmp_path)
+        Study(task="classification", data=section, trian={"epochs": 2}, storage=tmp_path)
     with pytest.raises(InputError, match="this study has no test file"):
         _ = made.test
