@@ -103,6 +103,7 @@ def test_its_task_and_its_searcher_run_as_those_of_this_package(lab: Path) -> No
     assert "always " in run(lab, "evaluate", "model", ROOT / "search_spaces" / "sample" / "test.tsv")
 
 
+@pytest.mark.slow
 def test_its_family_of_encoders_is_trained(lab: Path) -> None:
     config = SIZES | {"model_type": "camembert"}
     printed = run(lab, "train", "study.yaml", "--set", f"model.config={config}", "--output", "camembert")
