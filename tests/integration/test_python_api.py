@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ from ruamel.yaml import YAML
 
 from kobert_core.errors import InputError
 from tests.fixtures.commands import ROOT, environment
+from tests.fixtures.sweeps import ending_all, progress_of, start_sweep, wait_for
 from tuning import Study, Sweep
 from tuning.study import load_study
 
@@ -146,6 +148,35 @@ def test_blocks_of_other_languages_are_what_they_say(page: dict[str, Any], tmp_p
     (packages,) = map(tomllib.loads, blocks("toml"))
     groups = {"kobert_tuning.tasks", "kobert_tuning.encoders", "kobert_tuning.searchers"}
     assert packages["project"]["entry-points"].keys() == groups
+
+
+def test_a_sweep_can_be_awaited(page: dict[str, Any]) -> None:
+    async def wait() -> Any:
+        return await page["sweep"]
+
+    assert asyncio.run(wait()).state == "finished"
+
+
+def test_what_the_driver_cannot_use_is_told_here(page: dict[str, Any]) -> None:
+    study = Study.load("search_spaces/quickstart.yaml", {"resources.cpus_per_worker": 9999})
+    with pytest.raises(InputError, match="9999"):
+        study.run("too-large", show=False)
+    assert Sweep(Path("sweeps/too-large").absolute(), study.config).state == "failed"
+    with pytest.raises(InputError, match="`../x` cannot be the name of a sweep"):
+        study.run("../x")
+
+
+@pytest.mark.slow
+def test_what_the_command_line_runs_is_stopped_from_python(tmp_path: Path) -> None:
+    process = start_sweep(tmp_path, "first", "--set", "train.epochs=60")
+    with ending_all(process):
+        assert wait_for(process, lambda: progress_of(tmp_path / "first") > 0)
+        sweep = Sweep.open(tmp_path / "first")
+        assert sweep.state == "running" and sweep.best.value is not None
+        with pytest.raises(TimeoutError, match="still runs"):
+            sweep.wait(0.1)
+        assert sweep.stop().state == "interrupted"
+        assert process.wait(timeout=60) == 130
 
 
 def test_what_the_command_line_ran_is_opened_too(readme_work: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Generator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kobert_core.errors import InputError
+from tuning.api.exit_codes import EXIT_INTERRUPTED
 from tuning.api.html import sweep_html
 from tuning.api.process import Heard, hear, interrupt, is_driven, last_output
 from tuning.api.trial import Trial
@@ -154,7 +156,7 @@ class Sweep:
         code = self._process.wait()
         if heard.refused is not None:
             raise InputError(self._with_names(heard.refused))
-        if code != 130:
+        if code not in (EXIT_INTERRUPTED, -signal.SIGINT):
             said = heard.said[-1] if heard.said else "it has said nothing"
             raise RuntimeError(f"the sweep's process has died ({said})\n{last_output(self.folder)}")
         return self
