@@ -162,7 +162,7 @@ def test_what_the_driver_cannot_use_is_told_here(page: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="9999"):
         study.run("too-large", show=False)
     assert Sweep(Path("sweeps/too-large").absolute(), study.config).state == "failed"
-    with pytest.raises(InputError, match="`../x` cannot be the name of a sweep"):
+    with pytest.raises(InputError, match=r"`\.\./x` cannot be the name of a sweep"):
         study.run("../x")
 
 
