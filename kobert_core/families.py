@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from kobert_core.errors import InputError
+from kobert_core.plugins import Plugins
 
 if TYPE_CHECKING:
     from torch import nn
@@ -167,7 +167,9 @@ _ROBERTA = Family(
     needs_token_types=False,
 )
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
+FAMILIES: Plugins[Family] = Plugins(
+    "kobert_tuning.encoders",
+    Family,
     {
         "bert": Family(
             layers="encoder.layer",
@@ -219,9 +221,11 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             hidden_dropouts=("embedding_dropout", "mlp_dropout"),
             attention_dropout="attention_dropout",
         ),
-    }
+    },
 )
-"""Those that are known, by `model_type`."""
+"""Those that are known, by `model_type`; other packages add theirs as entry points."""
+IN_TRANSFORMERS = tuple(FAMILIES.own)
+"""Those of them that this package knows."""
 
 
 def family_of(config: PretrainedConfig) -> Family:
@@ -251,6 +255,16 @@ def known_type(backbone: str, revision: str | None = None) -> str | None:
     except (OSError, ValueError, LookupError, TypeError):  # whoever needs the encoder will say what is wrong
         return None
     return str(kind)
+
+
+def import_family(kind: str | None) -> None:
+    """Import the package that adds the family of a `model_type`, if one does: it may have more to tell transformers.
+
+    Raises:
+        InputError: it cannot be imported.
+    """
+    if kind is not None and kind in FAMILIES:
+        FAMILIES[kind]
 
 
 def layers_of(encoder: nn.Module) -> list[Any]:

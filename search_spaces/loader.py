@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -85,6 +86,22 @@ def load_study_file(path: str | os.PathLike[str], overrides: Sequence[str] = ())
     space = Space.from_dict({} if parameters is None else parameters, where=raw.where)
     _refuse_searched_and_fixed(raw, space)
     return RawStudy(path, values, space, lines, origins)
+
+
+def raw_study(values: Mapping[str, Any], *, where: str) -> RawStudy:
+    """The same from values that stand in no file; `where` is what their place is called.
+
+    Raises:
+        InputError: a value is none that a study file could have, or the parameters are no space.
+    """
+    try:
+        plain = json.loads(json.dumps(dict(values), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a value is no text, number, list or mapping of these ({error})", where=where) from error
+    raw = RawStudy(Path(where), plain, Space({}), {}, {})
+    space = Space.from_dict(plain.pop("parameters", None) or {}, where=raw.where)
+    _refuse_searched_and_fixed(raw, space)
+    return RawStudy(Path(where), plain, space, {}, {})
 
 
 def _read(path: Path) -> str:

@@ -17,7 +17,16 @@ import torch
 from kobert_core.config import ModelConfig
 from kobert_core.data.cache import cached_arrays
 from kobert_core.errors import InputError
-from kobert_core.families import FAMILIES, family_of, layers_above, layers_of, spread, weights_of_layers
+from kobert_core.families import (
+    FAMILIES,
+    family_of,
+    import_family,
+    known_type,
+    layers_above,
+    layers_of,
+    spread,
+    weights_of_layers,
+)
 from kobert_core.tokenization import Tokenizer
 
 if TYPE_CHECKING:
@@ -378,6 +387,7 @@ def _new_config(config: ModelConfig) -> PretrainedConfig:
             where="model.config.model_type",
             fix=f"use one of {', '.join(FAMILIES)}",
         )
+    import_family(kind)
     return AutoConfig.for_model(kind)
 
 
@@ -385,6 +395,7 @@ def _config_of_backbone(config: ModelConfig) -> PretrainedConfig:
     from transformers import AutoConfig
 
     assert config.backbone is not None
+    import_family(known_type(config.backbone, config.revision))
     try:
         its_config: PretrainedConfig = AutoConfig.from_pretrained(
             config.backbone, revision=config.revision or "main", trust_remote_code=False

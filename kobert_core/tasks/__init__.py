@@ -1,4 +1,5 @@
-"""All tasks there are, and their presets. A task is a folder beside this file; nothing else names it."""
+"""All tasks there are, and their presets. A task is a folder beside this file, or in another package; nothing else
+names it."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kobert_core.config import FrozenConfig, TrainConfig
+from kobert_core.plugins import Plugins
 from kobert_core.tasks.multilabel.config import SPEC as MULTILABEL
 from kobert_core.tasks.question_answering.config import KORQUAD, QA
 from kobert_core.tasks.regression.config import SPEC as REGRESSION
@@ -17,10 +19,12 @@ from kobert_core.tasks.token_classification.config import SPEC as TOKENS
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
 
-SPECS: dict[str, TaskSpec] = {
-    spec.name: spec for spec in (CLASSIFICATION, NSMC, MULTILABEL, REGRESSION, TOKENS, QA, KORQUAD)
-}
-"""By the name that a study gives."""
+SPECS: Plugins[TaskSpec] = Plugins(
+    "kobert_tuning.tasks",
+    TaskSpec,
+    {spec.name: spec for spec in (CLASSIFICATION, NSMC, MULTILABEL, REGRESSION, TOKENS, QA, KORQUAD)},
+)
+"""By the name that a study gives; other packages add theirs as entry points."""
 
 
 def task_class(name: str) -> type[Task]:
@@ -37,7 +41,7 @@ def parse_train_config(values: Mapping[str, object]) -> TrainConfig:
         pydantic.ValidationError, ValueError: a value is wrong, or no task has this name.
     """
     name = values.get("task")
-    if name not in SPECS:
+    if not isinstance(name, str) or name not in SPECS:
         raise ValueError(f"`task` must be one of {', '.join(SPECS)}, but got {name!r}")
     spec = SPECS[name]
     sections = {"data": spec.Data, "model": spec.Model}

@@ -450,6 +450,23 @@ class Task(ABC, Generic[E]):
             InputError: the file cannot be read, or too much of it cannot be used for this.
         """
 
+    def split_rows(self, split: str) -> list[dict[str, object]]:
+        """The rows or questions of `train`, `dev` or `holdout`, as people read them: see `labelled_rows`."""
+        file = self.data.train if split == "train" or self.data.dev is None else self.data.dev
+        purpose: Purpose = "training" if file is self.data.train else "scoring"
+        return self.labelled_rows(file, purpose, self._split[split])
+
+    @abstractmethod
+    def labelled_rows(
+        self, file: Source, purpose: Purpose = "scoring", items: np.ndarray | None = None
+    ) -> list[dict[str, object]]:
+        """What can be used of a labelled file, or some of its items: a record each, in the order of the file.
+
+        Returns:
+            `id`, the texts by their names, as in `Inputs`, and what is said of them: `label`, `labels`, `entities`, or
+            `answers`.
+        """
+
     @abstractmethod
     def bad_rows(self, path: Source, purpose: Purpose = "scoring") -> Sequence[SetAside]:
         """What of a labelled file cannot be used, with its place."""

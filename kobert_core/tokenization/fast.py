@@ -19,7 +19,7 @@ from tokenizers import normalizers
 
 from kobert_core.code_points import code_points
 from kobert_core.errors import InputError, reason_of
-from kobert_core.families import FAMILIES
+from kobert_core.families import FAMILIES, import_family, known_type
 from kobert_core.garbage import no_collection
 from kobert_core.tokenization.export import write_tokenizer
 from kobert_core.tokenization.loading import FAST_FILES
@@ -283,6 +283,7 @@ def _loaded(folder: Path, files: tuple[tuple[str, int, int], ...]) -> FastTokeni
 def _config_of(folder: Path) -> PretrainedConfig | None:
     from transformers import AutoConfig
 
+    import_family(known_type(str(folder)))
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError):  # whoever needs one will say so

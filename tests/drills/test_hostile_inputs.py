@@ -43,9 +43,9 @@ from tests.fixtures.commands import ROOT
 from tests.fixtures.damage import damaged
 from tests.fixtures.tiny import tiny_config
 from tuning.cli.app import main
-from tuning.cli.options import sweep_name
 from tuning.study import dump_study, load_study
 from tuning.sweep_dir.layout import LEDGER, WINNER
+from tuning.sweep_dir.names import sweep_name
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, read_winner
 
 STUDIES = sorted((ROOT / "search_spaces").glob("*.yaml"))

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from kobert_core.errors import InputError
 from kobert_core.texts import printable
+from tuning.api.exit_codes import EXIT_BAD_INPUT
 from tuning.cli.cluster import commands as cluster_commands
 from tuning.cli.export import commands as export_commands
 from tuning.cli.files import commands as file_commands
@@ -21,7 +22,6 @@ from tuning.cli.interpreter import settle_interpreter
 from tuning.cli.launch import commands as launch_commands
 from tuning.cli.models import commands as model_commands
 from tuning.cli.onnx import commands as onnx_commands
-from tuning.cli.options import EXIT_BAD_INPUT
 from tuning.cli.plan import commands as plan_commands
 from tuning.cli.serve import commands as serve_commands
 from tuning.cli.studies import commands as study_commands

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
+from tuning.api.exit_codes import EXIT_INTERRUPTED, EXIT_NOTHING_WON
 from tuning.cli.options import (
-    EXIT_INTERRUPTED,
-    EXIT_NOTHING_WON,
     SWEEPS,
     AsJson,
     Name,
@@ -19,10 +18,11 @@ from tuning.cli.options import (
     StudyFile,
     Trials,
     print_json,
-    sweep_name,
     with_trials,
 )
-from tuning.cli.terminal import echo, span
+from tuning.cli.terminal import echo
+from tuning.display.words import span
+from tuning.sweep_dir.names import sweep_folder
 
 commands = typer.Typer()
 
@@ -64,7 +64,7 @@ def submit(
     from tuning.sweep_dir.layout import CACHE
 
     study = load_study(study_file, with_trials(overrides, trials))
-    folder = ((output or study.storage or SWEEPS) / sweep_name(name or study.name)).resolve()
+    folder = sweep_folder(study, name, output)
     jobs = Jobs(address)
     if is_here(study):
         check_study(study, cache if (cache := folder.parent / CACHE).is_dir() else None)

@@ -89,7 +89,7 @@ def _config_of(file: Source, study: Path | None, model: str | None, task: str | 
         return read_train_config(Path(model))
     if model is None:
         raise InputError("nothing says how to read the file", where=file, fix="give --study, or an exported --model")
-    if task not in SPECS:
+    if task is None or task not in SPECS:
         what = "the task is not known" if task is None else f"there is no task `{task}`"
         raise InputError(what, where="--task", fix=f"use {' or '.join(SPECS)}, or give --study")
     data: dict[str, object] = {"train": file.as_json()}

@@ -15,7 +15,9 @@ from tuning.cli.options import CompareOn, Force, Fp16, Int8, MaxDrop, SweepDir
 from tuning.cli.terminal import echo
 
 if TYPE_CHECKING:
+    from tuning.study import StudyConfig
     from tuning.sweep.onnx import OnnxReport, Wanted
+    from tuning.sweep_dir.trial_table import TrialRecord
 
 commands = typer.Typer()
 
@@ -108,39 +110,29 @@ def _push(
 
 
 def _export(sweep_dir: Path, output: Path, trial: int | None, wanted: Wanted | None, *, variant: str | None) -> None:
+    from tuning.api.export import export_trial
     from tuning.cli.progress import watching
-    from tuning.sweep.comparison import Comparison, baselines_of
-    from tuning.sweep.export import VARIANTS, export_model
-    from tuning.sweep_dir.layout import WINNER
+    from tuning.sweep.export import VARIANTS
     from tuning.sweep_dir.saved_study import load_sweep_study
     from tuning.sweep_dir.trial_table import TrialTable, read_winner
 
-    study = load_sweep_study(sweep_dir)
-    table = TrialTable.of(sweep_dir.resolve(), study)
-    result = read_winner(sweep_dir) if trial is None or (sweep_dir / WINNER).is_file() else None
     reports: list[OnnxReport] = []
     with watching() as progress:
         progress(f"exporting to {output}", 0)
-        about: dict[str, Any] = {}
-        if result is not None and trial in (None, result["winner"]["trial"]):
-            record, verdict = table[result["winner"]["trial"]], result.get("verdict")
-            beside = Comparison(baselines=baselines_of(table, study), notes=tuple(result.get("notes", ())))
-            about = {"test": result["test"], "comparison": beside, "verdict": verdict}
-        else:
-            assert trial is not None
-            record = table[trial]
 
-        def add_graphs(folder: Path) -> None:
+        def add_graphs(folder: Path, study: StudyConfig, record: TrialRecord) -> None:
             from tuning.sweep.onnx import add_onnx_on_dev
 
             assert wanted is not None
             reports.append(add_onnx_on_dev(folder, sweep_dir.resolve(), study, record, wanted, progress=progress))
 
-        more: dict[str, Any] = {} if wanted is None else {"complete": add_graphs}
         if variant:
+            study = load_sweep_study(sweep_dir)
+            record = TrialTable.of(sweep_dir.resolve(), study)[read_winner(sweep_dir)["winner"]["trial"]]
+            more: dict[str, Any] = {} if wanted is None else {"complete": lambda each: add_graphs(each, study, record)}
             VARIANTS[variant](sweep_dir, study, record, output, **more)
         else:
-            export_model(sweep_dir, study, record, output, **about, **more)
+            export_trial(sweep_dir, trial, output, complete=add_graphs if wanted else None)
     echo(f"exported to {output}")
     for report in reports:
         assert wanted is not None

@@ -10,9 +10,8 @@ import typer
 from rich.console import Console
 
 from kobert_core.data.source import Source
+from tuning.api.exit_codes import EXIT_INTERRUPTED, EXIT_NOTHING_WON
 from tuning.cli.options import (
-    EXIT_INTERRUPTED,
-    EXIT_NOTHING_WON,
     SWEEPS,
     Address,
     AsJson,
@@ -23,11 +22,11 @@ from tuning.cli.options import (
     SweepsFolder,
     Trials,
     print_json,
-    sweep_name,
     with_trials,
 )
 from tuning.cli.outcome import show_dry_run, summarise
 from tuning.sweep_dir.layout import CACHE, PROFILES, STUDY
+from tuning.sweep_dir.names import sweep_folder
 
 if TYPE_CHECKING:
     from tuning.study import StudyConfig
@@ -98,20 +97,18 @@ def sweep(
         if as_json:
             print_json(found.as_json())
         return
+    from tuning.api.driver import Asked, drive
+    from tuning.api.supervisor import command_to_go_on
     from tuning.cli.display import Display
-    from tuning.cli.supervisor import supervised
-    from tuning.cluster.head import starts_here
 
-    display = Display(console)
-    with supervised(display.say, own_ray=starts_here(address)) as session:
-        study, folder = study_and_folder(study_file, with_trials(overrides, trials), name, output)
-        from tuning.sweep.sweep import run_sweep  # takes long: a mistake in the study is told before
+    def asked() -> Asked:
+        return Asked(*study_and_folder(study_file, with_trials(overrides, trials), name, output), resume)
 
-        result = run_sweep(study, folder, address=address, resume=resume, display=display, session=session)
-        summarise(result, console)
-        if as_json:
-            print_json(result.as_json())
-        _exit_of(result)
+    result = drive(asked, address=address, display=Display(console), how_to_go_on=command_to_go_on)
+    summarise(result, console)
+    if as_json:
+        print_json(result.as_json())
+    _exit_of(result)
 
 
 def _exit_of(result: SweepResult) -> None:
@@ -149,31 +146,36 @@ def distill(
     its end the students are held against their teacher: score, size, latency.
     """
     console = Console(stderr=as_json, emoji=False)
+    from tuning.api.driver import Asked, drive
+    from tuning.api.supervisor import command_to_go_on
     from tuning.cli.display import Display
-    from tuning.cli.supervisor import supervised
-    from tuning.cluster.head import starts_here
 
-    display = Display(console)
-    with supervised(display.say, own_ray=starts_here(address)) as session:
-        replaced = with_trials(overrides, trials)
+    display, replaced = Display(console), with_trials(overrides, trials)
+    taught: list[tuple[StudyConfig, Path, tuple[Path, ...]]] = []
+
+    def asked() -> Asked:
         study, folder = study_and_folder(student, [*replaced, "distill.soft_labels=."], name, output)
-        from tuning.cli.distill import show_sizes, teach
+        from tuning.cli.distill import teach
 
         soft_labels, models = teach(
             study, folder, teacher, [Source.of(file) for file in unlabelled or ()], resume=resume, say=display.say
         )
         study, folder = study_and_folder(student, [*replaced, f"distill.soft_labels={soft_labels}"], name, output)
-        from tuning.sweep.sweep import run_sweep
+        taught.append((study, folder, models))
+        # without a study it was cut off while the teacher was asked
+        return Asked(study, folder, resume and (folder / STUDY).exists())
 
-        resume = resume and (folder / STUDY).exists()  # else it was cut off while the teacher was asked
-        result = run_sweep(study, folder, address=address, resume=resume, display=display, session=session)
-        summarise(result, console)
-        told = result.as_json()
-        if result.winner is not None:
-            told["students"] = show_sizes(study, folder, models, console)
-        if as_json:
-            print_json(told)
-        _exit_of(result)
+    result = drive(asked, address=address, display=display, how_to_go_on=command_to_go_on)
+    summarise(result, console)
+    told = result.as_json()
+    if result.winner is not None:
+        from tuning.cli.distill import show_sizes
+
+        ((study, folder, models),) = taught
+        told["students"] = show_sizes(study, folder, models, console)
+    if as_json:
+        print_json(told)
+    _exit_of(result)
 
 
 def study_and_folder(
@@ -183,4 +185,4 @@ def study_and_folder(
     from tuning.study import load_study
 
     study = load_study(file, overrides)
-    return study, ((output or study.storage or SWEEPS) / sweep_name(name or study.name)).resolve()
+    return study, sweep_folder(study, name, output)

@@ -9,16 +9,12 @@ from typing import Annotated
 
 import typer
 
-from kobert_core.errors import InputError
 from kobert_core.onnx.files import BACKENDS
 from tuning.cli.terminal import echo
-from tuning.sweep_dir.layout import CACHE, LEDGER, PLANS, PROFILES, TRIALS
+from tuning.sweep_dir.layout import LEDGER, TRIALS
+from tuning.sweep_dir.layout import SWEEPS as SWEEPS
 
-SWEEPS = Path("sweeps")
-MAX_NAME_BYTES = 200
-"""File systems allow 255; names of temporary files are longer."""
-EXIT_NOTHING_WON = EXIT_UNSENT = EXIT_DRIFT = EXIT_NOT_BETTER = EXIT_NOT_KEPT = 1
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+EXIT_UNSENT = EXIT_DRIFT = EXIT_NOT_BETTER = EXIT_NOT_KEPT = 1
 
 
 def complete_studies(incomplete: str) -> list[str]:
@@ -101,23 +97,6 @@ CompareOn = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Take the place of the version in use without a comparison.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object last; all else goes to stderr.")]
-
-
-def sweep_name(name: str) -> str:
-    """Check that a name can be that of a sweep's folder.
-
-    Raises:
-        InputError: it could lead out of the output folder.
-    """
-    from tuning.tracking.uris import ARTIFACTS, STORE_FILE
-
-    names_in_use = (CACHE, PROFILES, PLANS, ARTIFACTS, STORE_FILE)  # in the folder of all sweeps
-    plain = name == Path(name).name and not name.startswith((".", "-")) and name.isprintable()
-    if not name or not plain or len(name.encode()) > MAX_NAME_BYTES or name in names_in_use:
-        raise InputError(
-            f"`{name}` cannot be the name of a sweep", where="--name", fix="use a plain name such as nsmc-2"
-        )
-    return name
 
 
 def print_json(content: dict[str, object]) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kobert_core.texts import printable
-from tuning.cli.terminal import span
+from tuning.display.words import span
 from tuning.study.objectives import in_digits
 from tuning.sweep_dir.layout import REPORT
 
@@ -60,8 +60,9 @@ def objectives_in_words(objectives: Objectives) -> Iterator[str]:
 
 def summarise(result: SweepResult, console: Console) -> None:
     """How a sweep ended, and what to do next."""
-    from tuning.cli.display import Display, short_values, values_as_text
-    from tuning.cli.supervisor import command_to_go_on
+    from tuning.api.supervisor import command_to_go_on
+    from tuning.cli.display import Display
+    from tuning.display.trials import short_values, values_as_text
     from tuning.sweep.comparison import compared
     from tuning.sweep_dir.trial_table import standing
 

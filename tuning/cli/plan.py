@@ -20,7 +20,7 @@ from tuning.cli.options import (
     print_json,
     with_trials,
 )
-from tuning.cli.terminal import span
+from tuning.display.words import span
 
 if TYPE_CHECKING:
     from tuning.planning.plan import Plan

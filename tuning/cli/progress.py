@@ -19,7 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from tuning.cli.terminal import echo, span
+from tuning.cli.terminal import echo
+from tuning.display.words import span
 
 SECONDS_BETWEEN_LINES = 15.0
 

@@ -95,7 +95,7 @@ def _line(table: TrialTable) -> str:
 
 
 def _show(table: TrialTable, records: list[TrialRecord]) -> None:
-    from tuning.cli.display import trial_table
+    from tuning.display.trials import trial_table
     from tuning.sweep_dir.layout import SPOOL
     from tuning.tracking import count_dead_letters, dead_letters_path
 

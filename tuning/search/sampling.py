@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial
 
 from search_spaces.distributions import Space
 from tuning.study import SearchConfig
+from tuning.study.searchers import SEARCHERS
 
 TRIES, MORE_TRIES = 10, 1000
 """So often the search draws; then, where the points cannot be listed, so often something is drawn at random."""
@@ -48,6 +49,8 @@ def make_sampler(
             return optuna.samplers.CmaEsSampler(
                 n_startup_trials=search.startup_trials, seed=seed, warn_independent_sampling=False
             )
+        if search.algorithm in SEARCHERS:
+            return SEARCHERS[search.algorithm](search, space, seed)
         return optuna.samplers.TPESampler(
             n_startup_trials=search.startup_trials,
             multivariate=True,

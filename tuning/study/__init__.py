@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tuning.study.config import StudyConfig
-from tuning.study.file import dump_study, load_dumped_study, load_study, searchable
+from tuning.study.file import dump_study, load_dumped_study, load_study, searchable, study_of
 from tuning.study.sections import BudgetConfig, ResourcesConfig, SchedulerConfig, SearchConfig, TrackingConfig
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "load_dumped_study",
     "load_study",
     "searchable",
+    "study_of",
 ]

@@ -23,7 +23,7 @@ from kobert_core.io.atomic import atomic_write_text
 from kobert_core.tasks import SPECS
 from kobert_core.tasks.spec import TaskSpec
 from search_spaces.distributions import Space
-from search_spaces.loader import RawStudy, load_study_file
+from search_spaces.loader import RawStudy, load_study_file, raw_study
 from search_spaces.validation import Problems, show, suggest_known, validate
 from tuning.study.config import StudyConfig, StudyHead, check_files
 from tuning.study.objectives import COSTS, Further, FurtherObjective, goals_in
@@ -86,7 +86,23 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
     Raises:
         InputError: it is no study; one line names the place, the key and what would be right.
     """
-    raw = load_study_file(path, overrides)
+    return _checked(load_study_file(path, overrides))
+
+
+def study_of(values: Mapping[str, Any], *, where: str = "Study") -> StudyConfig:
+    """The study that a study file with these values would be; relative paths start from the current folder.
+
+    Args:
+        values: The keys of a study file.
+        where: What to call the place of a mistake.
+
+    Raises:
+        InputError: as from `load_study`.
+    """
+    return _checked(raw_study(values, where=where))
+
+
+def _checked(raw: RawStudy) -> StudyConfig:
     raw = replace(raw, space=_with_absolute_folders(raw))
     task = _task_of(raw)
     problems = Problems()

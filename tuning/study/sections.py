@@ -5,9 +5,19 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ByteSize, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    ByteSize,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from kobert_core.config import Duration, FrozenConfig, PositiveInt
+from tuning.study.searchers import SEARCHERS
 from tuning.tracking.uris import address_problem, redact_uri
 
 
@@ -33,6 +43,17 @@ def printable(value: str) -> str:
     return value
 
 
+def or_of_a_package(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    """One of the searchers here, or one that another package adds."""
+    try:
+        return check(value)
+    except ValidationError:
+        if isinstance(value, str) and value in SEARCHERS:
+            SEARCHERS[value]  # it must be usable
+            return value
+        raise
+
+
 Address = Annotated[str, Field(min_length=1), AfterValidator(without_secret)]
 Bytes = Annotated[ByteSize, Field(gt=0)]
 Hours = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -41,8 +62,10 @@ Hours = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class SearchConfig(FrozenConfig):
     """How values are chosen."""
 
-    algorithm: Literal["tpe", "random", "grid", "cmaes"] = "tpe"
-    """Optuna's sampler."""
+    algorithm: Annotated[
+        Literal["tpe", "random", "grid", "cmaes"], WrapValidator(or_of_a_package), PlainSerializer(str)
+    ] = "tpe"
+    """Optuna's sampler; or that of another package, by its name there."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the sampler."""
     startup_trials: PositiveInt = 10
@@ -159,6 +182,11 @@ class TrackingConfig(FrozenConfig):
     into the environment (`MLFLOW_TRACKING_PASSWORD`)."""
     experiment: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)] | None = None
     """Name of the MLflow experiment; the study's name when not given."""
+    backends: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Other trackers that get the same beside MLflow, into the sweep's folder: `pip install kobert-tuning[tensorboard]`
+    or `[wandb]`."""
+    callbacks: tuple[Annotated[str, Field(pattern=r"^[\w.]+:\w+$")], ...] = ()
+    """Functions or classes of yours that hear of each evaluation, as `module:name`; see docs/python.md."""
     system_metrics: bool = False
     """Whether the sweep's run has MLflow's system metrics, of the machine that drives the sweep (CPU, memory, disk,
     network; GPUs where `nvidia-ml-py` is installed)."""

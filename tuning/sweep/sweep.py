@@ -31,7 +31,7 @@ from tuning.sweep.extras import DecodingScores, SeedScores
 from tuning.sweep.preflight import CheckedStudy, files_of, prepare, spoilers_of, survey, this_machine, tracking_warnings
 from tuning.sweep.result import SweepResult
 from tuning.sweep.session import Session
-from tuning.sweep.tracking import end_tracking, log_results, log_winner, start_tracking
+from tuning.sweep.tracking import callbacks_of, end_tracking, listen, log_results, log_winner, start_tracking
 from tuning.sweep.verdict import Verdict
 from tuning.sweep_dir.disk_full import DiskFull
 from tuning.sweep_dir.layout import CACHE, ENVIRONMENT, MODEL, SCRATCH, WINNER
@@ -128,6 +128,7 @@ class Sweep:
         if study.scheduler.name != "pbt":  # before Ray starts, and MLflow hears of the sweep
             ledger = list(self.table)
             refuse_other_search(folder, name=folder.name, search=study.search, resume=self.resume, ledger=ledger)
+        callbacks = callbacks_of(study, folder)
         say("reading the data, starting Ray and its worker groups …")
         reading = in_background(self._read)
         in_background(
@@ -141,6 +142,7 @@ class Sweep:
             write_environment(folder / ENVIRONMENT)
             write_provenance(folder, study)
             tracker = start_tracking(study, self.table, task, uri=self.uri)
+            listener = listen(callbacks, folder, say=say)
             status: Status = "FAILED"
             try:
                 outcome = self._search_and_judge(groups, disk, tracker)
@@ -151,6 +153,7 @@ class Sweep:
                 self._report(outcome)
             finally:
                 end_tracking(tracker, study, self.table, status=status, say=say)
+                listener.close()
         return result
 
     def _read(self) -> CheckedStudy:

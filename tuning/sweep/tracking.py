@@ -8,15 +8,26 @@ import shlex
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from kobert_core.errors import InputError
 from kobert_core.tasks.base import Examples, Task
 from tuning.study import StudyConfig
 from tuning.study.objectives import constraints_in, goals_in
 from tuning.sweep.comparison import baselines_of, compared
 from tuning.sweep_dir.descriptions import describe_sweep
-from tuning.sweep_dir.layout import ENVIRONMENT, LEDGER, REPORT, SPOOL, STUDY, TABLE, WINNER
+from tuning.sweep_dir.layout import ENVIRONMENT, HEARD, LEDGER, REPORT, SPOOL, STUDY, TABLE, TENSORBOARD, WANDB, WINNER
 from tuning.sweep_dir.trial_status import run_ends
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, read_winner
-from tuning.tracking import DESCRIPTION_TAG, Status, Tracker, dead_letters_path
+from tuning.tracking import (
+    DESCRIPTION_TAG,
+    Callback,
+    Listener,
+    OnReport,
+    Status,
+    Tracker,
+    callbacks_named,
+    dead_letters_path,
+    make_backend,
+)
 
 
 def start_tracking(study: StudyConfig, table: TrialTable, task: Task[Examples], *, uri: str) -> Tracker:
@@ -30,6 +41,32 @@ def start_tracking(study: StudyConfig, table: TrialTable, task: Task[Examples], 
     tracker.start_sweep(params=sweep_params(study), tags={"task": study.task, DESCRIPTION_TAG: description})
     log_datasets(study, task, tracker)
     return tracker
+
+
+def callbacks_of(study: StudyConfig, folder: Path) -> list[Callback | OnReport]:
+    """The other trackers and the callbacks that a study names.
+
+    Raises:
+        InputError: one is not installed, or cannot be made.
+    """
+    where = {"tensorboard": folder / TENSORBOARD, "wandb": folder / WANDB}
+    project = study.tracking.experiment or study.name
+    try:
+        backends = [
+            make_backend(name, where[name], project=project, spool=folder / SPOOL) for name in study.tracking.backends
+        ]
+    except ValueError as error:
+        raise InputError(str(error), where="tracking.backends") from error
+    try:
+        return [*backends, *callbacks_named(study.tracking.callbacks)]
+    except ValueError as error:
+        fix = "give module:name of a function or class that Python can import here"
+        raise InputError(str(error), where="tracking.callbacks", fix=fix) from error
+
+
+def listen(callbacks: list[Callback | OnReport], folder: Path, *, say: Callable[[str], object]) -> Listener:
+    """Let callbacks hear of a sweep, also of what they missed in an earlier session."""
+    return Listener(folder / SPOOL, callbacks, say=say, heard=folder / HEARD)
 
 
 def sweep_params(study: StudyConfig) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -44,6 +44,18 @@ class Verdict:
     """Runs that the verdict rests on."""
     chosen_by: int = 0
     """Runs that chose the candidate."""
+
+    def __str__(self) -> str:
+        return self.sentence
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Verdict:
+        """The verdict of what `as_json` gave."""
+        given = {name: value for name, value in content.items() if name in cls.__dataclass_fields__}
+        gain, means = given.get("gain"), given.get("means")
+        given["gain"] = Interval(**gain) if gain else None
+        given["means"] = {int(trial): mean for trial, mean in means.items()} if means else None
+        return cls(**given)
 
     def as_json(self) -> dict[str, object]:
         """Plain values."""

@@ -10,6 +10,8 @@ from kobert_core.errors import InputError
 if TYPE_CHECKING:
     from tuning.sweep_dir.trial_table import TrialRecord
 
+SWEEPS = Path("sweeps")
+"""The folder of all sweeps, where nothing else is said."""
 STUDY = "study.yaml"
 LEDGER, TABLE = "trials.json", "trials.csv"
 """All trials: for the program, and for people."""
@@ -26,7 +28,13 @@ JOURNAL, SUM = "optuna_journal.log", ".sha256"
 """Optuna's journal; the file with its checksum has the same name and one more suffix."""
 SPOOL = "tracking.jsonl"
 """`tuning.tracking` writes two more files beside it."""
+HEARD = "callbacks.json"
+"""How far the callbacks of the study have heard."""
 LOCK = ".lock"
+ASKED, MESSAGES, OUTPUT = ".asked.yaml", "driver.jsonl", "driver.log"
+"""Of a sweep that a Python program started: the study that it gave, what the driver says, and what else it printed."""
+TENSORBOARD, WANDB = "tensorboard", "wandb"
+"""What is written for other trackers, where the study names them."""
 SCRATCH = ".ray"
 """Ray's own files."""
 SHARED = ".shared-"
@@ -57,8 +65,8 @@ MODEL_FILES = "model"
 PLAN = "plan.json"
 """What the sweep was expected to take."""
 
-CACHE, PROFILES, PLANS = "cache", "profiles", "plans"
-"""In the folder of all sweeps."""
+CACHE, PROFILES, PLANS, FRAMES = "cache", "profiles", "plans", "frames"
+"""In the folder of all sweeps; the last has the DataFrames that studies were given."""
 
 
 def trial_folder(sweep: Path, trial: int) -> Path:

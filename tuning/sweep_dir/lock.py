@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,14 @@ def goes_on(folder: Path) -> bool:
         return is_running(folder) or bool((folder / LOCK).read_text(encoding="utf-8"))
     except OSError:
         return False
+
+
+def driver_of(folder: Path) -> tuple[int, str] | None:
+    """The id of the process that runs the sweep of a folder, and its machine; None where none does."""
+    if not is_running(folder):
+        return None
+    match = re.fullmatch(r"running (\d+) on (\S+)", (folder / LOCK).read_text(encoding="utf-8").strip())
+    return (int(match[1]), match[2]) if match else None
 
 
 def is_running(folder: Path) -> bool:

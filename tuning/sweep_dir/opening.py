@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +48,7 @@ def open_sweep_dir(
             else:  # no trial depends on it yet
                 (folder / PROVENANCE).unlink(missing_ok=True)
             read_log(folder)  # a damaged file is an error now, not after the last trial
-        print("running", file=lock, flush=True)
+        print(f"running {os.getpid()} on {socket.gethostname()}", file=lock, flush=True)
         remove_leftovers(folder)
         dump_study(study, folder / STUDY)
         try:

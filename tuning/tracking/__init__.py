@@ -3,6 +3,8 @@ so that a slow, broken or missing server never stops a sweep, and no report is l
 
 from __future__ import annotations
 
+from .backends import make_backend
+from .callbacks import Callback, Listener, OnReport, TrialKey, callbacks_named, read_reports
 from .dead_letters import count_dead_letters, dead_letters_path
 from .registry import TASK_TAG, RegisteredVersion, Registry, check_alias, logged_model
 from .store import DESCRIPTION_TAG
@@ -14,20 +16,27 @@ __all__ = [
     "DESCRIPTION_TAG",
     "INTERRUPTED_TAGS",
     "TASK_TAG",
+    "Callback",
     "End",
     "Ends",
+    "Listener",
+    "OnReport",
     "RegisteredVersion",
     "Registry",
     "Status",
     "SyncResult",
     "Tracker",
+    "TrialKey",
     "address_problem",
+    "callbacks_named",
     "check_alias",
     "count_dead_letters",
     "dead_letters_path",
     "default_tracking_uri",
     "logged_model",
+    "make_backend",
     "reach",
+    "read_reports",
     "redact_uri",
     "resolve_tracking_uri",
     "send_spool",

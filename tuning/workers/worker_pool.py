@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ray.exceptions import RayError
 
-from kobert_core.families import FAMILIES, known_type
+from kobert_core.families import IN_TRANSFORMERS, known_type
 from kobert_core.tasks import SPECS
 from tuning.study import ResourcesConfig, StudyConfig
 from tuning.study.encoders import encoders_of
@@ -27,7 +27,7 @@ def modules_for(study: StudyConfig) -> list[str]:
     implementation, _, _ = SPECS[study.task].implementation.partition(":")
     default = str(study.model.config.get("model_type", "bert"))
     types = {known_type(each.backbone, each.revision) if each.backbone else default for each in encoders_of(study)}
-    names = [each.replace("-", "_") for each in FAMILIES if each in types]
+    names = [each.replace("-", "_") for each in IN_TRANSFORMERS if each in types]
     families = [f"transformers.models.{name}.modeling_{name}" for name in names]
     return [implementation, "kobert_core.pretrained", "kobert_core.training", *families]
 

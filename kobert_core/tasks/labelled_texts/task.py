@@ -163,6 +163,19 @@ class LabelledTexts(Task[TextExamples]):
             for row_id, of_row, outcome in zip(rows.ids, zip(*texts.values(), strict=True), outcomes, strict=True)
         ]
 
+    def labelled_rows(
+        self, file: Source, purpose: Purpose = "scoring", items: np.ndarray | None = None
+    ) -> list[dict[str, object]]:
+        rows = self.read_rows(file) if items is None else self.read_rows(file).take(items)
+        texts = {"text": rows.texts} if rows.pairs is None else {"text": rows.texts, "pair": rows.pairs}
+        nothing = np.zeros((len(rows), len(self._label_names)))  # what a model says of them is not asked for
+        expected = [outcome.expected for outcome in self._outcomes(rows.labels, nothing)]
+        name = "labels" if isinstance(expected[0], list) else "label"
+        return [
+            {"id": row_id} | dict(zip(texts, of_row, strict=True)) | {name: said}
+            for row_id, of_row, said in zip(rows.ids, zip(*texts.values(), strict=True), expected, strict=True)
+        ]
+
     @abstractmethod
     def _outcomes(self, labels: np.ndarray, logits: np.ndarray) -> Iterator[Outcome]:
         """What came of each row."""

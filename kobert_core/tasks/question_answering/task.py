@@ -217,6 +217,23 @@ class QuestionAnswering(Task[WindowExamples]):
             )
         ]
 
+    def labelled_rows(
+        self, file: Source, purpose: Purpose = "scoring", items: np.ndarray | None = None
+    ) -> list[dict[str, object]]:
+        arrays = self._texts(file, purpose)
+        questions = strings(arrays["question_codes"], arrays["question_starts"])
+        contexts = strings(arrays["codes"], arrays["starts"])
+        golds, bounds = strings(arrays["gold_codes"], arrays["gold_starts"]), arrays["answer_starts"].tolist()
+        return [
+            {
+                "id": str(arrays["ids"][number]),
+                "question": questions[number],
+                "context": contexts[arrays["context"][number]],
+                "answers": list(dict.fromkeys(golds[bounds[number] : bounds[number + 1]])),
+            }
+            for number in (range(len(questions)) if items is None else items.tolist())
+        ]
+
     def total_weight(self, examples: WindowExamples, indices: np.ndarray) -> float:
         return float(len(indices))
 

@@ -241,6 +241,18 @@ class TokenClassification(Task[TokenExamples]):
             for number, wanted, given, certain in columns
         ]
 
+    def labelled_rows(
+        self, file: Source, purpose: Purpose = "scoring", items: np.ndarray | None = None
+    ) -> list[dict[str, object]]:
+        examples = self.read(file, purpose) if items is None else self.read(file, purpose).take(items)
+        tagged, arrays = tagged_units(examples), examples.file
+        texts, ids = strings(arrays["codes"], arrays["starts"]), arrays["ids"]
+        entities = self._entities(examples, tagged, tagged.tags)
+        return [
+            {"id": str(ids[number]), "text": texts[number], "entities": said}
+            for number, said in zip(examples.texts.tolist(), entities, strict=True)
+        ]
+
     def total_weight(self, examples: TokenExamples, indices: np.ndarray) -> float:
         return float(examples.counted[indices].sum())
 

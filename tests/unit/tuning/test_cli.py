@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from kobert_core.errors import InputError
 from tests.fixtures.commands import ROOT, tune, tune_here
 from tuning.cli.app import app
-from tuning.cli.options import sweep_name
+from tuning.sweep_dir.names import sweep_name
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from kobert_core.config import Objective
 from tests.fixtures.commands import ROOT
-from tuning.cli.display import Display, LiveTable, SweepProgress, time_left_as_text
-from tuning.cli.time_left import TimeLeft
+from tuning.cli.display import Display, SweepProgress
+from tuning.display.time_left import TimeLeft
+from tuning.display.trials import LiveTable, time_left_as_text
 from tuning.study import load_study
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 

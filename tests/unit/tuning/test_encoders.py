@@ -16,7 +16,7 @@ from kobert_core.errors import InputError
 from search_spaces.distributions import Space
 from tests.fixtures.encoders import make_encoder
 from tests.fixtures.tiny import SAMPLE
-from tuning.cli.display import short_values, values_as_text
+from tuning.display.trials import short_values, values_as_text
 from tuning.study import StudyConfig, dump_study, load_study
 from tuning.study.encoders import encoders_of, short_names
 from tuning.sweep.comparison import Comparison

@@ -15,14 +15,14 @@ import psutil
 import pytest
 
 from tests.fixtures.commands import environment
-from tuning.cli.supervisor import supervised
+from tuning.api.supervisor import supervised
 from tuning.sweep.budget import SECONDS_OF_ONE_SIGNAL
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a sweep has one process")
 SWEEP = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
-from tuning.cli.supervisor import supervised
+from tuning.api.supervisor import supervised
 with supervised(lambda line: print(line, flush=True), own_ray={own_ray}) as session:
     print("begins", os.getpid(), flush=True)
     {body}

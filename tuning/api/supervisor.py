@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import psutil
 
-from tuning.cli.options import EXIT_INTERRUPTED, EXIT_NOTHING_WON
+from tuning.api.exit_codes import EXIT_INTERRUPTED, EXIT_NOTHING_WON
 from tuning.sweep.session import Session
 from tuning.workers.failures import MAX_LOSSES
 
@@ -24,8 +24,18 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM)
 WITH_THREADS = {"ray", "torch"}
 
 
+def command_to_go_on() -> str:
+    """The command that continues the sweep of this process."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return "kobert-tune submit, the same study and --resume"
+    again = sys.argv[1:] if "--resume" in sys.argv else [*sys.argv[1:], "--resume"]
+    return f"kobert-tune {shlex.join(again)}"
+
+
 @contextmanager
-def supervised(say: Callable[[str], object], *, own_ray: bool) -> Iterator[Session]:
+def supervised(
+    say: Callable[[str], object], *, own_ray: bool, how_to_go_on: Callable[[], str] = command_to_go_on
+) -> Iterator[Session]:
     """Run the block in a child process, and again in another one if that dies; exit as the child did.
 
     A process that has threads of libraries cannot be split: where they are loaded already, the block runs in this one.
@@ -33,12 +43,13 @@ def supervised(say: Callable[[str], object], *, own_ray: bool) -> Iterator[Sessi
     Args:
         say: Is told why it is run again.
         own_ray: Whether the child starts a Ray of its own. A cluster that has taken it along is not there any more.
+        how_to_go_on: Says what continues the sweep, when it is not run again here.
     """
     if sys.platform != "linux" or WITH_THREADS & sys.modules.keys():
         yield Session()
         return
     session = Session(descriptor=os.memfd_create("session"))
-    _Supervisor(say, own_ray, session).run()  # returns in the child alone
+    _Supervisor(say, own_ray, session, how_to_go_on).run()  # returns in the child alone
     try:
         yield session
     finally:
@@ -46,8 +57,10 @@ def supervised(say: Callable[[str], object], *, own_ray: bool) -> Iterator[Sessi
 
 
 class _Supervisor:
-    def __init__(self, say: Callable[[str], object], own_ray: bool, session: Session) -> None:
-        self._say, self._own_ray, self._session = say, own_ray, session
+    def __init__(
+        self, say: Callable[[str], object], own_ray: bool, session: Session, how_to_go_on: Callable[[], str]
+    ) -> None:
+        self._say, self._own_ray, self._session, self._how_to_go_on = say, own_ray, session, how_to_go_on
         self._child: int | None = None
         self._stopped = False
 
@@ -95,16 +108,8 @@ class _Supervisor:
             return
         else:
             what = f"{what}, and no trial has come any further since {MAX_LOSSES} such losses"
-        self._say(f"{what}; go on with: {command_to_go_on()}")
+        self._say(f"{what}; go on with: {self._how_to_go_on()}")
         _leave(EXIT_NOTHING_WON)
-
-
-def command_to_go_on() -> str:
-    """The command that continues the sweep of this process."""
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        return "kobert-tune submit, the same study and --resume"
-    again = sys.argv[1:] if "--resume" in sys.argv else [*sys.argv[1:], "--resume"]
-    return f"kobert-tune {shlex.join(again)}"
 
 
 def _kill_descendants() -> None:
