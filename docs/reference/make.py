@@ -144,6 +144,8 @@ EXAMPLES: dict[str, object] = {
     "tracking.experiment": "my-reviews",
     "tracking.uri": "http://mlflow:5000",
     "tracking.system_metrics": True,
+    "tracking.backends": ["tensorboard"],
+    "tracking.callbacks": ["my_lab.alerts:Alert"],
 }
 """Of keys that no study of the package sets, or in another way; checked by `tests/unit/docs/test_reference.py`."""
 
