@@ -67,7 +67,7 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
     """Train a model from the start, or from the newest checkpoint when the runtime says so.
 
     Reports at each `eval_percent` of the run's own steps, after a checkpoint of that moment is on disk. A run that
-    goes on from a checkpoint begins with its last report before it, which may so be heard twice, but never not at all.
+    goes on from a checkpoint begins with its last report before it, so a report may arrive twice, but is never lost.
     Between evaluations it writes a checkpoint each `checkpoint_interval`, and when it is asked to stop.
     The same config and data on the same device with the same number of threads and workers give the same
     numbers, bit for bit on CPU, also after a stop and a resume.
@@ -160,7 +160,7 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: Check
                 with runtime.phase("evaluation"):
                     metrics |= evaluate_on_dev(model, task, runtime)
                 judge(objective, runtime, progress, percent, metrics)
-            report_and_prune(writer, runtime, progress, previous)
+            report_and_clean_up(writer, runtime, progress, previous)
             window = Window(runtime.device)
             clock.start(progress.step)
         elif clock.is_due(progress.step, runtime):
@@ -290,7 +290,7 @@ def judge(objective: Objective, runtime: Runtime, progress: Progress, percent: i
     progress.report = asdict(report)
 
 
-def report_and_prune(
+def report_and_clean_up(
     writer: CheckpointWriter, runtime: Runtime, progress: Progress, previous: dict[str, Any] | None
 ) -> None:
     """Report, then remove all checkpoints but this one, the best one and that of the `previous` report."""
@@ -298,7 +298,7 @@ def report_and_prune(
     with runtime.phase("logging"):
         heard = runtime.report(Report(**progress.report))
     if heard:
-        prune(writer, runtime, progress, previous)
+        remove_old_checkpoints(writer, runtime, progress, previous)
 
 
 @contextmanager
@@ -328,10 +328,12 @@ def save(writer: CheckpointWriter, runtime: Runtime, progress: Progress, trained
     """Write the checkpoint of a moment between evaluations, and remove what it takes the place of."""
     with saving(writer, runtime, progress, trained, window):
         pass
-    prune(writer, runtime, progress, progress.report)
+    remove_old_checkpoints(writer, runtime, progress, progress.report)
 
 
-def prune(writer: CheckpointWriter, runtime: Runtime, progress: Progress, previous: dict[str, Any] | None) -> None:
+def remove_old_checkpoints(
+    writer: CheckpointWriter, runtime: Runtime, progress: Progress, previous: dict[str, Any] | None
+) -> None:
     """Remove the checkpoints that a run does not need: it needs the newest, the best, and one to fall back on, that of
     the `previous` report."""
     if runtime.checkpoints is None or runtime.rank != 0:

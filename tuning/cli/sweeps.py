@@ -50,7 +50,7 @@ def list_(
             _show(table, records)
         return
     if sort is not None:
-        raise InputError("sorted are the trials of one sweep", where="--sort", fix="give its folder, SWEEP_DIR")
+        raise InputError("`--sort` sorts the trials of one sweep", where="--sort", fix="give its folder, SWEEP_DIR")
     tables = [_table_of(path.parent) for path in sorted(output.glob(f"*/{LEDGER}"))]
     if as_json:
         print_json({"sweeps": [_summary(table) for table in tables]})
@@ -101,7 +101,7 @@ def _show(table: TrialTable, records: list[TrialRecord]) -> None:
 
     Console().print(trial_table(table, records))
     if _is_cut_off(table):
-        echo("no process runs this sweep any more: the command that began it goes on")
+        echo("this sweep was cut off: run the command that began it again, and it goes on")
     if refused := count_dead_letters(table.folder / SPOOL):
         echo(f"MLflow refused {refused:,} records for good: {dead_letters_path(table.folder / SPOOL)}")
 

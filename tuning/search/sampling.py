@@ -1,5 +1,5 @@
-"""The values of a new trial, drawn by Optuna's samplers. The same values would give the same numbers again, so what
-another trial has is not taken: it is drawn again, with a seed that follows from how often.
+"""The values of a new trial, drawn by Optuna's samplers. The same values would give the same numbers again, so values
+that another trial has are drawn again, with a seed that depends on the number of the attempt.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tuning.study import SearchConfig
 from tuning.study.searchers import SEARCHERS
 
 TRIES, MORE_TRIES = 10, 1000
-"""So often the search draws; then, where the points cannot be listed, so often something is drawn at random."""
+"""Attempts with the study's sampler; then, where the points of the space cannot be listed, random attempts."""
 
 
 def make_sampler(

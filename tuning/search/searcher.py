@@ -155,6 +155,6 @@ class Teller(DriverOnly, Callback):
         self._searcher.tell(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
-        """It failed, or its process was lost: then it goes back to WAITING with all that run."""
+        """It failed. One whose process was lost is told nothing here: `put_back` returns it to WAITING."""
         if failure_of(trial) is not None:
             self._searcher.tell(trial.trial_id)

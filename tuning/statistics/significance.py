@@ -30,7 +30,8 @@ def paired_t(
 
 
 def mcnemar(ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_]) -> float:
-    """The p-value of McNemar's exact test: of the examples that one model alone has right, is it half that one has?
+    """The p-value of McNemar's exact test: of the examples that exactly one model has right, does
+    each model have half?
 
     Args:
         ours, theirs: Of the same examples, whether a model has them right.

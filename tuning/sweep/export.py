@@ -214,7 +214,7 @@ def take_values(folder: Path, record: TrialRecord, *, where: Path) -> None:
         return
     if not record.lineage:
         raise InputError(
-            f"`{changed[0]}` of trial {record.trial} is not in {LEDGER} what it was trained with",
+            f"{LEDGER} has another `{changed[0]}` for trial {record.trial} than it was trained with",
             where=where,
             fix="begin a new sweep: the trials of this one were mixed up",
         )

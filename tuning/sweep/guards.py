@@ -61,8 +61,8 @@ def spoilers(tasks: Sequence[Task[Examples]], test: Source | None) -> Iterator[I
 def resolution(task: Task[Examples], metric: str) -> str | None:
     """The smallest difference between two models that their scores on dev can show.
 
-    Both are taken for as good as the trivial answer, or for right in half of all if that is more: of better models,
-    smaller differences show.
+    Assumes that both models are right on half of the rows, or on as many as the trivial answer if that is more. Of
+    better models, smaller differences show.
 
     Returns:
         In words; None where the metric is no share of what is right.

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from kobert_core.tasks.labelled_texts.ranking import average_precision, roc_auc
+from kobert_core.tasks.labelled_texts.auc import average_precision, roc_auc
 
 
 def f1(logits: np.ndarray, labels: np.ndarray, average: str) -> float:
@@ -54,7 +54,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def ranking(score: Callable[[np.ndarray, np.ndarray], float], logits: np.ndarray, labels: np.ndarray) -> float:
-    """A score of `kobert_core.tasks.labelled_texts.ranking`; shapes as in `f1`."""
+    """A score of `kobert_core.tasks.labelled_texts.auc`; shapes as in `f1`."""
     return score(labels > 0, logits)
 
 

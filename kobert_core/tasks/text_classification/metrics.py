@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from kobert_core.tasks.labelled_texts.ranking import average_precision, roc_auc
+from kobert_core.tasks.labelled_texts.auc import average_precision, roc_auc
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -38,7 +38,7 @@ def balanced_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def ranking(score: Callable[[np.ndarray, np.ndarray], float], logits: np.ndarray, labels: np.ndarray) -> float:
-    """A score of `kobert_core.tasks.labelled_texts.ranking`: of two classes that of the second one, otherwise the mean
+    """A score of `kobert_core.tasks.labelled_texts.auc`: of two classes that of the second one, otherwise the mean
     of each class against all others."""
     truth, scores = labels[:, None] == np.arange(logits.shape[1]), probabilities(logits)
     return score(truth[:, 1:], scores[:, 1:]) if logits.shape[1] == 2 else score(truth, scores)

@@ -76,7 +76,9 @@ def test_a_copy_is_exported_with_the_values_of_its_weights(study: StudyConfig, s
 
 
 def test_a_ledger_that_says_something_else_is_refused(study: StudyConfig, sweep: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"`optim\.backbone_lr` of trial 0 is not in trials\.json what it was trained"):
+    with pytest.raises(
+        InputError, match=r"trials\.json has another `optim\.backbone_lr` for trial 0 than it was trained"
+    ):
         export_model(sweep, study, record_with(FIRST | {"optim.backbone_lr": 5e-4}), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
