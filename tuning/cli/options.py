@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -19,21 +20,22 @@ EXIT_UNSENT = EXIT_DRIFT = EXIT_NOT_BETTER = EXIT_NOT_KEPT = 1
 
 def complete_studies(incomplete: str) -> list[str]:
     """For the shell: study files, and folders on the way to some."""
-    found = (Path(name) for name in glob.glob(f"{glob.escape(incomplete)}*"))
-    return sorted(f"{path}/" if path.is_dir() else str(path) for path in found if path.is_dir() or _is_yaml(path))
-
-
-def _is_yaml(path: Path) -> bool:
-    return path.suffix in (".yaml", ".yml")
+    return _complete(incomplete, lambda path: path.suffix in (".yaml", ".yml") and path.is_file())
 
 
 def complete_sweeps(incomplete: str) -> list[str]:
     """For the shell: folders of sweeps, and folders on the way to some."""
-    found = [Path(name) for name in glob.glob(f"{glob.escape(incomplete)}*") if Path(name).is_dir()]
-    if len(found) == 1 and not (found[0] / LEDGER).is_file():  # one more step at once
-        inside = sorted(str(path.parent) for path in found[0].glob(f"*/{LEDGER}"))
-        return inside or [f"{found[0]}/"]
-    return sorted(str(path) if (path / LEDGER).is_file() else f"{path}/" for path in found)
+    return _complete(incomplete, lambda path: (path / LEDGER).is_file())
+
+
+def _complete(incomplete: str, is_wanted: Callable[[Path], bool]) -> list[str]:
+    """What begins so; where that is one folder, what is in it, since a shell would go on behind it."""
+    found = [Path(name) for name in sorted(glob.glob(f"{glob.escape(incomplete)}*"))]
+    found = [path for path in found if is_wanted(path) or path.is_dir()]
+    if len(found) == 1 and not is_wanted(found[0]):
+        inside = [path for path in sorted(found[0].iterdir()) if is_wanted(path)]
+        found = inside or found
+    return [str(path) if is_wanted(path) else f"{path}/" for path in found]
 
 
 def complete_trials(ctx: typer.Context, incomplete: str) -> list[str]:
