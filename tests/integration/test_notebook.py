@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import nbformat
@@ -53,18 +52,19 @@ class Kernel:
 
     def run(self, code: str, *, meanwhile: Callable[[], object] | None = None) -> tuple[dict[str, Any], str]:
         """Run a cell: the reply, and what it printed."""
-        asked = self.client.execute(code)
+        asked, printed = self.client.execute(code), ""
         if meanwhile:
             meanwhile()
-        reply = self.client.get_shell_msg(timeout=400)
-        assert reply["parent_header"]["msg_id"] == asked
-        printed = ""
+        while (reply := self.client.get_shell_msg(timeout=400))["parent_header"].get("msg_id") != asked:
+            continue
         while True:
-            try:
-                message = self.client.get_iopub_msg(timeout=2)
-            except Empty:
+            message = self.client.get_iopub_msg(timeout=60)
+            if message["parent_header"].get("msg_id") != asked:
+                continue
+            if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
+                printed += message["content"]["text"]
+            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
                 return reply["content"], printed
-            printed += message["content"].get("text", "") if message["msg_type"] == "stream" else ""
 
     def kill(self) -> None:
         self.client.stop_channels()

@@ -189,9 +189,11 @@ class Study:
         folder = sweep_folder(self.config, name, Path(output) if output is not None else None, where="name")
         if (folder / STUDY).is_file():
             refuse_other_study(load_sweep_study(folder), self.config, folder)
-        sweep = Sweep(folder, self.config, names=self._names)
+        sweep, runs = Sweep(folder, self.config, names=self._names), is_driven(folder)
+        if not runs and self._is_done(folder):
+            return sweep
         sweep._listen(callbacks)
-        if not is_driven(folder) and not self._is_done(folder):
+        if not runs:
             sweep._process = start_driver(self.config, folder, address=address)
         return sweep
 

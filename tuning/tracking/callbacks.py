@@ -63,7 +63,7 @@ class _Function(Callback):
 
 
 class Listener:
-    """Tells callbacks of the records of a spool, in a thread, until `close`."""
+    """Tells callbacks of the records of a spool, in a thread, until the sweep's end or `close`."""
 
     def __init__(
         self,
@@ -162,6 +162,7 @@ class Listener:
             self._each(lambda callback: callback.on_trial_end(trial, record["tags"].get("state", record["status"])))
         elif kind == "end":
             self._each(lambda callback: callback.on_sweep_end(SWEEP_ENDS[record["status"]]))
+            self._closing.set()
 
     def _each(self, tell: Callable[[Callback], None]) -> None:
         for callback in list(self._callbacks):

@@ -107,6 +107,17 @@ def test_it_reports_what_it_says_it_reports(task: Task[Any]) -> None:
         assert name in type(task.model).model_fields and getattr(task.with_chosen(metrics).model, name) == value
 
 
+def test_its_rows_are_those_of_its_splits_and_expect_what_its_review_does(task: Task[Any]) -> None:
+    assert len(task.split_rows("train")) == task.train.items
+    rows, (said,) = (
+        task.split_rows("dev"),
+        {"label", "labels", "entities", "answers"} & task.split_rows("dev")[0].keys(),
+    )
+    outputs = predict(task.build_model(), task, task.dev, LocalRuntime(device=torch.device("cpu")))
+    records = task.review(task.dev, outputs)
+    assert [(row["id"], row[said]) for row in rows] == [(record["id"], record["expected"]) for record in records]
+
+
 def test_its_review_has_a_record_an_item_whose_scores_are_the_metrics(task: Task[Any]) -> None:
     outputs = predict(task.build_model(), task, task.dev, LocalRuntime(device=torch.device("cpu")))
     metrics = task.score(task.dev, outputs)
