@@ -147,6 +147,21 @@ def test_all_options_do_what_they_do_in_the_library(
     assert_the_same(ours, fast, first, second, **options)
 
 
+@pytest.mark.parametrize("truncation", ["only_first", "only_second", "longest_first"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("words", [False, True])
+def test_windows_of_pairs(truncation: str, side: str, words: bool, ours: Any, fast: Any, texts: list[str]) -> None:
+    """Also the token types of all windows after the first."""
+    long = sorted(texts, key=len)[-6:]
+    first, second = ([text.split() for text in given] if words else given for given in (long[::2], long[1::2]))
+    ours.truncation_side = fast.truncation_side = side
+    sizes = {"longest_first": 90, "only_first": 450, "only_second": 450}
+    options = {"truncation": truncation, "max_length": sizes[truncation], "stride": 8, "is_split_into_words": words}
+    assert_the_same(ours, fast, first, second, padding=True, return_overflowing_tokens=True, **options)
+    found = fast(first, second, padding=True, return_overflowing_tokens=True, **options)
+    assert len(found["input_ids"]) > 3
+
+
 def test_offsets_are_the_librarys_without_blanks_or_cover_more(ours: Any, fast: Any, texts: list[str]) -> None:
     """More: both marks of a pair of quotes, each letter of a syllable that is put together. A lone `▁` has none."""
     found, theirs = (one(texts, return_offsets_mapping=True, verbose=False) for one in (ours, fast))
