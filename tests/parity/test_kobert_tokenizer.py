@@ -272,7 +272,6 @@ def test_datasets_map_in_two_processes(ours: Any, shared: Path) -> None:
 
 
 def test_trainer_saves_it_with_each_checkpoint(ours: Any, tmp_path: Path) -> None:
-    pytest.importorskip("accelerate")
     labels = {"정말 좋았다": 1, "별로": 0, "시간이 아까웠다": 0}
     rows = [{**ours(text), "labels": label} for text, label in labels.items()]
     torch.manual_seed(0)
