@@ -35,7 +35,8 @@ from kobert_core.tokenization.tokenizer import SentencePieceTokenizer, tokenizer
 # What SKT's `tokenizer_config.json` says to its own class.
 _OF_THE_ORIGINAL = ("do_lower_case", "remove_space", "keep_accents", "sp_model_kwargs", "bos_token", "eos_token")
 
-Words = Sequence[str]
+_OR_A_FOLDER = "check the name and the network, or give a local folder"
+
 Piece = tuple[int, str, tuple[int, int]]
 """Id, token, and half-open character positions in the text."""
 
@@ -191,6 +192,8 @@ class KoBertTokenizer(PreTrainedTokenizerFast):
         **options: Any,
     ) -> None:
         where = options.get("name_or_path") or vocab_file or monologg_file
+        if vocab_file is None and monologg_file is None and options.get("is_local") is False:
+            raise InputError("KoBERT's files are not had from the HuggingFace hub", where=where, fix=_OR_A_FOLDER)
         model, vocab = read_files(vocab_file, monologg_file, monologg_vocab, where=where)
         try:
             pieces = tokenizer_of(model, None if vocab is None else tuple(vocab))
@@ -219,7 +222,7 @@ class KoBertTokenizer(PreTrainedTokenizerFast):
             raise InputError(
                 f"no such folder here, and not had from the HuggingFace hub ({reason_of(error)})",
                 where=pretrained_model_name_or_path,
-                fix="check the name and the network, or give a local folder",
+                fix=_OR_A_FOLDER,
             ) from error
 
     @classmethod

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from kobert_core.errors import InputError
 from kobert_core.tokenization import KoBertTokenizer, SentencePieceTokenizer
 from kobert_core.tokenization.export import SPECIAL_NAMES
 from tests.fixtures.commands import ROOT
@@ -250,6 +253,31 @@ def test_saved_and_loaded(layout: str, shared: Path, tmp_path: Path) -> None:
         assert values == tokenizer(text)[name]
 
 
+def test_names_of_the_hub(shared: Path, tmp_path: Path) -> None:
+    """From the hub's cache, as it lies on a machine without network."""
+    names = {"skt/kobert-base-v1": LAYOUTS["skt"], "monologg/kobert": LAYOUTS["monologg"]}
+    for name, source in names.items():
+        repository, commit = tmp_path / "hub" / f"models--{name.replace('/', '--')}", "0" * 40
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text(commit)
+        shutil.copytree(shared / "models" / source, repository / "snapshots" / commit)
+    code = (
+        "from kobert_core.tokenization import KoBertTokenizer\n"
+        f"for name in {list(names)!r}: print(KoBertTokenizer.from_pretrained(name)('정육점을')['input_ids'])\n"
+        "try: KoBertTokenizer.from_pretrained('skt/nothing')\n"
+        "except ValueError as error: print(error)"
+    )
+    offline = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    made = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=offline, capture_output=True, text=True, check=True
+    )
+    folders = (shared / "models" / source for source in names.values())
+    expected = [str(SentencePieceTokenizer.from_pretrained(folder).encode("정육점을")) for folder in folders]
+    *ids, error = made.stdout.splitlines()
+    assert ids == expected
+    assert error.startswith("skt/nothing: KoBERT's files are not had from the HuggingFace hub; check")
+
+
 def test_a_copy_in_another_process_is_the_same(ours: Any, folder: Path) -> None:
     """So is the fingerprint of `datasets`, whatever the tokenizer was called with before."""
     fingerprint = datasets.fingerprint.Hasher.hash(ours)
@@ -299,3 +327,13 @@ def test_importing_the_package_does_not_import_transformers() -> None:
 def test_what_is_no_text_is_refused(ours: Any, inputs: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         ours(inputs)
+
+
+def test_folders_without_kobert_are_refused(shared: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"kcbert-base: no tokenizer files; expected spiece\.model"):
+        KoBertTokenizer.from_pretrained(shared / "models" / "kcbert-base")
+    (tmp_path / "spiece.model").write_bytes(b"no model")
+    with pytest.raises(InputError, match="not a SentencePiece model"):
+        KoBertTokenizer.from_pretrained(tmp_path)
+    with pytest.raises(InputError, match="no such folder here, and not had from the HuggingFace hub"):
+        KoBertTokenizer.from_pretrained(tmp_path / "nothing")
