@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
-from tests.fixtures.commands import ROOT
-
-FOLDER = ROOT / "docs" / "notebooks"
-NAMES = sorted(path.name.removesuffix(".ko.ipynb") for path in FOLDER.glob("*.ko.ipynb"))
-
-
-def read(name: str) -> nbformat.NotebookNode:
-    return nbformat.read(FOLDER / name, as_version=4)
-
-
-def execute(name: str, monkeypatch: pytest.MonkeyPatch, shared: Path) -> str:
-    """All that its cells print and show as text."""
-    monkeypatch.setenv("KOBERT_SHARED", str(shared))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
-    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
-    notebook = read(f"{name}.ipynb")
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(FOLDER)}}).execute()
-    return shown(notebook)
+from tests.execute_notebooks import FOLDER, NAMES, execute, read
 
 
 def shown(notebook: nbformat.NotebookNode) -> str:
@@ -72,13 +53,15 @@ def test_what_the_notebooks_say_is_what_they_show() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_in_a_clone_without_data(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert execute(name, monkeypatch, tmp_path)
+    monkeypatch.setenv("KOBERT_SHARED", str(tmp_path))
+    assert shown(execute(name))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_on_the_real_data(name: str, monkeypatch: pytest.MonkeyPatch, shared: Path) -> None:
-    found = execute(name, monkeypatch, shared)
+    monkeypatch.setenv("KOBERT_SHARED", str(shared))
+    found = shown(execute(name))
     if name == "korquad-class":
         assert all(figure in found for figure in ("136 windows", "77.35", "88.85", "'exact_match': 100.0"))
     if name == "nsmc-class":
