@@ -11,7 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, pairwise
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn, Self, cast
@@ -35,7 +35,8 @@ from kobert_core.tokenization.tokenizer import SentencePieceTokenizer, tokenizer
 # What SKT's `tokenizer_config.json` says to its own class.
 _OF_THE_ORIGINAL = ("do_lower_case", "remove_space", "keep_accents", "sp_model_kwargs", "bos_token", "eos_token")
 
-Words = Sequence[str]
+_OR_A_FOLDER = "check the name and the network, or give a local folder"
+
 Piece = tuple[int, str, tuple[int, int]]
 """Id, token, and half-open character positions in the text."""
 
@@ -81,11 +82,8 @@ class PieceBackend:
             TypeError: something in the batch is neither a text, nor a pair of texts.
         """
         samples = [_sequences(given, is_pretokenized) for given in input]
-        encoded = self._encode_sequences([sequence for sample in samples for sequence in sample], is_pretokenized)
-        encodings = [
-            self.rules.post_process(*(next(encoded) for _ in sample), add_special_tokens=add_special_tokens)
-            for sample in samples
-        ]
+        encoded = self._encode_samples(samples, is_pretokenized)
+        encodings = [self.rules.post_process(*one, add_special_tokens=add_special_tokens) for one in encoded]
         padding = self.rules.padding
         if padding is not None and encodings:
             longest = max(map(len, encodings)) if padding["length"] is None else padding["length"]
@@ -104,16 +102,20 @@ class PieceBackend:
         """As of `tokenizers.Tokenizer`; they are looked for in texts as they were given."""
         return cast(int, self.rules.add_special_tokens([_raw(token) for token in tokens]))
 
-    def _encode_sequences(self, sequences: Sequence[str | Words], are_words: bool) -> Iterator[Encoding]:
-        """An encoding without special tokens for each text, or for each list of words."""
-        texts = list(chain.from_iterable(sequences)) if are_words else cast(list[str], list(sequences))
+    def _encode_samples(self, samples: Sequence[Sequence[Any]], are_words: bool) -> Iterator[list[Encoding]]:
+        """Of each text of each sample an encoding without special tokens, whose token types are its place there."""
+        texts = [text for sample in samples for one in sample for text in (one if are_words else (one,))]
         pieces = iter(self._pieces(texts))
-        for sequence in sequences:
-            if are_words:
-                words = [(number, word) for number, _ in enumerate(sequence) if (word := next(pieces))]
-                yield Encoding.merge([_encoding_of_word(word, number) for number, word in words], growing_offsets=False)
-            else:
-                yield _encoding_of_text(_words(next(pieces), self._added()))
+        added = self._added()
+        for sample in samples:
+            encodings = []
+            for kind, one in enumerate(sample):
+                if are_words:
+                    words = [(number, word) for number, _ in enumerate(one) if (word := next(pieces))]
+                    encodings.append(_merged([_encoding_of_word(word, kind, number) for number, word in words]))
+                else:
+                    encodings.append(_encoding_of_text(_words(next(pieces), added), kind))
+            yield encodings
 
     def _added(self) -> dict[str, AddedToken]:
         return {token.content: token for token in self.rules.get_added_tokens_decoder().values()}
@@ -190,6 +192,8 @@ class KoBertTokenizer(PreTrainedTokenizerFast):
         **options: Any,
     ) -> None:
         where = options.get("name_or_path") or vocab_file or monologg_file
+        if vocab_file is None and monologg_file is None and options.get("is_local") is False:
+            raise InputError("KoBERT's files are not had from the HuggingFace hub", where=where, fix=_OR_A_FOLDER)
         model, vocab = read_files(vocab_file, monologg_file, monologg_vocab, where=where)
         try:
             pieces = tokenizer_of(model, None if vocab is None else tuple(vocab))
@@ -218,7 +222,7 @@ class KoBertTokenizer(PreTrainedTokenizerFast):
             raise InputError(
                 f"no such folder here, and not had from the HuggingFace hub ({reason_of(error)})",
                 where=pretrained_model_name_or_path,
-                fix="check the name and the network, or give a local folder",
+                fix=_OR_A_FOLDER,
             ) from error
 
     @classmethod
@@ -333,11 +337,11 @@ def _words(pieces: Sequence[Piece], added: dict[str, AddedToken]) -> list[list[P
     return words
 
 
-def _encoding_of_text(words: Sequence[Sequence[Piece]]) -> Encoding:
+def _encoding_of_text(words: Sequence[Sequence[Piece]], kind: int) -> Encoding:
     spans = [(word[0][2][0], word[-1][2][1]) for word in words]
     apart = all(start < end for start, end in spans) and all(one[1] <= other[0] for one, other in pairwise(spans))
     if not apart or not words:  # several words of one character, such as ﷺ, which the library can give to one alone
-        return Encoding.merge([_encoding_of_word(word, i) for i, word in enumerate(words)], growing_offsets=False)
+        return _merged([_encoding_of_word(word, kind, number) for number, word in enumerate(words)])
     text = _stand_in(spans[-1][1])
     text.split(lambda _, whole: [whole[start:end] for start, end in spans])
     left = iter(zip(words, spans, strict=True))
@@ -347,13 +351,17 @@ def _encoding_of_text(words: Sequence[Sequence[Piece]]) -> Encoding:
         return [Token(id, token, (start - origin, end - origin)) for id, token, (start, end) in word]
 
     text.tokenize(tokens)
-    return text.to_encoding()
+    return text.to_encoding(kind)
 
 
-def _encoding_of_word(word: Sequence[Piece], number: int) -> Encoding:
+def _encoding_of_word(word: Sequence[Piece], kind: int, number: int) -> Encoding:
     text = _stand_in(word[-1][2][1])
     text.tokenize(lambda _: [Token(*piece) for piece in word])
-    return text.to_encoding(0, number)
+    return text.to_encoding(kind, number)
+
+
+def _merged(words: Sequence[Encoding]) -> Encoding:
+    return Encoding.merge(words, growing_offsets=False)
 
 
 def _stand_in(length: int) -> PreTokenizedString:

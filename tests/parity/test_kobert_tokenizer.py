@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from kobert_core.errors import InputError
 from kobert_core.tokenization import KoBertTokenizer, SentencePieceTokenizer
 from kobert_core.tokenization.export import SPECIAL_NAMES
 from tests.fixtures.commands import ROOT
@@ -147,6 +150,21 @@ def test_all_options_do_what_they_do_in_the_library(
     assert_the_same(ours, fast, first, second, **options)
 
 
+@pytest.mark.parametrize("truncation", ["only_first", "only_second", "longest_first"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("words", [False, True])
+def test_windows_of_pairs(truncation: str, side: str, words: bool, ours: Any, fast: Any, texts: list[str]) -> None:
+    """Also the token types of all windows after the first."""
+    long = sorted(texts, key=len)[-6:]
+    first, second = ([text.split() for text in given] if words else given for given in (long[::2], long[1::2]))
+    ours.truncation_side = fast.truncation_side = side
+    sizes = {"longest_first": 90, "only_first": 450, "only_second": 450}
+    options = {"truncation": truncation, "max_length": sizes[truncation], "stride": 8, "is_split_into_words": words}
+    assert_the_same(ours, fast, first, second, padding=True, return_overflowing_tokens=True, **options)
+    found = fast(first, second, padding=True, return_overflowing_tokens=True, **options)
+    assert len(found["input_ids"]) > 3
+
+
 def test_offsets_are_the_librarys_without_blanks_or_cover_more(ours: Any, fast: Any, texts: list[str]) -> None:
     """More: both marks of a pair of quotes, each letter of a syllable that is put together. A lone `▁` has none."""
     found, theirs = (one(texts, return_offsets_mapping=True, verbose=False) for one in (ours, fast))
@@ -235,6 +253,31 @@ def test_saved_and_loaded(layout: str, shared: Path, tmp_path: Path) -> None:
         assert values == tokenizer(text)[name]
 
 
+def test_names_of_the_hub(shared: Path, tmp_path: Path) -> None:
+    """From the hub's cache, as it lies on a machine without network."""
+    names = {"skt/kobert-base-v1": LAYOUTS["skt"], "monologg/kobert": LAYOUTS["monologg"]}
+    for name, source in names.items():
+        repository, commit = tmp_path / "hub" / f"models--{name.replace('/', '--')}", "0" * 40
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text(commit)
+        shutil.copytree(shared / "models" / source, repository / "snapshots" / commit)
+    code = (
+        "from kobert_core.tokenization import KoBertTokenizer\n"
+        f"for name in {list(names)!r}: print(KoBertTokenizer.from_pretrained(name)('정육점을')['input_ids'])\n"
+        "try: KoBertTokenizer.from_pretrained('skt/nothing')\n"
+        "except ValueError as error: print(error)"
+    )
+    offline = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    made = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=offline, capture_output=True, text=True, check=True
+    )
+    folders = (shared / "models" / source for source in names.values())
+    expected = [str(SentencePieceTokenizer.from_pretrained(folder).encode("정육점을")) for folder in folders]
+    *ids, error = made.stdout.splitlines()
+    assert ids == expected
+    assert error.startswith("skt/nothing: KoBERT's files are not had from the HuggingFace hub; check")
+
+
 def test_a_copy_in_another_process_is_the_same(ours: Any, folder: Path) -> None:
     """So is the fingerprint of `datasets`, whatever the tokenizer was called with before."""
     fingerprint = datasets.fingerprint.Hasher.hash(ours)
@@ -257,7 +300,6 @@ def test_datasets_map_in_two_processes(ours: Any, shared: Path) -> None:
 
 
 def test_trainer_saves_it_with_each_checkpoint(ours: Any, tmp_path: Path) -> None:
-    pytest.importorskip("accelerate")
     labels = {"정말 좋았다": 1, "별로": 0, "시간이 아까웠다": 0}
     rows = [{**ours(text), "labels": label} for text, label in labels.items()]
     torch.manual_seed(0)
@@ -285,3 +327,13 @@ def test_importing_the_package_does_not_import_transformers() -> None:
 def test_what_is_no_text_is_refused(ours: Any, inputs: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         ours(inputs)
+
+
+def test_folders_without_kobert_are_refused(shared: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"kcbert-base: no tokenizer files; expected spiece\.model"):
+        KoBertTokenizer.from_pretrained(shared / "models" / "kcbert-base")
+    (tmp_path / "spiece.model").write_bytes(b"no model")
+    with pytest.raises(InputError, match="not a SentencePiece model"):
+        KoBertTokenizer.from_pretrained(tmp_path)
+    with pytest.raises(InputError, match="no such folder here, and not had from the HuggingFace hub"):
+        KoBertTokenizer.from_pretrained(tmp_path / "nothing")
