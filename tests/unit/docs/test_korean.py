@@ -65,6 +65,7 @@ def numbers(row: list[str]) -> Counter[str]:
 def test_links(pair: tuple[Page, Page]) -> None:
     def names(each: Page) -> Counter[str]:
         paths = (target if "://" in target else PurePosixPath(target.partition("#")[0]).name for target in each.targets)
+        paths = (name.replace(".ko.ipynb", ".ipynb") for name in paths)
         return Counter(name for name in paths if not re.fullmatch(r"README(\.ko)?\.md", name))
 
     english, korean = map(names, pair)
