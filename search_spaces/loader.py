@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from search_spaces.validation import show
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 32
+OF_DATA = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".xlsm")
+"""Suffixes that no study has."""
 MAX_VALUES = 100_000
 """Counted after aliases are replaced by what they stand for."""
 
@@ -105,12 +108,17 @@ def raw_study(values: Mapping[str, Any], *, where: str) -> RawStudy:
 
 
 def _read(path: Path) -> str:
+    if path.suffix.lower() in OF_DATA and os.path.isfile(path):
+        fix = f"`kobert-tune init {shlex.quote(str(path))}` writes a study for it"
+        raise InputError("this is a file of data, not a study", where=path, fix=fix)
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"the study file cannot be read ({reason})", where=path) from error
+        is_own = os.path.isfile(os.path.join(os.path.dirname(__file__), f"{path.stem}.yaml"))
+        advice = f"`kobert-tune init --example {path.stem}` writes the one of the package" if is_own else None
+        raise InputError(f"the study file cannot be read ({reason})", where=path, fix=advice) from error
     if len(content) > MAX_BYTES:
         raise InputError(f"a study file has {MAX_BYTES} bytes at most", where=path)
     try:

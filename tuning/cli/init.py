@@ -25,6 +25,7 @@ from kobert_core.data.text_files import display_name, encoding_of
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_text, check_output
 from kobert_core.progress import Progress
+from kobert_core.tasks import SPECS
 from kobert_core.tasks.base import Examples, Task
 from kobert_core.tokenization import load_tokenizer
 from search_spaces.validation import show, suggest_known
@@ -109,6 +110,8 @@ def write_study(
         InputError: the file or the model cannot be used, or the study file is there already.
     """
     _refuse_existing(output)
+    if task is not None and task not in SPECS:
+        raise InputError(f"there is no task `{task}`", where="--task", fix=suggest_known(task, SPECS))
     source = Source.of(data)
     seen = guess(source.starting_from(Path.cwd()), task=task, text=text, label=label)
     encoder, why = _model_section(model, output)
@@ -138,6 +141,8 @@ def _beside(output: Path, content: str) -> Iterator[Path]:
     try:
         Path(name).write_text(content, encoding="utf-8")
         yield Path(name)
+    except InputError as error:
+        raise InputError(str(error).replace(name, str(output))) from error
     finally:
         Path(name).unlink()
 
@@ -145,6 +150,9 @@ def _beside(output: Path, content: str) -> Iterator[Path]:
 def _model_section(model: str | None, output: Path) -> tuple[dict[str, Any], str]:
     """The `model` section, and why it is so."""
     if model is not None:
+        if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
+            fix = "give a folder as transformers' `save_pretrained` writes it, or a name on the HuggingFace hub"
+            raise InputError("this folder has no encoder: there is no config.json in it", where=model, fix=fix)
         load_tokenizer(model)
         if not Path(model).is_dir():
             return {"backbone": model}, "a name on the HuggingFace hub"
@@ -348,8 +356,6 @@ class _Draft:
         return f"rows: {', '.join(f'{count:,} {name}' for name, count in counts.items())}"
 
     def _objective(self) -> tuple[str, str]:
-        from kobert_core.tasks import SPECS
-
         own = SPECS[self._seen.task].objective
         counts = self._found.get("classes")
         if self._seen.task == "classification" and isinstance(counts, Mapping):

@@ -38,7 +38,8 @@ IDS = ("id", "guid", "uid", "idx", "index", "no", "번호", "순번", "아이디
 """What columns are called, the likeliest first."""
 MAX_ROWS = 20_000
 """Rows that are looked at."""
-MAX_CLASSES = 100
+MAX_CLASSES, FEW = 100, 10
+"""Values that a column of labels may have, at most; and those that it may have in a file of few rows."""
 MAX_LEVELS = 20
 """Whole numbers of more values than these are amounts, not classes."""
 MANY = 0.05
@@ -314,7 +315,7 @@ def _may_be_label(values: pd.Series, task: str | None) -> bool:
     numbers = len(found) > 0 and found.map(_is_number).all()
     if task == "regression":
         return bool(numbers) and found.nunique() > 1
-    few = 1 < found.nunique() <= min(MAX_CLASSES, max(2, len(found) // 2))
+    few = 1 < found.nunique() <= min(MAX_CLASSES, max(FEW, len(found) // 2))
     return few or bool(numbers and found.nunique() > 1) or _separator_of(found) is not None
 
 

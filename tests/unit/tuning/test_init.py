@@ -134,3 +134,21 @@ def test_real_files_are_what_they_are(shared: Path) -> None:
         assert (found.task, found.data.get("label_column")) == expected
     with pytest.raises(InputError, match="no text column 'nothing'; the columns are"):
         guess(Source.of(shared / "data" / "hate-speech" / "dev.tsv"), text="nothing")
+
+
+def test_what_a_newcomer_gets_wrong_is_one_line(encoder: Path, tmp_path: Path) -> None:
+    file = written_as("csv", tmp_path)
+    (tmp_path / "empty").mkdir()
+    cases: dict[tuple[object, ...], str] = {
+        ("sweep", "quickstart"): "`kobert-tune init --example quickstart` writes the one of the package",
+        ("sweep", file.name): f"this is a file of data, not a study; `kobert-tune init '{file.name}'` writes a study",
+        ("init", "empty", "--model", encoder): "empty: is a folder, and none that",
+        ("init", file.name, "--model", "empty"): "empty: this folder has no encoder: there is no config.json in it",
+        ("init", file.name, "--model", "nothing"): "nothing: no such folder; give a local folder or a hub name",
+        ("init", file.name, "--task", "clasification"): "there is no task `clasification`; did you mean",
+        ("init", file.name, "--label-column", "별점"): "no label column '별점'; the columns are '번호', '리뷰', '감정'",
+    }
+    for words, message in cases.items():
+        done = tune_here(*words, cwd=tmp_path, code=2)
+        assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not (tmp_path / "study.yaml").exists()
