@@ -27,6 +27,7 @@ from kobert_core.io.atomic import atomic_write_text, check_output
 from kobert_core.progress import Progress
 from kobert_core.tasks import SPECS
 from kobert_core.tasks.base import Examples, Task
+from kobert_core.tasks.labelled_texts.columns import DEFAULT_ID
 from kobert_core.tokenization import load_tokenizer
 from search_spaces.validation import show, suggest_known
 from tuning.study import load_study
@@ -379,6 +380,7 @@ class _Draft:
             lines.append(f"{name}: {_flow(value)}{why}")
         if seen.columns:
             used = {each for value in seen.data.values() for each in (value if isinstance(value, list) else [value])}
+            used |= {DEFAULT_ID} if "id_column" not in seen.data else set()
             left = [name for name in seen.columns if name not in used]
             lines += [f"columns that are not read: {', '.join(map(show, left))}"] if left else []
         if seen.labels:
