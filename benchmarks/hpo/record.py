@@ -5,7 +5,8 @@
 The study `spaces/TABLE.yaml` says what is trained and from which space the configurations are drawn: its first point,
 then at random, as a sweep with `algorithm: random` draws them. Each is trained to its end with each seed, by the
 product's own loop on one thread. It goes on where it was cut off, in as many sittings as it takes: a run that has ended
-is a line of `recorded/TABLE.jsonl`. `--pack` makes `tables/TABLE.parquet` of all that is there.
+is a line of `recorded/TABLE.jsonl`, and at the end of a sitting, or with `--pack`, these are added to
+`tables/TABLE.parquet`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from kobert_core.models.heads import EncoderWithHead
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import task_class
 from kobert_core.training import train
-from tuning.planning.simulation import draw_values
+from tuning.search.preview import trials_by_chance
 from tuning.study import StudyConfig, load_study
 
 HERE = Path(__file__).resolve().parent
@@ -50,8 +51,9 @@ def record(table: str, configurations: int, seeds: int, *, until: float) -> None
     torch.set_num_threads(1)
     study = load_study(HERE / "spaces" / f"{table}.yaml")
     there = {(run["configuration"], run["seed"]) for run in recorded(table)}
+    there |= set(packed(table)[["configuration", "seed"]].itertuples(index=False, name=None))
     with recording_file(table).open("a", encoding="utf-8") as file:
-        for configuration, values in enumerate(draw_values(study, configurations)):
+        for configuration, values in enumerate(trials_by_chance(study, configurations)):
             for seed in range(1, seeds + 1):
                 if (configuration, seed) in there:
                     continue
@@ -120,14 +122,22 @@ def recording_file(table: str) -> Path:
     return path
 
 
+def packed(table: str) -> pd.DataFrame:
+    """The rows of a table so far, one an evaluation."""
+    path = HERE / "tables" / f"{table}.parquet"
+    return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=["configuration", "seed"])
+
+
 def pack(table: str) -> None:
-    """Write all runs as one Parquet file, one row an evaluation."""
+    """Add the runs of this sitting to the table."""
     rows = [
         {"configuration": run["configuration"], "seed": run["seed"]} | run["values"] | point
         for run in recorded(table)
         for point in run["curve"]
     ]
-    frame = pd.DataFrame(rows).sort_values(["configuration", "seed", "percent"], ignore_index=True)
+    both = [frame for frame in (packed(table), pd.DataFrame(rows)) if len(frame)]
+    frame = pd.concat(both).drop_duplicates(["configuration", "seed", "percent"])
+    frame = frame.sort_values(["configuration", "seed", "percent"], ignore_index=True)
     path = HERE / "tables" / f"{table}.parquet"
     path.parent.mkdir(exist_ok=True)
     frame.to_parquet(path, compression="zstd")

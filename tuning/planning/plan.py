@@ -14,7 +14,8 @@ import numpy as np
 from kobert_core.progress import Progress, unseen
 from kobert_core.training import evaluation_steps
 from tuning.planning.probe import Costs, Probe, costs_of, measure_study
-from tuning.planning.simulation import END, Curve, Scheduled, SimulatedTrial, draw_values, simulate
+from tuning.planning.simulation import END, Curve, Scheduled, SimulatedTrial, simulate
+from tuning.search.preview import trials_by_chance
 from tuning.search.schedulers import make_scheduler
 from tuning.statistics.halving import rounds
 from tuning.study import SchedulerConfig, StudyConfig
@@ -110,7 +111,7 @@ def plan_sweep(
 def reckon(checked: CheckedStudy, probes: Sequence[Probe], here: int) -> Plan:
     """The plan of a study whose trials cost what was measured, with `here` groups and other numbers of them."""
     study = checked.study
-    wanted = draw_values(study, study.trials_left())
+    wanted = trials_by_chance(study, study.trials_left())
     costs = [costs_of(probes, values) for values in wanted]
     timings = [seconds_of(study, checked, values, cost) for values, cost in zip(wanted, costs, strict=True)]
     counts = sorted({*(count for count in GROUPS if count <= max(here, len(wanted))), here})

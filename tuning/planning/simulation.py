@@ -8,13 +8,10 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol, cast
 
-import optuna
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
 from tuning.search.replay import CLOCK
-from tuning.search.sampling import PointSampler, make_sampler, write_down
-from tuning.study import StudyConfig
 
 END = 100
 """Percent of a trial."""
@@ -144,23 +141,3 @@ class TrialStandIn:
 def result_of(trial: SimulatedTrial) -> dict[str, Any]:
     """The latest evaluation, as Ray Tune hears of it."""
     return {"objective": trial.curve[trial.percent], CLOCK: trial.percent}
-
-
-def draw_values(study: StudyConfig, count: int) -> list[dict[str, Any]]:
-    """Values of the first trials of a sweep: its points, then as its search draws them while nothing is known.
-
-    Fewer than `count` where the space has no more points.
-    """
-    points = study.space.points()
-    count = count if points is None else min(count, len(points))
-    search = (
-        study.search if study.search.algorithm == "grid" else study.search.model_copy(update={"algorithm": "random"})
-    )
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    asked = optuna.create_study()
-    values = []
-    for number in range(count):
-        asked.sampler = make_sampler(search, study.space, trial=number)
-        trial = asked.ask()
-        values.append(write_down(trial, study.space, PointSampler(asked, study.space, search, number).new_values()))
-    return values

@@ -9,7 +9,7 @@ import optuna
 
 from search_spaces.distributions import Constant
 from tuning.search.sampling import PointSampler, UnsavedTrial, make_sampler, write_down
-from tuning.study import StudyConfig
+from tuning.study import SearchConfig, StudyConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,11 +30,28 @@ def first_trials(config: StudyConfig, most: int) -> list[dict[str, object]]:
     """
     learns = config.search.algorithm in ("tpe", "cmaes")
     known = config.search.startup_trials if learns else config.budget.trials
+    return _in_order(config, config.search, min(most, known, config.trials_left()))
+
+
+def trials_by_chance(config: StudyConfig, most: int) -> list[dict[str, object]]:
+    """The values of the trials of a sweep that never learns from results: its points, and then at random; or its grid.
+
+    Args:
+        config: The study.
+        most: No more than so many; fewer where the space has no more points.
+    """
+    points, search = config.space.points(), config.search
+    if search.algorithm != "grid":
+        search = search.model_copy(update={"algorithm": "random"})
+    return _in_order(config, search, most if points is None else min(most, len(points)))
+
+
+def _in_order(config: StudyConfig, search: SearchConfig, count: int) -> list[dict[str, object]]:
     study, found = _empty_study(config), list[dict[str, object]]()
-    for number in range(min(most, known, config.trials_left())):
-        study.sampler = make_sampler(config.search, config.space, trial=number)
+    for number in range(count):
+        study.sampler = make_sampler(search, config.space, trial=number)
         trial = study.ask()
-        values = PointSampler(study, config.space, config.search, number).new_values()
+        values = PointSampler(study, config.space, search, number).new_values()
         write_down(trial, config.space, values)
         found.append(values)
     return found

@@ -40,7 +40,8 @@ def difference(ours: Values, theirs: Values, *, level: float = LEVEL) -> Interva
     """The mean of our runs minus the mean of theirs, with an interval.
 
     The variance has a part from the seeds, estimated from both sides together, and one from the examples, which are
-    paired. What differs by seed and example together is in both, and taken off once. The degrees of freedom are
+    paired. What differs by seed and example together is in both, and taken off the first. From few seeds, what is left
+    may come out below zero: then it is nothing, and the interval is that of the examples. The degrees of freedom are
     Satterthwaite's, but no fewer than one side's seeds give. `benchmarks/confirm_simulation.py` tries it on known
     truths.
 
@@ -55,11 +56,11 @@ def difference(ours: Values, theirs: Values, *, level: float = LEVEL) -> Interva
     squares = sum(float(runs.mean(axis=1).var()) * len(runs) for runs in (ours, theirs))
     of_seeds = squares / seeds * (1 / len(ours) + 1 / len(theirs))
     of_examples = float(by_part.var(ddof=1)) / len(by_part)
-    of_either = of_seeds + of_examples
-    if of_either == 0:
+    of_seeds_alone = max(0.0, of_seeds - _of_both(ours) - _of_both(theirs))
+    variance = of_seeds_alone + of_examples
+    if variance == 0:
         return Interval(estimate, estimate, estimate, level)
-    variance = max(of_either - _of_both(ours) - _of_both(theirs), 1e-3 * of_either)
-    freedom = variance**2 / (of_seeds**2 / seeds + of_examples**2 / parts)
+    freedom = variance**2 / ((of_seeds**2 if of_seeds_alone else 0.0) / seeds + of_examples**2 / parts)
     freedom = max(freedom, min(len(ours), len(theirs)) - 1)
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * variance**0.5
     return Interval(estimate, estimate - half, estimate + half, level)

@@ -28,6 +28,17 @@ def test_the_interval_covers_the_true_difference(runs: int, seeds: float) -> Non
     assert 0.935 <= covered / sweeps <= 0.975
 
 
+def test_it_is_never_narrower_than_the_examples_make_it() -> None:
+    """Few rows, and seeds that happen to agree: the parts of the variance may seem to cancel each other out."""
+    random = np.random.default_rng(3)
+    for _ in range(500):
+        right = random.random((2, 3, 40)) < 0.7
+        ours, theirs = right.astype(float)
+        found, by_row = difference(ours, theirs), ours.mean(axis=0) - theirs.mean(axis=0)
+        alone = stats.norm.ppf(0.975) * by_row.std(ddof=1) / 40**0.5
+        assert found.high - found.low >= 2 * alone
+
+
 def test_with_seeds_alone_it_is_students_t_test() -> None:
     random = np.random.default_rng(1)
     ours, theirs = (np.repeat(random.normal(0, 1, (runs, 1)), 30, axis=1) for runs in (3, 4))

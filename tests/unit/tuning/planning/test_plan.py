@@ -12,7 +12,7 @@ from tests.fixtures.commands import ROOT, tune_here
 from tuning.planning import probe
 from tuning.planning.plan import ENDING, STARTING, Plan, reckon
 from tuning.planning.probe import Costs, Probe, costs_of, measure
-from tuning.planning.simulation import draw_values
+from tuning.search.preview import trials_by_chance
 from tuning.study import StudyConfig, load_study
 from tuning.study.sections import SchedulerConfig
 from tuning.sweep.preflight import CheckedStudy, check_study
@@ -106,11 +106,11 @@ def test_advice_is_given_where_it_pays(checked: CheckedStudy) -> None:
 
 def test_values_are_those_that_a_sweep_begins_with(checked: CheckedStudy) -> None:
     study = load_study(QUICKSTART)
-    values = draw_values(study, 5)
+    values = trials_by_chance(study, 5)
     assert values[0].items() >= study.search.points[0].items() and len(values) == 5
-    assert values == draw_values(study, 5)
+    assert values == trials_by_chance(study, 5)
     grid = ["parameters={optim.accumulation: {values: [1, 2]}}", "search={algorithm: grid}", *PLAIN[:2]]
-    found = draw_values(load_study(QUICKSTART, grid), 5)
+    found = trials_by_chance(load_study(QUICKSTART, grid), 5)
     assert sorted(each["optim.accumulation"] for each in found) == [1, 2]
 
 
