@@ -173,4 +173,6 @@ def in_words(whole: float | None, *differences: float) -> str:
 
 def interval_in_words(gain: Interval, whole: float | None, *, runs: int) -> str:
     """An interval in words: `95% interval 0.3 to 1.3 points, 6 runs`."""
+    if gain.low == gain.high == 0:
+        return f"no difference on any row, {runs} runs"
     return f"{gain.level:.0%} interval {in_words(whole, gain.low, gain.high)}, {runs} runs"

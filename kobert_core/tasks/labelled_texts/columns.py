@@ -19,7 +19,8 @@ class Columns:
     """None: a row has one text."""
     labels: tuple[str, ...] = ("label",)
     id: str | None = DEFAULT_ID
-    """None: rows are named by their number. The default may be missing from a file, any other may not."""
+    """None: rows are named by their number. The default may be missing from a file, any other only from one without
+    labels."""
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -184,7 +184,8 @@ def _picked(
     text_at = [_position(names, name, role, path) for name, role in zip(columns.texts, ("text", "pair"), strict=False)]
     labels_at = [_position(names, name, "label", path) for name in labels]
     id_at = None
-    if columns.id is not None and (columns.id != DEFAULT_ID or columns.id in map(composed, names)):
+    is_asked_for = labelled and columns.id != DEFAULT_ID  # texts to predict need no names
+    if columns.id is not None and (is_asked_for or composed(columns.id) in map(composed, names)):
         id_at = _position(names, columns.id, "id", path)
     read = {*text_at, *labels_at, id_at}
     others = {name: at for at, name in enumerate(names) if at not in read} if keep_columns else None

@@ -22,12 +22,13 @@ from fastapi.testclient import TestClient
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
+from kobert_core.errors import InputError
 from kobert_core.inference import Predictor
 from kobert_core.tasks.base import EXAMPLE_TEXTS
 from tests.fixtures.commands import ROOT, environment, tune_here
 from tests.fixtures.serving import TASKS, Served, make_model, served
 from tuning.cli.app import app
-from tuning.serving.server import local_app
+from tuning.serving.server import listening, local_app
 from tuning.serving.settings import ServerSettings
 
 ROW = {"text": EXAMPLE_TEXTS["text"]}
@@ -280,6 +281,13 @@ def test_without_its_extra_a_line_says_what_to_install(model: Path, package: str
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "kobert-tuning[serve]" in done.stderr, done.stderr
     assert package in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_address_is_taken_while_its_server_loads_the_model() -> None:
+    with listening("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(InputError, match="nothing can listen there"), listening("127.0.0.1", port):
+            pass
 
 
 def test_other_commands_do_not_import_it() -> None:

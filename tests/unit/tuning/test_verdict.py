@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from tests.fixtures.commands import ROOT
+from tuning.statistics.intervals import difference
 from tuning.study import StudyConfig, load_study
 from tuning.sweep.comparison import Comparison
 from tuning.sweep.export import model_card
-from tuning.sweep.verdict import judge
+from tuning.sweep.verdict import interval_in_words, judge
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord
@@ -111,3 +112,8 @@ def test_the_ledger_comes_back_as_it_was(tmp_path: Path) -> None:
     runs.write()
     again = ConfirmRuns(tmp_path)
     assert list(again) == list(runs) and again.of("choose", 3) == [first] and again.of("verdict", 3) == []
+
+
+def test_where_all_runs_answer_alike_no_interval_is_told() -> None:
+    same = np.full((2, 10), 0.4)
+    assert interval_in_words(difference(same, same), 1.0, runs=4) == "no difference on any row, 4 runs"

@@ -171,6 +171,12 @@ def test_only_the_default_id_column_may_be_missing(tmp_path: Path) -> None:
         read(tmp_path / "a.tsv", columns=Columns(text="document", id="key"))
 
 
+def test_texts_to_predict_need_no_ids(tmp_path: Path) -> None:
+    named = Columns(text="document", id="번호")
+    assert read(tmp_path / "a.tsv", "document\n좋다\n별로\n", labels=None, columns=named).ids == ["1", "2"]
+    assert read(tmp_path / "a.tsv", "번호\tdocument\n7\t좋다\n", labels=None, columns=named).ids == ["7"]
+
+
 def test_without_labels_every_text_is_kept_in_order(tmp_path: Path) -> None:
     content = "id\tdocument\n1\t좋다\n1\t별로\n\t그냥\n4\t \n5\t끝\n"
     rows = read(tmp_path / "a.tsv", content, labels=None)
