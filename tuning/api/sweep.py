@@ -22,6 +22,7 @@ from tuning.display.time_left import TimeLeft
 from tuning.display.trials import time_left_as_text
 from tuning.display.words import span
 from tuning.study import StudyConfig
+from tuning.sweep_dir.confirm_runs import ConfirmRuns
 from tuning.sweep_dir.layout import REPORT, REVIEW, SPOOL, WINNER, confirm_folder
 from tuning.sweep_dir.lock import goes_on
 from tuning.sweep_dir.reviews import read_review
@@ -326,6 +327,7 @@ class Look:
         self.state, self.winner = sweep._state(self.table), sweep._winner(self.table)
         self.heard: Heard = hear(sweep.folder)
         self._result, self._config = sweep._result(self.table), sweep.config
+        self._confirmations = list(ConfirmRuns(sweep.folder))
 
     @cached_property
     def headline(self) -> str:
@@ -337,6 +339,9 @@ class Look:
         line = f"{self.name}: {self.state}, {ended} of {trials} trials"
         if self.state != "running":
             return line
+        if ended == trials and self._config.confirm is not None:
+            again = [run.state == TrialState.COMPLETE for run in self._confirmations]
+            line += f", confirming: {sum(again)} runs with other seeds" if again else ""
         began = min((record.started for record in self.table if record.started), default=time.time())
         groups = self.heard.groups or max(1, self.table.states().get(TrialState.RUNNING, 1))
         left = TimeLeft(self.table, trials=trials, groups=groups).seconds()

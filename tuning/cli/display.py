@@ -73,7 +73,10 @@ class SweepProgress:
     def __str__(self) -> str:
         ended = sum(record.has_ended for record in self._table)
         line = f"{ended} of {self._trials} trials, {span(time.monotonic() - self._begin)}"
-        line += time_left_as_text(self._left.seconds(), self._budget.seconds_left)
+        confirming, left, limit = self._budget.reserve(), self._left.seconds(), self._budget.seconds_left
+        line += time_left_as_text(
+            None if left is None else left + confirming, None if limit is None else limit + confirming
+        )
         return line + (" — stopping" if self._budget.interrupted or self._budget.gave_up else "")
 
 

@@ -35,8 +35,16 @@ def a_sweep(folder: Path) -> TrialTable:
     return table
 
 
-def budget_of(seconds: float | None = None, groups: int = 3) -> Any:
-    return SimpleNamespace(groups=groups, seconds_left=seconds, interrupted=False, gave_up=None)
+def budget_of(seconds: float | None = None, groups: int = 3, confirming: float = 0.0) -> Any:
+    def reserve() -> float:
+        return confirming
+
+    return SimpleNamespace(groups=groups, seconds_left=seconds, reserve=reserve, interrupted=False, gave_up=None)
+
+
+def test_the_runs_that_confirm_are_part_of_the_time_left(tmp_path: Path) -> None:
+    progress = SweepProgress(a_sweep(tmp_path), budget_of(600.0, confirming=120.0), trials=40)
+    assert "about 2m50s left (12m00s by its budget)" in str(progress)
 
 
 @pytest.mark.parametrize("height", [10, 24, 50])
