@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
-import textwrap
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from search_spaces.distributions import DISTRIBUTIONS
 from tuning.cli.app import app
 from tuning.study import searchable
 from tuning.study.config import StudyHead
+from tuning.study.schema import field_descriptions
 from tuning.study.sections import (
     BudgetConfig,
     ConfirmConfig,
@@ -260,7 +259,7 @@ def _distribution_keys(kind: type[BaseModel]) -> list[str]:
 
 
 def _section(section: str, kind: type[BaseModel], without: set[str]) -> str:
-    docs, rows, types = field_docs(kind), [], kind.model_json_schema(schema_generator=Schema)["properties"]
+    docs, rows, types = field_descriptions(kind), [], kind.model_json_schema(schema_generator=Schema)["properties"]
     for name, field in kind.model_fields.items():
         if name in without:
             continue
@@ -287,21 +286,6 @@ def example_of(key: str) -> object:
         if value is not None:
             return value
     raise KeyError(f"{key} has no example: give one in EXAMPLES")
-
-
-def field_docs(kind: type[BaseModel]) -> dict[str, str]:
-    """The docstring of each field, which stands below it."""
-    docs: dict[str, str] = {}
-    for each in reversed(kind.__mro__):
-        if not issubclass(each, BaseModel) or each is BaseModel:
-            continue
-        (body,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
-        assert isinstance(body, ast.ClassDef)
-        for field, below in zip(body.body, body.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(field.target, ast.Name):
-                assert isinstance(below.value, ast.Constant)
-                docs[field.target.id] = str(below.value.value)
-    return docs
 
 
 class Schema(GenerateJsonSchema):

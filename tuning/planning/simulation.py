@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, cast
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
-from tuning.search.replay import CLOCK
+from tuning.search.replay import CLOCK, TrialStandIn
 
 END = 100
 """Percent of a trial."""
@@ -129,13 +129,6 @@ class Scheduled:
     def close(self, trial: SimulatedTrial) -> None:
         """A trial came to its end, or was stopped."""
         self._scheduler.on_trial_complete(self._controller, self._trials[trial.number], result_of(trial))
-
-
-class TrialStandIn:
-    """What schedulers ask of a trial of Ray Tune."""
-
-    def __init__(self, number: int) -> None:
-        self.trial_id, self.config = str(number), {"trial": number}
 
 
 def result_of(trial: SimulatedTrial) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class ReplayingScheduler(TrialScheduler):
             if not record.has_ended:
                 self._unfinished[record.trial] = list(record.curve.items())
             else:
-                self._record(cast(TuneTrial, EndedTrial(record.trial)), points_of(record))
+                self._record(cast(TuneTrial, TrialStandIn(record.trial)), points_of(record))
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Judge a trial at its report."""
@@ -128,11 +128,11 @@ class Median(ReplayingScheduler, MedianStoppingRule):
             self._results[trial] += [{CLOCK: progress, self._metric: value} for progress, value in points]
 
 
-class EndedTrial:
-    """Stands in for a Ray Tune trial that ended in an earlier session."""
+class TrialStandIn:
+    """What schedulers ask of a trial of Ray Tune: in the place of one that ended in an earlier session, or of none."""
 
     def __init__(self, trial: int) -> None:
-        self.trial_id, self.config = f"ended {trial}", {"trial": trial}
+        self.trial_id, self.config = f"stands in for {trial}", {"trial": trial}
 
 
 def points_of(record: TrialRecord) -> Points:

@@ -77,7 +77,7 @@ def study_schema() -> Schema:
     definitions = {name: _tidied(part) for name, part in parts["$defs"].items()}
     for name, model in classes.items():
         definitions[name]["description"] = _one_line(inspect.getdoc(model) or "")
-        for field, text in _descriptions(model).items():
+        for field, text in field_descriptions(model).items():
             if field in definitions[name]["properties"]:
                 definitions[name]["properties"][field]["description"] = text
     for spec in SPECS.values():
@@ -190,7 +190,7 @@ def _objective(spec: TaskSpec) -> Schema:
         "properties": {
             "metric": {
                 "enum": [*spec.metrics, *LOOP_METRICS],
-                "description": f"{_descriptions(Objective)['metric']} {own} when no objective is given.",
+                "description": f"{field_descriptions(Objective)['metric']} {own} when no objective is given.",
             },
             "mode": {"$ref": f"{_ref('Objective')}/properties/mode"},
         },
@@ -210,7 +210,7 @@ def _objectives(spec: TaskSpec) -> Schema:
         "properties": {
             "metric": {
                 "enum": [*spec.metrics, *LOOP_METRICS, *COSTS],
-                "description": _descriptions(Objective)["metric"],
+                "description": field_descriptions(Objective)["metric"],
             },
             **{key: {"$ref": f"{_ref('FurtherObjective')}/properties/{key}"} for key in ("mode", "below", "above")},
         },
@@ -262,7 +262,7 @@ def _tidied(node: Any) -> Any:
 
 
 @cache
-def _descriptions(model: type) -> Mapping[str, str]:
+def field_descriptions(model: type) -> Mapping[str, str]:
     """What stands under the fields of a class and its bases."""
     found: dict[str, str] = {}
     for each in reversed(model.__mro__):
