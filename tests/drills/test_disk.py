@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from tests.drills.conftest import Drill
-from tests.fixtures.commands import tune_here
+from tests.fixtures.commands import tune_forked
 from tests.fixtures.disks import Mount, fill, resize
 from tests.fixtures.sweeps import (
     QUICKSTART,
@@ -60,7 +60,7 @@ def compare(drill: Drill, sweep: Path, whole: Curves) -> None:
 def test_too_little_disk_is_told_before_the_start(drill: Drill, mount_small_disk: Mount, tmp_path: Path) -> None:
     """6. Too little disk, told before the start."""
     disk = mount_small_disk(tmp_path / "disk", 16 * 1024)
-    refused = tune_here("sweep", QUICKSTART, "--output", disk, "--dry-run", cwd=tmp_path, code=2).stderr
+    refused = tune_forked("sweep", QUICKSTART, "--output", disk, "--dry-run", cwd=tmp_path, code=2).stderr
     assert "MiB for checkpoints of 1.9MiB, but" in refused and "are free; free some space" in refused
     drill.lost("lines that say so", len(refused.strip().splitlines()) - 1, of=1)
 

@@ -20,7 +20,7 @@ import pytest
 
 from kobert_core.errors import InputError
 from tests.drills.conftest import Drill
-from tests.fixtures.commands import ROOT, TUNE, environment, tune, tune_here
+from tests.fixtures.commands import ROOT, TUNE, environment, tune, tune_forked
 from tests.fixtures.disks import fill, make_read_only, small_disk
 from tests.fixtures.gateway import Gateway, gateway_to
 from tests.fixtures.mlflow_server import Server
@@ -188,7 +188,7 @@ def test_the_syncer_is_killed_while_it_sends(
             with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL) as sender:
                 time.sleep(seconds)
                 sender.kill()
-    done = tune_here("sync", tmp_path, "--tracking-uri", server.url, cwd=tmp_path)
+    done = tune_forked("sync", tmp_path, "--tracking-uri", server.url, cwd=tmp_path)
     assert "sent" in done.stdout and "left" not in done.stdout
     times = first_times(spool.read_bytes().splitlines())
     count_losses(drill, server, experiment, set(times), times)
@@ -241,13 +241,13 @@ def test_flipped_bits_in_the_spool(
         altered |= {number, number + 1} if position == len(lines[number]) - 1 else {number}  # two become one
     spool.write_bytes(b"".join(flipped))
 
-    done = tune_here("sync", tmp_path, "--tracking-uri", server.url, cwd=tmp_path, code=1)
+    done = tune_forked("sync", tmp_path, "--tracking-uri", server.url, cwd=tmp_path, code=1)
     letters = (tmp_path / "tracking.jsonl.dead.jsonl").read_bytes().splitlines()
     assert f"{len(letters)} refused for good, kept in {tmp_path}" in done.stdout
     drill.lost("altered lines without a letter", max(0, 200 - len(letters)), of=200)
     whole = first_times(line for number, line in enumerate(lines) if number not in altered)
     count_losses(drill, server, experiment, whole, first_times(lines))
-    again = tune_here("sync", tmp_path, "--tracking-uri", server.url, cwd=tmp_path, code=1)
+    again = tune_forked("sync", tmp_path, "--tracking-uri", server.url, cwd=tmp_path, code=1)
     assert f"0 records sent, {len(letters)} refused for good" in again.stdout
 
 
@@ -294,7 +294,7 @@ def test_a_read_only_sweep_folder(tmp_path: Path, drill: Drill) -> None:
         ):
             pass
         commands = (["sweep", QUICKSTART, "--output", disk, "--resume"], ["sync", folder])
-        said = [tune_here(*command, cwd=tmp_path, code=2).stderr for command in commands]
+        said = [tune_forked(*command, cwd=tmp_path, code=2).stderr for command in commands]
     assert all("Read-only file system" in text for text in said)
     drill.lost("commands with more than a line", sum(len(text.splitlines()) != 1 for text in said), of=len(said))
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tests.drills.conftest import Drill
-from tests.fixtures.commands import UNCONFIRMED, tune_here
+from tests.fixtures.commands import UNCONFIRMED, tune_forked
 from tests.fixtures.sweeps import QUICKSTART, start_sweep
 from tuning.sweep_dir.lock import is_running
 
@@ -22,7 +22,7 @@ def test_the_second_driver_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: 
             assert time.monotonic() < deadline and first.poll() is None
             time.sleep(0.05)
         command = ["sweep", QUICKSTART, "--name", "one", "--output", tmp_path, *UNCONFIRMED, "--resume"]
-        second = tune_here(*command, cwd=tmp_path, code=2)
+        second = tune_forked(*command, cwd=tmp_path, code=2)
         assert first.poll() is None and is_running(tmp_path / "one")
     finally:
         os.killpg(first.pid, signal.SIGKILL)
@@ -31,6 +31,6 @@ def test_the_second_driver_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: 
     while is_running(tmp_path / "one"):  # the sweep's own process dies with the one that was killed, a moment later
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    other_study = tune_here(*command, "--set", "train.epochs=9", cwd=tmp_path, code=2)
+    other_study = tune_forked(*command, "--set", "train.epochs=9", cwd=tmp_path, code=2)
     drill.lost("second drivers that were let in", int("another process runs this sweep" not in second.stderr), of=1)
     drill.lost("locks left behind", int("is not what this sweep began with" not in other_study.stderr), of=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.commands import ROOT, tune, tune_here
+from tests.fixtures.commands import ROOT, tune, tune_forked
 from tests.fixtures.pages import page
 
 
@@ -22,7 +22,7 @@ def readme_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         program, *words = shlex.split(line)
         assert program == "kobert-tune", line
         is_sweep = words[0] == "sweep" and "--dry-run" not in words
-        (tune if is_sweep else tune_here)(*words, cwd=folder)
+        (tune if is_sweep else tune_forked)(*words, cwd=folder)
     return folder
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from kobert_core.io.checksums import sha256_file
-from tests.fixtures.commands import TUNE, environment, tune
+from tests.fixtures.commands import TUNE, environment, tune_forked
 from tests.fixtures.nodes import free_port
 
 pytestmark = pytest.mark.slow  # `make cases` runs them
@@ -46,7 +46,7 @@ def scored(data: Path, predictions: Path) -> tuple[float, float]:
 def evaluated(model: Path, data: Path, work: Path) -> dict[str, float]:
     """What `evaluate` says of a model, after the answers that it writes were scored independently."""
     answers = work / f"answers-{model.name}-{data.stem}.json"
-    done = tune("evaluate", model, data, "--predictions", answers, "--json", cwd=work)
+    done = tune_forked("evaluate", model, data, "--predictions", answers, "--json", cwd=work)
     said: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     assert (said["exact_match"], said["f1"]) == pytest.approx(scored(data, answers), abs=1e-6)
     return said
@@ -55,7 +55,7 @@ def evaluated(model: Path, data: Path, work: Path) -> dict[str, float]:
 def without_unanswerable(here: Path, work: Path) -> Path:
     """A model whose training file has an answer for each question, and so no threshold."""
     sets = ["--set", f"data.train={here / 'answerable.json'}", "--set", "data.test=null"]
-    tune("train", here / "study.yaml", *sets, "--output", work / "b", cwd=work)
+    tune_forked("train", here / "study.yaml", *sets, "--output", work / "b", cwd=work)
     return work / "b"
 
 
@@ -73,7 +73,7 @@ def rows_of(sweep: Path) -> list[dict[str, str]]:
 
 @case("01")
 def one_model_has_one_score_on_a_file(here: Path, work: Path) -> None:
-    tune("sweep", here / "study.yaml", "--name", "a", "--output", work, cwd=work)
+    tune_forked("sweep", here / "study.yaml", "--name", "a", "--output", work, cwd=work)
     test = json.loads((work / "a" / "winner.json").read_text(encoding="utf-8"))["test"]["winner"]
     said = evaluated(work / "a" / "model", here / "test.json", work)
     assert (said["exact_match"], said["f1"]) == (test["test/exact_match"], test["test/f1"])
@@ -96,12 +96,12 @@ def a_resume_does_not_begin_anew(here: Path, work: Path) -> None:
     elsewhere.mkdir()
     common = [study, "--set", "resources.concurrent=1", "--name", "s", "--output", work / "out"]
     storage = ["--set", "search.storage=sqlite:///optuna.db"]
-    tune("sweep", *common, *storage, "--trials", "2", cwd=begin)
+    tune_forked("sweep", *common, *storage, "--trials", "2", cwd=begin)
     before = (work / "out" / "s" / "trials.csv").read_bytes()
-    refused = tune("sweep", *common, *storage, "--trials", "4", "--resume", cwd=elsewhere, code=2)
+    refused = tune_forked("sweep", *common, *storage, "--trials", "4", "--resume", cwd=elsewhere, code=2)
     assert "optuna.db" in refusal(refused)
     (begin / "optuna.db").unlink()
-    tune("sweep", *common, *storage, "--trials", "4", "--resume", cwd=begin, code=2)
+    tune_forked("sweep", *common, *storage, "--trials", "4", "--resume", cwd=begin, code=2)
     assert (work / "out" / "s" / "trials.csv").read_bytes() == before
 
 
@@ -110,12 +110,12 @@ def a_resume_on_other_data_is_refused(here: Path, work: Path) -> None:
     for name in ("study.yaml", "train.tsv"):
         shutil.copy(here.parent / "common" / name, work)
     sweep = ["sweep", work / "study.yaml", "--set", "search.algorithm=random", "--name", "s", "--output", work / "out"]
-    tune(*sweep, "--trials", "1", cwd=work)
+    tune_forked(*sweep, "--trials", "1", cwd=work)
     before = (work / "out" / "s" / "trials.csv").read_bytes()
     lines = (work / "train.tsv").read_text(encoding="utf-8").splitlines()
     turned = [line[:-1] + str(1 - int(line[-1])) if 0 < number <= 40 else line for number, line in enumerate(lines)]
     (work / "train.tsv").write_text("\n".join(turned) + "\n", encoding="utf-8")
-    refused = tune(*sweep, "--trials", "2", "--resume", cwd=work, code=2)
+    refused = tune_forked(*sweep, "--trials", "2", "--resume", cwd=work, code=2)
     assert "train.tsv" in refusal(refused)
     assert (work / "out" / "s" / "trials.csv").read_bytes() == before
 
@@ -124,18 +124,20 @@ def a_resume_on_other_data_is_refused(here: Path, work: Path) -> None:
 def what_training_accepts_is_predicted(here: Path, work: Path) -> None:
     study = here.parent / "common" / "study.yaml"
     sets = ["--set", "data.max_bad_fraction=0.2", "--set", "train.epochs=1"]
-    tune("train", study, *sets, "--output", work / "m", cwd=work)
-    done = tune("predict", work / "m", here / "two_empty.tsv", "--output", work / "p.jsonl", cwd=work)
+    tune_forked("train", study, *sets, "--output", work / "m", cwd=work)
+    done = tune_forked("predict", work / "m", here / "two_empty.tsv", "--output", work / "p.jsonl", cwd=work)
     assert len((work / "p.jsonl").read_text(encoding="utf-8").splitlines()) == 38
     assert done.stderr.count("empty text") == 2
-    said = json.loads(tune("evaluate", work / "m", here / "two_empty.tsv", "--json", cwd=work).stdout.splitlines()[-1])
+    said = json.loads(
+        tune_forked("evaluate", work / "m", here / "two_empty.tsv", "--json", cwd=work).stdout.splitlines()[-1]
+    )
     assert (said["examples"], said["set_aside"]) == (38, 2)
 
 
 @case("06")
 def a_name_of_two_lines_is_a_column(here: Path, work: Path) -> None:
-    tune("train", here / "study.yaml", "--output", work / "m", cwd=work)
-    tune("predict", work / "m", here.parent / "common" / "test.tsv", "--output", work / "p.tsv", cwd=work)
+    tune_forked("train", here / "study.yaml", "--output", work / "m", cwd=work)
+    tune_forked("predict", work / "m", here.parent / "common" / "test.tsv", "--output", work / "p.tsv", cwd=work)
     header, *rows = (work / "p.tsv").read_text(encoding="utf-8").splitlines()
     assert len(rows) == 40
     assert {line.count("\t") for line in rows} == {header.count("\t")}
@@ -152,25 +154,27 @@ def what_cannot_train_is_refused_by_the_dry_run(here: Path, work: Path) -> None:
         ("parameters.data.max_length={values: [32, 600]}", "600"),
     ):
         fixed = ["--set", "data.max_length=null"] if "max_length" in override else []
-        done = tune("sweep", study, "--dry-run", *fixed, "--set", override, cwd=work, code=2)
+        done = tune_forked("sweep", study, "--dry-run", *fixed, "--set", override, cwd=work, code=2)
         assert said in refusal(done)
 
 
 @case("09")
 def a_point_is_trained_once(here: Path, work: Path) -> None:
     study = here / "study.yaml"
-    assert "3 trials (all points)" in tune("sweep", study, "--dry-run", cwd=work).stdout
+    assert "3 trials (all points)" in tune_forked("sweep", study, "--dry-run", cwd=work).stdout
     for algorithm in ("grid", "tpe"):
-        tune("sweep", study, "--set", f"search.algorithm={algorithm}", "--name", algorithm, "--output", work, cwd=work)
+        tune_forked(
+            "sweep", study, "--set", f"search.algorithm={algorithm}", "--name", algorithm, "--output", work, cwd=work
+        )
         tried = [float(row["optim.backbone_lr"]) for row in rows_of(work / algorithm)]
         assert sorted(tried) == [1e-3, 2e-3, 4e-3]
 
 
 @case("10")
 def an_export_says_what_its_weights_were_trained_with(here: Path, work: Path) -> None:
-    tune("sweep", here / "study.yaml", "--name", "p", "--output", work, cwd=work)
+    tune_forked("sweep", here / "study.yaml", "--name", "p", "--output", work, cwd=work)
     exported = [work / "p" / "model", work / "e"]
-    tune("export", work / "p", "--trial", "0", "--output", exported[1], cwd=work)
+    tune_forked("export", work / "p", "--trial", "0", "--output", exported[1], cwd=work)
     winner = json.loads((work / "p" / "winner.json").read_text(encoding="utf-8"))["winner"]["trial"]
     rows = {int(row["trial"]): row for row in rows_of(work / "p")}
     for folder, trial in zip(exported, (winner, 0), strict=True):
@@ -186,19 +190,19 @@ def a_percent_sign_leads_nowhere_else(here: Path, work: Path) -> None:
         (work / name).mkdir()
     for name in ("o_%41", "o_50%25"):
         options = ["--trials", "1", "--set", "train.epochs=1", "--name", "a", "--output", work / name]
-        done = tune("sweep", study, *options, cwd=work)
+        done = tune_forked("sweep", study, *options, cwd=work)
         assert "did not reach MLflow" not in done.stdout
         assert (work / name / "mlflow.db").is_file()
-        tune("sync", work / name / "a", cwd=work)
+        tune_forked("sync", work / name / "a", cwd=work)
     assert list((work / "o_A").iterdir()) == []
 
 
 @case("14")
 def a_model_is_not_trained_in_vain(here: Path, work: Path) -> None:
     train = ["train", here.parent / "common" / "study.yaml", "--set", "train.epochs=1", "--output", work / "m"]
-    tune(*train, cwd=work)
+    tune_forked(*train, cwd=work)
     sums = sha256_file(work / "m" / "SHA256SUMS")
-    refused = tune(*train, cwd=work, code=2)
+    refused = tune_forked(*train, cwd=work, code=2)
     assert "step" not in refused.stdout and "the output is not empty" in refusal(refused)
     assert sha256_file(work / "m" / "SHA256SUMS") == sums
     if os.geteuid() or subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
@@ -214,7 +218,7 @@ def a_model_is_not_trained_in_vain(here: Path, work: Path) -> None:
 @case("15")
 def nobody_at_an_address_is_one_line(here: Path, work: Path) -> None:
     study = here.parent / "common" / "study.yaml"
-    done = tune("sweep", study, "--address", f"127.0.0.1:{free_port()}", cwd=work, code=2)
+    done = tune_forked("sweep", study, "--address", f"127.0.0.1:{free_port()}", cwd=work, code=2)
     assert "no Ray cluster can be reached" in refusal(done)
 
 
@@ -222,15 +226,15 @@ def nobody_at_an_address_is_one_line(here: Path, work: Path) -> None:
 def labels_of_users_are_taken(here: Path, work: Path) -> None:
     short = ["--set", "train.epochs=1"]
     for study in ("kor3", "kor3-labellist"):
-        tune("train", here / f"{study}.yaml", *short, "--output", work / study, cwd=work)
-        said = tune("evaluate", work / study, here / "kor3-test.csv", "--json", cwd=work).stdout
+        tune_forked("train", here / f"{study}.yaml", *short, "--output", work / study, cwd=work)
+        said = tune_forked("evaluate", work / study, here / "kor3-test.csv", "--json", cwd=work).stdout
         assert json.loads(said.splitlines()[-1])["set_aside"] == 0
-    refused = tune("sweep", here / "kor3-nolabels.yaml", "--dry-run", cwd=work, code=2)
+    refused = tune_forked("sweep", here / "kor3-nolabels.yaml", "--dry-run", cwd=work, code=2)
     assert "data.labels" in refusal(refused)
-    inferred = tune("sweep", here / "kor3-nolabels.yaml", "--dry-run", "--set", "data.labels=infer", cwd=work)
+    inferred = tune_forked("sweep", here / "kor3-nolabels.yaml", "--dry-run", "--set", "data.labels=infer", cwd=work)
     assert "긍정" in inferred.stdout
     rare = ["--set", f"data.train={here / 'missing-class.csv'}"]
-    assert "warning" in tune("sweep", here / "kor3.yaml", "--dry-run", *rare, cwd=work).stdout.lower()
+    assert "warning" in tune_forked("sweep", here / "kor3.yaml", "--dry-run", *rare, cwd=work).stdout.lower()
 
 
 def test_every_case_has_what_is_right_for_it(shared: Path) -> None:

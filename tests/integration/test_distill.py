@@ -9,7 +9,7 @@ import pandas
 
 from kobert_core.families import layers_of
 from kobert_core.inference import Predictor
-from tests.fixtures.commands import ROOT, tune_here
+from tests.fixtures.commands import ROOT, tune_forked
 from tuning.sweep_dir.confirm_runs import confirmed_models
 from tuning.sweep_dir.layout import SOFT_LABELS, STUDENTS, STUDY
 
@@ -37,7 +37,7 @@ def test_a_confirmed_sweep_teaches_students_of_two_sizes(readme_work: Path, tmp_
     study.write_text(STUDENT.format(sample=SAMPLE, teacher=teacher), encoding="utf-8")
     more.write_text("document\n" + "".join(f"{text}\n" for text in MORE), encoding="utf-8")
     command = ["distill", teacher, "--student", study, "--unlabelled", more, "--json"]
-    done = tune_here(*command, cwd=tmp_path)
+    done = tune_forked(*command, cwd=tmp_path)
     sweep = tmp_path / "sweeps" / "student"
     said = pandas.read_parquet(sweep / SOFT_LABELS)
     assert len(said) == 360 + len(MORE) and said["text"].tolist()[-len(MORE) :] == MORE
@@ -59,7 +59,7 @@ def test_another_split_than_the_teachers_is_told(readme_work: Path, tmp_path: Pa
     teacher, study = readme_work / "sweeps" / "first", tmp_path / "student.yaml"
     study.write_text(STUDENT.format(sample=SAMPLE, teacher=teacher), encoding="utf-8")
     overrides = ["--set", "data.labels={0: 나쁨, 1: 좋음}", "--set", "data.split_seed=7"]
-    refused = tune_here("distill", teacher, "--student", study, *overrides, cwd=tmp_path, code=2)
+    refused = tune_forked("distill", teacher, "--student", study, *overrides, cwd=tmp_path, code=2)
     assert (
         "`data.split_seed` is not that of first: the teacher knows texts of the student's dev split" in refused.stdout
     )

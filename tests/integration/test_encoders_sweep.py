@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.fixtures.commands import UNCONFIRMED, tune_here
+from tests.fixtures.commands import UNCONFIRMED, tune_forked
 from tests.fixtures.encoders import make_encoder
 from tests.fixtures.sweeps import ONE_AT_A_TIME
 from tests.fixtures.tiny import SAMPLE
@@ -48,7 +48,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     with open(work / "studies" / "study.yaml", "w", encoding="utf-8") as file:
         YAML().dump(study, file)
-    done = tune_here("sweep", "studies/study.yaml", "--name", "one", *UNCONFIRMED, *ONE_AT_A_TIME, cwd=work)
+    done = tune_forked("sweep", "studies/study.yaml", "--name", "one", *UNCONFIRMED, *ONE_AT_A_TIME, cwd=work)
     (work / "sweeps" / "one.out").write_text(done.stdout, encoding="utf-8")
     return work / "sweeps" / "one"
 
@@ -108,15 +108,15 @@ def test_what_names_the_encoder_names_the_right_one(sweep: Path) -> None:
 
 
 def test_people_read_short_names(sweep: Path) -> None:
-    shown = tune_here("list", sweep, cwd=sweep.parent).stdout + (sweep.parent / "one.out").read_text()
+    shown = tune_forked("list", sweep, cwd=sweep.parent).stdout + (sweep.parent / "one.out").read_text()
     assert "backbone=roberta" in shown and "backbone=bert" in shown
     assert "backbone=/" not in shown
 
 
 def test_the_winner_answers_and_is_scored_alone(sweep: Path, tmp_path: Path) -> None:
     winner = json.loads((sweep / "winner.json").read_text(encoding="utf-8"))
-    scored = tune_here("evaluate", sweep / "model", SAMPLE / "test.tsv", "--json", cwd=tmp_path).stdout
+    scored = tune_forked("evaluate", sweep / "model", SAMPLE / "test.tsv", "--json", cwd=tmp_path).stdout
     found = json.loads(scored.splitlines()[-1])
     assert found["accuracy"] == pytest.approx(winner["test"]["winner"]["test/accuracy"])
-    tune_here("predict", sweep / "model", SAMPLE / "test.tsv", "--output", tmp_path / "labels.tsv", cwd=tmp_path)
+    tune_forked("predict", sweep / "model", SAMPLE / "test.tsv", "--output", tmp_path / "labels.tsv", cwd=tmp_path)
     assert len((tmp_path / "labels.tsv").read_text(encoding="utf-8").splitlines()) > 100

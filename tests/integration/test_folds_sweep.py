@@ -20,7 +20,7 @@ from kobert_core.evaluation import evaluate
 from kobert_core.pretrained import load_pretrained
 from kobert_core.runtime import LocalRuntime
 from kobert_core.tasks import task_class
-from tests.fixtures.commands import tune_here
+from tests.fixtures.commands import tune_forked
 from tests.fixtures.sweeps import ending_all, start_sweep, sweep_to_its_end, wait_for, without_times
 from tests.fixtures.tiny import SAMPLE, SIZES
 from tests.fixtures.tracking import client_of
@@ -112,7 +112,7 @@ def test_what_is_kept_is_the_first_fold_s_best_model_and_the_metrics_of_all(
     dev = task_class("nsmc")(study.train_config(study.example_values()), tokenizer=exported.task.tokenizer).dev
     found = evaluate(exported.model, exported.task, dev, LocalRuntime(device=torch.device("cpu")))
     assert found == {name: value for name, value in first.items() if name in found}
-    done = tune_here("evaluate", sweep / "model", SAMPLE / "test.tsv", "--json", cwd=work)
+    done = tune_forked("evaluate", sweep / "model", SAMPLE / "test.tsv", "--json", cwd=work)
     winner = json.loads((sweep / "winner.json").read_text(encoding="utf-8"))
     assert winner["winner"]["trial"] == 0
     assert json.loads(done.stdout.splitlines()[-1])["accuracy"] == winner["test"]["winner"]["test/accuracy"]

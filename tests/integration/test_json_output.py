@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tests.fixtures.commands import ROOT, UNCONFIRMED, tune
+from tests.fixtures.commands import ROOT, UNCONFIRMED, tune_forked
 from tuning.cli.app import app
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
@@ -75,7 +75,7 @@ def test_stdout_of_a_sweep_is_one_object_and_tells_what_stands_beside_the_winner
         "optim.warmup_ratio=0.0",
     ]
     arguments = [part for override in overrides for part in ("--set", override)]
-    done = tune(
+    done = tune_forked(
         "sweep", QUICKSTART, "--name", "chance", "--trials", 3, "--json", *UNCONFIRMED, *arguments, cwd=tmp_path
     )
     (line,) = done.stdout.splitlines()

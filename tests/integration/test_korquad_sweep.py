@@ -15,7 +15,7 @@ from kobert_core.io.atomic import atomic_write_json
 from kobert_core.io.checksums import SEAL, sealed
 from kobert_core.pretrained import load_pretrained
 from kobert_core.tasks.question_answering.official_metrics import score
-from tests.fixtures.commands import ROOT, tune_here
+from tests.fixtures.commands import ROOT, tune_forked
 from tests.fixtures.sweeps import ONE_AT_A_TIME
 
 STUDY = ROOT / "search_spaces" / "korquad-small.yaml"
@@ -38,7 +38,7 @@ def sweep(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     overrides += [f"data.train={folder / 'train.json'}", f"data.test={folder / 'test.json'}"]
     arguments = [part for override in overrides for part in ("--set", override)]
     arguments += ["--name", "questions", "--trials", "3", "--json", *ONE_AT_A_TIME]
-    done = tune_here("sweep", STUDY, *arguments, cwd=folder)
+    done = tune_forked("sweep", STUDY, *arguments, cwd=folder)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result | {"work": folder}
 
@@ -50,7 +50,7 @@ def questions_of(dataset: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_evaluate_equals_what_the_sweep_reported_and_what_the_official_script_says(sweep: dict[str, Any]) -> None:
-    done = tune_here(
+    done = tune_forked(
         "evaluate", sweep["model"], "test.json", "--predictions", "answers.json", "--json", cwd=sweep["work"]
     )
     result = json.loads(done.stdout)
@@ -79,7 +79,7 @@ def test_the_confirmed_seeds_are_scored_together(sweep: dict[str, Any]) -> None:
     assert (seeds["models"], seeds["metric"]) == (2, "eval/f1")
     for together in (seeds["ensemble"], seeds["averaged"]):
         assert together["eval/questions"] == 26 and "eval/null_threshold" in together
-    tune_here("export", sweep["sweep"], "--averaged", "--output", "soup", cwd=sweep["work"])
+    tune_forked("export", sweep["sweep"], "--averaged", "--output", "soup", cwd=sweep["work"])
     chosen = json.loads((sweep["work"] / "soup" / "train_config.json").read_text(encoding="utf-8"))["model"]
     assert chosen["null_threshold"] == seeds["averaged"]["eval/null_threshold"]
     load_pretrained(sweep["work"] / "soup")
@@ -94,7 +94,7 @@ def test_the_winner_is_read_with_the_settings_that_are_best_on_dev(sweep: dict[s
     altered = shutil.copytree(sweep["sweep"], work / "altered")
     result = json.loads((altered / "winner.json").read_text(encoding="utf-8")) | {"decoding": found | other}
     atomic_write_json(altered / "winner.json", sealed({name: result[name] for name in result if name != SEAL}))
-    tune_here("export", altered, "--tuned-decoding", "--output", "decoded", cwd=work)
+    tune_forked("export", altered, "--tuned-decoding", "--output", "decoded", cwd=work)
     model = json.loads((work / "decoded" / "train_config.json").read_text(encoding="utf-8"))["model"]
     assert (model["max_answer_length"], model["trim"], model["null_threshold"]) == (20, False, -1.5)
     assert "max_answer_length 20, trim false" in (work / "decoded" / "README.md").read_text(encoding="utf-8")
@@ -118,7 +118,7 @@ def test_transformers_loads_the_pieces_and_the_boundary_head_lies_beside(sweep: 
 
 
 def test_predict_answers_from_the_contexts(sweep: dict[str, Any]) -> None:
-    tune_here("predict", sweep["model"], "test.json", "--output", "answers.jsonl", cwd=sweep["work"])
+    tune_forked("predict", sweep["model"], "test.json", "--output", "answers.jsonl", cwd=sweep["work"])
     rows = [json.loads(line) for line in (sweep["work"] / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     dataset = json.loads((sweep["work"] / "test.json").read_text(encoding="utf-8"))
     contexts = {q["id"]: p["context"] for article in dataset["data"] for p in article["paragraphs"] for q in p["qas"]}
@@ -128,5 +128,5 @@ def test_predict_answers_from_the_contexts(sweep: dict[str, Any]) -> None:
 
 def test_describe_shows_the_ceiling(sweep: dict[str, Any], shared: Path) -> None:
     model = shared / "models" / "skt-kobert-base-v1"
-    done = tune_here("describe", "test.json", "--task", "korquad", "--model", model, "--json", cwd=sweep["work"])
+    done = tune_forked("describe", "test.json", "--task", "korquad", "--model", model, "--json", cwd=sweep["work"])
     assert json.loads(done.stdout)["ceiling"] == {"exact_match": 100.0, "f1": 100.0}

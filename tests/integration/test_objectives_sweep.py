@@ -14,7 +14,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from tests.fixtures.commands import ROOT, UNCONFIRMED, tune_here
+from tests.fixtures.commands import ROOT, UNCONFIRMED, tune_forked
 from tests.fixtures.encoders import make_encoder
 from tests.fixtures.outcomes import Outcome
 from tests.fixtures.report_page import ReportPage
@@ -132,7 +132,7 @@ def test_a_killed_sweep_comes_to_the_same(undisturbed: Path, encoder: Path, tmp_
 def test_where_no_trial_keeps_them_it_says_so(encoder: Path, tmp_path: Path) -> None:
     study = study_in(tmp_path, encoder, 0.001)
     command = ["sweep", study, "--name", "none", "--trials", "2", *UNCONFIRMED, "--json"]
-    done = tune_here(*command, cwd=tmp_path, code=1)
+    done = tune_forked(*command, cwd=tmp_path, code=1)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["winner"] is None
     assert result["unmet"].startswith("no trial keeps all constraints (cost/model_mb below 0.001): trial ")
@@ -146,7 +146,7 @@ def test_the_study_of_the_package_runs(shared: Path, tmp_path: Path) -> None:
     less = ("data.max_train_examples=64", "data.max_dev_examples=32", "data.test=null", "train.epochs=1")
     overrides = [word for each in less for word in ("--set", each)]
     study = ROOT / "search_spaces" / "nsmc-small-and-good.yaml"
-    done = tune_here("sweep", study, "--trials", "4", *overrides, "--json", cwd=tmp_path)
+    done = tune_forked("sweep", study, "--trials", "4", *overrides, "--json", cwd=tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["constraints"] == ["cost/model_mb below 60"] and result["front"]
     assert result["winner"]["metrics"]["cost/model_mb"] <= 60

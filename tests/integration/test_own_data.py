@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.commands import tune, tune_here
+from tests.fixtures.commands import tune_forked
 from tests.fixtures.encoders import make_encoder
 from tests.fixtures.pages import page
 from tests.fixtures.serving import served
@@ -39,21 +39,21 @@ def commands() -> list[list[str]]:
 
 
 def test_look_before_you_leap(folder: Path) -> None:
-    described, looked = [tune_here(*words, cwd=folder) for words in commands()[:2]]
+    described, looked = [tune_forked(*words, cwd=folder) for words in commands()[:2]]
     assert "긍정" in described.stdout and "90" in described.stdout
     assert "classes in train" in looked.stdout and "4 trials, tpe search" in looked.stdout
 
 
 def test_a_mistake_is_the_line_that_is_shown(folder: Path) -> None:
     (line,) = PAGE.code("text")
-    refused = tune_here("sweep", "study.yaml", "--dry-run", "--set", "data.label_column=감정", cwd=folder, code=2)
+    refused = tune_forked("sweep", "study.yaml", "--dry-run", "--set", "data.label_column=감정", cwd=folder, code=2)
     assert refused.stderr.strip().replace(f"{folder}/", "…/") == line.strip()
 
 
 @pytest.mark.slow
 def test_from_the_file_to_a_server(folder: Path) -> None:
     for words in commands():
-        tune(*words, cwd=folder)
+        tune_forked(*words, cwd=folder)
     with open(folder / "answers.csv", encoding="utf-8") as file:
         answers = list(csv.DictReader(file))
     assert len(answers) == 90 and {answer["label"] for answer in answers} <= TEXTS.keys()

@@ -10,7 +10,7 @@ import torch
 
 from kobert_core.errors import InputError
 from kobert_core.pretrained import read_train_config
-from tests.fixtures.commands import ROOT, UNCONFIRMED, tune
+from tests.fixtures.commands import ROOT, UNCONFIRMED, tune_forked
 from tuning.cli.predict import evaluate_file, predict_file
 from tuning.study import load_study
 from tuning.sweep.train_local import train_once
@@ -92,7 +92,7 @@ def test_a_sweep_with_names_of_any_characters_is_whole_in_mlflow(tmp_path: Path)
     sets = [f"data.train={tmp_path / 'a`b|c.tsv'}", "data.test=null", "data.labels=infer", "train.epochs=0.3"]
     options = [option for value in sets for option in ("--set", value)]
     name = 'v1.2 [red] "100%"'
-    tune("sweep", "study.yaml", "--trials", 2, "--name", name, *UNCONFIRMED, *options, cwd=tmp_path)
+    tune_forked("sweep", "study.yaml", "--trials", 2, "--name", name, *UNCONFIRMED, *options, cwd=tmp_path)
     sweep = tmp_path / "sweeps" / name
     assert not (sweep / "tracking.jsonl.dead.jsonl").exists()
     (model,) = _models(tmp_path / "sweeps" / "mlflow.db")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.fixtures.commands import ROOT, tune
+from tests.fixtures.commands import ROOT, tune_forked
 
 pytestmark = pytest.mark.slow
 TRIALS = 4
@@ -37,7 +37,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     }
     with open(folder / "study.yaml", "w") as file:
         YAML().dump(study, file)
-    tune("sweep", "study.yaml", "--name", "population", cwd=folder)
+    tune_forked("sweep", "study.yaml", "--name", "population", cwd=folder)
     yield folder / "sweeps" / "population"
 
 
@@ -89,7 +89,7 @@ def test_an_export_says_what_its_weights_were_trained_with(sweep: Path, tmp_path
     for record in records(sweep):
         if record["checkpoint"]:
             output = tmp_path / str(record["trial"])
-            tune("export", sweep, "--trial", record["trial"], "--output", output, cwd=tmp_path)
+            tune_forked("export", sweep, "--trial", record["trial"], "--output", output, cwd=tmp_path)
             optim = json.loads((output / "train_config.json").read_text())["optim"]
             assert {name: optim[name.partition(".")[2]] for name in RATES} == record["values"]
     winner = json.loads((sweep / "winner.json").read_text())["winner"]

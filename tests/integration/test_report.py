@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.browser import DARK, need_browser, page_and_console
-from tests.fixtures.commands import tune_here
+from tests.fixtures.commands import tune_forked
 from tests.fixtures.report_page import ReportPage
 from tuning.sweep_dir.confirm_runs import ConfirmRuns
 from tuning.sweep_dir.reviews import read_review
@@ -129,7 +129,7 @@ def test_the_command_that_it_names_trains_the_winner(sweep: Path) -> None:
 
 
 def test_the_command_writes_it_of_a_sweep_that_runs(sweep: Path, tmp_path: Path) -> None:
-    done = tune_here("report", sweep, "--output", tmp_path / "page.html", cwd=tmp_path)
+    done = tune_forked("report", sweep, "--output", tmp_path / "page.html", cwd=tmp_path)
     assert done.stdout == f"report: {tmp_path / 'page.html'}\n"
     running = tmp_path / "running"
     shutil.copytree(sweep, running)
@@ -137,21 +137,21 @@ def test_the_command_writes_it_of_a_sweep_that_runs(sweep: Path, tmp_path: Path)
     del ledger[-1]["sha256"]
     ledger[-1]["state"] = "RUNNING"
     (running / "trials.json").write_text(json.dumps(ledger), encoding="utf-8")
-    tune_here("report", running, cwd=tmp_path)
+    tune_forked("report", running, cwd=tmp_path)
     page = ReportPage((running / "report.html").read_text(encoding="utf-8"))
     assert page.headings[0] == "The best so far" and "Worth reading" not in page.headings
     assert any("the state so far" in told for told in page.paragraphs)
 
 
 def test_what_is_no_sweep_is_refused_in_one_line(sweep: Path, tmp_path: Path) -> None:
-    refused = tune_here("report", tmp_path, cwd=tmp_path, code=2)
+    refused = tune_forked("report", tmp_path, cwd=tmp_path, code=2)
     assert "this is no folder of a sweep" in refused.stderr and len(refused.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "report.html").exists()
     broken = tmp_path / "broken"
     shutil.copytree(sweep, broken)
     for review in broken.glob("confirm/trials/*/review.jsonl.gz"):
         review.write_bytes(b"\x1f\x8b what is this")
-    refused = tune_here("report", broken, cwd=tmp_path, code=2)
+    refused = tune_forked("report", broken, cwd=tmp_path, code=2)
     assert "review.jsonl.gz: the file cannot be read" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
 

@@ -35,7 +35,7 @@ from kobert_core.pretrained import load_pretrained
 from kobert_core.runtime import LocalRuntime
 from kobert_core.tasks import task_class
 from tests.fixtures.browser import listed_columns, listed_runs, need_browser, page_html
-from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED, environment, tune, tune_here
+from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED, environment, tune, tune_forked
 from tests.fixtures.hub import TOKEN, hub
 from tests.fixtures.mlflow_server import wait_until_it_answers
 from tests.fixtures.nodes import free_port
@@ -236,12 +236,12 @@ def test_the_ui_serves_the_sweep_over_rest_and_in_a_browser(sweep: dict[str, Any
 
 def test_evaluate_agrees_with_the_sweep_and_is_recorded(sweep: dict[str, Any]) -> None:
     test_file = QUICKSTART.parent / "sample" / "test.tsv"
-    done = tune_here("evaluate", sweep["model"], test_file, "--json", cwd=sweep["folder"])
+    done = tune_forked("evaluate", sweep["model"], test_file, "--json", cwd=sweep["folder"])
     result = json.loads(done.stdout)
     assert result["accuracy"] == sweep["test"]["winner"]["test/accuracy"]
     assert result["loss"] == pytest.approx(sweep["test"]["winner"]["test/loss"], abs=1e-6)
     assert (result["examples"], result["earlier_readings"]) == (160, 1)
-    again = json.loads(tune_here("evaluate", sweep["model"], test_file, "--json", cwd=sweep["folder"]).stdout)
+    again = json.loads(tune_forked("evaluate", sweep["model"], test_file, "--json", cwd=sweep["folder"]).stdout)
     assert again["earlier_readings"] == 2
 
 
@@ -250,16 +250,16 @@ def test_compare_says_what_mcnemar_and_the_models_own_answers_say(sweep: dict[st
     other = verdict["candidate"] if verdict["winner"] == 0 else 0
     shutil.copytree(sweep["folder"] / "model", work / "model")
     shutil.copyfile(sweep["folder"] / "study.yaml", work / "study.yaml")
-    tune_here("export", sweep["folder"], "--trial", other, "--output", tmp_path / "other", cwd=tmp_path)
+    tune_forked("export", sweep["folder"], "--trial", other, "--output", tmp_path / "other", cwd=tmp_path)
     read = len((work / "model" / "test_readings.jsonl").read_text().splitlines())
-    found = json.loads(tune_here("compare", "first", "other", "--json", cwd=tmp_path).stdout)
+    found = json.loads(tune_forked("compare", "first", "other", "--json", cwd=tmp_path).stdout)
     assert len((work / "model" / "test_readings.jsonl").read_text().splitlines()) == read + 1
     first, second = found["models"]
     assert first["value"] == sweep["test"]["winner"]["test/accuracy"]
     test_file, right = QUICKSTART.parent / "sample" / "test.tsv", []
     labels = [line.split("\t")[2] for line in test_file.read_text(encoding="utf-8").splitlines()[1:]]
     for model in (work / "model", tmp_path / "other"):
-        tune_here("predict", model, test_file, "--output", tmp_path / "out.jsonl", cwd=tmp_path)
+        tune_forked("predict", model, test_file, "--output", tmp_path / "out.jsonl", cwd=tmp_path)
         answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
         right.append(np.array([str(row["label"]) for row in answers]) == np.array(labels))
     (pair,) = found["pairs"]
@@ -267,7 +267,7 @@ def test_compare_says_what_mcnemar_and_the_models_own_answers_say(sweep: dict[st
     assert pair["difference"]["estimate"] == pytest.approx(second["value"] - first["value"])
     only = [int((ours & ~theirs).sum()) for ours, theirs in (right, right[::-1])]
     assert pair["p_values"]["mcnemar"] == pytest.approx(stats.binomtest(only[0], sum(only)).pvalue)
-    shown = tune_here("compare", "first", "other", cwd=tmp_path).stdout
+    shown = tune_forked("compare", "first", "other", cwd=tmp_path).stdout
     assert pair["sentence"] in shown and "not other seeds" in shown
 
 
@@ -275,7 +275,7 @@ def test_a_trial_is_reproduced_bit_for_bit_and_the_sweep_stays_as_it_is(sweep: d
     before = {path: path.stat() for path in sorted(sweep["folder"].rglob("*"))}
     pruned = next(record for record in records(sweep) if record["state"] == "PRUNED")
     found = json.loads(
-        tune_here("reproduce", sweep["folder"], "--trial", pruned["trial"], "--json", cwd=tmp_path).stdout
+        tune_forked("reproduce", sweep["folder"], "--trial", pruned["trial"], "--json", cwd=tmp_path).stdout
     )
     assert found["drift"] == 0 and found["again"] == found["recorded"] == pruned["curve"]
     assert found["same_weights"] is (True if pruned["checkpoint"] else None)
@@ -292,7 +292,7 @@ def test_drift_is_told(sweep: dict[str, Any], tmp_path: Path) -> None:
     rows = json.loads(ledger.read_text())
     rows[winner]["curve"]["50"] += 0.25
     ledger.write_text(json.dumps([{key: value for key, value in row.items() if key != "sha256"} for row in rows]))
-    done = tune_here("reproduce", tmp_path / "first", cwd=tmp_path, code=1)
+    done = tune_forked("reproduce", tmp_path / "first", cwd=tmp_path, code=1)
     assert f"trial {winner} NOT reproduced: drift of eval/accuracy 0.25; weights: the same bytes" in done.stdout
     assert "the versions of all libraries are those that the sweep began with" in done.stdout
 
@@ -307,7 +307,7 @@ def test_mlflow_loads_and_serves_and_registers_the_winner(sweep: dict[str, Any],
     shutil.copytree(sweep["folder"], tmp_path / "sweeps" / "first")
     shutil.copyfile(sweep["folder"].parent / "mlflow.db", tmp_path / "sweeps" / "mlflow.db")
     export = ("export", "sweeps/first", "--register", name)
-    done = tune_here(*export, "--alias", "champion", cwd=tmp_path)
+    done = tune_forked(*export, "--alias", "champion", cwd=tmp_path)
     assert done.stdout == f"{name}: version 1 is `champion`: no version was `champion` before\n"
     uri = f"sqlite:///{tmp_path}/sweeps/mlflow.db"
     client = MlflowClient(uri, uri)
@@ -315,7 +315,7 @@ def test_mlflow_loads_and_serves_and_registers_the_winner(sweep: dict[str, Any],
     card = (sweep["folder"] / "model" / "README.md").read_text(encoding="utf-8")
     assert version.description.startswith("# `first`, trial") and version.description.strip() in card
 
-    tune_here("predict", sweep["model"], test_file, "--output", tmp_path / "out.jsonl", cwd=tmp_path)
+    tune_forked("predict", sweep["model"], test_file, "--output", tmp_path / "out.jsonl", cwd=tmp_path)
     wanted = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     frame = pd.DataFrame({"text": [row["text"] for row in wanted]})
     answers = [{name: value for name, value in row.items() if name not in ("id", "text")} for row in wanted]
@@ -340,23 +340,23 @@ def test_mlflow_loads_and_serves_and_registers_the_winner(sweep: dict[str, Any],
         process.terminate()
         process.wait(30)
 
-    again = tune_here(*export, "--alias", "champion", cwd=tmp_path)
+    again = tune_forked(*export, "--alias", "champion", cwd=tmp_path)
     assert again.stdout == f"{name}: version 1 is `champion`: it was before\n"
     other = next(
         each["trial"] for each in records(sweep) if each["checkpoint"] and each["trial"] != sweep["winner"]["trial"]
     )
-    refused_trial = tune_here(*export, "--trial", other, cwd=tmp_path, code=2)
+    refused_trial = tune_forked(*export, "--trial", other, cwd=tmp_path, code=2)
     assert f"trial {other} did not win: it is not exported yet; give --output DIR" in refused_trial.stderr
-    kept = tune_here(*export, "--trial", other, "--output", "other", cwd=tmp_path, code=1)
+    kept = tune_forked(*export, "--trial", other, "--output", "other", cwd=tmp_path, code=1)
     assert f"{name}: the model is not registered: trial {other} of sweeps/first" in kept.stdout
     assert len(client.search_model_versions(f"name = '{name}'")) == 1
-    forced = tune_here(*export, "--trial", other, "--output", "again", "--force", cwd=tmp_path)
+    forced = tune_forked(*export, "--trial", other, "--output", "again", "--force", cwd=tmp_path)
     assert f"{name}: version 2 is registered: by --force" in forced.stdout
     assert client.get_model_version_by_alias(name, "champion").version == version.version
-    told = tune_here("promote", name, "--force", "--json", "--tracking-uri", uri, cwd=tmp_path)
+    told = tune_forked("promote", name, "--force", "--json", "--tracking-uri", uri, cwd=tmp_path)
     assert json.loads(told.stdout)["promoted"] is True
     assert str(client.get_model_version_by_alias(name, "champion").version) == "2"
-    back = tune_here("promote", name, "--version", 2, "--tracking-uri", uri, cwd=tmp_path)
+    back = tune_forked("promote", name, "--version", 2, "--tracking-uri", uri, cwd=tmp_path)
     assert "it was before" in back.stdout
 
 
@@ -372,7 +372,7 @@ def rows_served(url: str, split: dict[str, Any]) -> list[dict[str, Any]]:
 def test_transformers_loads_the_export_and_gives_the_same_logits(sweep: dict[str, Any], tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    tune_here("export", sweep["folder"], "--output", tmp_path / "model", cwd=tmp_path)
+    tune_forked("export", sweep["folder"], "--output", tmp_path / "model", cwd=tmp_path)
     texts = ["정말 재미있어요", "시간이 아까웠다..", "나쁘지 않은데?"]
     ours = load_pretrained(tmp_path / "model")
     batch = AutoTokenizer.from_pretrained(tmp_path / "model")(texts, padding=True, return_tensors="pt")
@@ -385,19 +385,19 @@ def test_transformers_loads_the_export_and_gives_the_same_logits(sweep: dict[str
         torch.testing.assert_close(theirs(**batch).logits, logits, rtol=0, atol=1e-5)
     card = (tmp_path / "model" / "README.md").read_text()
     assert "language: ko" in card and f"{sweep['winner']['metrics']['eval/accuracy']:.6g}" in card
-    refused = tune_here("export", sweep["folder"], "--output", tmp_path / "model", cwd=tmp_path, code=2)
+    refused = tune_forked("export", sweep["folder"], "--output", tmp_path / "model", cwd=tmp_path, code=2)
     assert "the output is not empty" in refused.stderr
 
 
 def test_the_averaged_weights_score_what_the_sweep_says(sweep: dict[str, Any], tmp_path: Path) -> None:
-    tune_here("export", sweep["folder"], "--averaged", "--output", tmp_path / "soup", cwd=tmp_path)
+    tune_forked("export", sweep["folder"], "--averaged", "--output", tmp_path / "soup", cwd=tmp_path)
     pretrained, mean = load_pretrained(tmp_path / "soup"), sweep["seeds"]["averaged"]
     task = task_class("nsmc")(load_study(QUICKSTART).train_config(sweep["winner"]["values"]))
     found = evaluate_on_dev(pretrained.model, task, LocalRuntime(device=torch.device("cpu")))
     assert found == pytest.approx(mean, abs=1e-6) and mean != sweep["seeds"]["ensemble"]
-    refused = tune_here("export", sweep["folder"], "--averaged", "--trial", 0, "--output", "m", cwd=tmp_path, code=2)
+    refused = tune_forked("export", sweep["folder"], "--averaged", "--trial", 0, "--output", "m", cwd=tmp_path, code=2)
     assert "this is another model than any trial's; leave out --trial" in refused.stderr
-    refused = tune_here("export", sweep["folder"], "--tuned-decoding", "--output", "m", cwd=tmp_path, code=2)
+    refused = tune_forked("export", sweep["folder"], "--tuned-decoding", "--output", "m", cwd=tmp_path, code=2)
     assert "has found no better settings to read the winner's answers with" in refused.stderr
 
 
@@ -407,7 +407,7 @@ def test_predict_writes_a_label_and_probabilities_for_every_row(
 ) -> None:
     source = tmp_path / "new.csv"
     source.write_text('document\n"정말 재미있어요, 강추"\n시간이 아까웠다\n', encoding="utf-8")
-    tune_here("predict", sweep["model"], source, "--output", tmp_path / f"out{suffix}", cwd=tmp_path)
+    tune_forked("predict", sweep["model"], source, "--output", tmp_path / f"out{suffix}", cwd=tmp_path)
     text = (tmp_path / f"out{suffix}").read_text(encoding="utf-8")
     if suffix == ".tsv":
         rows = [dict(zip(text.splitlines()[0].split("\t"), r.split("\t"), strict=True)) for r in text.splitlines()[1:]]
@@ -426,30 +426,30 @@ def test_what_cannot_be_used_of_a_file_is_told(sweep: dict[str, Any], tmp_path: 
     rows[70] = "70\t \t1"
     source = tmp_path / "new.tsv"
     source.write_text("\n".join(["id\tdocument\tlabel", *rows]) + "\n", encoding="utf-8")
-    done = tune_here("predict", sweep["model"], source, "--output", tmp_path / "out.tsv", cwd=tmp_path)
+    done = tune_forked("predict", sweep["model"], source, "--output", tmp_path / "out.tsv", cwd=tmp_path)
     assert "149 predictions" in done.stdout
     assert "1 set aside:\nline 72: " in done.stderr
-    result = json.loads(tune_here("evaluate", sweep["model"], source, "--json", cwd=tmp_path).stdout)
+    result = json.loads(tune_forked("evaluate", sweep["model"], source, "--json", cwd=tmp_path).stdout)
     assert (result["examples"], result["set_aside"]) == (149, 1)
 
 
 def test_list_and_logs_show_sweeps_and_trials(sweep: dict[str, Any]) -> None:
-    listed = tune_here("list", cwd=sweep["folder"].parents[1]).stdout
+    listed = tune_forked("list", cwd=sweep["folder"].parents[1]).stdout
     assert "first" in listed and f"{sweep['states']['PRUNED']} pruned" in listed
-    log = tune_here("logs", sweep["folder"], 0, cwd=sweep["folder"]).stdout
+    log = tune_forked("logs", sweep["folder"], 0, cwd=sweep["folder"]).stdout
     assert " 50% step" in log and "eval/accuracy" in log
-    missing = tune_here("logs", sweep["folder"], 99, cwd=sweep["folder"], code=2)
+    missing = tune_forked("logs", sweep["folder"], 99, cwd=sweep["folder"], code=2)
     assert "there is no trial 99" in missing.stderr
 
 
 def test_a_used_name_is_refused_and_resume_extends(sweep: dict[str, Any]) -> None:
     work, study = sweep["folder"].parents[1], "search_spaces/quickstart.yaml"  # as the README names it
-    refused = tune_here("sweep", study, "--name", "first", cwd=work, code=2)
+    refused = tune_forked("sweep", study, "--name", "first", cwd=work, code=2)
     assert "is in use" in refused.stderr and len(refused.stderr.strip().splitlines()) == 1
-    other = tune_here("sweep", study, "--name", "first", "--resume", "--set", "train.epochs=3", cwd=work, code=2)
+    other = tune_forked("sweep", study, "--name", "first", "--resume", "--set", "train.epochs=3", cwd=work, code=2)
     assert "`train` is not what this sweep began with" in other.stderr
     before = records(sweep)
-    done = tune_here("sweep", study, "--name", "first", "--resume", "--trials", 9, "--json", cwd=work)
+    done = tune_forked("sweep", study, "--name", "first", "--resume", "--trials", 9, "--json", cwd=work)
     result = json.loads(done.stdout.splitlines()[-1])
     assert sum(result["states"].values()) == 9
     after = records(sweep)
@@ -503,7 +503,7 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
     storage = JournalStorage(JournalFileBackend(str(ledger.parent / "optuna_journal.log")))
     states = [trial.state for trial in optuna.load_study(study_name="cut", storage=storage).trials]
     assert TrialState.RUNNING not in states and TrialState.WAITING in states
-    done = tune_here(*command[len(TUNE) :], "--resume", "--json", cwd=tmp_path)
+    done = tune_forked(*command[len(TUNE) :], "--resume", "--json", cwd=tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
     assert sum(result["states"].values()) == 2 and set(result["states"]) <= {"COMPLETE", "PRUNED"}
     resumed = json.loads(ledger.read_text())
@@ -546,13 +546,13 @@ def test_a_trial_that_fails_does_not_end_the_sweep(tmp_path: Path) -> None:
     ]
     arguments = [part for override in overrides for part in ("--set", override)]
     arguments += ["--name", "bad", "--trials", "4", "--json", *UNCONFIRMED, *ONE_AT_A_TIME]
-    done = tune_here("sweep", QUICKSTART, *arguments, cwd=tmp_path)
+    done = tune_forked("sweep", QUICKSTART, *arguments, cwd=tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["states"]["FAILED"] >= 1 and result["states"]["COMPLETE"] >= 2
     assert result["winner"]["values"]["optim.backbone_lr"] == 1e-3
     failed = [record for record in json.loads((tmp_path / "sweeps/bad/trials.json").read_text()) if record["reason"]]
     assert all("NonFiniteError" in record["reason"] for record in failed)
-    log = tune_here("logs", tmp_path / "sweeps/bad", failed[0]["trial"], cwd=tmp_path).stdout
+    log = tune_forked("logs", tmp_path / "sweeps/bad", failed[0]["trial"], cwd=tmp_path).stdout
     assert "NonFiniteError" in log
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "sweeps/bad/optuna_journal.log")))
     for trial in optuna.load_study(study_name="bad", storage=storage).trials:

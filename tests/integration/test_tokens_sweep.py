@@ -11,7 +11,7 @@ import torch
 from ruamel.yaml import YAML
 
 from tests.fixtures import entities
-from tests.fixtures.commands import tune_here
+from tests.fixtures.commands import tune_forked
 from tests.fixtures.sweeps import ONE_AT_A_TIME
 
 STUDY: dict[str, Any] = {
@@ -41,13 +41,13 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sweep(work: Path) -> dict[str, Any]:
-    done = tune_here("sweep", "study.yaml", "--name", "names", "--trials", 2, "--json", *ONE_AT_A_TIME, cwd=work)
+    done = tune_forked("sweep", "study.yaml", "--name", "names", "--trials", 2, "--json", *ONE_AT_A_TIME, cwd=work)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
 def test_a_dry_run_tells_the_entities(work: Path) -> None:
-    told = json.loads(tune_here("sweep", "study.yaml", "--dry-run", "--json", cwd=work).stdout.splitlines()[-1])
+    told = json.loads(tune_forked("sweep", "study.yaml", "--dry-run", "--json", cwd=work).stdout.splitlines()[-1])
     assert told["study"]["data"]["labels"] == ["LC", "PS"]
     assert told["splits"]["test"]["items"] == 60 and told["splits"]["dev"]["items"] == 60
     assert told["facts"]["entities in test"] == "45 LC, 60 PS in 60 texts"
@@ -65,19 +65,19 @@ def test_the_winner_has_learned_it(sweep: dict[str, Any]) -> None:
 
 
 def test_evaluate_equals_what_the_sweep_reported(work: Path, sweep: dict[str, Any]) -> None:
-    found = json.loads(tune_here("evaluate", sweep["model"], "test.tsv", "--json", cwd=work).stdout.splitlines()[-1])
+    found = json.loads(tune_forked("evaluate", sweep["model"], "test.tsv", "--json", cwd=work).stdout.splitlines()[-1])
     reported = sweep["test"]["winner"]
     for name in ("f1", "precision", "recall", "macro_f1", "char_f1", "accuracy"):
         assert found[name] == reported[f"test/{name}"]
     assert found["texts"] == 60 and found["entities"]["PS"]["support"] == 60
-    described = tune_here("describe", "test.tsv", "--model", sweep["model"], "--json", cwd=work)
+    described = tune_forked("describe", "test.tsv", "--model", sweep["model"], "--json", cwd=work)
     assert json.loads(described.stdout.splitlines()[-1])["ceiling"]["f1"] >= found["f1"]
 
 
 def test_predictions_are_those_that_were_scored_and_of_transformers_pipeline(work: Path, sweep: dict[str, Any]) -> None:
     from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
-    tune_here("predict", sweep["model"], "test.tsv", "--output", "tagged.jsonl", cwd=work)
+    tune_forked("predict", sweep["model"], "test.tsv", "--output", "tagged.jsonl", cwd=work)
     rows = [json.loads(line) for line in (work / "tagged.jsonl").read_text(encoding="utf-8").splitlines()]
     texts = ["".join(part for part, _ in entities.sentence(number)) for number in range(1000, 1060)]
     assert [row["text"] for row in rows] == texts and rows[0]["id"] == "text-1000"
@@ -113,7 +113,7 @@ def has_stray_tag(tokens: list[dict[str, Any]]) -> bool:
 
 def test_predictions_of_plain_texts_as_a_table(work: Path, sweep: dict[str, Any]) -> None:
     (work / "new.txt").write_text("유나는 부산에서 사과를 샀다.\n\n", encoding="utf-8")
-    tune_here("predict", sweep["model"], "new.txt", "--output", "new.tsv", cwd=work)
+    tune_forked("predict", sweep["model"], "new.txt", "--output", "new.tsv", cwd=work)
     header, row = (work / "new.tsv").read_text(encoding="utf-8").splitlines()
     assert header == "id\ttext\tentities"
     assert {one["text"] for one in json.loads(row.split("\t")[2])} >= {"유나"}

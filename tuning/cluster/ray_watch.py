@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 
+STDERR = 2
 SECONDS_BETWEEN_LOOKS = 1.0
 DAEMONS = ("gcs_server", "raylet")
 """Children of the process that started a Ray."""
@@ -18,13 +19,16 @@ DAEMONS = ("gcs_server", "raylet")
 def ending_with_ray() -> Iterator[None]:
     """While Ray is up: end this process at once when one of Ray's daemons dies that this process has started. Ray
     itself does so after some time. The sweep then continues as after any kill: see `supervised`."""
-    daemons = [child for child in psutil.Process().children() if child.name() in DAEMONS]
+    daemons = {child: last_words(child) for child in psutil.Process().children() if child.name() in DAEMONS}
     over = threading.Event()
 
     def look() -> None:
         while not over.wait(SECONDS_BETWEEN_LOOKS):
-            if not all(map(is_alive, daemons)):
-                os._exit(1)
+            for daemon, words in daemons.items():
+                if not is_alive(daemon):
+                    with suppress(OSError):
+                        os.write(STDERR, words)  # waits for no lock that another thread may hold
+                    os._exit(1)
 
     thread = threading.Thread(target=look, name="ray-watch", daemon=True)
     thread.start()
@@ -33,6 +37,12 @@ def ending_with_ray() -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def last_words(daemon: psutil.Process) -> bytes:
+    """What is to be said when this daemon dies: a line."""
+    logs = [word.partition("=")[2] for word in daemon.cmdline() if word.startswith("--log_dir=")]
+    return f"Ray's {daemon.name()} has died{f': its log is in {logs[0]}' if logs else ''}\n".encode()
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -141,11 +141,11 @@ def test_nothing_outlives_the_sweep(tmp_path: Path) -> None:
 
 def test_the_end_of_a_daemon_of_ray_is_seen_at_once(tmp_path: Path) -> None:
     raylet = tmp_path / "raylet"
-    shutil.copy(shutil.which("sleep") or "/bin/sleep", raylet)
+    shutil.copy(shutil.which("bash") or "/bin/bash", raylet)
     code = f"""
 import subprocess, time
 from tuning.cluster.ray_watch import ending_with_ray
-daemon = subprocess.Popen(["{raylet}", "60"])
+daemon = subprocess.Popen(["{raylet}", "-c", "read", "--log_dir=/logs"], stdin=subprocess.PIPE)
 with ending_with_ray():
     time.sleep(1.5)
     print("lives", flush=True)
@@ -154,7 +154,7 @@ with ending_with_ray():
 """
     begin = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "lives\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "lives\n", "Ray's raylet has died: its log is in /logs\n")
     assert time.monotonic() - begin < 25
 
 
