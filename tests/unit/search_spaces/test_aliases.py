@@ -12,7 +12,7 @@ from kobert_core.tasks import SPECS
 from search_spaces.aliases import ALIASES, UNNEEDED, meant_by
 from search_spaces.distributions.kinds import DISTRIBUTIONS
 from search_spaces.validation import suggest_known
-from tests.unit.tuning.test_study import STUDY
+from tests.unit.tuning.study.test_study import STUDY
 from tuning.study import load_study
 
 QUESTIONS = re.sub("  max_length: 64\n|  model.label_smoothing.*\n", "", STUDY.replace("task: nsmc", "task: korquad"))

@@ -8,7 +8,7 @@ from kobert_core.io.checksums import file_digest
 from tuning.study import dump_study, load_study
 from tuning.workers.trial import study_of
 
-QUICKSTART = Path(__file__).resolve().parents[3] / "search_spaces" / "quickstart.yaml"
+QUICKSTART = Path(__file__).resolve().parents[4] / "search_spaces" / "quickstart.yaml"
 
 
 def test_a_study_file_is_parsed_again_only_when_it_has_changed(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from kobert_core.tasks.text_classification.config import NsmcData
 from search_spaces.distributions import Space
 from tuning.study import SearchConfig, StudyConfig, dump_study, load_study, searchable
 
-NSMC = Path(__file__).parents[3] / "search_spaces" / "nsmc.yaml"
+NSMC = Path(__file__).parents[4] / "search_spaces" / "nsmc.yaml"
 STUDY = """\
 schema_version: 1
 name: small

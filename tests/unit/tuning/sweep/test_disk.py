@@ -27,7 +27,7 @@ from tuning.sweep_dir.disk_full import DiskFull
 from tuning.sweep_dir.layout import CHECKPOINTS, JOURNAL, trial_folder
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
-QUICKSTART = Path(__file__).resolve().parents[3] / "search_spaces" / "quickstart.yaml"
+QUICKSTART = Path(__file__).resolve().parents[4] / "search_spaces" / "quickstart.yaml"
 SIZE = 2**20
 
 

@@ -160,7 +160,7 @@ def onnx_report(model: Path) -> Any:
 def test_a_trial_is_exported_with_graphs(tmp_path: Path) -> None:
     """By the dev split of the sweep's study, with a tokenizer that was trained."""
     shape = f"model={{init: random, tokenizer_vocab_size: 1200, config: {json.dumps(SIZES)}}}"
-    quickstart = Path(__file__).resolve().parents[3] / "search_spaces" / "quickstart.yaml"
+    quickstart = Path(__file__).resolve().parents[4] / "search_spaces" / "quickstart.yaml"
     study = load_study(quickstart, [shape, "confirm=null"])
     sweep = tmp_path / "sweeps" / "first"
     sweep.mkdir(parents=True)

@@ -86,7 +86,7 @@ def test_a_test_score_of_a_threshold_that_was_tuned_on_it_is_not_believed(tmp_pa
     assert read_before(tmp_path, sha256="ab" * 32, weights=weights) == {"winner": {"test/f1": 18.0}}
     assert read_before(tmp_path, sha256="cd" * 32, weights=weights) is None
 
-    study = load_study(Path(__file__).parents[3] / "search_spaces" / "quickstart.yaml")
+    study = load_study(Path(__file__).parents[4] / "search_spaces" / "quickstart.yaml")
     record = TrialRecord(0, "COMPLETE", {}, metrics={"eval/f1": 30.0})
     assert "59" not in model_card(tmp_path, study, record, {"winner": tuned}, Comparison())
     assert "| test/f1 | 18 |" in model_card(tmp_path, study, record, {"winner": {"test/f1": 18.0}}, Comparison())
