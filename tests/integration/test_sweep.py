@@ -474,18 +474,8 @@ def test_the_winner_goes_to_the_hub(sweep: dict[str, Any], monkeypatch: pytest.M
 
 
 def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
-    command = [
-        *TUNE,
-        "sweep",
-        str(QUICKSTART),
-        "--name",
-        "cut",
-        "--trials",
-        "2",
-        "--set",
-        "train.epochs=6",
-        *UNCONFIRMED,
-    ]
+    command = [*TUNE, "sweep", str(QUICKSTART), "--name", "cut", "--trials", "2"]
+    command += ["--set", "train.epochs=3", *UNCONFIRMED, *ONE_AT_A_TIME]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
