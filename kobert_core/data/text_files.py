@@ -151,7 +151,7 @@ def _encoding_of(path: Path, size: int, modified: int, given: str | None) -> str
     if given not in (None, found):
         _log.warning("%s: read as %s, not as `data.encoding: %s`", path.name, display_name(found), given)
     elif given is None and found != UTF_8:
-        _log.warning("%s: read as %s", path.name, display_name(found))
+        _log.info("%s: read as %s", path.name, display_name(found))
     return found
 
 

@@ -54,7 +54,7 @@ def test_a_mistake_is_the_line_that_is_shown(folder: Path) -> None:
 def test_from_the_file_to_a_server(folder: Path) -> None:
     for words in commands():
         tune(*words, cwd=folder)
-    with open(folder / "answers.csv", encoding="utf-8") as file:
+    with open(folder / "answers.csv", encoding="utf-8-sig") as file:
         answers = list(csv.DictReader(file))
     assert len(answers) == 90 and {answer["label"] for answer in answers} <= TEXTS.keys()
     winner = json.loads((folder / "sweeps" / "comments" / "winner.json").read_text("utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import re
@@ -125,7 +126,8 @@ def test_all_formats_of_predictions_say_the_same(work: Path) -> None:
     _, wanted = predictions(work)
     for name in ("out.csv", "out.parquet"):
         tuned("predict", work / "model", work / "test.csv", "--output", work / name)
-    with open(work / "out.csv", encoding="utf-8", newline="") as file:
+    assert (work / "out.csv").read_bytes().split(codecs.BOM_UTF8)[0] == b"", "Excel takes it for UTF-8"
+    with open(work / "out.csv", encoding="utf-8-sig", newline="") as file:
         assert list(csv.DictReader(file)) == [{key: str(value) for key, value in row.items()} for row in wanted]
     assert parquet.read_table(work / "out.parquet").to_pylist() == wanted
     printed = tuned("predict", work / "model", work / "test.csv", "--output", "-")
