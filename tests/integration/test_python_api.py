@@ -86,7 +86,8 @@ def test_results_are_frames_with_one_row_each_and_typed_columns(page: dict[str, 
         score = runs.loc[runs["run"] == run.run, "holdout/accuracy"].item()
         assert mine["score"].mean() == pytest.approx(score) and len(mine) == 40
     assert sweep.verdict.gain.low <= sweep.verdict.gain.high and sweep.verdict.winner == sweep.best.number
-    assert str(sweep.verdict) == sweep.verdict.sentence and set(sweep.test) >= {"winner", "trial_0"}
+    assert str(sweep.verdict) == sweep.verdict.sentence and set(sweep.test.index) >= {"winner", "trial_0"}
+    assert sweep.test.loc["winner", "test/accuracy"] <= 1 and set(sweep.test.dtypes) == {np.dtype(float)}
     with pytest.raises(InputError, match=r"no predictions of 'test'; ask the model"):
         sweep.predictions("test")
 
