@@ -6,6 +6,7 @@ import codecs
 import io
 import itertools
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ def encoding_of(path: Path, given: str | None = None) -> str:
     """
     with reading(path):
         status = path.stat()
-        return _encoding_of(path, status.st_size, status.st_mtime_ns, given)
+        return _encoding_of(Path(os.path.abspath(path)), status.st_size, status.st_mtime_ns, given)
 
 
 @cache
