@@ -205,7 +205,11 @@ class _Draft:
             "data": {"train": self._train, **self._seen.data, **limits},
             "model": self._model,
         }
-        tries = [(self._split, True), ({"folds": FOLDS}, False), (self._split, False)]
+        tries: list[tuple[dict[str, float], bool]] = [
+            (self._split, True),
+            ({"folds": FOLDS}, False),
+            (self._split, False),
+        ]
         if self._seen.rows < TOO_FEW_ROWS:
             tries[:2] = reversed(tries[:2])
         for self._split, self._confirmed in tries:
