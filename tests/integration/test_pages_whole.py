@@ -70,7 +70,8 @@ def test_a_sweep_goes_on_and_is_looked_at(tmp_path: Path, monkeypatch: pytest.Mo
     sweep = tmp_path / "sweeps" / "comments"
     assert len(json.loads((sweep / "trials.json").read_text("utf-8"))) == 6 and (sweep / "report.html").is_file()
     (said,) = reader.page.code("text")
-    assert tune("sweep", "study.yaml", cwd=tmp_path, code=2).stderr == said
+    *_, refused = tune("sweep", "study.yaml", cwd=tmp_path, code=2).stderr.splitlines()
+    assert refused.replace(str(tmp_path), "…") == said.strip()
 
 
 def test_a_study_for_spot_machines(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_a_study_for_spot_machines(tmp_path: Path) -> None:
 
 
 def test_onnx(reader_work: Path) -> None:
-    shutil.rmtree(reader_work / "best")
+    (reader_work / "best").rename(reader_work / "former-model")
     shutil.copyfile(SAMPLE / "train.tsv", reader_work / "labelled.tsv")
     reader = Reader("docs/onnx.md", reader_work)
     reader.read()

@@ -35,7 +35,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
 """How a line begins behind `error: `, and what prints it."""
 ELSEWHERE = {
     "reviews.csv: read as CP949": "test_pages.py",
-    "error: sweeps/comments: the sweep name `comments` is in use": "test_pages_whole.py, as on docs/going-on.md",
+    "error: …/sweeps/comments: the sweep name `comments` is in use": "test_pages_whole.py, as on docs/going-on.md",
     "verdict: ": "of a sweep of another day; tests/unit/docs/test_lines.py finds it in the code",
     "note: ": "the same",
 }
