@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 from nbclient import NotebookClient
@@ -21,7 +22,7 @@ def read(name: str) -> nbformat.NotebookNode:
 
 
 def execute(name: str) -> nbformat.NotebookNode:
-    """The English edition with what its cells show now.
+    """The English edition with what its cells show now, run in a folder of its own.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
@@ -29,9 +30,11 @@ def execute(name: str) -> nbformat.NotebookNode:
     notebook = read(f"{name}.ipynb")
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     # Warnings of libraries name places on this machine.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "ignore"}
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}})
-    client.execute(env=environment)
+    environment = {"KOBERT_SHARED": str(ROOT.parent / "shared"), **os.environ}
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "ignore"}
+    with TemporaryDirectory() as folder:
+        client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}})
+        client.execute(env=environment)
     return notebook
 
 

@@ -6,6 +6,7 @@ import codecs
 import io
 import itertools
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ def encoding_of(path: Path, given: str | None = None) -> str:
     """
     with reading(path):
         status = path.stat()
-        return _encoding_of(path, status.st_size, status.st_mtime_ns, given)
+        return _encoding_of(Path(os.path.abspath(path)), status.st_size, status.st_mtime_ns, given)
 
 
 @cache
@@ -151,7 +152,7 @@ def _encoding_of(path: Path, size: int, modified: int, given: str | None) -> str
     if given not in (None, found):
         _log.warning("%s: read as %s, not as `data.encoding: %s`", path.name, display_name(found), given)
     elif given is None and found != UTF_8:
-        _log.warning("%s: read as %s", path.name, display_name(found))
+        _log.info("%s: read as %s", path.name, display_name(found))
     return found
 
 

@@ -131,7 +131,7 @@ def _write_text(content: Callable[[Records], str]) -> Callable[[Records, Path], 
 
 
 def _write_csv(records: Records, path: Path) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with open(path, "w", encoding="utf-8-sig", newline="") as file:  # by its mark Excel knows that it is UTF-8
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns(records[0]))
         writer.writerows([as_text(cell) for cell in record.values()] for record in records)

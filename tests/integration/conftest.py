@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,16 @@ def readme_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         is_sweep = words[0] == "sweep" and "--dry-run" not in words
         (tune if is_sweep else tune_forked)(*words, cwd=folder)
     return folder
+
+
+@pytest.fixture
+def reader_work(readme_work: Path, tmp_path: Path) -> Path:
+    """A copy of it to work in: the sweep `sweeps/first`, its model `best`, and the sample's `test.tsv`."""
+    for name in ("sweeps", "best"):
+        shutil.copytree(readme_work / name, tmp_path / name, symlinks=True)
+    (tmp_path / "search_spaces").symlink_to(ROOT / "search_spaces")
+    shutil.copyfile(ROOT / "search_spaces" / "sample" / "test.tsv", tmp_path / "test.tsv")
+    return tmp_path
 
 
 @pytest.fixture(scope="module", params=["in-process", pytest.param("stock", marks=pytest.mark.slow)])

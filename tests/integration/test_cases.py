@@ -60,9 +60,10 @@ def without_unanswerable(here: Path, work: Path) -> Path:
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line that says why nothing was done; warnings may stand before it."""
+    """The one line that says why nothing was done; warnings, and how a file was read, may stand before it."""
     *before, last = done.stderr.splitlines()
-    assert last.startswith("error: ") and all(line.startswith("WARNING ") for line in before), done.stderr
+    told = all(line.startswith("WARNING ") or ": read as " in line for line in before)
+    assert last.startswith("error: ") and told, done.stderr
     return last
 
 

@@ -86,9 +86,11 @@ def test_stdout_of_a_sweep_is_one_object_and_tells_what_stands_beside_the_winner
     assert [record["trial"] for record in result["baselines"]] == [0]
     assert result["baselines"][0]["state"] == "COMPLETE"
     assert winner["notes"] == result["notes"]
-    assert result["ties"] == [0, 1, 2] and result["notes"] == [
+    *notes, same = result["notes"]
+    assert result["ties"] == [0, 1, 2] and notes == [
         "3 trials have the same best value; the first of them is taken",
         "trial 0, complete: no better than always the largest class (0.5000)",
     ]
+    assert same in [f"the winner answers `{name}` to all 120 rows of dev" for name in ("negative", "positive")]
     for note in result["notes"]:
         assert f"note: {note}" in done.stderr and f"**Note:** {note}." in card

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -17,16 +16,13 @@ import pytest
 from ruamel.yaml import YAML
 
 from kobert_core.errors import InputError
+from tests.fixtures import pages
 from tests.fixtures.commands import ROOT, environment
 from tests.fixtures.sweeps import ending_all, progress_of, start_sweep, wait_for
 from tuning import Study, Sweep
 from tuning.study import load_study
 
-PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+PAGE = pages.page("docs/python.md")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +38,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         patch.setattr(sys, "path", [str(ROOT), *sys.path])
         os.chdir(folder)
         try:
-            for block in blocks("python"):
+            for block in PAGE.code("python"):
                 exec(block, names)
             yield names
         finally:
@@ -86,7 +82,8 @@ def test_results_are_frames_with_one_row_each_and_typed_columns(page: dict[str, 
         score = runs.loc[runs["run"] == run.run, "holdout/accuracy"].item()
         assert mine["score"].mean() == pytest.approx(score) and len(mine) == 40
     assert sweep.verdict.gain.low <= sweep.verdict.gain.high and sweep.verdict.winner == sweep.best.number
-    assert str(sweep.verdict) == sweep.verdict.sentence and set(sweep.test) >= {"winner", "trial_0"}
+    assert str(sweep.verdict) == sweep.verdict.sentence and set(sweep.test.index) >= {"winner", "trial_0"}
+    assert sweep.test.loc["winner", "test/accuracy"] <= 1 and set(sweep.test.dtypes) == {np.dtype(float)}
     with pytest.raises(InputError, match=r"no predictions of 'test'; ask the model"):
         sweep.predictions("test")
 
@@ -142,10 +139,10 @@ def test_tensorboard_has_the_same_curves(page: dict[str, Any]) -> None:
 
 
 def test_blocks_of_other_languages_are_what_they_say(page: dict[str, Any], tmp_path: Path) -> None:
-    (tracking,) = (YAML(typ="safe", pure=True).load(text) for text in blocks("yaml"))
+    (tracking,) = (YAML(typ="safe", pure=True).load(text) for text in PAGE.code("yaml"))
     study = Study.load("search_spaces/quickstart.yaml", {"tracking": tracking["tracking"]})
     assert study.config.tracking.backends == ("tensorboard", "wandb")
-    (packages,) = map(tomllib.loads, blocks("toml"))
+    (packages,) = map(tomllib.loads, PAGE.code("toml"))
     groups = {"kobert_tuning.tasks", "kobert_tuning.encoders", "kobert_tuning.searchers"}
     assert packages["project"]["entry-points"].keys() == groups
 

@@ -264,11 +264,13 @@ class Sweep:
         return Verdict.from_json(said) if said else None
 
     @property
-    def test(self) -> dict[str, dict[str, float]]:
-        """The metrics on the test file, of the `winner`, of baselines such as `trial_0`, and of runs with other seeds;
-        empty before it was read."""
+    def test(self) -> pd.DataFrame:
+        """A row each for the `winner`, for baselines such as `trial_0`, and for runs with other seeds: the metrics on
+        the test file. Empty before it was read."""
+        import pandas as pd
+
         result = self._result(self._table())
-        return dict(result["test"]) if result else {}
+        return pd.DataFrame.from_dict(result["test"] if result else {}, orient="index", dtype=float)
 
     def report(self) -> Report:
         """Write the report, one page of HTML; a notebook shows it, elsewhere it is a path.

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from kobert_core.data import text_files
 from kobert_core.errors import InputError
 from kobert_core.texts import printable
 from tuning.api.exit_codes import EXIT_BAD_INPUT
@@ -96,3 +97,4 @@ def _global(
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+    logging.getLogger(text_files.__name__).setLevel(logging.INFO)  # in which encoding a file was read

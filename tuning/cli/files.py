@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -90,6 +91,8 @@ def evaluate(
     with watching() as progress:
         say = beside(progress, err=True)
         result = evaluate_file(model_dir, Source.of(data), predictions, backend=run_by, say=say, progress=progress)
+    if one := _only_class(result):
+        echo(f"warning: the model answers `{one}` to all {result['examples']:,} rows", err=True)
     if as_json:
         print_json(result)
         return
@@ -99,6 +102,15 @@ def evaluate(
     for table in class_tables(result["classes"], result["confusion_matrix"]) if "classes" in result else ():
         echo("")
         print_table(table)
+
+
+def _only_class(result: Mapping[str, Any]) -> str | None:
+    """The class that all rows are taken for, although they are not all of one."""
+    counts = result.get("confusion_matrix", [])
+    given = [
+        name for name, column in zip(result.get("classes", ()), zip(*counts, strict=True), strict=True) if any(column)
+    ]
+    return given[0] if len(given) == 1 and sum(map(any, counts)) > 1 else None
 
 
 @commands.command()

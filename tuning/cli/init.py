@@ -41,6 +41,8 @@ LENGTHS = (32, 48, 64, 96, 128, 192, 256)
 SMALL = 384
 """Units of an encoder that takes a larger learning rate."""
 FEW_ROWS, MANY_ROWS = 2000, 30_000
+FOLDS, TOO_FEW_ROWS = 5, 500
+"""Where there are fewer rows, a dev split of them can tell nothing, and each is held out once."""
 ON_CPU, DEV_ON_CPU = 3000, 1000
 """Examples that a trial reads where there is no GPU."""
 MAX_BAD = 0.2
@@ -117,8 +119,7 @@ def write_study(
     seen = guess(source.starting_from(Path.cwd()), task=task, text=text, label=label)
     encoder, why = _model_section(model, output)
     draft = _Draft(source, output, seen, encoder, why)
-    checked, confirmed = draft.checked(progress)
-    draft.look(checked, confirmed)
+    draft.look(draft.checked(progress))
     content = draft.text()
     with _beside(output, content) as file:
         load_study(file).check()
@@ -182,35 +183,47 @@ class _Draft:
         self._found: dict[str, Any] = {}
         self._notes: list[str] = []
         self._limits: dict[str, tuple[object, str]] = {}
-        self._confirmed = True
         self._rows = self._duplicates = 0
         self._length: tuple[int, str] | None = None
         self._lr = self._head_lr = (0.0, 0.0, 0.0)
-        self._dev_fraction = 0.1 if seen.rows > FEW_ROWS else 0.2
+        self._split: dict[str, float] = {"dev_fraction": 0.1 if seen.rows > FEW_ROWS else 0.2}
+        """How rows are held out by which trials are compared."""
+        self._confirmed = True
 
-    def checked(self, progress: Progress) -> tuple[CheckedStudy, bool]:
-        """The study with limits that let all rows pass, and a model of it; whether its dev split is large enough to
-        confirm a winner on."""
+    def checked(self, progress: Progress) -> CheckedStudy:
+        """The study with limits that let all rows pass, and a model of it. Where a dev split is too small to confirm a
+        winner on it has folds, if these can be made.
+
+        Raises:
+            InputError: the rows cannot be split at all, or the study cannot be used.
+        """
         limits = {"max_bad_fraction": 1.0, "max_leak": 1.0} | ({"max_length": LENGTHS[0]} if self._is_table else {})
-        values = {
+        values: dict[str, Any] = {
             "schema_version": 1,
             "name": "draft",
             "task": self._seen.task,
-            "data": {"train": self._train, "dev_fraction": self._dev_fraction} | self._seen.data | limits,
+            "data": {"train": self._train, **self._seen.data, **limits},
             "model": self._model,
         }
-        tries: tuple[dict[str, object], ...] = ({"confirm": {}}, {})
-        for more in tries:
+        tries: list[tuple[dict[str, float], bool]] = [
+            (self._split, True),
+            ({"folds": FOLDS}, False),
+            (self._split, False),
+        ]
+        if self._seen.rows < TOO_FEW_ROWS:
+            tries[:2] = reversed(tries[:2])
+        for self._split, self._confirmed in tries:
+            more = {"data": values["data"] | self._split} | ({"confirm": {}} if self._confirmed else {})
             with _beside(self._output, _as_json(values | more)) as file:
                 study = load_study(file)
             try:
-                return check_study(study, None, progress=progress), bool(more)
+                return check_study(study, None, progress=progress)
             except InputError as error:
-                if not more or "data.holdout_fraction" not in str(error):
+                if "data.holdout_fraction" not in str(error) and "data.folds" not in str(error):
                     raise
         raise AssertionError
 
-    def look(self, checked: CheckedStudy, confirmed: bool) -> None:
+    def look(self, checked: CheckedStudy) -> None:
         """See what is in the data, and choose values by it.
 
         Raises:
@@ -219,7 +232,6 @@ class _Draft:
         for problem in spoilers_of(checked):
             raise problem
         task, file = checked.task, checked.study.data.train
-        self._confirmed = confirmed
         self._found = dict(task.describe(file))
         self._rows = self._found["examples"] if self._is_table else task.train.items + task.dev.items
         self._notes += [f"read as {name}" for name in _encodings(file)]
@@ -257,6 +269,10 @@ class _Draft:
     @property
     def _unit(self) -> str:
         return "rows" if self._is_table else {"tokens": "texts"}.get(self._seen.task, "questions")
+
+    @property
+    def _why_folds(self) -> str:
+        return f"the {self._unit} are few: each is held out once, and a trial trains {FOLDS} times"
 
     @property
     def _found_pairs(self) -> bool:
@@ -340,7 +356,9 @@ class _Draft:
             yield f"{name}: {_flow(value)}" + (f" # {_comment(why)}" if (why := self._seen.reasons.get(name)) else "")
         if self._seen.labels and len(self._seen.labels) <= MAX_LABELS:
             yield f"labels: {_flow(self._seen.labels)} # {_comment(self._counts())}"
-        yield f"dev_fraction: {self._dev_fraction} # trials are compared on this part of the rows"
+        for name, value in self._split.items():
+            why = self._why_folds if name == "folds" else "trials are compared on this part of the rows"
+            yield f"{name}: {value} # {why}"
         if self._length:
             yield f"max_length: {self._length[0]} # {self._length[1]}"
         if not self._gpus and self._rows > ON_CPU:
@@ -391,8 +409,10 @@ class _Draft:
             lines.append(f"{share_of(self._duplicates, self._rows)} of the rows repeat the text of an earlier one")
         lines += [f"{name}: {value} ({why})" for name, (value, why) in self._limits.items()]
         lines.append(f"model: {self._model.get('backbone', 'random')} ({self._why_model})")
+        if "folds" in self._split:
+            lines.append(f"folds: {FOLDS} ({self._why_folds})")
         if not self._confirmed:
-            lines.append("no `confirm`: the dev split is too small to tell whether the winner is better")
+            lines.append("no `confirm`: it needs rows that no trial is chosen by, and there are too few")
         return lines
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from kobert_core.errors import InputError
+from kobert_core.tasks import SPECS
 from tuning.cli.options import Overrides, StudyFile
 from tuning.cli.terminal import echo
 
@@ -60,12 +61,15 @@ def init(
             fix = "give one, or `--example quickstart`, which carries its data"
             raise InputError("no file to train on is given", where="DATA", fix=fix)
         data = str(typer.prompt("A labelled file to train on"))
+    if task is None and asks:
+        question = f"The task: {', '.join(SPECS)}; empty: what the file looks like"
+        task = str(typer.prompt(question, default="", show_default=False))
     if model is None and asks:
         model = str(typer.prompt("An encoder: a folder, or a name on the HuggingFace hub", default=KOBERT))
     path = output or STUDY_FILE
     with watching() as progress:
         written = write_study(
-            data, path, task=task, model=model, text=text_column, label=label_column, progress=progress
+            data, path, task=task or None, model=model, text=text_column, label=label_column, progress=progress
         )
     for line in written.lines:
         echo(line)

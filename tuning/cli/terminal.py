@@ -15,8 +15,9 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
 
 
 class PrintableFormatter(logging.Formatter):
-    """A format of log lines with control characters escaped."""
+    """A format of log lines with control characters escaped: a warning has its level and place, what is only told has
+    not."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
-        return printable(super().format(record))
+        return printable(super().format(record) if record.levelno > logging.INFO else record.getMessage())

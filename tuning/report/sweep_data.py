@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 from kobert_core.errors import InputError
 from tuning.study import StudyConfig
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns
-from tuning.sweep_dir.layout import ENVIRONMENT, PROVENANCE, REVIEW, STUDY, WINNER, confirm_folder
+from tuning.sweep_dir.layout import ENVIRONMENT, PROVENANCE, STUDY, WINNER
 from tuning.sweep_dir.plans import plan_of
 from tuning.sweep_dir.provenance import Provenance, read_provenance
-from tuning.sweep_dir.reviews import Review, read_review
+from tuning.sweep_dir.reviews import Review, read_review, reviewed_runs, reviews_of_winner
 from tuning.sweep_dir.saved_study import load_sweep_study
 from tuning.sweep_dir.test_set_log import Reading, read_log
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, read_winner
@@ -47,7 +47,7 @@ class SweepData:
     @property
     def is_confirmed(self) -> bool:
         """Whether the reviews are those of the runs that the verdict rests on."""
-        return bool(self.winner and _reviewed_runs(self.folder, self.confirmations, self.winner.trial))
+        return bool(self.winner and reviewed_runs(self.folder, self.confirmations, self.winner.trial))
 
     @property
     def ended(self) -> tuple[TrialRecord, ...]:
@@ -73,8 +73,7 @@ def read_sweep(folder: Path) -> SweepData:
     result = _result_of(folder, table)
     winner = table[result["winner"]["trial"]] if result else table.winner()
     confirmations = tuple(ConfirmRuns(folder))
-    reviews = _reviewed_runs(folder, confirmations, winner.trial) if winner else []
-    reviews = reviews or [path for path in [folder / REVIEW] if path.is_file()]
+    reviews = reviews_of_winner(folder, confirmations, winner.trial) if winner else []
     return SweepData(
         folder=folder.resolve(),
         study=study,
@@ -98,13 +97,6 @@ def _result_of(folder: Path, table: TrialTable) -> Mapping[str, Any] | None:
         return None
     result: Mapping[str, Any] = read_winner(folder)
     return result if result.get("states", table.states()) == table.states() else None
-
-
-def _reviewed_runs(folder: Path, runs: Iterable[ConfirmRun], trial: int) -> list[Path]:
-    """The answers of the runs of a trial that the verdict rests on, as far as they were kept."""
-    judged = [run.number for run in runs if run.is_judged and run.trial == trial]
-    paths = [confirm_folder(folder, number) / REVIEW for number in judged]
-    return [path for path in paths if path.is_file()]
 
 
 def _text_of(path: Path) -> str:

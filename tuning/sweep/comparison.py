@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from kobert_core.tasks.base import Chance
 from tuning.study import StudyConfig
 from tuning.study.objectives import constraints_in, goals_in
+from tuning.sweep_dir.reviews import Review, only_answer
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, standing
 
 SHOWN = ("trial", "state", "progress", "value", "values", "metrics", "best_progress", "checkpoint")
@@ -82,8 +83,22 @@ class Comparison:
         }
 
 
-def compare(table: TrialTable, study: StudyConfig, winner: TrialRecord | None, chance: Chance | None) -> Comparison:
-    """Compare the winner with the others; without a winner, only list the baselines."""
+def compare(
+    table: TrialTable,
+    study: StudyConfig,
+    winner: TrialRecord | None,
+    chance: Chance | None,
+    reviews: Sequence[Review] = (),
+) -> Comparison:
+    """Compare the winner with the others; without a winner, only list the baselines.
+
+    Args:
+        table: All trials.
+        study: What they are trials of.
+        winner: The best of them.
+        chance: What a model without any knowledge of the text scores.
+        reviews: What the winner answered: of each run that confirms it, or of itself on dev.
+    """
     baselines, objectives = baselines_of(table, study), Objectives.of(table)
     if winner is None:
         return Comparison(baselines=baselines, chance=chance, objectives=objectives)
@@ -98,6 +113,7 @@ def compare(table: TrialTable, study: StudyConfig, winner: TrialRecord | None, c
         )
     if chance and winner.value is not None and not study.objective.is_better(winner.value, than=chance.value):
         notes.append(f"{standing(winner)}: no better than {chance.by} ({chance.value:.4f})")
+    notes += same_answers(reviews)
     notes += [f"{standing(each)}, breaks {told}" for each in baselines if (told := table.breaks(each))]
     return Comparison(
         baselines=baselines,
@@ -106,6 +122,17 @@ def compare(table: TrialTable, study: StudyConfig, winner: TrialRecord | None, c
         notes=tuple(notes),
         objectives=objectives,
     )
+
+
+def same_answers(reviews: Sequence[Review]) -> list[str]:
+    """A sentence where the winner tells nothing apart: it, or some of its runs, give every row the same answer."""
+    same = [(answer, len(review)) for review in reviews if (answer := only_answer(review)) is not None]
+    if not same:
+        return []
+    who = "the winner" if len(reviews) == 1 else f"{len(same)} of {len(reviews)} seeds of the winner"
+    answer, rows = same[0]
+    which = "nothing" if answer in ("", []) else f"`{answer}`" if isinstance(answer, str | int | float) else "the same"
+    return [f"{who} {'answers' if len(reviews) == 1 else 'answer'} {which} to all {rows:,} rows of dev"]
 
 
 def baselines_of(table: TrialTable, study: StudyConfig) -> tuple[TrialRecord, ...]:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import distributions
@@ -33,11 +33,13 @@ from tuning.sweep.result import SweepResult
 from tuning.sweep.session import Session
 from tuning.sweep.tracking import callbacks_of, end_tracking, listen, log_results, log_winner, start_tracking
 from tuning.sweep.verdict import Verdict
+from tuning.sweep_dir.confirm_runs import ConfirmRuns
 from tuning.sweep_dir.disk_full import DiskFull
 from tuning.sweep_dir.layout import CACHE, ENVIRONMENT, MODEL, SCRATCH, WINNER
 from tuning.sweep_dir.opening import open_sweep_dir
 from tuning.sweep_dir.plans import take_plan
 from tuning.sweep_dir.provenance import write_provenance
+from tuning.sweep_dir.reviews import Review, read_review, reviews_of_winner
 from tuning.sweep_dir.trial_status import TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import Status, Tracker, resolve_tracking_uri, shown_uri
@@ -148,7 +150,8 @@ class Sweep:
                 outcome = self._search_and_judge(groups, disk, tracker)
                 ray_is_up.close()
                 chance = task.chance(task.dev, study.objective.metric)
-                result = self._conclude(outcome, compare(self.table, study, outcome.winner, chance), tracker)
+                comparison = compare(self.table, study, outcome.winner, chance, self._reviews(outcome.winner))
+                result = self._conclude(outcome, comparison, tracker)
                 status = outcome.status
                 self._report(outcome)
             finally:
@@ -255,6 +258,14 @@ class Sweep:
                 interrupted=budget.interrupted,
                 gave_up=budget.gave_up,
             )
+
+    def _reviews(self, winner: TrialRecord | None) -> list[Review]:
+        """What the winner answered, as far as it was kept."""
+        reviews: list[Review] = []
+        with suppress(InputError):  # one that is damaged costs no winner; the report says why it is not there
+            for path in reviews_of_winner(self.folder, ConfirmRuns(self.folder), winner.trial) if winner else ():
+                reviews.append(read_review(path))
+        return reviews
 
     def _conclude(self, outcome: Outcome, comparison: Comparison, tracker: Tracker) -> SweepResult:
         """Export the winner and write the result."""

@@ -1,7 +1,6 @@
-"""Every block of code of the README and of docs/ is parsed as what it says that it is; other tests run them.
+"""Every block of code of the README and of docs/ is parsed as what it says that it is; its commands have such options.
 
-What is run: `docs/first-ten-minutes.md`, `docs/sweep-folder.md` and `docs/study-file.md` by `test_readme.py`,
-`docs/own-data.md` by `test_own_data.py`, and the pages on data, tasks, entities, encoders and serving by theirs.
+`tests/integration/test_pages.py` runs them, or finds the test that does, and says what is not run.
 """
 
 from __future__ import annotations
@@ -12,8 +11,10 @@ import importlib.util
 import json
 import re
 import shlex
+import subprocess
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +25,10 @@ from kobert_core.tasks import SPECS
 from search_spaces.distributions import Space
 from search_spaces.validation import nowhere
 from tests.fixtures.commands import ROOT
+from tests.fixtures.compose import services
 from tests.fixtures.pages import Block, pages
 from tuning.cli.app import app
+from tuning.study import load_study
 from tuning.study.config import StudyConfig, StudyHead
 
 BLOCKS = [block for page in pages() for block in page.blocks]
@@ -45,6 +48,10 @@ PROGRAMS = {
     ".",
     "sha256sum",
 }
+ON_DATA = re.compile("/(data|own-data|tasks|ko/.*).md")
+"""Pages whose studies others try on files that are as they say, and Korean ones, which have the same."""
+QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
+SETTINGS = {"POSTGRES_PASSWORD": "", "RAY_AUTH_TOKEN": "", "CPUS_PER_WORKER": "1"}
 GROUP: Any = typer.main.get_command(app)
 
 
@@ -81,7 +88,13 @@ def test_a_command_is_one(block: Block) -> None:
         else:
             assert program in PROGRAMS, program
         if program == "make":
-            assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE), words
+            subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, check=True)
+        if program == "docker":
+            files = [words[number + 1] for number, word in enumerate(words) if word == "--file"]
+            assert files and all((ROOT / file).is_file() for file in files), words
+            assert "exec" not in words or words[words.index("exec") + 1] in services(SETTINGS), words
+        if program == "cp":
+            assert (ROOT / words[0]).is_file(), words
         for extra in re.findall(r"kobert-tuning\[(\w+)\]", " ".join(words)):
             project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
             assert extra in project["optional-dependencies"]
@@ -113,6 +126,22 @@ def sections(name: str) -> list[Any]:
         return [getattr(spec, name.title()) for spec in SPECS.values()]
     annotation: Any = StudyConfig.model_fields[name].annotation
     return [each for each in (annotation, *getattr(annotation, "__args__", ())) if hasattr(each, "model_fields")]
+
+
+@pytest.mark.parametrize("block", [block for block in of("yaml") if not ON_DATA.search(block.page)], ids=str)
+def test_yaml_is_a_study_or_a_part_of_one(block: Block, tmp_path: Path) -> None:
+    """With what the page leaves out, it is one that a sweep takes."""
+    yaml = YAML(typ="safe", pure=True)
+    shown, rest = yaml.load(block.text), yaml.load(QUICKSTART.read_text(encoding="utf-8"))
+    if "parameters" in shown:
+        del rest["search"]  # which has points in other parameters
+    if "model.backbone" in shown.get("parameters", {}):
+        del rest["model"]
+    if "distill" in shown:
+        shown["distill"].setdefault("soft_labels", "answers.jsonl")  # as `kobert-tune distill` does it
+    (tmp_path / "study.yaml").write_text(json.dumps(shown if "name" in shown else rest | shown), encoding="utf-8")
+    study = load_study(tmp_path / "study.yaml")
+    study.train_config(study.example_values())
 
 
 @pytest.mark.parametrize("block", of("json", "jsonl", "csv", "toml"), ids=str)

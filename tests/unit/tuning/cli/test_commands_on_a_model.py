@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import re
@@ -114,6 +115,18 @@ def test_predict_takes_as_many_bad_rows_as_evaluate_and_keeps_the_text(work: Pat
     assert (evaluated["examples"], evaluated["set_aside"]) == (38, 2)
 
 
+def test_a_model_that_gives_all_rows_one_class_is_told(work: Path) -> None:
+    _, records = predictions(work)
+    label = records[0]["label"]
+    same = [record["text"] for record in records if record["label"] == label]
+    other = next(each for each in CLASSES if each != label)
+    file = write(work / "one-class.csv", [[text, (label, other)[number % 2]] for number, text in enumerate(same)])
+    done = tuned("evaluate", work / "model", file, "--json")
+    assert f"warning: the model answers `{CLASSES[label]}` to all {len(same)} rows" in done.stderr and len(same) > 1
+    alike = write(work / "alike.csv", [[text, label] for text in same])
+    assert "warning: " not in tuned("evaluate", work / "model", alike).stderr, "where all are of that class it is right"
+
+
 def test_in_a_tsv_a_text_is_one_cell(work: Path) -> None:
     tuned("predict", work / "model", work / "test.csv", "--output", work / "out.tsv")
     lines = [line.split("\t") for line in (work / "out.tsv").read_text(encoding="utf-8").split("\n")][:-1]
@@ -125,7 +138,8 @@ def test_all_formats_of_predictions_say_the_same(work: Path) -> None:
     _, wanted = predictions(work)
     for name in ("out.csv", "out.parquet"):
         tuned("predict", work / "model", work / "test.csv", "--output", work / name)
-    with open(work / "out.csv", encoding="utf-8", newline="") as file:
+    assert (work / "out.csv").read_bytes().split(codecs.BOM_UTF8)[0] == b"", "Excel takes it for UTF-8"
+    with open(work / "out.csv", encoding="utf-8-sig", newline="") as file:
         assert list(csv.DictReader(file)) == [{key: str(value) for key, value in row.items()} for row in wanted]
     assert parquet.read_table(work / "out.parquet").to_pylist() == wanted
     printed = tuned("predict", work / "model", work / "test.csv", "--output", "-")

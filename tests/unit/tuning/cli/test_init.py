@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import pty
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -63,6 +67,33 @@ def test_what_it_writes_passes_a_dry_run_and_the_schema(kind: str, encoder: Path
     assert list(Draft7Validator(study_schema()).iter_errors(plain)) == []
     dry = tune_here("sweep", "study.yaml", "--dry-run", "--json", cwd=tmp_path)
     assert json.loads(dry.stdout)["splits"]["train"]["examples"] > 30
+
+
+def test_few_rows_are_held_out_in_folds_and_more_in_one_split(encoder: Path, tmp_path: Path) -> None:
+    for rows, split in ((60, {"folds": 5}), (600, {"dev_fraction": 0.2})):
+        several = pd.concat([table()] * (rows // 60), ignore_index=True)
+        several = several.assign(번호=several.index, 리뷰=[f"{text} {n}" for n, text in several["리뷰"].items()])
+        several.to_csv(tmp_path / f"{rows}.csv", index=False)
+        study = tmp_path / f"{rows}.yaml"
+        done = tune_here("init", f"{rows}.csv", "--model", encoder, "--output", study.name, cwd=tmp_path)
+        data = load_study(study).resolved()["data"]
+        assert (
+            isinstance(data, dict) and {key: data[key] for key in ("folds", "dev_fraction") if data.get(key)} == split
+        )
+        assert ("no `confirm`" in done.stdout) == ("folds: 5 (the rows are few" in done.stdout) == (rows == 60)
+        assert ("confirm:" in study.read_text(encoding="utf-8")) == (rows == 600)
+
+
+def test_in_a_terminal_it_asks_for_what_is_not_given(encoder: Path, tmp_path: Path) -> None:
+    file, (terminal, side) = written_as("csv", tmp_path), pty.openpty()
+    os.write(terminal, f"{file.name}\n\n{encoder}\n".encode())
+    with os.fdopen(side) as keyboard, patch.object(sys, "stdin", keyboard):
+        done = tune_here("init", cwd=tmp_path)
+    os.close(terminal)
+    assert (
+        "A labelled file to train on: " in done.stdout and "The task: " in done.stdout and "[skt/kobert" in done.stdout
+    )
+    assert load_study(tmp_path / "study.yaml").task == "classification"
 
 
 def test_nothing_is_overwritten_and_nothing_is_asked_without_a_terminal(encoder: Path, tmp_path: Path) -> None:

@@ -54,6 +54,22 @@ def test_equals_are_counted_among_those_that_came_as_far(tmp_path: Path, study: 
     assert (alone.ties, alone.notes) == ((), ())
 
 
+def test_a_winner_that_answers_the_same_to_all_is_told(tmp_path: Path, study: StudyConfig) -> None:
+    table = table_of(tmp_path, study, ("COMPLETE", 100, 0.8))
+
+    def notes(*reviews: list[dict[str, Any]]) -> tuple[str, ...]:
+        return compare(table, study, table.winner(), HALF, reviews).notes
+
+    def review(*predicted: object) -> list[dict[str, Any]]:
+        return [{"expected": number % 2, "predicted": each} for number, each in enumerate(predicted)]
+
+    assert notes(review("긍정", "긍정", "긍정")) == ("the winner answers `긍정` to all 3 rows of dev",)
+    assert notes(review([], [])) == ("the winner answers nothing to all 2 rows of dev",)
+    one_of_two = notes(review("긍정", "긍정"), review("긍정", "부정"))
+    assert one_of_two == ("1 of 2 seeds of the winner answer `긍정` to all 2 rows of dev",)
+    assert notes(review("긍정", "부정")) == notes(review("긍정")) == notes([]) == ()
+
+
 def test_a_search_that_ran_out_of_patience_says_so(tmp_path: Path) -> None:
     study = load_study(ROOT / "search_spaces" / "quickstart.yaml", ["budget={trials: 3, patience: 1}"])
     table = table_of(tmp_path, study, ("COMPLETE", 100, 0.8), ("COMPLETE", 100, 0.7))
