@@ -372,7 +372,9 @@ class _Draft:
         counts = self._found.get("classes")
         if not isinstance(counts, Mapping):
             return "the labels of the file"
-        return f"rows: {', '.join(f'{count:,} {name}' for name, count in counts.items())}"
+        order = {name: place for place, name in enumerate(self._seen.labels or ())}
+        names = sorted(counts, key=lambda name: order.get(name, len(order)))
+        return f"rows: {', '.join(f'{counts[name]:,} {name}' for name in names)}"
 
     def _objective(self) -> tuple[str, str]:
         own = SPECS[self._seen.task].objective
