@@ -14,7 +14,7 @@ from kobert_core.config import TrainConfig
 from kobert_core.data.source import HUB, HubPart, Source
 from kobert_core.errors import InputError
 from kobert_core.io.checksums import file_digest
-from tuning.storage.store import Store
+from tuning.storage.store import Damaged, Store
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def put_input(store: Store, path: Path) -> StoredInput:
     if given.is_folder:
         if store.folder_files(given.key) is None:
             store.upload_folder(path, given.key)
-    elif given.key not in store.list(given.digest):
+    elif given.key not in store.objects(given.digest):
         store.upload(path, given.key)
     return given
 
@@ -73,12 +73,14 @@ def fetch_input(store: Store, given: StoredInput, folder: Path) -> Path:
             return place
         if given.is_folder:
             if not store.download_folder(given.key, place):
-                raise InputError("this folder is not in the object store any more", where=f"{store}/{given.key}")
+                what = "this folder is not in the object store any more"
+                raise InputError(what, where=f"{store.address}/{given.key}")
         else:
             place.parent.mkdir(parents=True, exist_ok=True)
             fetched = place.with_name(f".{place.name}.fetched")
             if store.download(given.key, fetched) != given.digest:
-                raise InputError("the object is damaged: its SHA-256 is not the one written", where=given.key)
+                what = "the object is damaged: its SHA-256 is not the one written"
+                raise Damaged(what, where=f"{store.address}/{given.key}")
             os.rename(fetched, place)
     return place
 
@@ -135,7 +137,8 @@ class Inputs:
     def config_here(self, config: TrainConfig, folder: Path, *, model: bool = True) -> TrainConfig:
         """A config whose training and dev files are those of this machine, and its encoder and tokenizer, if `model`.
         The test file is none of a run's."""
-        data = {name: self.source_here(given, folder) for name in ("train", "dev") if (given := getattr(config.data, name))}
+        named = {name: getattr(config.data, name) for name in ("train", "dev")}
+        data = {name: self.source_here(source, folder) for name, source in named.items() if source}
         update: dict[str, object] = {"data": config.data.model_copy(update=data)}
         if model:
             named = {name: getattr(config.model, name) for name in ("backbone", "tokenizer")}

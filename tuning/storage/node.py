@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kobert_core.checkpoint import WEIGHTS
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_bytes, atomic_write_json
 from kobert_core.io.checksums import SUMS, write_sums
@@ -147,7 +148,8 @@ class StoredSweep:
             InputError: it is not there, or not what was written.
         """
         place = folder / Path(path).name
-        if not self.store.download_folder(self.key_of(path), place):
+        only = (WEIGHTS, SUMS) if place.name.startswith("update-") else ()  # what to train on with is not asked for
+        if not self.store.download_folder(self.key_of(path), place, only=only):
             where = f"{self.store.address}/{self.key_of(path)}"
             raise InputError("this folder is not in the object store", where=where)
         self._take_files_of_here(place)
