@@ -411,7 +411,7 @@ def _opened(address: str, patience: float) -> ObjectStore:
         raise InputError("an object store needs the package `obstore`", where=address, fix=fix) from None
     scheme, _, rest = address.partition("://")
     if scheme == "file":
-        return LocalStore(_folder(address), mkdir=True)
+        return LocalStore(_folder(address), mkdir=True, automatic_cleanup=True)
     bucket, _, prefix = rest.partition("/")
     kinds: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
     endpoints = (os.environ.get(name, "") for name in _ENDPOINTS)

@@ -85,6 +85,7 @@ class Recorder(DriverOnly, Callback):
         elif not record.lineage:
             record.step = report["step"]
         record.progress, record.update = report["progress"], report["step"]
+        record.landed = report.get("landed")
         if report["progress"] not in record.curve:
             self._rounds.come_further()
         record.curve[report["progress"]] = said["objective"]
