@@ -13,7 +13,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -59,6 +59,10 @@ class Conflict(Exception):
 
 class StoreAway(InputError):
     """The store has not answered for as long as a request is repeated."""
+
+
+class Damaged(InputError):
+    """What is in the store is not what was written."""
 
 
 class Stored(NamedTuple):
@@ -287,33 +291,42 @@ class Store:
             self.upload(folder / name, _object_of(key, name, str(file["sha256"])))
         self.put(f"{key}/{COMMITTED}", marker)
 
-    def download_folder(self, key: str, folder: Path) -> bool:
+    def download_folder(self, key: str, folder: Path, *, only: Collection[str] = ()) -> bool:
         """Bring a folder to this machine, under a temporary name until it is whole; False where there is none.
+
+        Args:
+            key: Of the folder.
+            folder: To make.
+            only: The files to bring, by their paths in it; all when none is named.
 
         Raises:
             FileExistsError: `folder` is already there and not empty.
-            InputError: a file is missing, or is not what was written; or see `Store`.
+            Damaged: a file is missing, or is not what was written.
+            InputError: see `Store`.
         """
         files = self.folder_files(key)
         if files is None:
             return False
         with atomic_folder(folder) as temporary:
             for name, digest in files.items():
+                if only and name not in only:
+                    continue
                 place = _object_of(key, name, digest)
                 where = f"{self.address}/{place}"
                 try:
                     found = self.download(place, temporary / name)
                 except FileNotFoundError:
-                    raise InputError("the object is missing in a folder that was whole", where=where) from None
+                    raise Damaged("the object is missing in a folder that was whole", where=where) from None
                 if found != digest:
-                    raise InputError("the object is damaged: its SHA-256 is not the one written", where=where)
+                    raise Damaged("the object is damaged: its SHA-256 is not the one written", where=where)
         return True
 
     def folder_files(self, key: str) -> dict[str, str] | None:
         """The SHA-256 of each file of a folder, by its path in it; None where there is no whole folder.
 
         Raises:
-            InputError: the marker is no marker; or see `Store`.
+            Damaged: the marker is no marker.
+            InputError: see `Store`.
         """
         marker = self.get(f"{key}/{COMMITTED}")
         if marker is None:
@@ -323,7 +336,7 @@ class Store:
         except (ValueError, LookupError, TypeError, AttributeError):
             files = {"..": ""}
         if any(part in ("", ".", "..") for name in files for part in name.split("/")):
-            raise InputError("this is no marker of a whole folder", where=f"{self.address}/{key}/{COMMITTED}")
+            raise Damaged("this is no marker of a whole folder", where=f"{self.address}/{key}/{COMMITTED}")
         return files
 
     def folders(self, prefix: str = "") -> list[str]:
@@ -412,7 +425,7 @@ def _opened(address: str, patience: float) -> ObjectStore:
         raise InputError("an object store needs the package `obstore`", where=address, fix=fix) from None
     scheme, _, rest = address.partition("://")
     if scheme == "file":
-        return LocalStore(_folder(address), mkdir=True)
+        return LocalStore(_folder(address), mkdir=True, automatic_cleanup=True)
     bucket, _, prefix = rest.partition("/")
     kinds: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
     endpoints = (os.environ.get(name, "") for name in _ENDPOINTS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,14 +12,14 @@ from typing import cast
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
-from kobert_core.checkpoint import prune_checkpoints
 from kobert_core.config import TrainConfig
 from tuning.search.driver_only import DriverOnly
 from tuning.study import StudyConfig
 from tuning.study.objectives import TRAIN_SECONDS
 from tuning.sweep.budget import Budget
-from tuning.sweep.disk import DiskNeeds, bytes_in
+from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.rounds import Rounds
+from tuning.sweep.stored import Checkpoints
 from tuning.sweep_dir.descriptions import describe_trial
 from tuning.sweep_dir.layout import CHECKPOINTS, trial_folder
 from tuning.sweep_dir.trial_status import TrialState, run_end, state_at_end
@@ -33,9 +33,17 @@ class Recorder(DriverOnly, Callback):
     """Hears of every trial from Ray Tune."""
 
     def __init__(
-        self, study: StudyConfig, table: TrialTable, tracker: Tracker, rounds: Rounds, budget: Budget, disk: DiskNeeds
+        self,
+        study: StudyConfig,
+        table: TrialTable,
+        tracker: Tracker,
+        rounds: Rounds,
+        budget: Budget,
+        disk: DiskNeeds,
+        checkpoints: Checkpoints,
     ) -> None:
         self._study, self._table, self._tracker, self._rounds = study, table, tracker, rounds
+        self._checkpoints = checkpoints
         self._budget, self._disk = budget, disk
         self._remover = ThreadPoolExecutor(1, thread_name_prefix="remover")
         self._removals: list[Future[None]] = []
@@ -77,6 +85,7 @@ class Recorder(DriverOnly, Callback):
         elif not record.lineage:
             record.step = report["step"]
         record.progress, record.update = report["progress"], report["step"]
+        record.landed = report.get("landed")
         if report["progress"] not in record.curve:
             self._rounds.come_further()
         record.curve[report["progress"]] = said["objective"]
@@ -142,13 +151,13 @@ class Recorder(DriverOnly, Callback):
         for record in sorted(ended, key=lambda each: wanted.index(each.trial) if each.trial in wanted else len(wanted)):
             folder = trial_folder(self._table.folder, record.trial) / CHECKPOINTS
             if record.trial in wanted and record.checkpoint:
-                self._removals.append(self._remover.submit(prune_checkpoints, folder, {record.checkpoint}))
-                size = bytes_in(folder / record.checkpoint)
+                self._removals.append(self._remover.submit(self._checkpoints.keep, folder, record.checkpoint))
+                size = 0 if math.isinf(room) else self._checkpoints.size(folder / record.checkpoint)
                 if size <= room or record.trial in best[:1]:
                     room -= size
                     continue
-            if folder.is_dir() or record.checkpoint:
-                self._remover.submit(shutil.rmtree, folder, ignore_errors=True)  # done again if a kill comes between
+            if self._checkpoints.may_be_in(folder) or record.checkpoint:
+                self._remover.submit(self._checkpoints.remove, folder)
                 record.checkpoint = None
         self._table.write()
 

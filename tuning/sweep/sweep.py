@@ -18,9 +18,10 @@ from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_json, atomic_write_text, is_disk_full
 from kobert_core.io.checksums import sealed
 from tuning.cluster.head import starts_here
-from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
+from tuning.cluster.ray_cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
 from tuning.search.optuna_study import refuse_other_search
+from tuning.storage.store import Store, is_address
 from tuning.study import StudyConfig
 from tuning.sweep.background import in_background
 from tuning.sweep.comparison import Comparison, compare
@@ -31,10 +32,19 @@ from tuning.sweep.extras import DecodingScores, SeedScores
 from tuning.sweep.preflight import CheckedStudy, files_of, prepare, spoilers_of, survey, this_machine, tracking_warnings
 from tuning.sweep.result import SweepResult
 from tuning.sweep.session import Session
+from tuning.sweep.stored import (
+    INPUTS,
+    Checkpoints,
+    LocalCheckpoints,
+    StoredCheckpoints,
+    kept_of,
+    put_in_store,
+    refuse_in_store,
+)
 from tuning.sweep.tracking import callbacks_of, end_tracking, listen, log_results, log_winner, start_tracking
 from tuning.sweep.verdict import Verdict
 from tuning.sweep_dir.disk_full import DiskFull
-from tuning.sweep_dir.layout import CACHE, ENVIRONMENT, MODEL, SCRATCH, WINNER
+from tuning.sweep_dir.layout import CACHE, ENVIRONMENT, MODEL, MODEL_FILES, SCRATCH, WINNER, checkpoint_of, trial_folder
 from tuning.sweep_dir.opening import open_sweep_dir
 from tuning.sweep_dir.plans import take_plan
 from tuning.sweep_dir.provenance import write_provenance
@@ -44,6 +54,7 @@ from tuning.tracking import Status, Tracker, resolve_tracking_uri, shown_uri
 from tuning.workers.failures import was_infrastructure
 
 if TYPE_CHECKING:
+    from tuning.storage.node import StoredSweep
     from tuning.workers.worker_pool import WorkerPool
 
 
@@ -121,6 +132,11 @@ class Sweep:
         self.table = TrialTable.of(folder, study)
         resume_lost_trials(self.table)
         self.uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
+        self.checkpoints: Checkpoints = LocalCheckpoints()
+        self.stored: StoredSweep | None = None
+        self.home = Store.at(str(study.storage)) if is_address(study.storage) else None
+        if self.home is not None:
+            refuse_in_store(study)
 
     def run(self, address: str | None) -> SweepResult:
         """Search, judge, export. Once the data is read and Ray is up, MLflow hears how it ended, whatever happens."""
@@ -137,6 +153,7 @@ class Sweep:
         with ExitStack() as ray_is_up:
             groups = ray_is_up.enter_context(self._worker_groups(address, reading))
             checked = reading.result()
+            groups.stored = self.stored
             task, disk = checked.task, checked.disk_needs(running=groups.count)
             disk.check(folder)
             write_environment(folder / ENVIRONMENT)
@@ -146,7 +163,10 @@ class Sweep:
             status: Status = "FAILED"
             try:
                 outcome = self._search_and_judge(groups, disk, tracker)
+                if self.stored is not None and not outcome.interrupted:
+                    on_every_node(self.stored.forget_here)
                 ray_is_up.close()
+                self.checkpoints.tidy(kept_of(self.table))
                 chance = task.chance(task.dev, study.objective.metric)
                 result = self._conclude(outcome, compare(self.table, study, outcome.winner, chance), tracker)
                 status = outcome.status
@@ -165,6 +185,9 @@ class Sweep:
                 raise problem
             self._warn([str(problem)])
         self._warn(survey(checked, self.folder.parent / CACHE).warnings)
+        if self.home is not None:
+            self.stored = put_in_store(self.study, self.folder, self.home / self.folder.name, self.home / INPUTS)
+            self.checkpoints = StoredCheckpoints(self.stored)
         from tuning.workers.group_trainer import trainer_class
 
         trainer_class()  # imports what the groups need next: here, while Ray starts
@@ -185,7 +208,7 @@ class Sweep:
         with ray_cluster(address) as cluster, ending_with_ray():
             if reading.done():
                 reading.result()  # or at least before its workers do
-            if len(cluster) > 1:
+            if len(cluster) > 1 and self.home is None:
                 check_shared(self.folder, files_of(self.study))
             count = min(groups_that_fit(cluster, self.study.resources), max(1, self.table.trials_left(self.study)))
             groups = WorkerPool(
@@ -216,16 +239,18 @@ class Sweep:
         )
         budget.reserve = lambda: seconds_to_confirm(study, table, groups.count)
         rounds = Rounds(table, groups, budget, session, patience=study.budget.patience, say=say)
-        recorder = Recorder(study, table, tracker, rounds, budget, disk)
+        recorder = Recorder(study, table, tracker, rounds, budget, disk, self.checkpoints)
         with stopping_cleanly(budget):
             with self.display.showing(table, study, budget):
                 TrialRunner(study, table, groups, recorder, rounds, session, resume=self.resume).run()
             left, ended = table.trials_left(study), sum(record.has_ended for record in table)
             if left <= 0 and ended < study.budget.trials:
                 say(f"all points of the space are tried: {ended} trials, and not {study.budget.trials}")
+            if not budget.interrupted:
+                self.checkpoints.mend(groups, table, say)
             recorder.close()
             winner = None if budget.interrupted or budget.gave_up else table.winner()
-            confirmation = Confirmation(study, table, groups, budget, tracker, say=say)
+            confirmation = Confirmation(study, table, groups, budget, tracker, self.checkpoints, say=say)
             verdict = confirmation.run() if winner else None
             if verdict is not None:
                 winner = table[verdict.winner]
@@ -294,6 +319,8 @@ class Sweep:
         model = self.folder / MODEL
         if model.exists():
             shutil.rmtree(model)
+        self.checkpoints.bring(trial_folder(self.folder, winner.trial) / MODEL_FILES)
+        self.checkpoints.bring(checkpoint_of(self.folder, winner))
         verdict = outcome.verdict.as_json() if outcome.verdict else None
         export_model(self.folder, self.study, winner, model, test=outcome.test, comparison=comparison, verdict=verdict)
         metrics = winner.metrics | outcome.test.get("winner", {})

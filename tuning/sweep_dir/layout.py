@@ -55,6 +55,8 @@ STUDENTS = "students.json"
 
 LOG = "log.txt"
 CHECKPOINTS = "checkpoints"
+OUTBOX = "outbox"
+"""Checkpoints on their way into an object store."""
 PBT_CHECKPOINTS = "donations"
 """Checkpoints that are kept for other trials of a population."""
 MAX_PBT_CHECKPOINTS = 5
