@@ -14,6 +14,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, partial
@@ -186,6 +187,16 @@ class Store:
                 return there.etag
             raise
 
+    def put_all(self, contents: Mapping[str, bytes]) -> None:
+        """Write several objects, side by side."""
+        if len(contents) < 2:
+            for key, content in contents.items():
+                self.put(key, content)
+            return
+        with ThreadPoolExecutor(min(8, len(contents)), thread_name_prefix="put") as threads:
+            for done in [threads.submit(self.put, key, content) for key, content in contents.items()]:
+                done.result()
+
     def read(self, key: str) -> Stored | None:
         """An object and its ETag; None where there is none."""
         import obstore
@@ -260,8 +271,8 @@ class Store:
     def upload_folder(self, folder: Path, key: str, *, known: Mapping[str, str] = MappingProxyType({})) -> None:
         """Write all files of a folder, and last the marker without which it does not exist.
 
-        A folder that is there with the same files is left as it is. One with other files is gone from the moment that
-        its first file is replaced until the new ones are whole.
+        Each file is an object below its own hash, so that of two that write the same folder neither spoils the other's.
+        A folder that is there with the same files is left as it is.
 
         Args:
             folder: On this machine; nothing may change in it meanwhile.
@@ -274,13 +285,10 @@ class Store:
             for name, path in ((path.relative_to(folder).as_posix(), path) for path in paths)
         }
         marker = json.dumps({"files": files}, ensure_ascii=False).encode()
-        there = self.get(f"{key}/{COMMITTED}")
-        if there == marker:
+        if self.get(f"{key}/{COMMITTED}") == marker:
             return
-        if there is not None:
-            self.delete([f"{key}/{COMMITTED}"])
-        for name in files:
-            self.upload(folder / name, f"{key}/{name}")
+        for name, file in files.items():
+            self.upload(folder / name, _object_of(key, name, str(file["sha256"])))
         self.put(f"{key}/{COMMITTED}", marker)
 
     def download_folder(self, key: str, folder: Path, *, only: Collection[str] = ()) -> bool:
@@ -303,9 +311,10 @@ class Store:
             for name, digest in files.items():
                 if only and name not in only:
                     continue
-                where = f"{self.address}/{key}/{name}"
+                place = _object_of(key, name, digest)
+                where = f"{self.address}/{place}"
                 try:
-                    found = self.download(f"{key}/{name}", temporary / name)
+                    found = self.download(place, temporary / name)
                 except FileNotFoundError:
                     raise Damaged("the object is missing in a folder that was whole", where=where) from None
                 if found != digest:
@@ -389,6 +398,11 @@ class Store:
         else:
             what, fix = f"the object store cannot do this ({_shown(error)})", "check the address and the endpoint"
         return InputError(what, where=self.address, fix=fix)
+
+
+def _object_of(folder: str, name: str, sha256: str) -> str:
+    """The key of a file in a folder."""
+    return f"{folder}/{sha256[:16]}/{name}"
 
 
 def _shown(error: Exception) -> str:
