@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,13 +73,14 @@ def fetch_input(store: Store, given: StoredInput, folder: Path) -> Path:
     with only_one(folder / f"{given.digest}.lock"):
         if place.exists():
             return place
+        for leftover in place.parent.glob(f".*{glob.escape(place.name)}.*.tmp"):  # of a process that was killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         if given.is_folder:
             if not store.download_folder(given.key, place):
                 what = "this folder is not in the object store any more"
                 raise InputError(what, where=f"{store.address}/{given.key}")
         else:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            fetched = place.with_name(f".{place.name}.fetched")
+            fetched = place.with_name(f".{place.name}.fetched.tmp")
             if store.download(given.key, fetched) != given.digest:
                 what = "the object is damaged: its SHA-256 is not the one written"
                 raise Damaged(what, where=f"{store.address}/{given.key}")

@@ -62,6 +62,13 @@ class StoredSweep:
         return node_folder() / "sweeps" / hashlib.sha256(self.store.address.encode()).hexdigest()[:16]
 
     @property
+    def tasks_here(self) -> Path:
+        """For what single tasks fetch and write."""
+        folder = self.folder_here / "tasks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
     def cache(self) -> Path:
         """Features and weights as arrays, of all sweeps of this machine."""
         return node_folder() / "cache"
@@ -79,12 +86,15 @@ class StoredSweep:
         """The study file on this machine."""
         return fetch_input(self.inputs.store, self.study, self.inputs_here)
 
-    def restore(self, key: str, names: Sequence[str]) -> None:
+    def restore(self, key: str, names: Sequence[str]) -> list[str]:
         """Make a run's folder of checkpoints on this machine hold what has landed of it, and nothing else.
 
         Args:
             key: Of the folder of its checkpoints.
             names: Of those to hold.
+
+        Returns:
+            Of these the ones that are what was written.
 
         Raises:
             InputError: the store does not answer.
@@ -98,6 +108,7 @@ class StoredSweep:
             for name in names:
                 if not (checkpoints / name).exists():
                     self._download(f"{key}/{name}", checkpoints / name)
+            return [name for name in names if (checkpoints / name).exists()]
 
     def landed(self, key: str) -> list[str]:
         """The names of the checkpoints of a run that are whole in the store, oldest first."""

@@ -147,7 +147,9 @@ class StoredCheckpoints:
         return sum(self._store.objects(self._key_of(checkpoint)).values())
 
     def remove(self, checkpoints: Path) -> None:
-        self._store.delete(self._store.objects(self._key_of(checkpoints)))
+        key = self._key_of(checkpoints)
+        for name in self._store.names(key):
+            self._store.delete_folder(f"{key}/{name}")
         shutil.rmtree(checkpoints, ignore_errors=True)
 
     def may_be_in(self, checkpoints: Path) -> bool:

@@ -21,7 +21,7 @@ Function = Callable[..., object]
 Kind = Literal["report", "value", "error", "input", "short", "lost"]
 Message = tuple[Kind, object]
 """`("report", …)` any number of times, then `("value", …)`, `("error", traceback)`, `("input", line)` for what a user
-gave, `("short", traceback)` where memory or disk space ran out, or `("lost", reason)`."""
+gave, `("short", traceback)` where memory or disk space ran out or a store was away, or `("lost", reason)`."""
 
 
 class ReportContent(TypedDict):

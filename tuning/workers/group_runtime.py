@@ -91,7 +91,7 @@ class GroupRuntime:
         with ThreadPoolExecutor(1) as thread:
             future = thread.submit(function, *arguments, **options)
             while wait([future], timeout=1.0).not_done:
-                self._send_heartbeat()
+                self.say_all_live()
             return future.result()
 
     def say_all_live(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kobert_core.config import TrainConfig
 from kobert_core.data.source import Source
 from tuning.storage.inputs import only_one
-from tuning.storage.node import StoredSweep, node_folder
+from tuning.storage.node import StoredSweep
 from tuning.storage.uploads import Uploads
 from tuning.sweep_dir.layout import CHECKPOINTS, LOG, OUTBOX, trial_folder
 from tuning.workers.trial import train_trial
@@ -41,7 +41,7 @@ def run_stored(runtime: GroupRuntime, *, sweep: StoredSweep, function: Function,
     if function is train_trial:
         train_stored(runtime, sweep, **arguments)
         return Brought(None, {})
-    with tempfile.TemporaryDirectory(prefix="task-", dir=node_folder()) as folder:
+    with tempfile.TemporaryDirectory(dir=sweep.tasks_here) as folder:
         written = {arguments[name]: Path(folder) / name for name in FILES if name in arguments}
         here = runtime.apart(paths_here, sweep, arguments, Path(folder))
         value = function(runtime, **here)
@@ -87,7 +87,7 @@ def train_stored(
     key = sweep.key_of(trial_folder(Path(folder), trial))
     here, checkpoints = sweep.folder_here / key, f"{key}/{CHECKPOINTS}"
     landed = runtime.all_gather(runtime.apart(sweep.landed, checkpoints) if runtime.rank == 0 else None)[0]
-    runtime.apart(sweep.restore, checkpoints, landed)
+    whole = runtime.apart(sweep.restore, checkpoints, landed)
     own = runtime.apart(sweep.study_here)
     uploads = None
     if runtime.rank == 0:
@@ -96,7 +96,7 @@ def train_stored(
             sweep.store / key,
             CHECKPOINTS,
             here / OUTBOX,
-            landed=landed,
+            landed=whole,
             beside=[here / LOG],
             alive=runtime.say_all_live,
         )

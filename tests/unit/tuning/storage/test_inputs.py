@@ -107,7 +107,8 @@ def test_a_damaged_checkpoint_is_passed_over(sweep: StoredSweep, store: Store, t
         folder = tmp_path / "made" / f"update-{step:08d}"
         save_checkpoint(folder, nn.Linear(2, 2), {"step": step})
         store.upload_folder(folder, f"run/checkpoints/{folder.name}")
-    store.put("run/checkpoints/update-00000009/state.pt", b"torn")
+    (state,) = [key for key in store.objects("run/checkpoints/update-00000009") if key.endswith("/state.pt")]
+    store.put(state, b"torn")
     stale = sweep.folder_here / "run/checkpoints/update-00000012"
     stale.mkdir(parents=True)
     landed = sweep.landed("run/checkpoints")
