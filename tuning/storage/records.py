@@ -192,7 +192,7 @@ class Records:
             ahead: One of them that may be newer than the others, and that is committed by itself when it has grown.
             say: Gets a line when the store does not answer.
         """
-        self._store, self._folder, self._files, self._grow, self._ahead = store, folder, files, set(grow), ahead
+        self.store, self._folder, self._files, self._grow, self._ahead = store, folder, files, set(grow), ahead
         self._say = say
         self._head: Head | None = None
         self._etag = ""
@@ -231,7 +231,7 @@ class Records:
             InputError: from `busy` or `may_take`, or the store cannot be used.
         """
         begin, seen, told = time.monotonic(), "", False
-        store = self._store.patient(SECONDS_TO_WARN)
+        store = self.store.patient(SECONDS_TO_WARN)
         while True:
             found = read_head(store)
             if found is None:
@@ -299,10 +299,10 @@ class Records:
             return
         try:
             if not self.head.files:
-                self._store.delete([HEAD])
+                self.store.delete([HEAD])
                 return
             self._put_head(replace(self.head, holder=None, ended=ended))
-            self._store.delete(self._dropped)
+            self.store.delete(self._dropped)
         except (Conflict, StoreAway):
             pass  # nobody waits for this: the lease ends by itself
 
@@ -403,7 +403,7 @@ class Records:
         keys = {part.key for parts in files.values() for part in parts}
         with self._change:
             new = {key: content for key, content in self._new.items() if key in keys}
-        store = self._store.patient(SECONDS_TO_WARN)
+        store = self.store.patient(SECONDS_TO_WARN)
         store.put_all(new)
         self._put_head(replace(self.head, files=dict(files)))
         with self._change:
@@ -419,13 +419,13 @@ class Records:
 
     def _put_head(self, head: Head) -> None:
         new = replace(head, sequence=head.sequence + 1)
-        self._etag = self._store.patient(SECONDS_TO_WARN).put(HEAD, new.to_bytes(), if_match=self._etag)
+        self._etag = self.store.patient(SECONDS_TO_WARN).put(HEAD, new.to_bytes(), if_match=self._etag)
         self._head = new
 
     def _clean(self) -> None:
         """Remove the parts that a lost writer has put and never committed."""
         keys = {part.key for parts in self.head.files.values() for part in parts}
-        self._store.delete(key for key in self._store.objects(PARTS) if key not in keys)
+        self.store.delete(key for key in self.store.objects(PARTS) if key not in keys)
 
 
 def _machine() -> str:

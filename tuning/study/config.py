@@ -25,6 +25,7 @@ from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from search_spaces.distributions import Constant, Space
 from search_spaces.validation import Problems, Where, nowhere, show, validate
+from tuning.storage.store import check_address
 from tuning.study.objectives import Further
 from tuning.study.sections import (
     BudgetConfig,
@@ -85,16 +86,27 @@ class StudyHead(FrozenConfig):
     """Name of a task in `kobert_core.tasks`."""
     keep_checkpoints: PositiveInt = 3
     """The checkpoints of this many best trials are kept."""
-    storage: Path | None = None
+    storage: Path | str | None = None
     """Folder of all sweeps, where `--output` is not given; on a cluster of several machines, one that all share. A
-    relative path is relative to the study file."""
+    relative path is relative to the study file. Or the address of a place in an object store that sweeps live in, such
+    as `s3://bucket/prefix`: see docs/object-storage.md."""
 
     @field_validator("storage", mode="before")
     @classmethod
-    def _is_a_path(cls, value: object) -> object:
-        if isinstance(value, str) and "://" in value:
-            raise ValueError(f"`storage` must be a folder that all machines have mounted, but got {show(value)}")
-        return value
+    def _is_a_place(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return check_address(value) if "://" in value else Path(value)
+
+    @property
+    def sweeps_folder(self) -> Path | None:
+        """`storage`, where that is a folder."""
+        return self.storage if isinstance(self.storage, Path) else None
+
+    @property
+    def home(self) -> str | None:
+        """`storage`, where that is an address."""
+        return self.storage if isinstance(self.storage, str) else None
 
     @field_validator("name")
     @classmethod

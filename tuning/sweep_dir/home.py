@@ -1,0 +1,228 @@
+"""A sweep whose home is an object store. Its folder on the driver's machine is a working copy: what a resume needs of it
+is committed to the store at each step, and taken from there on a machine that has none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kobert_core.errors import InputError
+from kobert_core.io.atomic import atomic_write_json
+from tuning.storage.node import node_folder
+from tuning.storage.records import HEAD, Head, Records, StorageLost, download_records, read_head
+from tuning.storage.store import Store
+from tuning.sweep_dir.layout import (
+    ASKED,
+    CONFIRM,
+    HOME,
+    JOURNAL,
+    LEDGER,
+    LOCK,
+    MESSAGES,
+    MODEL,
+    OUTPUT,
+    REVIEW,
+    RUNS,
+    SCRATCH,
+    SHARED,
+    SPOOL,
+    STUDY,
+    SUM,
+    TABLE,
+    TRIALS,
+)
+from tuning.sweep_dir.lock import is_running
+from tuning.tracking import dead_letters_path, is_server, state_path
+
+FIRST = (JOURNAL, f"{JOURNAL}{SUM}", LEDGER, TABLE, f"{CONFIRM}/{RUNS}")
+"""Read before all others, in this order, and the spool last: what was written first may be newer, and is harmless so (see
+docs/resume.md)."""
+OF_THIS_MACHINE = (LOCK, HOME, ASKED, MESSAGES, OUTPUT)
+"""Files of the folder that mean nothing elsewhere."""
+SECONDS_TO_ANSWER = 30.0
+"""So long does a command try to reach a store."""
+FOLDERS_APART = (SCRATCH, MODEL)
+"""Folders that are no records: the exported model is whole or not there, as a folder of the store."""
+
+
+def record_files(folder: Path, *, tracking_uri: str | None = None) -> list[str]:
+    """The files that are committed, by their paths in a sweep's folder, in the order in which they are read; none of a
+    sweep that has no study any more.
+
+    How far MLflow has heard is among them where a server hears it: another machine's own store has heard nothing.
+    """
+    if not (folder / STUDY).is_file():
+        return []
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    sent = state_path(Path(SPOOL)).name
+    skipped = {*OF_THIS_MACHINE, *FIRST, SPOOL} | ({sent} if tracking_uri and not is_server(tracking_uri) else set())
+    others = [name for name in found if name not in skipped and _is_record(name)]
+    return [*(name for name in FIRST if name in found), *others, *([SPOOL] if SPOOL in found else [])]
+
+
+def _is_record(name: str) -> bool:
+    parts = name.split("/")
+    if parts[0] in FOLDERS_APART or any(part.startswith(SHARED) or part.endswith(".tmp") for part in parts):
+        return False
+    return TRIALS not in parts[:2] or parts[-1] == REVIEW  # trials lie in the store as folders of their own
+
+
+@contextmanager
+def stored_sweep(
+    address: str, folder: Path, *, resume: bool, tracking_uri: str, say: Callable[[str], object]
+) -> Iterator[Records]:
+    """Around a sweep whose home is below an address: this process is the one that may commit there, and the folder is
+    what the store has, or newer.
+
+    Args:
+        address: Of the folder of all sweeps.
+        folder: The sweep's working copy.
+        resume: As for `open_sweep_dir`.
+        tracking_uri: Of MLflow.
+        say: Is told when another process is waited for, or something is moved.
+
+    Raises:
+        InputError: the store cannot be used, the name is in use there, or another process runs the sweep.
+    """
+    store = Store.at(address) / folder.name
+
+    def busy() -> InputError:
+        fix = "wait for it, or stop it"
+        return InputError("another process runs this sweep", where=store.address, fix=fix)
+
+    def may_take(head: Head) -> None:
+        if head.ended and STUDY in head.files and not resume:
+            fix = "give another `--name`, or `--resume`"
+            raise InputError(f"the sweep name `{folder.name}` is in use", where=store.address, fix=fix)
+
+    if is_running(folder):
+        raise busy()
+    grow = (JOURNAL, SPOOL, dead_letters_path(Path(SPOOL)).name)
+    records = Records(
+        store,
+        folder,
+        lambda: record_files(folder, tracking_uri=tracking_uri),
+        grow=grow,
+        ahead=SPOOL,
+        say=say,
+    )
+    before = read_head(store)
+    used = records.take(busy=busy, may_take=may_take)
+    was_cut_off = bool(before and before[0].files and not before[0].ended)
+    try:
+        if used:
+            _settle(store, folder, records.head, was_cut_off=was_cut_off, say=say)
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(folder / HOME, {"address": store.address, "token": records.head.token})
+    except BaseException:
+        records.close(ended=not was_cut_off)
+        raise
+    records.start()
+    try:
+        yield records
+    except StorageLost as lost:
+        records.abandon()
+        raise InputError(str(lost), where=store.address, fix="look at it there; `--resume` goes on") from None
+    except (InputError, KeyboardInterrupt):
+        _close(records, ended=True)
+        raise
+    except Exception:
+        _close(records, ended=False)
+        raise
+    else:
+        _close(records, ended=True)
+
+
+def _close(records: Records, *, ended: bool) -> None:
+    if not records.is_lost:
+        records.soon()
+    records.close(ended=ended)
+
+
+def _settle(store: Store, folder: Path, head: Head, *, was_cut_off: bool, say: Callable[[str], object]) -> None:
+    """Make the working copy what the store has. One whose own driver was the last to commit there is that already, or
+    newer, as after any kill."""
+    if _home_of(folder) == (store.address, head.token - 1):
+        return
+    if (folder / STUDY).exists():
+        aside = folder.with_name(f"{folder.name}.before-{head.token}")
+        folder.rename(aside)
+        say(f"what was in {folder} is older than the object store: it is in {aside} now")
+    download_records(store, folder)
+    if was_cut_off:
+        (folder / LOCK).write_text("cut off on another machine\n", encoding="utf-8")
+    if head.files:
+        say(f"the sweep's records are taken from {store.address}")
+
+
+def _home_of(folder: Path) -> tuple[str, int] | None:
+    try:
+        home = json.loads((folder / HOME).read_text(encoding="utf-8"))
+        return str(home["address"]), int(home["token"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def copy_here(address: str) -> Path:
+    """The records of a sweep, as a folder of this machine: for commands that look at it.
+
+    Raises:
+        InputError: there is none at the address, or the store cannot be used.
+    """
+    store = Store.at(address)
+    digest = hashlib.sha256(store.address.encode()).hexdigest()[:16]
+    folder = node_folder() / "copies" / digest / store.address.rpartition("/")[2]
+    head = download_records(store.patient(SECONDS_TO_ANSWER), folder)
+    if STUDY not in head.files:
+        raise no_sweep_at(store.address)
+    for name in set(record_files(folder)) - head.files.keys():
+        (folder / name).unlink()
+    atomic_write_json(folder / HOME, {"address": store.address, "token": 0})
+    return folder
+
+
+def no_sweep_at(address: str) -> InputError:
+    """The error of a command on an address where no sweep is."""
+    return InputError("there is no sweep here", where=address, fix="see `kobert-tune list --output ADDRESS`")
+
+
+def sweeps_at(address: str) -> list[str]:
+    """The addresses of all sweeps right below one, sorted.
+
+    Raises:
+        InputError: the store cannot be used.
+    """
+    store = Store.at(address, patience=SECONDS_TO_ANSWER)
+    return [f"{store.address}/{name}" for name in store.names() if (store / name).get(HEAD) is not None]
+
+
+def bring(sweep: Path, path: Path) -> Path:
+    """A folder or a file of a sweep that lies in an object store, such as a checkpoint: brought here, unless it is here.
+    In the folder of any other sweep, and where the store has none, nothing happens.
+
+    Args:
+        sweep: The sweep's folder here.
+        path: In it.
+
+    Returns:
+        `path`.
+
+    Raises:
+        InputError: the store cannot be used, or what it has is damaged.
+    """
+    home = None if path.is_dir() else _home_of(sweep)
+    if home is None:
+        return path
+    store, key = Store.at(home[0], patience=SECONDS_TO_ANSWER), path.relative_to(sweep).as_posix()
+    if not store.download_folder(key, path) and (content := store.get(key)) is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return path
+
+
+def put_model(records: Records, sweep: Path) -> None:
+    """Put the exported model of a sweep into its store."""
+    records.store.upload_folder(sweep / MODEL, MODEL)
