@@ -10,8 +10,10 @@ from typing import Annotated
 
 import typer
 
+from kobert_core.errors import InputError
 from kobert_core.onnx.files import BACKENDS
 from tuning.cli.terminal import echo
+from tuning.storage.store import is_address
 from tuning.sweep_dir.layout import LEDGER, TRIALS
 from tuning.sweep_dir.layout import SWEEPS as SWEEPS
 
@@ -46,6 +48,50 @@ def complete_trials(ctx: typer.Context, incomplete: str) -> list[str]:
     return [number for number in numbers if number.startswith(incomplete)]
 
 
+class Refused(Exception):
+    """What an `InputError` says, on the way out of a parser: typer would take a `ValueError` for its own."""
+
+
+def folder_or(here: Callable[[str], Path]) -> Callable[[str], Path]:
+    """A parser of folders that gives addresses in an object store to `here`, which makes a folder of them."""
+
+    def parse(text: str) -> Path:
+        if not is_address(text):
+            return Path(text)
+        try:
+            return here(text)
+        except InputError as error:
+            raise Refused(str(error)) from error
+
+    return parse
+
+
+def folder_only(fix: str = "give a folder of this machine") -> Callable[[str], Path]:
+    """A parser of folders that refuses addresses in an object store with one line."""
+
+    def refuse(address: str) -> Path:
+        raise InputError("this cannot be an address in an object store", where=address, fix=fix)
+
+    return folder_or(refuse)
+
+
+def _copy_here(address: str) -> Path:
+    from tuning.sweep_dir.home import copy_here
+
+    return copy_here(address)
+
+
+def _model_here(address: str) -> Path:
+    from tuning.sweep_dir.home import model_here
+
+    return model_here(address)
+
+
+sweep_dir_parser, model_dir_parser = folder_or(_copy_here), folder_or(_model_here)
+"""For the folder of a sweep, or its address: then a copy of its records; and for that of an exported model, or the
+address of a sweep that has one."""
+
+
 StudyFile = Annotated[
     Path,
     typer.Argument(
@@ -65,13 +111,32 @@ Name = Annotated[str | None, typer.Option(help="Name of the sweep, instead of th
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was interrupted, or extend it.")]
 SweepDir = Annotated[
     Path,
-    typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep, such as sweeps/nsmc.", autocompletion=complete_sweeps),
+    typer.Argument(
+        metavar="SWEEP_DIR",
+        help="Folder of a sweep, such as sweeps/nsmc, or its address, such as s3://bucket/prefix/nsmc.",
+        autocompletion=complete_sweeps,
+        parser=sweep_dir_parser,
+    ),
 ]
-ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder of an exported model.")]
-Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps.")]
+ModelDir = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL_DIR",
+        help="Folder of an exported model, or the address of a sweep that has one.",
+        parser=model_dir_parser,
+    ),
+]
+Output = Annotated[
+    Path, typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps.", parser=folder_only())
+]
 SweepsFolder = Annotated[
     Path | None,
-    typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps. Default: `storage`, else sweeps."),
+    typer.Option(
+        "--output",
+        metavar="DIR",
+        help="Folder that holds all sweeps. Default: `storage`, else sweeps.",
+        parser=folder_only("give it as `storage` in the study, or with --set storage=ADDRESS"),
+    ),
 ]
 Address = Annotated[
     str | None,

@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 
 from kobert_core.errors import InputError
-from tuning.cli.options import SWEEPS, AsJson, Output, SweepDir, complete_sweeps, complete_trials, print_json
+from tuning.cli.options import SWEEPS, AsJson, SweepDir, complete_sweeps, complete_trials, print_json, sweep_dir_parser
 from tuning.cli.terminal import echo
+from tuning.storage.store import is_address
 
 if TYPE_CHECKING:
     from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -24,9 +25,16 @@ POLL_SECONDS = 0.5
 def list_(
     sweep_dir: Annotated[
         Path | None,
-        typer.Argument(metavar="[SWEEP_DIR]", help="Show the trials of one sweep.", autocompletion=complete_sweeps),
+        typer.Argument(
+            metavar="[SWEEP_DIR]",
+            help="Show the trials of one sweep, by its folder or its address.",
+            autocompletion=complete_sweeps,
+            parser=sweep_dir_parser,
+        ),
     ] = None,
-    output: Output = SWEEPS,
+    output: Annotated[
+        str, typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps, or its address.")
+    ] = str(SWEEPS),
     sort: Annotated[
         str | None,
         typer.Option(
@@ -51,7 +59,12 @@ def list_(
         return
     if sort is not None:
         raise InputError("`--sort` sorts the trials of one sweep", where="--sort", fix="give its folder, SWEEP_DIR")
-    tables = [_table_of(path.parent) for path in sorted(output.glob(f"*/{LEDGER}"))]
+    if is_address(output):
+        from tuning.sweep_dir.home import copy_here, sweeps_at
+
+        tables = [_table_of(copy_here(address)) for address in sweeps_at(output)]
+    else:
+        tables = [_table_of(path.parent) for path in sorted(Path(output).glob(f"*/{LEDGER}"))]
     if as_json:
         print_json({"sweeps": [_summary(table) for table in tables]})
         return
@@ -71,10 +84,11 @@ def _table_of(sweep_dir: Path) -> TrialTable:
 def _summary(table: TrialTable) -> dict[str, object]:
     """A sweep, for `--json`."""
     from tuning.sweep.comparison import trial_as_json
+    from tuning.sweep_dir.home import place_of
 
     winner = table.winner()
     return {
-        "sweep": str(table.folder),
+        "sweep": place_of(table.folder),
         "objective": table.objective.model_dump(),
         **({"further": [each.name for each in table.further]} if table.further else {}),
         "states": table.states(),
@@ -85,13 +99,14 @@ def _summary(table: TrialTable) -> dict[str, object]:
 
 def _line(table: TrialTable) -> str:
     """A sweep in one line."""
+    from tuning.sweep_dir.home import place_of
     from tuning.sweep_dir.trial_table import standing
 
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(table.states().items()))
     best, cut = table.winner(), "  (cut off; the same command goes on)" if _is_cut_off(table) else ""
     value = f"best {table.objective.metric} {best.value:.4f} ({standing(best)})" if best else "no winner"
     value = table.why_no_winner() or value
-    return f"{table.folder}  {states}  {value}{cut}"
+    return f"{place_of(table.folder)}  {states}  {value}{cut}"
 
 
 def _show(table: TrialTable, records: list[TrialRecord]) -> None:
@@ -156,12 +171,16 @@ def logs(
     ] = False,
 ) -> None:
     """What a trial printed."""
+    from tuning.sweep_dir.home import bring, place_of
     from tuning.sweep_dir.layout import LOG, trial_folder
     from tuning.sweep_dir.lock import is_running
     from tuning.sweep_dir.trial_table import standing
 
+    if follow and is_address(place_of(sweep_dir)):
+        what = "a trial in an object store cannot be followed"
+        raise InputError(what, where=place_of(sweep_dir), fix="leave out --follow, and look again")
     record, read = _begun(sweep_dir, trial) if follow else _table_of(sweep_dir)[trial], 0
-    log = trial_folder(sweep_dir, trial) / LOG
+    log = bring(sweep_dir, trial_folder(sweep_dir, trial) / LOG)
     while True:
         # Whether it goes on is asked before the log is read: what it printed was there before its end.
         goes_on = follow and not record.has_ended and is_running(sweep_dir)
@@ -197,8 +216,11 @@ def report(
     """
     from kobert_core.io.atomic import check_output
     from tuning.report import write_report
+    from tuning.sweep_dir.home import place_of
     from tuning.sweep_dir.layout import REPORT
 
+    if output is None and is_address(place_of(sweep_dir)):
+        raise InputError("nothing says where the report goes", where="report", fix="give --output FILE")
     path = output or sweep_dir / REPORT
     check_output(path)
     echo(f"report: {write_report(sweep_dir, path)}")

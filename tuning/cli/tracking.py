@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +20,11 @@ from tuning.cli.options import (
     Force,
     Output,
     SweepDir,
+    folder_only,
     print_json,
 )
 from tuning.cli.terminal import echo
+from tuning.storage.store import is_address
 
 if TYPE_CHECKING:
     from tuning.sweep.promotion import Contest, Promotion
@@ -43,17 +46,20 @@ def sync(
     What is there already is not sent twice. Runs that a killed sweep left open are ended; --resume takes them up again.
     """
     from tuning.sweep.sync import sync_sweep
+    from tuning.sweep_dir.home import place_of, writing_at
 
-    result = sync_sweep(sweep_dir, uri=tracking_uri)
+    place = place_of(sweep_dir)
+    with writing_at(place, say=partial(echo, err=True)) if is_address(place) else nullcontext(sweep_dir) as folder:
+        result = sync_sweep(folder, uri=tracking_uri)
     said = [f"{result.sent:,} records sent"]
     if result.left:
         said.append(f"{result.left:,} left ({result.reason})")
     if result.refused:
         said.append(f"{result.refused:,} refused for good, kept in {result.dead_letters}")
-    echo(f"{sweep_dir}: {', '.join(said)}", err=as_json)
+    echo(f"{place}: {', '.join(said)}", err=as_json)
     if as_json:
         dead_letters = str(result.dead_letters) if result.dead_letters else None
-        found = {"sweep": str(sweep_dir), "sent": result.sent, "left": result.left, "reason": result.reason}
+        found = {"sweep": place, "sent": result.sent, "left": result.left, "reason": result.reason}
         print_json(found | {"refused": result.refused, "dead_letters": dead_letters})
     if result.left or result.refused:
         raise typer.Exit(EXIT_UNSENT)
@@ -109,7 +115,12 @@ def tell(found: Promotion, *, as_json: bool = False) -> None:
 @commands.command()
 def ui(
     sweep_dir: Annotated[
-        Path | None, typer.Argument(metavar="[SWEEP_DIR]", help="A sweep whose store to show.")
+        Path | None,
+        typer.Argument(
+            metavar="[SWEEP_DIR]",
+            help="A sweep whose store to show.",
+            parser=folder_only("give a sweep's working folder, or set MLFLOW_TRACKING_URI and give none"),
+        ),
     ] = None,
     output: Output = SWEEPS,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

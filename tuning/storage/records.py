@@ -87,14 +87,21 @@ class Head:
     """Grows with each time that it is written."""
     holder: Holder | None
     """None between two writers."""
+    renewed: float = 0.0
+    """When it was written, in seconds since 1970, by the clock of its writer: for people alone."""
     ended: bool = False
     """Whether the last writer has ended, and was not cut off."""
     files: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
     """By path."""
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its writer is probably alive."""
+        return self.holder is not None and not self.holder.is_dead and time.time() - self.renewed < 3 * LEASE_SECONDS
+
     def to_bytes(self) -> bytes:
         """As JSON."""
-        return json.dumps({"format": 1, **asdict(self)}, ensure_ascii=False).encode()
+        return json.dumps({"format": 1, **asdict(self), "renewed": time.time()}, ensure_ascii=False).encode()
 
     @classmethod
     def from_bytes(cls, content: bytes, *, where: str) -> Self:
@@ -192,7 +199,7 @@ class Records:
             ahead: One of them that may be newer than the others, and that is committed by itself when it has grown.
             say: Gets a line when the store does not answer.
         """
-        self.store, self._folder, self._files, self._grow, self._ahead = store, folder, files, set(grow), ahead
+        self.store, self.folder, self._files, self._grow, self._ahead = store, folder, files, set(grow), ahead
         self._say = say
         self._head: Head | None = None
         self._etag = ""
@@ -322,7 +329,7 @@ class Records:
 
     def _look(self, name: str) -> tuple[Part, ...] | None:
         """The parts of a file as it is now; new ones wait to be put. None where it is not there."""
-        path = self._folder / name
+        path = self.folder / name
         try:
             with open(path, "rb") as file:
                 status = os.fstat(file.fileno())

@@ -207,6 +207,12 @@ class Store:
 
         return self._repeated(read, key, missing=None)
 
+    def written(self, key: str) -> float | None:
+        """When an object was written, in seconds since 1970 by the store's clock; None where there is none."""
+        import obstore
+
+        return self._repeated(lambda: obstore.head(self._objects, key)["last_modified"].timestamp(), key, missing=None)
+
     def get(self, key: str) -> bytes | None:
         """The content of an object; None where there is none."""
         there = self.read(key)

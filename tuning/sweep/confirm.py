@@ -31,6 +31,7 @@ from tuning.sweep.recording import run_params
 from tuning.sweep.stored import Checkpoints
 from tuning.sweep.verdict import Verdict, judge, on_holdout, unconfirmed
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns, Stage, model_of
+from tuning.sweep_dir.home import Commits, OnDisk
 from tuning.sweep_dir.layout import (
     CACHE,
     CHECKPOINTS,
@@ -63,11 +64,12 @@ class Confirmation:
         budget: Budget,
         tracker: Tracker,
         checkpoints: Checkpoints,
+        commits: Commits | None = None,
         *,
         say: Callable[[str], object],
     ) -> None:
         self._study, self._table, self._groups, self._tracker = study, table, groups, tracker
-        self._budget, self._checkpoints, self._say = budget, checkpoints, say
+        self._budget, self._checkpoints, self._commits, self._say = budget, checkpoints, commits or OnDisk(), say
         self._runs, self._lock = ConfirmRuns(table.folder), threading.Lock()
         self.judged: list[ConfirmRun] = []
         """The runs that the verdict rests on."""
@@ -244,6 +246,7 @@ class Confirmation:
             self._tracker.log_metrics(run.key, run.holdout, step=0)
         self._tracker.end_trial(run.key, status=status, tags=tags)
         self._write()
+        self._commits.commit()
         if run.state == TrialState.INTERRUPTED:
             return
         score = run.holdout.get(on_holdout(self._study.objective.metric), run.value)
@@ -264,6 +267,7 @@ class Confirmation:
     def _write(self) -> None:
         with self._lock:
             self._runs.write()
+        self._commits.soon()
 
 
 def candidates_of(study: StudyConfig, table: TrialTable) -> list[TrialRecord]:

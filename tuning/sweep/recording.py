@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +23,7 @@ from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.rounds import Rounds
 from tuning.sweep.stored import Checkpoints
 from tuning.sweep_dir.descriptions import describe_trial
+from tuning.sweep_dir.home import Commits, OnDisk
 from tuning.sweep_dir.layout import CHECKPOINTS, trial_folder
 from tuning.sweep_dir.trial_status import TrialState, run_end, state_at_end
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -41,9 +44,10 @@ class Recorder(DriverOnly, Callback):
         budget: Budget,
         disk: DiskNeeds,
         checkpoints: Checkpoints,
+        commits: Commits | None = None,
     ) -> None:
         self._study, self._table, self._tracker, self._rounds = study, table, tracker, rounds
-        self._checkpoints = checkpoints
+        self._checkpoints, self._commits = checkpoints, commits or OnDisk()
         self._budget, self._disk = budget, disk
         self._remover = ThreadPoolExecutor(1, thread_name_prefix="remover")
         self._removals: list[Future[None]] = []
@@ -58,6 +62,7 @@ class Recorder(DriverOnly, Callback):
         self._session[number] = (time.monotonic(), record.seconds)
         self._table.put(record)
         self._start_run(record)
+        self._commits.soon()
 
     def _start_run(self, record: TrialRecord) -> None:
         number = record.trial
@@ -102,6 +107,7 @@ class Recorder(DriverOnly, Callback):
         if report["is_best"]:
             metrics |= {f"best/{name}": value for name, value in metrics.items()}
         self._tracker.log_metrics(str(record.trial), metrics, step=record.step)
+        self._commits.soon()
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial ran to its end, or the scheduler stopped it."""
@@ -148,18 +154,21 @@ class Recorder(DriverOnly, Callback):
         wanted = list(dict.fromkeys([*best[: self._study.best_kept], *front, *self._study.search.baselines]))
         room = self._disk.for_ended(live=sum(not record.has_ended for record in self._table))
         ended = [record for record in self._table if record.has_ended]
+        removals: list[Callable[[], None]] = []
         for record in sorted(ended, key=lambda each: wanted.index(each.trial) if each.trial in wanted else len(wanted)):
             folder = trial_folder(self._table.folder, record.trial) / CHECKPOINTS
             if record.trial in wanted and record.checkpoint:
-                self._removals.append(self._remover.submit(self._checkpoints.keep, folder, record.checkpoint))
+                removals.append(partial(self._checkpoints.keep, folder, record.checkpoint))
                 size = 0 if math.isinf(room) else self._checkpoints.size(folder / record.checkpoint)
                 if size <= room or record.trial in best[:1]:
                     room -= size
                     continue
             if self._checkpoints.may_be_in(folder) or record.checkpoint:
-                self._remover.submit(self._checkpoints.remove, folder)
+                removals.append(partial(self._checkpoints.remove, folder))
                 record.checkpoint = None
         self._table.write()
+        self._commits.commit()  # before Optuna hears of an end, and before anything goes that the ledger still named
+        self._removals += [self._remover.submit(remove) for remove in removals]
 
     def _check_removals(self) -> None:
         for removal in self._removals:

@@ -21,7 +21,7 @@ from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
 from tuning.search.optuna_study import refuse_other_search
-from tuning.storage.store import Store, is_address
+from tuning.storage.store import Store
 from tuning.study import StudyConfig
 from tuning.sweep.background import in_background
 from tuning.sweep.comparison import Comparison, compare
@@ -44,6 +44,7 @@ from tuning.sweep.stored import (
 from tuning.sweep.tracking import callbacks_of, end_tracking, listen, log_results, log_winner, start_tracking
 from tuning.sweep.verdict import Verdict
 from tuning.sweep_dir.disk_full import DiskFull
+from tuning.sweep_dir.home import Commits, OnDisk, stored_sweep
 from tuning.sweep_dir.layout import CACHE, ENVIRONMENT, MODEL, MODEL_FILES, SCRATCH, WINNER, checkpoint_of, trial_folder
 from tuning.sweep_dir.opening import open_sweep_dir
 from tuning.sweep_dir.plans import take_plan
@@ -84,13 +85,21 @@ def run_sweep(
     session = session or Session()
     if starts_here(address):
         groups_that_fit([this_machine()], study.resources)
-    with open_sweep_dir(study, folder, resume=resume, say=display.say) as used:
+    with ExitStack() as opened:
+        commits: Commits = OnDisk()
+        if study.home is not None:
+            refuse_in_store(study)
+            uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
+            commits = opened.enter_context(
+                stored_sweep(study.home, folder, resume=resume, tracking_uri=uri, say=display.say)
+            )
+        used = opened.enter_context(open_sweep_dir(study, folder, resume=resume, say=display.say))
         if used and not resume and not session.losses:
             display.say("the sweep was cut off: going on where it was")
         if not used:
             take_plan(folder, study)
         try:
-            return Sweep(study, folder, display, resume=used, session=session).run(address)
+            return Sweep(study, folder, display, resume=used, session=session, commits=commits).run(address)
         except (DiskFull, Exception) as error:
             if not is_disk_full(error):
                 raise
@@ -125,8 +134,16 @@ class Sweep:
     """One run of the driver in the folder of a sweep. What imports Ray is imported after `set_environment`."""
 
     def __init__(
-        self, study: StudyConfig, folder: Path, display: SweepDisplay, *, resume: bool, session: Session | None = None
+        self,
+        study: StudyConfig,
+        folder: Path,
+        display: SweepDisplay,
+        *,
+        resume: bool,
+        session: Session | None = None,
+        commits: Commits | None = None,
     ) -> None:
+        self.commits = commits or OnDisk()
         self.study, self.folder, self.display, self.resume = study, folder, display, resume
         self.session = session or Session()
         self.table = TrialTable.of(folder, study)
@@ -134,9 +151,7 @@ class Sweep:
         self.uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
         self.checkpoints: Checkpoints = LocalCheckpoints()
         self.stored: StoredSweep | None = None
-        self.home = Store.at(str(study.storage)) if is_address(study.storage) else None
-        if self.home is not None:
-            refuse_in_store(study)
+        self.home = Store.at(study.home) if study.home else None
 
     def run(self, address: str | None) -> SweepResult:
         """Search, judge, export. Once the data is read and Ray is up, MLflow hears how it ended, whatever happens."""
@@ -158,7 +173,8 @@ class Sweep:
             disk.check(folder)
             write_environment(folder / ENVIRONMENT)
             write_provenance(folder, study)
-            tracker = start_tracking(study, self.table, task, uri=self.uri)
+            tracker = start_tracking(study, self.table, task, uri=self.uri, limit=self.commits.limit)
+            self.commits.commit()
             listener = listen(callbacks, folder, say=say)
             status: Status = "FAILED"
             try:
@@ -172,7 +188,10 @@ class Sweep:
                 status = outcome.status
                 self._report(outcome)
             finally:
-                end_tracking(tracker, study, self.table, status=status, say=say)
+                if self.commits.is_lost:  # another process tells MLflow now
+                    tracker.close(timeout=0.0)
+                else:
+                    end_tracking(tracker, study, self.table, status=status, say=say)
                 listener.close()
         return result
 
@@ -237,12 +256,15 @@ class Sweep:
         budget = Budget(
             study, groups.count, groups.stop_all, folder=self.folder, least_free=disk.least_free, session=session
         )
+        budget.check = self.commits.check
         budget.reserve = lambda: seconds_to_confirm(study, table, groups.count)
         rounds = Rounds(table, groups, budget, session, patience=study.budget.patience, say=say)
-        recorder = Recorder(study, table, tracker, rounds, budget, disk, self.checkpoints)
+        recorder = Recorder(study, table, tracker, rounds, budget, disk, self.checkpoints, self.commits)
         with stopping_cleanly(budget):
             with self.display.showing(table, study, budget):
-                TrialRunner(study, table, groups, recorder, rounds, session, resume=self.resume).run()
+                TrialRunner(
+                    study, table, groups, recorder, rounds, session, resume=self.resume, commits=self.commits
+                ).run()
             left, ended = table.trials_left(study), sum(record.has_ended for record in table)
             if left <= 0 and ended < study.budget.trials:
                 say(f"all points of the space are tried: {ended} trials, and not {study.budget.trials}")
@@ -250,7 +272,7 @@ class Sweep:
                 self.checkpoints.mend(groups, table, say)
             recorder.close()
             winner = None if budget.interrupted or budget.gave_up else table.winner()
-            confirmation = Confirmation(study, table, groups, budget, tracker, self.checkpoints, say=say)
+            confirmation = Confirmation(study, table, groups, budget, tracker, self.checkpoints, self.commits, say=say)
             verdict = confirmation.run() if winner else None
             if verdict is not None:
                 winner = table[verdict.winner]
@@ -259,6 +281,7 @@ class Sweep:
             test = {}
             if winner:
                 test = read_test_set(study, table, groups, winner, confirmation.judged, budget=budget, say=say)
+                self.commits.commit()
             if budget.interrupted:
                 winner = None
             seeds = decoding = None
@@ -302,6 +325,7 @@ class Sweep:
         if winner:
             log_results(tracker, self.study, self.table, winner, test)
             atomic_write_json(self.folder / WINNER, sealed(result.as_json()))
+            self.commits.commit()
         return result
 
     def _report(self, outcome: Outcome) -> None:
@@ -324,6 +348,7 @@ class Sweep:
         verdict = outcome.verdict.as_json() if outcome.verdict else None
         export_model(self.folder, self.study, winner, model, test=outcome.test, comparison=comparison, verdict=verdict)
         metrics = winner.metrics | outcome.test.get("winner", {})
+        self.commits.put_model()
         log_winner(tracker, self.study, winner, model, metrics, ended=outcome.ended)
         return model
 

@@ -1,5 +1,5 @@
-"""A sweep whose home is an object store. Its folder on the driver's machine is a working copy: what a resume needs of it
-is committed to the store at each step, and taken from there on a machine that has none."""
+"""A sweep whose home is an object store. Its folder on the driver's machine is a working copy: what a resume needs of
+it is committed to the store at each step, and taken from there on a machine that has none."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from kobert_core.errors import InputError
-from kobert_core.io.atomic import atomic_write_json
+from kobert_core.io.atomic import atomic_write_bytes, atomic_write_json
 from tuning.storage.node import node_folder
-from tuning.storage.records import HEAD, Head, Records, StorageLost, download_records, read_head
+from tuning.storage.records import Head, Records, StorageLost, download_records, read_head
 from tuning.storage.store import Store
 from tuning.sweep_dir.layout import (
     ASKED,
@@ -23,6 +24,7 @@ from tuning.sweep_dir.layout import (
     LOCK,
     MESSAGES,
     MODEL,
+    MODEL_FILES,
     OUTPUT,
     REVIEW,
     RUNS,
@@ -33,17 +35,24 @@ from tuning.sweep_dir.layout import (
     SUM,
     TABLE,
     TRIALS,
+    checkpoint_of,
+    trial_folder,
 )
 from tuning.sweep_dir.lock import is_running
 from tuning.tracking import dead_letters_path, is_server, state_path
 
+if TYPE_CHECKING:
+    from tuning.sweep_dir.trial_table import TrialRecord
+
 FIRST = (JOURNAL, f"{JOURNAL}{SUM}", LEDGER, TABLE, f"{CONFIRM}/{RUNS}")
-"""Read before all others, in this order, and the spool last: what was written first may be newer, and is harmless so (see
-docs/resume.md)."""
+"""Read before all others, in this order, and the spool last: what was written first may be newer, and is harmless so
+(see docs/resume.md)."""
 OF_THIS_MACHINE = (LOCK, HOME, ASKED, MESSAGES, OUTPUT)
 """Files of the folder that mean nothing elsewhere."""
 SECONDS_TO_ANSWER = 30.0
 """So long does a command try to reach a store."""
+OF_A_COPY = 0
+"""The token of a folder in which no driver has written."""
 FOLDERS_APART = (SCRATCH, MODEL)
 """Folders that are no records: the exported model is whole or not there, as a folder of the store."""
 
@@ -70,10 +79,75 @@ def _is_record(name: str) -> bool:
     return TRIALS not in parts[:2] or parts[-1] == REVIEW  # trials lie in the store as folders of their own
 
 
+class Commits(Protocol):
+    """Where a sweep commits what it has come to, besides its folder."""
+
+    def soon(self) -> None:
+        """Commit the records as they are now, in the background."""
+        ...
+
+    def commit(self) -> None:
+        """Commit the records as they are now, and return when that is done."""
+        ...
+
+    def check(self) -> None:
+        """Raise `StorageLost` if this process may not go on."""
+        ...
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it may not."""
+        ...
+
+    @property
+    def limit(self) -> Callable[[], int] | None:
+        """How much of the spool may be sent to MLflow; None where that is all that the disk has."""
+        ...
+
+    def put_model(self) -> None:
+        """Commit the exported model."""
+        ...
+
+
+class OnDisk:
+    """The sweep's folder is all that there is."""
+
+    @property
+    def is_lost(self) -> bool:
+        return False
+
+    @property
+    def limit(self) -> Callable[[], int] | None:
+        return None
+
+    def soon(self) -> None:
+        pass
+
+    def commit(self) -> None:
+        pass
+
+    def check(self) -> None:
+        pass
+
+    def put_model(self) -> None:
+        pass
+
+
+class InStore(Records):
+    """The sweep's home is an object store."""
+
+    @property
+    def limit(self) -> Callable[[], int] | None:
+        return lambda: self.committed(SPOOL)
+
+    def put_model(self) -> None:
+        self.store.upload_folder(self.folder / MODEL, MODEL)
+
+
 @contextmanager
 def stored_sweep(
     address: str, folder: Path, *, resume: bool, tracking_uri: str, say: Callable[[str], object]
-) -> Iterator[Records]:
+) -> Iterator[InStore]:
     """Around a sweep whose home is below an address: this process is the one that may commit there, and the folder is
     what the store has, or newer.
 
@@ -89,28 +163,16 @@ def stored_sweep(
     """
     store = Store.at(address) / folder.name
 
-    def busy() -> InputError:
-        fix = "wait for it, or stop it"
-        return InputError("another process runs this sweep", where=store.address, fix=fix)
-
     def may_take(head: Head) -> None:
         if head.ended and STUDY in head.files and not resume:
             fix = "give another `--name`, or `--resume`"
             raise InputError(f"the sweep name `{folder.name}` is in use", where=store.address, fix=fix)
 
     if is_running(folder):
-        raise busy()
-    grow = (JOURNAL, SPOOL, dead_letters_path(Path(SPOOL)).name)
-    records = Records(
-        store,
-        folder,
-        lambda: record_files(folder, tracking_uri=tracking_uri),
-        grow=grow,
-        ahead=SPOOL,
-        say=say,
-    )
+        raise _busy(store)
+    records = _records(store, folder, tracking_uri=tracking_uri, say=say)
     before = read_head(store)
-    used = records.take(busy=busy, may_take=may_take)
+    used = records.take(busy=lambda: _busy(store), may_take=may_take)
     was_cut_off = bool(before and before[0].files and not before[0].ended)
     try:
         if used:
@@ -134,6 +196,17 @@ def stored_sweep(
         raise
     else:
         _close(records, ended=True)
+
+
+def _records(store: Store, folder: Path, *, tracking_uri: str | None, say: Callable[[str], object]) -> InStore:
+    grow = (JOURNAL, SPOOL, dead_letters_path(Path(SPOOL)).name)
+    return InStore(
+        store, folder, lambda: record_files(folder, tracking_uri=tracking_uri), grow=grow, ahead=SPOOL, say=say
+    )
+
+
+def _busy(store: Store) -> InputError:
+    return InputError("another process runs this sweep", where=store.address, fix="wait for it, or stop it")
 
 
 def _close(records: Records, *, ended: bool) -> None:
@@ -172,21 +245,54 @@ def copy_here(address: str) -> Path:
     Raises:
         InputError: there is none at the address, or the store cannot be used.
     """
-    store = Store.at(address)
-    digest = hashlib.sha256(store.address.encode()).hexdigest()[:16]
-    folder = node_folder() / "copies" / digest / store.address.rpartition("/")[2]
-    head = download_records(store.patient(SECONDS_TO_ANSWER), folder)
+    store = Store.at(address, patience=SECONDS_TO_ANSWER)
+    folder = _copies(store) / store.address.rpartition("/")[2]
+    head = download_records(store, folder)
     if STUDY not in head.files:
-        raise no_sweep_at(store.address)
+        raise InputError("there is no sweep here", where=store.address, fix="see `kobert-tune list --output ADDRESS`")
     for name in set(record_files(folder)) - head.files.keys():
         (folder / name).unlink()
-    atomic_write_json(folder / HOME, {"address": store.address, "token": 0})
+    atomic_write_json(
+        folder / HOME,
+        {"address": store.address, "token": OF_A_COPY, "running": head.is_running, "ended": head.ended},
+    )
     return folder
 
 
-def no_sweep_at(address: str) -> InputError:
-    """The error of a command on an address where no sweep is."""
-    return InputError("there is no sweep here", where=address, fix="see `kobert-tune list --output ADDRESS`")
+def _copies(store: Store) -> Path:
+    digest = hashlib.sha256(store.address.encode()).hexdigest()[:16]
+    return node_folder() / "copies" / digest
+
+
+def model_here(address: str) -> Path:
+    """The exported model of a sweep, as a folder of this machine.
+
+    Args:
+        address: Of the sweep, or of the model in it.
+
+    Raises:
+        InputError: there is none, or the store cannot be used.
+    """
+    store = Store.at(address.rstrip("/").removesuffix(f"/{MODEL}"), patience=SECONDS_TO_ANSWER)
+    files = store.folder_files(MODEL)
+    if files is None:
+        fix = "a sweep has one when it has ended"
+        raise InputError("there is no exported model here", where=store.address, fix=fix)
+    version = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+    folder = _copies(store) / f"{MODEL}-{version}" / store.address.rpartition("/")[2]
+    if not folder.is_dir():
+        store.download_folder(MODEL, folder)
+    return folder
+
+
+def has_sweep(address: str) -> bool:
+    """Whether there is a sweep at an address.
+
+    Raises:
+        InputError: the store cannot be used.
+    """
+    found = read_head(Store.at(address, patience=SECONDS_TO_ANSWER))
+    return found is not None and STUDY in found[0].files
 
 
 def sweeps_at(address: str) -> list[str]:
@@ -196,12 +302,19 @@ def sweeps_at(address: str) -> list[str]:
         InputError: the store cannot be used.
     """
     store = Store.at(address, patience=SECONDS_TO_ANSWER)
-    return [f"{store.address}/{name}" for name in store.names() if (store / name).get(HEAD) is not None]
+    found = (f"{store.address}/{name}" for name in store.names())
+    return [each for each in found if has_sweep(each)]
+
+
+def place_of(folder: Path) -> str:
+    """What people call a sweep by: its folder, or the address that a copy was taken from."""
+    home = _home_of(folder)
+    return home[0] if home and home[1] == OF_A_COPY else str(folder)
 
 
 def bring(sweep: Path, path: Path) -> Path:
-    """A folder or a file of a sweep that lies in an object store, such as a checkpoint: brought here, unless it is here.
-    In the folder of any other sweep, and where the store has none, nothing happens.
+    """A folder or a file of a sweep that lies in an object store, such as a checkpoint: brought here, unless the folder
+    is here. In the folder of any other sweep, and where the store has none, nothing happens.
 
     Args:
         sweep: The sweep's folder here.
@@ -218,11 +331,45 @@ def bring(sweep: Path, path: Path) -> Path:
         return path
     store, key = Store.at(home[0], patience=SECONDS_TO_ANSWER), path.relative_to(sweep).as_posix()
     if not store.download_folder(key, path) and (content := store.get(key)) is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        atomic_write_bytes(path, content)
     return path
 
 
-def put_model(records: Records, sweep: Path) -> None:
-    """Put the exported model of a sweep into its store."""
-    records.store.upload_folder(sweep / MODEL, MODEL)
+def bring_trial(sweep: Path, record: TrialRecord) -> None:
+    """What a trial's export needs, as `bring` does."""
+    bring(sweep, trial_folder(sweep, record.trial) / MODEL_FILES)
+    if record.checkpoint is not None:
+        bring(sweep, checkpoint_of(sweep, record))
+
+
+def bring_confirmed(sweep: Path) -> None:
+    """The models of the runs that confirm the winner, as `bring` does."""
+    home = _home_of(sweep)
+    if home is not None:
+        store = Store.at(home[0], patience=SECONDS_TO_ANSWER)
+        for key in store.folders(f"{CONFIRM}/{TRIALS}"):
+            if key.endswith(f"/{MODEL_FILES}"):
+                bring(sweep, sweep / key)
+
+
+@contextmanager
+def writing_at(address: str, *, say: Callable[[str], object]) -> Iterator[Path]:
+    """A copy of a sweep's records that takes their place when the block ends well. Nobody else can write meanwhile.
+
+    Raises:
+        InputError: there is no sweep, another process runs it, or the store cannot be used.
+    """
+    folder = copy_here(address)
+    store = Store.at(address)
+    before = read_head(store)
+    records = _records(store, folder, tracking_uri=None, say=say)
+    records.take(busy=lambda: _busy(store))
+    records.start()
+    try:
+        download_records(store, folder)
+        yield folder
+        records.commit()
+    except StorageLost as lost:
+        raise InputError(str(lost), where=store.address) from None
+    finally:
+        records.close(ended=before is None or before[0].ended)
