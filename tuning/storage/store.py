@@ -6,6 +6,7 @@ from an address.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -45,6 +46,8 @@ _RAISED = object()
 _METADATA = re.compile(r"/latest/(?:api/token|meta-data)|/computeMetadata/|/metadata/identity/")
 """Where a machine asks for the credentials of its role: what fails there, fails for want of any."""
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist")
+_NO_FOLDER = f"(os error {errno.ENOTDIR})"
+"""In a `file://` store: a part of the key is a file."""
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT")
 _CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role",
@@ -371,6 +374,8 @@ class Store:
                     raise
                 return cast(_Answer, missing)
             except (BaseError, TimeoutError, ConnectionError) as error:
+                if _NO_FOLDER in str(error) and missing is not _RAISED:
+                    return cast(_Answer, missing)
                 if not self._is_away(error):
                     raise self._error(error) from None
                 if time.monotonic() + pause > end:

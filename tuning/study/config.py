@@ -86,7 +86,7 @@ class StudyHead(FrozenConfig):
     """Name of a task in `kobert_core.tasks`."""
     keep_checkpoints: PositiveInt = 3
     """The checkpoints of this many best trials are kept."""
-    storage: Path | str | None = None
+    storage: Annotated[str | Path | None, Field(union_mode="left_to_right")] = None
     """Folder of all sweeps, where `--output` is not given; on a cluster of several machines, one that all share. A
     relative path is relative to the study file. Or the address of a place in an object store that sweeps live in, such
     as `s3://bucket/prefix`: see docs/object-storage.md."""
