@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from pydantic import ByteSize
 
 from kobert_core.errors import InputError
-from tuning.storage.store import is_address
 from tuning.study import StudyConfig
 from tuning.sweep_dir.layout import MAX_PBT_CHECKPOINTS, TRIALS
 
@@ -43,7 +42,7 @@ class DiskNeeds:
     @classmethod
     def of(cls, study: StudyConfig, checkpoint: int, *, running: int) -> DiskNeeds:
         """The needs of a study with checkpoints of so many bytes, and so many trials at once."""
-        if is_address(study.storage):  # the driver's disk holds a copy of the winner's, and the exported model
+        if study.home is not None:  # the driver's disk holds a copy of the winner's, and the exported model
             return cls(checkpoint=checkpoint, trials=0, each=0, kept=1, budget=study.budget.disk)
         in_population = study.scheduler.name == "pbt"  # all of its trials are unfinished at the same time
         return cls(

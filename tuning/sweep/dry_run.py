@@ -13,7 +13,6 @@ from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
 from tuning.statistics.halving import total_runs
-from tuning.storage.store import is_address
 from tuning.study import StudyConfig
 from tuning.study.sections import ConfirmConfig
 from tuning.sweep.preflight import files_of, prepare, spoilers_of, survey, this_machine, tracking_warnings
@@ -145,7 +144,7 @@ def count_trials_at_once(study: StudyConfig, folder: Path, address: str | None) 
         return groups_that_fit([this_machine()], study.resources)
     set_environment(address)
     with ray_cluster(address) as cluster:
-        if len(cluster) > 1 and not is_address(study.storage):
+        if len(cluster) > 1 and study.home is None:
             check_shared(next(each for each in folder.parents if each.is_dir()), files_of(study))
         return groups_that_fit(cluster, study.resources)
 
