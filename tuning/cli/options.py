@@ -43,53 +43,59 @@ def _complete(incomplete: str, is_wanted: Callable[[Path], bool]) -> list[str]:
 def complete_trials(ctx: typer.Context, incomplete: str) -> list[str]:
     """For the shell: the numbers of the trials of the sweep that was named before."""
     sweep = ctx.params.get("sweep_dir")
-    found = Path(sweep, TRIALS).glob("[0-9]*") if sweep else ()
+    found = Path(str(sweep), TRIALS).glob("[0-9]*") if sweep else ()
     numbers = (str(int(folder.name)) for folder in sorted(found) if folder.name.isdecimal())
     return [number for number in numbers if number.startswith(incomplete)]
+
+
+class Place:
+    """A folder, or an address in an object store, as it was given; nothing is looked at before a command needs it."""
+
+    def __init__(self, given: str) -> None:
+        self.given = given
+
+    def __str__(self) -> str:
+        return self.given
+
+    @property
+    def is_address(self) -> bool:
+        """Whether it is an address."""
+        return is_address(self.given)
+
+    def sweep(self) -> Path:
+        """The folder of the sweep; of one at an address a copy of its records.
+
+        Raises:
+            InputError: there is none at the address, or the store cannot be used.
+        """
+        from tuning.sweep_dir.home import copy_here
+
+        return copy_here(self.given) if self.is_address else Path(self.given)
+
+    def model(self) -> Path:
+        """The folder of the exported model; at the address of a sweep, a copy of its model.
+
+        Raises:
+            InputError: as from `sweep`.
+        """
+        from tuning.sweep_dir.home import model_here
+
+        return model_here(self.given) if self.is_address else Path(self.given)
 
 
 class Refused(Exception):
     """What an `InputError` says, on the way out of a parser: typer would take a `ValueError` for its own."""
 
 
-def folder_or(here: Callable[[str], Path]) -> Callable[[str], Path]:
-    """A parser of folders that gives addresses in an object store to `here`, which makes a folder of them."""
-
-    def parse(text: str) -> Path:
-        if not is_address(text):
-            return Path(text)
-        try:
-            return here(text)
-        except InputError as error:
-            raise Refused(str(error)) from error
-
-    return parse
-
-
 def folder_only(fix: str = "give a folder of this machine") -> Callable[[str], Path]:
     """A parser of folders that refuses addresses in an object store with one line."""
 
-    def refuse(address: str) -> Path:
-        raise InputError("this cannot be an address in an object store", where=address, fix=fix)
+    def parse(text: str) -> Path:
+        if is_address(text):
+            raise Refused(InputError("this cannot be an address in an object store", where=text, fix=fix))
+        return Path(text)
 
-    return folder_or(refuse)
-
-
-def _copy_here(address: str) -> Path:
-    from tuning.sweep_dir.home import copy_here
-
-    return copy_here(address)
-
-
-def _model_here(address: str) -> Path:
-    from tuning.sweep_dir.home import model_here
-
-    return model_here(address)
-
-
-sweep_dir_parser, model_dir_parser = folder_or(_copy_here), folder_or(_model_here)
-"""For the folder of a sweep, or its address: then a copy of its records; and for that of an exported model, or the
-address of a sweep that has one."""
+    return parse
 
 
 StudyFile = Annotated[
@@ -110,20 +116,20 @@ Trials = Annotated[int | None, typer.Option(min=1, help="Number of trials, inste
 Name = Annotated[str | None, typer.Option(help="Name of the sweep, instead of the study's.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was interrupted, or extend it.")]
 SweepDir = Annotated[
-    Path,
+    Place,
     typer.Argument(
         metavar="SWEEP_DIR",
         help="Folder of a sweep, such as sweeps/nsmc, or its address, such as s3://bucket/prefix/nsmc.",
         autocompletion=complete_sweeps,
-        parser=sweep_dir_parser,
+        parser=Place,
     ),
 ]
 ModelDir = Annotated[
-    Path,
+    Place,
     typer.Argument(
         metavar="MODEL_DIR",
         help="Folder of an exported model, or the address of a sweep that has one.",
-        parser=model_dir_parser,
+        parser=Place,
     ),
 ]
 Output = Annotated[

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from kobert_core.errors import InputError
-from tuning.cli.options import SWEEPS, AsJson, SweepDir, complete_sweeps, complete_trials, print_json, sweep_dir_parser
+from tuning.cli.options import SWEEPS, AsJson, Place, SweepDir, complete_sweeps, complete_trials, print_json
 from tuning.cli.terminal import echo
 from tuning.storage.store import is_address
 
@@ -24,12 +24,12 @@ POLL_SECONDS = 0.5
 @commands.command("list")
 def list_(
     sweep_dir: Annotated[
-        Path | None,
+        Place | None,
         typer.Argument(
             metavar="[SWEEP_DIR]",
             help="Show the trials of one sweep, by its folder or its address.",
             autocompletion=complete_sweeps,
-            parser=sweep_dir_parser,
+            parser=Place,
         ),
     ] = None,
     output: Annotated[
@@ -50,7 +50,7 @@ def list_(
     from tuning.sweep_dir.trial_table import as_row
 
     if sweep_dir is not None:
-        table = _table_of(sweep_dir)
+        table = _table_of(sweep_dir.sweep())
         records = _sorted(table, sort or "trial")
         if as_json:
             print_json(_summary(table) | {"trials": [as_row(record) for record in records]})
@@ -171,19 +171,20 @@ def logs(
     ] = False,
 ) -> None:
     """What a trial printed."""
-    from tuning.sweep_dir.home import bring, place_of
+    from tuning.sweep_dir.home import bring
     from tuning.sweep_dir.layout import LOG, trial_folder
     from tuning.sweep_dir.lock import is_running
     from tuning.sweep_dir.trial_table import standing
 
-    if follow and is_address(place_of(sweep_dir)):
+    if follow and sweep_dir.is_address:
         what = "a trial in an object store cannot be followed"
-        raise InputError(what, where=place_of(sweep_dir), fix="leave out --follow, and look again")
-    record, read = _begun(sweep_dir, trial) if follow else _table_of(sweep_dir)[trial], 0
-    log = bring(sweep_dir, trial_folder(sweep_dir, trial) / LOG)
+        raise InputError(what, where=sweep_dir, fix="leave out --follow, and look again")
+    folder = sweep_dir.sweep()
+    record, read = _begun(folder, trial) if follow else _table_of(folder)[trial], 0
+    log = bring(folder, trial_folder(folder, trial) / LOG)
     while True:
         # Whether it goes on is asked before the log is read: what it printed was there before its end.
-        goes_on = follow and not record.has_ended and is_running(sweep_dir)
+        goes_on = follow and not record.has_ended and is_running(folder)
         if log.is_file():
             with open(log, "rb") as file:
                 file.seek(read)
@@ -195,7 +196,7 @@ def logs(
         if not goes_on:
             break
         time.sleep(POLL_SECONDS)
-        record = _table_of(sweep_dir)[trial]
+        record = _table_of(folder)[trial]
     if record.reason and not log.is_file():
         echo(record.reason)
     if follow:
@@ -216,14 +217,14 @@ def report(
     """
     from kobert_core.io.atomic import check_output
     from tuning.report import write_report
-    from tuning.sweep_dir.home import place_of
     from tuning.sweep_dir.layout import REPORT
 
-    if output is None and is_address(place_of(sweep_dir)):
+    if output is None and sweep_dir.is_address:
         raise InputError("nothing says where the report goes", where="report", fix="give --output FILE")
-    path = output or sweep_dir / REPORT
+    folder = sweep_dir.sweep()
+    path = output or folder / REPORT
     check_output(path)
-    echo(f"report: {write_report(sweep_dir, path)}")
+    echo(f"report: {write_report(folder, path)}")
     if show:
         typer.launch(path.resolve().as_uri())
 

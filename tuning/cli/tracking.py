@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kobert_core.data.source import Source
+from kobert_core.errors import InputError
 from tuning.cli.options import (
     EXIT_NOT_BETTER,
     EXIT_UNSENT,
@@ -19,12 +21,12 @@ from tuning.cli.options import (
     CompareOn,
     Force,
     Output,
+    Place,
     SweepDir,
     folder_only,
     print_json,
 )
 from tuning.cli.terminal import echo
-from tuning.storage.store import is_address
 
 if TYPE_CHECKING:
     from tuning.sweep.promotion import Contest, Promotion
@@ -46,23 +48,38 @@ def sync(
     What is there already is not sent twice. Runs that a killed sweep left open are ended; --resume takes them up again.
     """
     from tuning.sweep.sync import sync_sweep
-    from tuning.sweep_dir.home import place_of, writing_at
+    from tuning.sweep_dir.home import writing_at
 
-    place = place_of(sweep_dir)
-    with writing_at(place, say=partial(echo, err=True)) if is_address(place) else nullcontext(sweep_dir) as folder:
+    at_address = sweep_dir.is_address
+    refuse_without_server(sweep_dir, sweep_dir.sweep(), tracking_uri)
+    say = partial(echo, err=True)
+    with writing_at(str(sweep_dir), say=say) if at_address else nullcontext(sweep_dir.sweep()) as folder:
         result = sync_sweep(folder, uri=tracking_uri)
     said = [f"{result.sent:,} records sent"]
     if result.left:
         said.append(f"{result.left:,} left ({result.reason})")
     if result.refused:
         said.append(f"{result.refused:,} refused for good, kept in {result.dead_letters}")
-    echo(f"{place}: {', '.join(said)}", err=as_json)
+    echo(f"{sweep_dir}: {', '.join(said)}", err=as_json)
     if as_json:
         dead_letters = str(result.dead_letters) if result.dead_letters else None
-        found = {"sweep": place, "sent": result.sent, "left": result.left, "reason": result.reason}
+        found = {"sweep": str(sweep_dir), "sent": result.sent, "left": result.left, "reason": result.reason}
         print_json(found | {"refused": result.refused, "dead_letters": dead_letters})
     if result.left or result.refused:
         raise typer.Exit(EXIT_UNSENT)
+
+
+def refuse_without_server(place: Place, sweep: Path, uri: str | None) -> None:
+    """Refuse to look for the MLflow store of a sweep in an object store where that is a file of its driver's machine.
+
+    Raises:
+        InputError: neither `uri`, the study nor the environment names one.
+    """
+    from tuning.sweep_dir.saved_study import load_sweep_study
+
+    if place.is_address and not (uri or load_sweep_study(sweep).tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        what = "the MLflow store of this sweep was a file of its driver's machine"
+        raise InputError(what, where=place, fix="set MLFLOW_TRACKING_URI to the one to use")
 
 
 @commands.command()

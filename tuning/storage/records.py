@@ -306,6 +306,7 @@ class Records:
             return
         try:
             if not self.head.files:
+                self.store.delete(key for key in self.store.objects() if key != HEAD)
                 self.store.delete([HEAD])
                 return
             self._put_head(replace(self.head, holder=None, ended=ended))

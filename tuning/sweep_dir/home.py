@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,8 +54,9 @@ SECONDS_TO_ANSWER = 30.0
 """So long does a command try to reach a store."""
 OF_A_COPY = 0
 """The token of a folder in which no driver has written."""
-FOLDERS_APART = (SCRATCH, MODEL)
-"""Folders that are no records: the exported model is whole or not there, as a folder of the store."""
+FOLDERS_APART = (SCRATCH, MODEL, TRIALS)
+"""Folders that are no records: the exported model is whole or not there, as a folder of the store, and so is all that
+trials have."""
 
 
 def record_files(folder: Path, *, tracking_uri: str | None = None) -> list[str]:
@@ -65,18 +67,28 @@ def record_files(folder: Path, *, tracking_uri: str | None = None) -> list[str]:
     """
     if not (folder / STUDY).is_file():
         return []
-    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    sent = state_path(Path(SPOOL)).name
-    skipped = {*OF_THIS_MACHINE, *FIRST, SPOOL} | ({sent} if tracking_uri and not is_server(tracking_uri) else set())
-    others = [name for name in found if name not in skipped and _is_record(name)]
+    found = sorted(_files_in(folder))
+    state = state_path(Path(SPOOL)).name
+    skipped = {*OF_THIS_MACHINE, *FIRST, SPOOL} | ({state} if tracking_uri and not is_server(tracking_uri) else set())
+    others = [name for name in found if name not in skipped]
     return [*(name for name in FIRST if name in found), *others, *([SPOOL] if SPOOL in found else [])]
 
 
-def _is_record(name: str) -> bool:
-    parts = name.split("/")
-    if parts[0] in FOLDERS_APART or any(part.startswith(SHARED) or part.endswith(".tmp") for part in parts):
-        return False
-    return TRIALS not in parts[:2] or parts[-1] == REVIEW  # trials lie in the store as folders of their own
+def _files_in(folder: Path) -> Iterator[str]:
+    """All files but those of trials, which lie in the store as folders of their own; of a run that confirms, what it
+    answered."""
+    runs = folder / CONFIRM / TRIALS
+    for place, folders, names in os.walk(folder):
+        here = Path(place)
+        if here == folder:
+            folders[:] = [name for name in folders if name not in FOLDERS_APART]
+        elif here.parent == runs:
+            folders.clear()
+            names = [name for name in names if name == REVIEW]
+        folders[:] = [name for name in folders if not name.endswith(".tmp")]
+        for name in names:
+            if not name.startswith(SHARED) and not name.endswith(".tmp"):
+                yield (here / name).relative_to(folder).as_posix()
 
 
 class Commits(Protocol):

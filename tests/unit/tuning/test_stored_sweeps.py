@@ -166,7 +166,6 @@ def test_commands_take_addresses(tmp_path: Path, home: str) -> None:
 
     for command in (
         ["list", f"{home}/two"],
-        ["list", "s4://bucket/x"],
         ["logs", address, "1", "--follow"],
         ["report", address],
         ["export", address, "--output", "model"],
