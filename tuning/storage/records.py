@@ -72,7 +72,8 @@ class Holder:
         if self.machine != _machine():
             return False
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.begun) > 1
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.begun) > 1 or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
 

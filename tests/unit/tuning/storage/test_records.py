@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kobert_core.errors import InputError
@@ -229,6 +231,17 @@ def test_a_process_that_has_not_committed_hears_of_its_loss(store: Store, folder
         time.sleep(0.05)
     with pytest.raises(StorageLost):
         first.check()
+
+
+def test_a_process_is_dead_when_it_has_ended_or_is_another_one() -> None:
+    here = Holder.here()
+    assert not here.is_dead
+    assert replace(here, begun=here.begun - 100).is_dead
+    with subprocess.Popen(["true"]) as ended:
+        begun = psutil.Process(ended.pid).create_time()
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it stays as a zombie
+        assert replace(here, pid=ended.pid, begun=begun).is_dead
+    assert not replace(here, pid=ended.pid, machine="another").is_dead, "nobody can know"
 
 
 @pytest.mark.parametrize("seed", range(3))
