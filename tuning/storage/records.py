@@ -248,6 +248,7 @@ class Records:
                     self._etag, self._head = store.put(HEAD, new.to_bytes(), create=True), new
                 except Conflict:
                     continue
+                self._refuse_without_conditions()
                 return False
             head, etag = found
             may_take(head)
@@ -266,6 +267,18 @@ class Records:
                 self._say(f"waiting up to {LEASE_SECONDS:.0f} s to see whether {who} still runs this sweep")
             seen, told = etag, True
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _refuse_without_conditions(self) -> None:
+        """Refuse a store that writes where it must not: there is a head now, so that nobody can make one."""
+        try:
+            self.store.put(HEAD, b"", create=True)
+        except Conflict:
+            return
+        self.store.delete([HEAD])
+        what = "this object store ignores conditions (If-None-Match): two drivers could write there at once"
+        raise InputError(
+            what, where=self.store.address, fix="use one that has conditional writes; see `kobert-tune doctor`"
+        )
 
     def start(self) -> None:
         """Begin to renew the head, and to commit what is asked for."""

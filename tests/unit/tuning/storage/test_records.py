@@ -18,6 +18,7 @@ import pytest
 from kobert_core.errors import InputError
 from tests.fixtures.object_store import BUCKET, FaultyProxy, S3Server, faulty_proxy
 from tuning.storage import records as module
+from tuning.storage.check import check_store
 from tuning.storage.records import HEAD, PARTS, Head, Holder, Records, StorageLost, download_records, read_head
 from tuning.storage.store import Store
 
@@ -63,7 +64,7 @@ def proxy() -> Iterator[tuple[S3Server, FaultyProxy]]:
 def faults(proxy: tuple[S3Server, FaultyProxy]) -> Iterator[FaultyProxy]:
     """In front of the store: makes none until it is told to."""
     yield proxy[1]
-    proxy[1].always = None
+    proxy[1].always, proxy[1].without_conditions = None, False
 
 
 @pytest.fixture
@@ -127,6 +128,14 @@ def test_what_was_committed_is_there_on_an_empty_machine(store: Store, folder: P
     assert not (tmp_path / "later/trials.json").exists()
     assert (head.holder, head.ended) == (None, True)
     assert taken(records_of(store, tmp_path / "there"))
+
+
+def test_a_store_without_conditional_writes_is_refused(store: Store, folder: Path, faults: FaultyProxy) -> None:
+    faults.without_conditions = True
+    with pytest.raises(InputError, match="ignores conditions"):
+        taken(records_of(store, folder))
+    assert store.objects() == {}
+    assert [check.ok for check in check_store(store.address)] == [True, False]
 
 
 def test_nothing_stays_of_a_sweep_without_files(store: Store, folder: Path) -> None:
