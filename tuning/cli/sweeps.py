@@ -181,11 +181,10 @@ def logs(
         raise InputError(what, where=sweep_dir, fix="leave out --follow, and look again")
     folder = sweep_dir.sweep()
     record, read = _begun(folder, trial) if follow else _table_of(folder)[trial], 0
-    log = bring(folder, trial_folder(folder, trial) / LOG)
     while True:
         # Whether it goes on is asked before the log is read: what it printed was there before its end.
         goes_on = follow and not record.has_ended and is_running(folder)
-        if log.is_file():
+        if (log := bring(folder, trial_folder(folder, trial) / LOG)).is_file():
             with open(log, "rb") as file:
                 file.seek(read)
                 new = file.read()
