@@ -94,12 +94,15 @@ def run_sweep(
                 stored_sweep(study.home, folder, resume=resume, tracking_uri=uri, say=display.say)
             )
         used = opened.enter_context(open_sweep_dir(study, folder, resume=resume, say=display.say))
+        commits.finish(False)
         if used and not resume and not session.losses:
             display.say("the sweep was cut off: going on where it was")
         if not used:
             take_plan(folder, study)
         try:
-            return Sweep(study, folder, display, resume=used, session=session, commits=commits).run(address)
+            result = Sweep(study, folder, display, resume=used, session=session, commits=commits).run(address)
+            commits.finish(not (result.interrupted or result.gave_up))
+            return result
         except (DiskFull, Exception) as error:
             if not is_disk_full(error):
                 raise

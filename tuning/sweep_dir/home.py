@@ -120,6 +120,10 @@ class Commits(Protocol):
         """Commit the exported model."""
         ...
 
+    def finish(self, is_finished: bool) -> None:
+        """Whether the sweep has come to its end: if not, another command with its name goes on by itself."""
+        ...
+
 
 class OnDisk:
     """The sweep's folder is all that there is."""
@@ -144,9 +148,14 @@ class OnDisk:
     def put_model(self) -> None:
         pass
 
+    def finish(self, is_finished: bool) -> None:
+        pass
+
 
 class InStore(Records):
     """The sweep's home is an object store."""
+
+    finished = False
 
     @property
     def limit(self) -> Callable[[], int] | None:
@@ -154,6 +163,9 @@ class InStore(Records):
 
     def put_model(self) -> None:
         self.store.upload_folder(self.folder / MODEL, MODEL)
+
+    def finish(self, is_finished: bool) -> None:
+        self.finished = is_finished
 
 
 @contextmanager
@@ -185,6 +197,7 @@ def stored_sweep(
     records = _records(store, folder, tracking_uri=tracking_uri, say=say)
     before = read_head(store)
     used = records.take(busy=lambda: _busy(store), may_take=may_take)
+    records.finished = bool(before and before[0].ended)
     was_cut_off = bool(before and before[0].files and not before[0].ended)
     try:
         if used:
@@ -199,15 +212,12 @@ def stored_sweep(
         yield records
     except StorageLost as lost:
         records.abandon()
-        raise InputError(str(lost), where=store.address, fix="look at it there; `--resume` goes on") from None
-    except (InputError, KeyboardInterrupt):
-        _close(records, ended=True)
-        raise
-    except Exception:
-        _close(records, ended=False)
+        raise InputError(str(lost), where=store.address, fix="look at it there") from None
+    except (Exception, KeyboardInterrupt):
+        _close(records)
         raise
     else:
-        _close(records, ended=True)
+        _close(records)
 
 
 def _records(store: Store, folder: Path, *, tracking_uri: str | None, say: Callable[[str], object]) -> InStore:
@@ -221,26 +231,26 @@ def _busy(store: Store) -> InputError:
     return InputError("another process runs this sweep", where=store.address, fix="wait for it, or stop it")
 
 
-def _close(records: Records, *, ended: bool) -> None:
+def _close(records: InStore) -> None:
     if not records.is_lost:
         records.soon()
-    records.close(ended=ended)
+    records.close(ended=records.finished)
 
 
 def _settle(store: Store, folder: Path, head: Head, *, was_cut_off: bool, say: Callable[[str], object]) -> None:
     """Make the working copy what the store has. One whose own driver was the last to commit there is that already, or
     newer, as after any kill."""
-    if _home_of(folder) == (store.address, head.token - 1):
-        return
-    if (folder / STUDY).exists():
+    is_ours = _home_of(folder) == (store.address, head.token - 1)
+    if (folder / STUDY).exists() and not is_ours:
         aside = folder.with_name(f"{folder.name}.before-{head.token}")
         folder.rename(aside)
         say(f"what was in {folder} is older than the object store: it is in {aside} now")
-    download_records(store, folder)
+    if not is_ours:
+        download_records(store, folder)
+        if head.files:
+            say(f"the sweep's records are taken from {store.address}")
     if was_cut_off:
-        (folder / LOCK).write_text("cut off on another machine\n", encoding="utf-8")
-    if head.files:
-        say(f"the sweep's records are taken from {store.address}")
+        (folder / LOCK).write_text("cut off\n", encoding="utf-8")
 
 
 def _home_of(folder: Path) -> tuple[str, int] | None:

@@ -53,6 +53,7 @@ class Machine:
             stored_sweep(self.study.home, self.sweep, resume=resume, tracking_uri=uri, say=self.said.append) as commits,
             open_sweep_dir(self.study, self.sweep, resume=resume),
         ):
+            commits.finish(False)
             table = TrialTable.of(self.sweep, self.study)
             before = len(table)
             for number in range(before, trials):
@@ -60,6 +61,7 @@ class Machine:
                 commits.commit()
             if end is not None:
                 raise end
+            commits.finish(True)
         return before
 
 
@@ -88,17 +90,24 @@ def test_another_machine_goes_on(tmp_path: Path, home: str) -> None:
     assert machine(tmp_path, "c", home).run(3, resume=True) == 3
 
 
-def test_one_that_was_cut_off_goes_on_by_the_same_command(tmp_path: Path, home: str) -> None:
-    with pytest.raises(RuntimeError, match="as a crash"):
-        machine(tmp_path, "a", home).run(2, end=RuntimeError("as a crash"))
-    assert machine(tmp_path, "b", home).run(3) == 2
-
-
-def test_one_that_was_interrupted_needs_resume(tmp_path: Path, home: str) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        machine(tmp_path, "a", home).run(2, end=KeyboardInterrupt())
+def test_one_that_has_ended_stays_so_when_another_study_is_refused(tmp_path: Path, home: str) -> None:
+    machine(tmp_path, "a", home).run(1)
+    other = machine(tmp_path, "b", home)
+    other.study = load_study(ROOT / "search_spaces" / "quickstart.yaml", [f"storage={home}", "train.epochs=9"])
+    with pytest.raises(InputError, match="is not what this sweep began with"):
+        other.run(2, resume=True)
     with pytest.raises(InputError, match="is in use"):
-        machine(tmp_path, "b", home).run(3)
+        machine(tmp_path, "c", home).run(2)
+
+
+@pytest.mark.parametrize("end", [RuntimeError(), KeyboardInterrupt()])
+@pytest.mark.parametrize("other", ["a", "b"])
+def test_one_that_did_not_come_to_its_end_goes_on_by_the_same_command(
+    tmp_path: Path, home: str, end: BaseException, other: str
+) -> None:
+    with pytest.raises(type(end)):
+        machine(tmp_path, "a", home).run(2, end=end)
+    assert machine(tmp_path, other, home).run(3) == 2
 
 
 def test_nothing_to_go_on_with(tmp_path: Path, home: str) -> None:
