@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,15 +44,16 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.folder, self.output = folder, folder / "sweeps"
         self.sweep, self.printed = self.output / "one", self.output / "one.out"
-        (folder / "tmp").mkdir(parents=True)
+        self.temporary = tempfile.mkdtemp(prefix="drill-")  # short: Ray's sockets lie there
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
-        return start_sweep(self.output, "one", *STORED, *arguments, TMPDIR=str(self.folder / "tmp"), **variables)
+        return start_sweep(self.output, "one", *STORED, *arguments, TMPDIR=self.temporary, **variables)
 
     def finish(self, *arguments: str) -> None:
         process = self.start(*arguments)
         with ending_all(process):
             assert process.wait(timeout=500) == 0, self.printed.read_text()
+        shutil.rmtree(self.temporary)
         assert "Traceback" not in self.printed.read_text()
 
     def lines(self) -> int:
@@ -67,6 +69,7 @@ class Machine:
         process.wait()
         psutil.wait_procs(left, timeout=10)
         shutil.rmtree(self.folder)
+        shutil.rmtree(self.temporary)
 
 
 def undisturbed(folder: Path, *arguments: str) -> Outcome:

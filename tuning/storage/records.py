@@ -73,7 +73,7 @@ class Holder:
             return False
         try:
             process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.begun) > 1 or process.status() == psutil.STATUS_ZOMBIE
+            return bool(abs(process.create_time() - self.begun) > 1 or process.status() == psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return True
 

@@ -89,6 +89,7 @@ class WorkerGroups:
     def run(
         self,
         function: Callable[..., T],
+        /,
         *,
         on_report: Callable[[ReportContent], object] = lambda report: None,
         **arguments: object,
