@@ -21,6 +21,7 @@ from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
 from tuning.search.optuna_study import refuse_other_search
+from tuning.storage.node import StoredSweep
 from tuning.storage.store import Store
 from tuning.study import StudyConfig
 from tuning.sweep.background import in_background
@@ -55,7 +56,6 @@ from tuning.tracking import Status, Tracker, resolve_tracking_uri, shown_uri
 from tuning.workers.failures import was_infrastructure
 
 if TYPE_CHECKING:
-    from tuning.storage.node import StoredSweep
     from tuning.workers.worker_pool import WorkerPool
 
 
@@ -183,7 +183,7 @@ class Sweep:
             try:
                 outcome = self._search_and_judge(groups, disk, tracker)
                 if self.stored is not None and not outcome.interrupted:
-                    on_every_node(self.stored.forget_here)
+                    on_every_node(StoredSweep.forget_here, self.stored)
                 ray_is_up.close()
                 self.checkpoints.tidy(kept_of(self.table))
                 chance = task.chance(task.dev, study.objective.metric)
