@@ -50,8 +50,11 @@ class Runtime(Protocol):
     """Folder for this run's checkpoints; None keeps none."""
     resume: bool
     """Whether to go on from the newest whole checkpoint in `checkpoints`."""
-    copies: CheckpointCopies | None
-    """Where copies of the checkpoints are kept besides; None keeps none."""
+
+    @property
+    def copies(self) -> CheckpointCopies | None:
+        """Where copies of the checkpoints are kept besides; None keeps none."""
+        ...
 
     def report(self, report: Report) -> bool:
         """Hand on a report; every worker calls this, and that of rank 0 counts.

@@ -36,15 +36,15 @@ class Brought:
     """The content of the files that it wrote, by their paths on the driver's machine."""
 
 
-def run_stored(runtime: GroupRuntime, *, sweep: StoredSweep, function: Function, **arguments: Any) -> Brought:
+def run_stored(runtime: GroupRuntime, *, sweep: StoredSweep, task: Function, **arguments: Any) -> Brought:
     """On the workers of a group: run a function of `trial.py` whose arguments name paths on the driver's machine."""
-    if function is train_trial:
+    if task is train_trial:
         train_stored(runtime, sweep, **arguments)
         return Brought(None, {})
     with tempfile.TemporaryDirectory(dir=sweep.tasks_here) as folder:
         written = {arguments[name]: Path(folder) / name for name in FILES if name in arguments}
         here = runtime.apart(paths_here, sweep, arguments, Path(folder))
-        value = function(runtime, **here)
+        value = task(runtime, **here)
         return Brought(value, {path: file.read_bytes() for path, file in written.items() if file.is_file()})
 
 

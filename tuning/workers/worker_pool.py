@@ -90,7 +90,8 @@ class WorkerPool:
         for left in reversed(range(MAX_LOSSES + 1)):
             groups = self._groups
             try:
-                return self._received(groups.run(task, on_report=on_report, **arguments))
+                received: T = self._received(groups.run(task, on_report=on_report, **arguments))
+                return received
             except Exception as error:
                 if not isinstance(error, GroupLost) and not is_infrastructure(error):
                     raise
@@ -107,7 +108,7 @@ class WorkerPool:
             return function, arguments
         from tuning.workers.stored import run_stored
 
-        return run_stored, {"sweep": self.stored, "function": function, **arguments}
+        return run_stored, {"sweep": self.stored, "task": function, **arguments}
 
     def _received(self, value: Any) -> Any:
         """The value of such a task; the files that it wrote elsewhere are put into the sweep's folder."""

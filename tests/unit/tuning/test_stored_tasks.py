@@ -96,7 +96,7 @@ def test_a_trial_moves_to_another_node_and_is_reviewed_on_a_third(
         node = tmp_path / name
         node.mkdir()
         monkeypatch.setattr("tempfile.tempdir", str(node))
-        return run_stored(runtime, sweep=sweep, function=function, **given)  # type: ignore[arg-type]
+        return run_stored(runtime, sweep=sweep, task=function, **given)  # type: ignore[arg-type]
 
     task = {"trial": 3, "values": VALUES, **arguments(folder)}
     first, second = OneWorker(lost_at=50), OneWorker()
@@ -143,7 +143,7 @@ def test_a_trial_is_trained_again_up_to_its_best_evaluation(sweep: StoredSweep) 
     run_stored(
         runtime,  # type: ignore[arg-type]
         sweep=sweep,
-        function=train_trial,
+        task=train_trial,
         trial=1,
         values=VALUES,
         end=25,
