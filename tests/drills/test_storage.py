@@ -38,22 +38,28 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
         yield server
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="drill-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 class Machine:
     """A machine on which a driver runs: all folders that it writes in are its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.output = folder, folder / "sweeps"
+    def __init__(self, folder: Path, temporary: Path) -> None:
+        """`temporary`: has a short path, since Ray's sockets lie there."""
+        self.folder, self.output, self.temporary = folder, folder / "sweeps", temporary / folder.name
         self.sweep, self.printed = self.output / "one", self.output / "one.out"
-        self.temporary = tempfile.mkdtemp(prefix="drill-")  # short: Ray's sockets lie there
+        self.temporary.mkdir()
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
-        return start_sweep(self.output, "one", *STORED, *arguments, TMPDIR=self.temporary, **variables)
+        return start_sweep(self.output, "one", *STORED, *arguments, TMPDIR=str(self.temporary), **variables)
 
     def finish(self, *arguments: str) -> None:
         process = self.start(*arguments)
         with ending_all(process):
             assert process.wait(timeout=500) == 0, self.printed.read_text()
-        shutil.rmtree(self.temporary)
         assert "Traceback" not in self.printed.read_text()
 
     def lines(self) -> int:
@@ -80,33 +86,34 @@ def undisturbed(folder: Path, *arguments: str) -> Outcome:
     return Outcome.of(folder / "one")
 
 
-def test_the_drivers_machine_lost_twenty_times(s3: S3Server, tmp_path: Path, drill: Drill) -> None:
+def test_the_drivers_machine_lost_twenty_times(s3: S3Server, tmp_path: Path, temporary: Path, drill: Drill) -> None:
     """The driver's machine lost with all of its folders at 20 moments; each time another one goes on."""
     chance, lines, lost = random.Random(0), 0, 0
     while lost < LOSSES:
-        here = Machine(tmp_path / f"machine-{lost}")
+        here = Machine(tmp_path / f"machine-{lost}", temporary)
         process = here.start(*LONGER)
-        if chance.random() < 0.25:
-            end = time.monotonic() + chance.uniform(0, SOON_AFTER_ITS_START)
-            wait_for(process, lambda end=end: time.monotonic() > end)  # type: ignore[misc]
-        else:
-            least = lines + chance.randrange(1, 25)
-            wait_for(process, lambda here=here, least=least: here.lines() >= least)  # type: ignore[misc]
-            time.sleep(chance.uniform(0, 0.1))
-        lines = max(lines, here.lines())
-        if process.poll() is not None:
-            break
-        here.lose(process)
+        with ending_all(process):
+            if chance.random() < 0.25:
+                end = time.monotonic() + chance.uniform(0, SOON_AFTER_ITS_START)
+                wait_for(process, lambda end=end: time.monotonic() > end)  # type: ignore[misc]
+            else:
+                least = lines + chance.randrange(1, 25)
+                wait_for(process, lambda here=here, least=least: here.lines() >= least)  # type: ignore[misc]
+                time.sleep(chance.uniform(0, 0.1))
+            lines = max(lines, here.lines())
+            if process.poll() is not None:
+                break
+            here.lose(process)
         lost += 1
-    last = Machine(tmp_path / "last")
+    last = Machine(tmp_path / "last", temporary)
     last.finish(*LONGER, "--resume")
     assert lost >= LOSSES // 2, "the sweep had come to its end before"
     count_differences(drill, Outcome.of(last.sweep), undisturbed(tmp_path / "undisturbed", *LONGER))
 
 
-def test_two_drivers_of_which_the_first_is_stopped(s3: S3Server, tmp_path: Path, drill: Drill) -> None:
+def test_two_drivers_of_which_the_first_is_stopped(s3: S3Server, tmp_path: Path, temporary: Path, drill: Drill) -> None:
     """Two drivers, the first stopped for longer than its lease: one commits, the other ends with one line."""
-    first, second = Machine(tmp_path / "first"), Machine(tmp_path / "second")
+    first, second = Machine(tmp_path / "first", temporary), Machine(tmp_path / "second", temporary)
     process = first.start(*SHORT)
     with ending_all(process):
         assert wait_for(process, lambda: progress_of(first.sweep) >= 60)
@@ -130,9 +137,9 @@ def _records(objects: dict[str, int]) -> dict[str, int]:
     return {key: size for key, size in objects.items() if key.startswith(("head.json", "records/"))}
 
 
-def test_a_second_driver_does_not_get_in(s3: S3Server, tmp_path: Path, drill: Drill) -> None:
+def test_a_second_driver_does_not_get_in(s3: S3Server, tmp_path: Path, temporary: Path, drill: Drill) -> None:
     """Two drivers at once on two machines: the second is refused, and the first does not notice."""
-    first, second = Machine(tmp_path / "first"), Machine(tmp_path / "second")
+    first, second = Machine(tmp_path / "first", temporary), Machine(tmp_path / "second", temporary)
     process = first.start(*SHORT)
     with ending_all(process):
         assert wait_for(process, lambda: progress_of(first.sweep) >= 20)

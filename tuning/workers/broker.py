@@ -37,7 +37,7 @@ class ReportContent(TypedDict):
     """Of a sweep in an object store: the name of the newest checkpoint that is whole there."""
 
 
-def packed(function: Function, /, **arguments: object) -> bytes:
+def packed(function: Function, **arguments: object) -> bytes:
     """A task in pickled form: the broker need not import what the function needs."""
     packed_task: bytes = cloudpickle.dumps((function, arguments))
     return packed_task

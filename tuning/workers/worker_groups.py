@@ -89,7 +89,6 @@ class WorkerGroups:
     def run(
         self,
         function: Callable[..., T],
-        /,
         *,
         on_report: Callable[[ReportContent], object] = lambda report: None,
         **arguments: object,

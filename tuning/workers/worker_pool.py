@@ -76,7 +76,6 @@ class WorkerPool:
     def run(
         self,
         function: Callable[..., T],
-        /,
         *,
         on_report: Callable[[ReportContent], object] = lambda report: None,
         **arguments: object,
