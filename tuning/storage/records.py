@@ -209,6 +209,7 @@ class Records:
         self._new: dict[str, bytes] = {}
         self._asked = self._done = self._parts = 0
         self._dropped: list[str] = []
+        self._doomed: list[str] = []
         self._lost: str | None = None
         self._closing = False
         self._change = threading.Condition()
@@ -324,7 +325,7 @@ class Records:
                 self.store.delete([HEAD])
                 return
             self._put_head(replace(self.head, holder=None, ended=ended))
-            self.store.delete(self._dropped)
+            self.store.delete([*self._doomed, *self._dropped])
         except (Conflict, StoreAway):
             pass  # nobody waits for this: the lease ends by itself
 
@@ -402,6 +403,8 @@ class Records:
                 with self._change:
                     self._done = asked
                     self._change.notify_all()
+                self.store.patient(SECONDS_TO_WARN).delete(self._doomed)
+                self._doomed = []
             except Conflict:
                 self._lose("another process runs this sweep now; this one has ended, and nothing of it is lost")
             except StoreAway as error:
@@ -432,8 +435,8 @@ class Records:
             for key in [key for key in self._new if key in keys or key not in self._keys_wanted()]:
                 del self._new[key]
         gone = [part.key for parts in before.values() for part in parts if part.key not in keys]
-        still_read, self._dropped = self._dropped, gone  # who has read the head before may read them now
-        store.delete(key for key in still_read if key not in keys)
+        self._doomed += [key for key in self._dropped if key not in keys]
+        self._dropped = gone  # who has read the head before may read them now
 
     def _keys_wanted(self) -> set[str]:
         wanted = {part.key for parts in (self._wanted or {}).values() for part in parts}
