@@ -21,6 +21,8 @@ from tuning.storage.uploads import Uploads
 from tuning.study import SchedulerConfig, StudyConfig, dump_study, load_study
 from tuning.sweep.stored import StoredCheckpoints, put_in_store, refuse_in_store
 from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, MODEL_FILES, STUDY, trial_folder
+from tuning.sweep_dir.trial_status import TrialState
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.workers.stored import run_stored
 from tuning.workers.trial import evaluate_checkpoint, review_checkpoint, train_trial
 
@@ -138,20 +140,39 @@ def test_a_trial_moves_to_another_node_and_is_reviewed_on_a_third(
     assert sweep.store.names(f"trials/0003/{CHECKPOINTS}") == []
 
 
-def test_a_trial_is_trained_again_up_to_its_best_evaluation(sweep: StoredSweep) -> None:
+class OneGroup:
+    """Runs tasks as a pool with a single worker does."""
+
+    def __init__(self, sweep: StoredSweep) -> None:
+        self._sweep, self.asked = sweep, list[Any]()
+
+    def settle(self) -> None:
+        pass
+
+    def run(self, function: Any, **given: Any) -> Any:
+        self.asked.append(given["trial"])
+        return run_stored(OneWorker(), sweep=self._sweep, task=function, **given).value  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_that_was_lost_as_its_trial_ended_is_made_again(sweep: StoredSweep, study: StudyConfig) -> None:
     runtime, folder = OneWorker(), Path(sweep.folder)
-    run_stored(
-        runtime,  # type: ignore[arg-type]
-        sweep=sweep,
-        task=train_trial,
-        trial=1,
-        values=VALUES,
-        end=25,
-        **arguments(folder),
-    )
+    run = {"values": VALUES, **arguments(folder)}
+    run_stored(runtime, sweep=sweep, task=train_trial, trial=1, end=25, **run)  # type: ignore[arg-type]
     assert runtime.reports.keys() == {25}
     (name,) = sweep.store.names(f"trials/0001/{CHECKPOINTS}")
-    assert runtime.reports[25].checkpoint == str(sweep.folder_here / "trials/0001" / CHECKPOINTS / name)
+    checkpoint = f"trials/0001/{CHECKPOINTS}/{name}"
+    files = sweep.store.folder_files(checkpoint)
+    table, groups, said = TrialTable.of(folder, study), OneGroup(sweep), list[str]()
+    table.put(TrialRecord(1, TrialState.PRUNED, VALUES, progress=25, best_progress=25, checkpoint=name))
+    table.put(TrialRecord(2, TrialState.RUNNING, VALUES, checkpoint="update-00000001"))
+    checkpoints = StoredCheckpoints(sweep)
+    checkpoints.mend(groups, table, said.append)  # type: ignore[arg-type]
+    assert not groups.asked and not said
+    sweep.store.delete_folder(checkpoint)
+    checkpoints.mend(groups, table, said.append)  # type: ignore[arg-type]
+    assert groups.asked == [1] and len(said) == 1 and "is trained again" in said[0]
+    again = sweep.store.folder_files(checkpoint)
+    assert files is not None and again is not None and again[WEIGHTS] == files[WEIGHTS]
 
 
 def test_the_folder_of_a_node_is_its_users_alone(sweep: StoredSweep, tmp_path: Path) -> None:
