@@ -28,7 +28,7 @@ from tuning.study import StudyConfig
 from tuning.sweep.budget import Budget
 from tuning.sweep.extras import SeedScores
 from tuning.sweep.recording import run_params
-from tuning.sweep.stored import Checkpoints
+from tuning.sweep.stored import Checkpoints, LocalCheckpoints
 from tuning.sweep.verdict import Verdict, judge, on_holdout, unconfirmed
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns, Stage, model_of
 from tuning.sweep_dir.home import Commits, OnDisk
@@ -63,13 +63,14 @@ class Confirmation:
         groups: WorkerPool,
         budget: Budget,
         tracker: Tracker,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints | None = None,
         commits: Commits | None = None,
         *,
         say: Callable[[str], object],
     ) -> None:
         self._study, self._table, self._groups, self._tracker = study, table, groups, tracker
-        self._budget, self._checkpoints, self._commits, self._say = budget, checkpoints, commits or OnDisk(), say
+        self._budget, self._say = budget, say
+        self._checkpoints, self._commits = checkpoints or LocalCheckpoints(), commits or OnDisk()
         self._runs, self._lock = ConfirmRuns(table.folder), threading.Lock()
         self.judged: list[ConfirmRun] = []
         """The runs that the verdict rests on."""

@@ -21,7 +21,7 @@ from tuning.study.objectives import TRAIN_SECONDS
 from tuning.sweep.budget import Budget
 from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.rounds import Rounds
-from tuning.sweep.stored import Checkpoints
+from tuning.sweep.stored import Checkpoints, LocalCheckpoints
 from tuning.sweep_dir.descriptions import describe_trial
 from tuning.sweep_dir.home import Commits, OnDisk
 from tuning.sweep_dir.layout import CHECKPOINTS, trial_folder
@@ -43,11 +43,11 @@ class Recorder(DriverOnly, Callback):
         rounds: Rounds,
         budget: Budget,
         disk: DiskNeeds,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints | None = None,
         commits: Commits | None = None,
     ) -> None:
         self._study, self._table, self._tracker, self._rounds = study, table, tracker, rounds
-        self._checkpoints, self._commits = checkpoints, commits or OnDisk()
+        self._checkpoints, self._commits = checkpoints or LocalCheckpoints(), commits or OnDisk()
         self._budget, self._disk = budget, disk
         self._remover = ThreadPoolExecutor(1, thread_name_prefix="remover")
         self._removals: list[Future[None]] = []
