@@ -27,8 +27,8 @@ from tests.fixtures.sweeps import (
 from tuning.storage.store import Store
 
 pytestmark = pytest.mark.slow
-OPTIONS = ("--trials", "4", "--set", "train.epochs=8", *ONE_AT_A_TIME, "--set", "confirm={top: 1, seeds: 2}")
-SECONDS_AWAY = 60
+OPTIONS = ("--trials", "3", "--set", "train.epochs=4", *ONE_AT_A_TIME, "--set", "confirm={top: 1, seeds: 2}")
+SECONDS_AWAY = 40
 TIMES = ("seconds", "started", "landed")
 
 
@@ -53,7 +53,7 @@ class OneInFive(dict[int, str]):
         return ("503", "reset", "lost")[number // 5 % 3] if number % 5 == 4 else default
 
 
-@pytest.mark.parametrize("faults", ["none", "one in five, and away for a minute"])
+@pytest.mark.parametrize("faults", ["none", "one in five, and away for 40 s"])
 def test_the_sweep_is_that_of_a_folder(s3: S3Server, local: Path, tmp_path: Path, drill: Drill, faults: str) -> None:
     """A sweep in an object store beside the same one in a folder."""
     drill.title = f"{drill.title}; faults: {faults}"
@@ -78,11 +78,11 @@ def test_the_sweep_is_that_of_a_folder(s3: S3Server, local: Path, tmp_path: Path
 
 
 def through_faults(proxy: FaultyProxy, output: Path, *arguments: object, **variables: str) -> None:
-    """Run a sweep to its end; the store is away for a minute in its midst."""
+    """Run a sweep to its end; the store is away in its midst."""
     proxy.faults = OneInFive()
     process = start_sweep(output, "one", *arguments, **variables)
     with ending_all(process):
-        assert wait_for(process, lambda: progress_of(output / "one") >= 120), (output / "one.out").read_text()
+        assert wait_for(process, lambda: progress_of(output / "one") >= 80), (output / "one.out").read_text()
         proxy.always = "reset"
         time.sleep(SECONDS_AWAY)
         assert process.poll() is None, (output / "one.out").read_text()
