@@ -1,4 +1,4 @@
-"""Print what pyproject.toml asks for, with the server's extra: the image installs it before the code."""
+"""Print what pyproject.toml asks for, with the extras for servers and object stores: the image installs it first."""
 
 from __future__ import annotations
 
@@ -6,4 +6,5 @@ import tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-print("\n".join([*project["dependencies"], *project["optional-dependencies"]["server"]]))
+extras = project["optional-dependencies"]
+print("\n".join([*project["dependencies"], *extras["server"], *extras["object-storage"]]))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -44,13 +44,27 @@ def checkpoint_folder(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"update-{step:08d}"
 
 
+class CheckpointCopies(Protocol):
+    """Copies of a run's checkpoints in a place that outlives its disk, made while the run goes on."""
+
+    def add(self, folder: Path) -> None:
+        """A checkpoint was written: copy it, in the order of these calls. Waits while too many wait for it."""
+        ...
+
+    def keep(self, names: set[str]) -> None:
+        """Once all that was added before is copied, remove the copies of older checkpoints but those of these names."""
+        ...
+
+
 class CheckpointWriter:
     """Writes and removes the checkpoints of a run in threads, while the run goes on.
 
     Use it as a context manager: its end waits for what is under way.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, copies: CheckpointCopies | None = None) -> None:
+        """`copies` hears of all that is written and removed."""
+        self._copies = copies
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="checkpoint")
         self._removal: Future[None] | None = None
 
@@ -93,11 +107,15 @@ class CheckpointWriter:
             if is_disk_full(error):
                 raise OSError(errno.ENOSPC, "no space is left for a checkpoint", str(folder)) from error
             raise
+        if self._copies is not None:
+            self._copies.add(folder)
 
     def prune(self, checkpoints: Path, keep: set[str]) -> None:
         """Begin to remove a run's checkpoints, except those whose folders are named in `keep`."""
         self._wait_for_removal()
         self._removal = self._threads.submit(prune_checkpoints, checkpoints, keep)
+        if self._copies is not None:
+            self._copies.keep(keep)
 
     def _wait_for_removal(self) -> None:
         if self._removal is not None:

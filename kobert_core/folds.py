@@ -88,6 +88,7 @@ class FoldRuntime:
     def __init__(self, run: Runtime, fold: int, so_far: RunSoFar, on_evaluation: OnEvaluation) -> None:
         self.device, self.rank, self.workers, self.resume = run.device, run.rank, run.workers, run.resume
         self.checkpoints = None if run.checkpoints is None else fold_folder(run.checkpoints, fold)
+        self.copies = run.copies
         self.last: Report | None = None
         """Its newest report."""
         self._run, self._fold, self._so_far, self._on_evaluation = run, fold, so_far, on_evaluation

@@ -30,17 +30,23 @@ from kobert_core.tokenization import load_tokenizer
 TRAIN_CONFIG = "train_config.json"
 
 
-def save_model_files(folder: Path, task: Task) -> None:
+def save_model_files(folder: Path, task: Task, config: TrainConfig | None = None) -> None:
     """All files of a model's folder but its weights: `config.json`, the tokenizer's, `train_config.json`.
 
     They are the same for every checkpoint of a run, and make its export need neither data nor hub.
+
+    Args:
+        folder: To make; one that is there stays as it is.
+        task: That of the run.
+        config: Takes the place of the task's, which may name copies of the files that the run's config names.
     """
     if folder.exists():
         return
     with atomic_folder(folder) as temporary:
         task.hf_config().to_json_file(temporary / "config.json")
         task.tokenizer.save_pretrained(temporary)
-        atomic_write_json(temporary / TRAIN_CONFIG, task.config.model_dump(mode="json", exclude_unset=True))
+        written = (config or task.config).model_dump(mode="json", exclude_unset=True)
+        atomic_write_json(temporary / TRAIN_CONFIG, written)
         write_sums(temporary)
 
 

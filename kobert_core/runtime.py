@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 
+from kobert_core.checkpoint import CheckpointCopies
 from kobert_core.config import TrainConfig
 
 T = TypeVar("T")
@@ -50,6 +51,11 @@ class Runtime(Protocol):
     resume: bool
     """Whether to go on from the newest whole checkpoint in `checkpoints`."""
 
+    @property
+    def copies(self) -> CheckpointCopies | None:
+        """Where copies of the checkpoints are kept besides; None keeps none."""
+        ...
+
     def report(self, report: Report) -> bool:
         """Hand on a report; every worker calls this, and that of rank 0 counts.
 
@@ -82,6 +88,7 @@ class LocalRuntime:
     device: torch.device = field(default_factory=lambda: default_device())
     checkpoints: Path | None = None
     resume: bool = False
+    copies: CheckpointCopies | None = None
     on_report: Callable[[Report], None] = lambda report: None
     rank: int = 0
     workers: int = 1

@@ -82,7 +82,7 @@ def train(config: TrainConfig, task: Task[Any], runtime: Runtime) -> nn.Module:
             again with micro-batches of half the size, which stay so: its examples and its gradient are the same.
     """
     repeatable = deterministic(runtime.device) if config.train.deterministic else nullcontext()
-    with own_stream(runtime.device), repeatable, CheckpointWriter() as writer:
+    with own_stream(runtime.device), repeatable, CheckpointWriter(runtime.copies) as writer:
         model = _train(config, task, runtime, writer)
     model.zero_grad(set_to_none=True)
     return model

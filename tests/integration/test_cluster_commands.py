@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.commands import ROOT, UNCONFIRMED, tune
-from tests.fixtures.nodes import Nodes, ray_nodes
+from tests.fixtures.nodes import Nodes, may_mount, ray_nodes
 
 pytestmark = pytest.mark.slow
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
-
-
-def may_mount() -> bool:
-    return bool(shutil.which("unshare")) and subprocess.run(["unshare", "--mount", "true"], check=False).returncode == 0
 
 
 @pytest.fixture(scope="module")

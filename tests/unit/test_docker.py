@@ -43,7 +43,8 @@ def test_the_image_gets_what_the_package_asks_for() -> None:
         [sys.executable, str(DOCKER / "requirements.py")], cwd=ROOT, capture_output=True, text=True, check=True
     )
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert done.stdout.splitlines() == project["dependencies"] + project["optional-dependencies"]["server"]
+    extras = project["optional-dependencies"]
+    assert done.stdout.splitlines() == project["dependencies"] + extras["server"] + extras["object-storage"]
 
 
 def test_what_the_image_copies_is_there_and_sent_to_the_builder() -> None:

@@ -15,6 +15,7 @@ from tuning.api.frames import is_frame, store_frame
 from tuning.api.html import study_html
 from tuning.api.process import is_driven, start_driver
 from tuning.api.sweep import Sweep, named_frame
+from tuning.storage.store import is_address
 from tuning.study import load_study, study_of
 from tuning.sweep_dir.layout import FRAMES, STUDY, SWEEPS, WINNER
 from tuning.sweep_dir.names import sweep_folder
@@ -69,7 +70,7 @@ class Study:
             backbone: Folder or hub name of an encoder: `model.backbone`.
             parameters: What is searched: `{"optim.backbone_lr": {"distribution": "log_uniform", …}}`.
             name: Of the study, and of its sweep, unless `run` gives another.
-            storage: The folder of all sweeps; `sweeps` here, if not given.
+            storage: The folder of all sweeps; `sweeps` here, if not given. Or an address in an object store.
             sections: Other keys of a study file: `model`, `optim`, `train`, `objective`, `search`, `scheduler`,
                 `confirm`, `resources`, `budget`, `tracking`, …
 
@@ -79,7 +80,7 @@ class Study:
         section = dict(data) if isinstance(data, Mapping) else {"train": data}
         section |= {split: given for split, given in (("dev", dev), ("test", test)) if given is not None}
         frames = {split: section[split] for split in SPLITS if split in section}
-        files, self._names = _stored(frames, Path(storage or SWEEPS))
+        files, self._names = _stored(frames, _frames_folder(storage))
         model = dict(sections.pop("model", None) or {})
         if backbone is not None:
             model["backbone"] = os.fspath(backbone)
@@ -110,7 +111,7 @@ class Study:
         study = cls.__new__(cls)
         given = dict(overrides or {})
         frames = {split: given[f"data.{split}"] for split in SPLITS if f"data.{split}" in given}
-        files, study._names = _stored(frames, Path(given.get("storage") or SWEEPS))
+        files, study._names = _stored(frames, _frames_folder(given.get("storage")))
         given |= {f"data.{split}": file for split, file in files.items()}
         texts = [f"{key}={_as_yaml(key, value)}" for key, value in given.items()]
         study.config = study._naming_frames(lambda: load_study(path, texts))
@@ -288,3 +289,8 @@ def _as_yaml(key: str, value: object) -> str:
         return json.dumps(os.fspath(value) if isinstance(value, Path) else value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"no study file could have this value ({error})", where=key) from error
+
+
+def _frames_folder(storage: Any) -> Path:
+    """The folder of all sweeps on this machine, in which frames are written."""
+    return SWEEPS if not storage or is_address(str(storage)) else Path(storage)

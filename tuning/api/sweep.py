@@ -23,6 +23,7 @@ from tuning.display.trials import time_left_as_text
 from tuning.display.words import span
 from tuning.study import StudyConfig
 from tuning.sweep_dir.confirm_runs import ConfirmRuns
+from tuning.sweep_dir.home import copy_here
 from tuning.sweep_dir.layout import REPORT, REVIEW, SPOOL, WINNER, confirm_folder
 from tuning.sweep_dir.lock import goes_on
 from tuning.sweep_dir.reviews import read_review
@@ -69,15 +70,12 @@ class Sweep:
 
     @classmethod
     def open(cls, folder: str | Path) -> Sweep:
-        """The sweep of a folder.
+        """The sweep of a folder, or of an address in an object store: then as it is there now.
 
         Raises:
-            InputError: this is none, or its study was altered.
+            InputError: this is none, its study was altered, or the store cannot be used.
         """
-        if "://" in str(folder):
-            what = "this is no folder of this machine"
-            raise InputError(what, where=folder, fix="mount it, or copy it here")
-        path = Path(folder).resolve()
+        path = copy_here(str(folder)) if "://" in str(folder) else Path(folder).resolve()
         return cls(path, load_sweep_study(path))
 
     @property

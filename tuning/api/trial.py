@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kobert_core.errors import InputError
 from tuning.api.export import export_trial
+from tuning.sweep_dir.home import bring
 from tuning.sweep_dir.layout import MODEL, WINNER
 from tuning.sweep_dir.trial_table import TrialRecord, read_winner, standing
 
@@ -71,7 +72,7 @@ class Trial:
         Raises:
             InputError: it has no checkpoint any more.
         """
-        exported = self._folder / MODEL
+        exported = bring(self._folder, self._folder / MODEL) if self._is_winner else self._folder / MODEL
         if self._is_winner and exported.is_dir():
             return Model(exported, device=device)
         kept = tempfile.TemporaryDirectory(prefix="kobert-tuning-", ignore_cleanup_errors=True)

@@ -23,6 +23,7 @@ from tuning.cli.interpreter import settle_interpreter
 from tuning.cli.launch import commands as launch_commands
 from tuning.cli.models import commands as model_commands
 from tuning.cli.onnx import commands as onnx_commands
+from tuning.cli.options import Refused
 from tuning.cli.plan import commands as plan_commands
 from tuning.cli.serve import commands as serve_commands
 from tuning.cli.studies import commands as study_commands
@@ -63,7 +64,7 @@ def main() -> None:
     try:
         settle_interpreter()
         app()
-    except InputError as error:
+    except (InputError, Refused) as error:
         _refuse(str(error))
     except BrokenPipeError:
         sys.exit(0)

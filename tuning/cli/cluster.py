@@ -17,11 +17,13 @@ from tuning.cli.options import (
     Resume,
     StudyFile,
     Trials,
+    folder_only,
     print_json,
     with_trials,
 )
 from tuning.cli.terminal import echo
 from tuning.display.words import span
+from tuning.storage.store import is_address
 from tuning.sweep_dir.names import sweep_folder
 
 commands = typer.Typer()
@@ -47,7 +49,10 @@ def submit(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", metavar="DIR", help="Folder of all sweeps, on the cluster's storage. Default: `storage`."
+            "--output",
+            metavar="DIR",
+            help="Folder of all sweeps, on the cluster's storage. Default: `storage`.",
+            parser=folder_only("give it as `storage` in the study, or with --set storage=ADDRESS"),
         ),
     ] = None,
     resume: Resume = False,
@@ -58,7 +63,7 @@ def submit(
     The package and the study go along. Data, models and the output folder must be on the cluster under the paths that
     they have here.
     """
-    from tuning.cluster.jobs import Jobs
+    from tuning.cluster.jobs import Jobs, place_in
     from tuning.study import load_study
     from tuning.sweep.preflight import check_study, is_here
     from tuning.sweep_dir.layout import CACHE
@@ -69,7 +74,7 @@ def submit(
     if is_here(study):
         check_study(study, cache if (cache := folder.parent / CACHE).is_dir() else None)
     job = jobs.submit(study, folder, options=["--resume"] if resume else [])
-    echo(f"job {job} will write {folder}")
+    echo(f"job {job} will write {place_in(study, folder)}")
     if not follow:
         echo(f"see it: kobert-tune status {job} --address {jobs.address}")
         echo(f"end it: kobert-tune stop {job} --address {jobs.address}")
@@ -125,19 +130,21 @@ def doctor(
         typer.Option(help="A Ray cluster: auto, or HOST:6379. Default: RAY_ADDRESS; else this machine alone."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="DIR", help="Folder of all sweeps. Default: `storage`, sweeps.")
+        str | None,
+        typer.Option("--output", metavar="DIR", help="Folder or address of all sweeps. Default: `storage`, sweeps."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What would keep a sweep from running: versions, GPUs, shared storage, MLflow, disk, clocks."""
+    """What would keep a sweep from running: versions, GPUs, shared or object storage, MLflow, disk, clocks."""
     from tuning.study import load_study
     from tuning.sweep.doctor import examine
     from tuning.tracking import resolve_tracking_uri
 
     study = load_study(study_file) if study_file else None
-    folder = output or (study and study.storage) or SWEEPS
+    home = output if is_address(output) else study.home if study and output is None else None
+    folder = Path(output) if output and home is None else (study and study.sweeps_folder) or SWEEPS
     uri = resolve_tracking_uri(study.tracking.uri if study else None, folder)
-    findings = examine(address, output=folder, tracking_uri=uri, study=study)
+    findings = examine(address, output=folder, tracking_uri=uri, study=study, home=home)
     if as_json:
         print_json({"findings": [asdict(finding) for finding in findings]})
     else:

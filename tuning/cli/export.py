@@ -69,21 +69,23 @@ def export(
         from tuning.sweep.push import check_repo
 
         check_repo(push)
+    sweep = sweep_dir.sweep()
     if output is not None:
         wanted = None
         if onnx or int8 or fp16:
             from tuning.sweep.onnx import Wanted
 
             wanted = Wanted(int8=int8, fp16=fp16, max_drop=max_drop)
-        _export(sweep_dir, output, trial, wanted, variant=variant)
+        _export(sweep, output, trial, wanted, variant=variant)
     if push is not None:
-        _push(sweep_dir, trial, output, push, variant=variant, public=public, license=license)
+        _push(sweep, trial, output, push, variant=variant, public=public, license=license)
     if register is not None:
-        from tuning.cli.tracking import promoting, tell
+        from tuning.cli.tracking import promoting, refuse_without_server, tell
         from tuning.sweep.promotion import register_model
 
+        refuse_without_server(sweep_dir, sweep, None)
         with promoting(alias, data, force) as contest:
-            found = register_model(sweep_dir, register, contest, trial=trial, exported=output)
+            found = register_model(sweep, register, contest, trial=trial, exported=output)
         tell(found)
 
 

@@ -57,10 +57,10 @@ def predict(
     from tuning.cli.progress import watching
 
     asked = Asked(keep_columns=keep_columns, top_k=top_k, threshold=threshold, backend=backend_of(backend))
-    found, to_stdout = Predicted(), str(output) == STANDARD
+    folder, found, to_stdout = model_dir.model(), Predicted(), str(output) == STANDARD
     try:
-        with watching() as progress, standard_input(model_dir) if source == [STANDARD] else nullcontext(source) as read:
-            predict_file(model_dir, Source.of(read), output, asked=asked, predicted=found, progress=progress)
+        with watching() as progress, standard_input(folder) if source == [STANDARD] else nullcontext(source) as read:
+            predict_file(folder, Source.of(read), output, asked=asked, predicted=found, progress=progress)
     except KeyboardInterrupt:
         if not to_stdout and found.rows:
             echo(f"{found.rows:,} rows are kept in {output}.part: the same command goes on", err=True)
@@ -90,7 +90,9 @@ def evaluate(
     run_by = backend_of(backend)
     with watching() as progress:
         say = beside(progress, err=True)
-        result = evaluate_file(model_dir, Source.of(data), predictions, backend=run_by, say=say, progress=progress)
+        result = evaluate_file(
+            model_dir.model(), Source.of(data), predictions, backend=run_by, say=say, progress=progress
+        )
     if one := _only_class(result):
         echo(f"warning: the model answers `{one}` to all {result['examples']:,} rows", err=True)
     if as_json:

@@ -21,6 +21,7 @@ from tuning.cli.options import (
     StudyFile,
     SweepsFolder,
     Trials,
+    folder_only,
     print_json,
     with_trials,
 )
@@ -125,6 +126,7 @@ def distill(
         typer.Argument(
             metavar="SWEEP_DIR",
             help="The sweep whose confirmed models teach, or else its winner; or an exported model.",
+            parser=folder_only("export its model first, and give that"),
         ),
     ],
     student: Annotated[Path, typer.Option("--student", metavar="STUDY", help="The study file of a smaller model.")],

@@ -88,7 +88,7 @@ def reproduce(
     from tuning.sweep.reproduce import reproduce as train_again
 
     with watching() as progress:
-        found = train_again(sweep_dir, trial, say=beside(progress, err=True), progress=progress)
+        found = train_again(sweep_dir.sweep(), trial, say=beside(progress, err=True), progress=progress)
     if as_json:
         print_json(found.as_json())
     else:

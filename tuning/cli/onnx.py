@@ -9,7 +9,7 @@ import typer
 
 from kobert_core.data.source import Source
 from kobert_core.onnx.files import FILES, FOLDER, MAX_DROP
-from tuning.cli.options import EXIT_NOT_KEPT, AsJson, Fp16, Int8, MaxDrop, ModelDir, print_json
+from tuning.cli.options import EXIT_NOT_KEPT, AsJson, Fp16, Int8, MaxDrop, folder_only, print_json
 from tuning.cli.terminal import echo
 
 if TYPE_CHECKING:
@@ -20,7 +20,14 @@ commands = typer.Typer()
 
 @commands.command()
 def onnx(
-    model_dir: ModelDir,
+    model_dir: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL_DIR",
+            help="Folder of an exported model.",
+            parser=folder_only("export the model first, and give that folder"),
+        ),
+    ],
     data: Annotated[
         list[str],
         typer.Option("--data", metavar="FILE", help="A labelled file that the model was not trained on."),

@@ -10,8 +10,10 @@ from typing import Annotated
 
 import typer
 
+from kobert_core.errors import InputError
 from kobert_core.onnx.files import BACKENDS
 from tuning.cli.terminal import echo
+from tuning.storage.store import is_address
 from tuning.sweep_dir.layout import LEDGER, TRIALS
 from tuning.sweep_dir.layout import SWEEPS as SWEEPS
 
@@ -41,9 +43,59 @@ def _complete(incomplete: str, is_wanted: Callable[[Path], bool]) -> list[str]:
 def complete_trials(ctx: typer.Context, incomplete: str) -> list[str]:
     """For the shell: the numbers of the trials of the sweep that was named before."""
     sweep = ctx.params.get("sweep_dir")
-    found = Path(sweep, TRIALS).glob("[0-9]*") if sweep else ()
+    found = Path(str(sweep), TRIALS).glob("[0-9]*") if sweep else ()
     numbers = (str(int(folder.name)) for folder in sorted(found) if folder.name.isdecimal())
     return [number for number in numbers if number.startswith(incomplete)]
+
+
+class Place:
+    """A folder, or an address in an object store, as it was given; nothing is looked at before a command needs it."""
+
+    def __init__(self, given: str) -> None:
+        self.given = given
+
+    def __str__(self) -> str:
+        return self.given
+
+    @property
+    def is_address(self) -> bool:
+        """Whether it is an address."""
+        return is_address(self.given)
+
+    def sweep(self) -> Path:
+        """The folder of the sweep; of one at an address a copy of its records.
+
+        Raises:
+            InputError: there is none at the address, or the store cannot be used.
+        """
+        from tuning.sweep_dir.home import copy_here
+
+        return copy_here(self.given) if self.is_address else Path(self.given)
+
+    def model(self) -> Path:
+        """The folder of the exported model; at the address of a sweep, a copy of its model.
+
+        Raises:
+            InputError: as from `sweep`.
+        """
+        from tuning.sweep_dir.home import model_here
+
+        return model_here(self.given) if self.is_address else Path(self.given)
+
+
+class Refused(Exception):
+    """What an `InputError` says, on the way out of a parser: typer would take a `ValueError` for its own."""
+
+
+def folder_only(fix: str = "give a folder of this machine") -> Callable[[str], Path]:
+    """A parser of folders that refuses addresses in an object store with one line."""
+
+    def parse(text: str) -> Path:
+        if is_address(text):
+            raise Refused(InputError("this cannot be an address in an object store", where=text, fix=fix))
+        return Path(text)
+
+    return parse
 
 
 StudyFile = Annotated[
@@ -64,14 +116,33 @@ Trials = Annotated[int | None, typer.Option(min=1, help="Number of trials, inste
 Name = Annotated[str | None, typer.Option(help="Name of the sweep, instead of the study's.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was interrupted, or extend it.")]
 SweepDir = Annotated[
-    Path,
-    typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep, such as sweeps/nsmc.", autocompletion=complete_sweeps),
+    Place,
+    typer.Argument(
+        metavar="SWEEP_DIR",
+        help="Folder of a sweep, such as sweeps/nsmc, or its address, such as s3://bucket/prefix/nsmc.",
+        autocompletion=complete_sweeps,
+        parser=Place,
+    ),
 ]
-ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder of an exported model.")]
-Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps.")]
+ModelDir = Annotated[
+    Place,
+    typer.Argument(
+        metavar="MODEL_DIR",
+        help="Folder of an exported model, or the address of a sweep that has one.",
+        parser=Place,
+    ),
+]
+Output = Annotated[
+    Path, typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps.", parser=folder_only())
+]
 SweepsFolder = Annotated[
     Path | None,
-    typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps. Default: `storage`, else sweeps."),
+    typer.Option(
+        "--output",
+        metavar="DIR",
+        help="Folder that holds all sweeps. Default: `storage`, else sweeps.",
+        parser=folder_only("give it as `storage` in the study, or with --set storage=ADDRESS"),
+    ),
 ]
 Address = Annotated[
     str | None,

@@ -46,7 +46,7 @@ def serve(
     from tuning.serving.model import needs_extra
     from tuning.serving.settings import ServerSettings
 
-    run_by = backend_of(backend)
+    folder, run_by = model_dir.model(), backend_of(backend)
     settings = ServerSettings(
         max_body=max_body,
         max_rows=max_rows,
@@ -63,7 +63,7 @@ def serve(
             from tuning.serving.ray_app import serve_on_ray
 
         serve_on_ray(
-            model_dir,
+            folder,
             settings,
             host=host,
             port=port,
@@ -77,4 +77,4 @@ def serve(
     with needs_extra():
         from tuning.serving.server import serve as serve_here
 
-    serve_here(model_dir, settings, host=host, port=port, device=device, backend=run_by, say=echo)
+    serve_here(folder, settings, host=host, port=port, device=device, backend=run_by, say=echo)

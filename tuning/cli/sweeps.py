@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 
 from kobert_core.errors import InputError
-from tuning.cli.options import SWEEPS, AsJson, Output, SweepDir, complete_sweeps, complete_trials, print_json
+from tuning.cli.options import SWEEPS, AsJson, Place, SweepDir, complete_sweeps, complete_trials, print_json
 from tuning.cli.terminal import echo
+from tuning.storage.store import is_address
 
 if TYPE_CHECKING:
     from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -23,10 +24,17 @@ POLL_SECONDS = 0.5
 @commands.command("list")
 def list_(
     sweep_dir: Annotated[
-        Path | None,
-        typer.Argument(metavar="[SWEEP_DIR]", help="Show the trials of one sweep.", autocompletion=complete_sweeps),
+        Place | None,
+        typer.Argument(
+            metavar="[SWEEP_DIR]",
+            help="Show the trials of one sweep, by its folder or its address.",
+            autocompletion=complete_sweeps,
+            parser=Place,
+        ),
     ] = None,
-    output: Output = SWEEPS,
+    output: Annotated[
+        str, typer.Option("--output", metavar="DIR", help="Folder that holds all sweeps, or its address.")
+    ] = str(SWEEPS),
     sort: Annotated[
         str | None,
         typer.Option(
@@ -42,7 +50,7 @@ def list_(
     from tuning.sweep_dir.trial_table import as_row
 
     if sweep_dir is not None:
-        table = _table_of(sweep_dir)
+        table = _table_of(sweep_dir.sweep())
         records = _sorted(table, sort or "trial")
         if as_json:
             print_json(_summary(table) | {"trials": [as_row(record) for record in records]})
@@ -51,7 +59,12 @@ def list_(
         return
     if sort is not None:
         raise InputError("`--sort` sorts the trials of one sweep", where="--sort", fix="give its folder, SWEEP_DIR")
-    tables = [_table_of(path.parent) for path in sorted(output.glob(f"*/{LEDGER}"))]
+    if is_address(output):
+        from tuning.sweep_dir.home import copy_here, sweeps_at
+
+        tables = [_table_of(copy_here(address)) for address in sweeps_at(output)]
+    else:
+        tables = [_table_of(path.parent) for path in sorted(Path(output).glob(f"*/{LEDGER}"))]
     if as_json:
         print_json({"sweeps": [_summary(table) for table in tables]})
         return
@@ -71,10 +84,11 @@ def _table_of(sweep_dir: Path) -> TrialTable:
 def _summary(table: TrialTable) -> dict[str, object]:
     """A sweep, for `--json`."""
     from tuning.sweep.comparison import trial_as_json
+    from tuning.sweep_dir.home import place_of
 
     winner = table.winner()
     return {
-        "sweep": str(table.folder),
+        "sweep": place_of(table.folder),
         "objective": table.objective.model_dump(),
         **({"further": [each.name for each in table.further]} if table.further else {}),
         "states": table.states(),
@@ -85,13 +99,14 @@ def _summary(table: TrialTable) -> dict[str, object]:
 
 def _line(table: TrialTable) -> str:
     """A sweep in one line."""
+    from tuning.sweep_dir.home import place_of
     from tuning.sweep_dir.trial_table import standing
 
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(table.states().items()))
     best, cut = table.winner(), "  (cut off; the same command goes on)" if _is_cut_off(table) else ""
     value = f"best {table.objective.metric} {best.value:.4f} ({standing(best)})" if best else "no winner"
     value = table.why_no_winner() or value
-    return f"{table.folder}  {states}  {value}{cut}"
+    return f"{place_of(table.folder)}  {states}  {value}{cut}"
 
 
 def _show(table: TrialTable, records: list[TrialRecord]) -> None:
@@ -156,16 +171,20 @@ def logs(
     ] = False,
 ) -> None:
     """What a trial printed."""
+    from tuning.sweep_dir.home import bring
     from tuning.sweep_dir.layout import LOG, trial_folder
     from tuning.sweep_dir.lock import is_running
     from tuning.sweep_dir.trial_table import standing
 
-    record, read = _begun(sweep_dir, trial) if follow else _table_of(sweep_dir)[trial], 0
-    log = trial_folder(sweep_dir, trial) / LOG
+    if follow and sweep_dir.is_address:
+        what = "a trial in an object store cannot be followed"
+        raise InputError(what, where=sweep_dir, fix="leave out --follow, and look again")
+    folder = sweep_dir.sweep()
+    record, read = _begun(folder, trial) if follow else _table_of(folder)[trial], 0
     while True:
         # Whether it goes on is asked before the log is read: what it printed was there before its end.
-        goes_on = follow and not record.has_ended and is_running(sweep_dir)
-        if log.is_file():
+        goes_on = follow and not record.has_ended and is_running(folder)
+        if (log := bring(folder, trial_folder(folder, trial) / LOG)).is_file():
             with open(log, "rb") as file:
                 file.seek(read)
                 new = file.read()
@@ -176,7 +195,7 @@ def logs(
         if not goes_on:
             break
         time.sleep(POLL_SECONDS)
-        record = _table_of(sweep_dir)[trial]
+        record = _table_of(folder)[trial]
     if record.reason and not log.is_file():
         echo(record.reason)
     if follow:
@@ -199,9 +218,12 @@ def report(
     from tuning.report import write_report
     from tuning.sweep_dir.layout import REPORT
 
-    path = output or sweep_dir / REPORT
+    if output is None and sweep_dir.is_address:
+        raise InputError("nothing says where the report goes", where="report", fix="give --output FILE")
+    folder = sweep_dir.sweep()
+    path = output or folder / REPORT
     check_output(path)
-    echo(f"report: {write_report(sweep_dir, path)}")
+    echo(f"report: {write_report(folder, path)}")
     if show:
         typer.launch(path.resolve().as_uri())
 

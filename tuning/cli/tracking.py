@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kobert_core.data.source import Source
+from kobert_core.errors import InputError
 from tuning.cli.options import (
     EXIT_NOT_BETTER,
     EXIT_UNSENT,
@@ -18,7 +21,9 @@ from tuning.cli.options import (
     CompareOn,
     Force,
     Output,
+    Place,
     SweepDir,
+    folder_only,
     print_json,
 )
 from tuning.cli.terminal import echo
@@ -43,8 +48,13 @@ def sync(
     What is there already is not sent twice. Runs that a killed sweep left open are ended; --resume takes them up again.
     """
     from tuning.sweep.sync import sync_sweep
+    from tuning.sweep_dir.home import writing_at
 
-    result = sync_sweep(sweep_dir, uri=tracking_uri)
+    at_address = sweep_dir.is_address
+    refuse_without_server(sweep_dir, sweep_dir.sweep(), tracking_uri)
+    say = partial(echo, err=True)
+    with writing_at(str(sweep_dir), say=say) if at_address else nullcontext(sweep_dir.sweep()) as folder:
+        result = sync_sweep(folder, uri=tracking_uri)
     said = [f"{result.sent:,} records sent"]
     if result.left:
         said.append(f"{result.left:,} left ({result.reason})")
@@ -57,6 +67,19 @@ def sync(
         print_json(found | {"refused": result.refused, "dead_letters": dead_letters})
     if result.left or result.refused:
         raise typer.Exit(EXIT_UNSENT)
+
+
+def refuse_without_server(place: Place, sweep: Path, uri: str | None) -> None:
+    """Refuse to look for the MLflow store of a sweep in an object store where that is a file of its driver's machine.
+
+    Raises:
+        InputError: neither `uri`, the study nor the environment names one.
+    """
+    from tuning.sweep_dir.saved_study import load_sweep_study
+
+    if place.is_address and not (uri or load_sweep_study(sweep).tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        what = "the MLflow store of this sweep was a file of its driver's machine"
+        raise InputError(what, where=place, fix="set MLFLOW_TRACKING_URI to the one to use")
 
 
 @commands.command()
@@ -109,7 +132,12 @@ def tell(found: Promotion, *, as_json: bool = False) -> None:
 @commands.command()
 def ui(
     sweep_dir: Annotated[
-        Path | None, typer.Argument(metavar="[SWEEP_DIR]", help="A sweep whose store to show.")
+        Path | None,
+        typer.Argument(
+            metavar="[SWEEP_DIR]",
+            help="A sweep whose store to show.",
+            parser=folder_only("give a sweep's working folder, or set MLFLOW_TRACKING_URI and give none"),
+        ),
     ] = None,
     output: Output = SWEEPS,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

@@ -102,19 +102,21 @@ class Jobs:
         Raises:
             InputError: a sweep of this folder runs, or has ended there, or an address holds a secret.
         """
-        earlier = [job for job in self.list() if job.folder == str(folder)]
+        place = place_in(study, folder)
+        earlier = [job for job in self.list() if job.folder == place]
         running = [job for job in earlier if job.state in ("PENDING", "RUNNING")]
         if running:
             raise InputError(
-                f"the sweep runs as job {running[0].id}", where=folder, fix=f"`kobert-tune stop {running[0].id}`"
+                f"the sweep runs as job {running[0].id}", where=place, fix=f"`kobert-tune stop {running[0].id}`"
             )
-        if "--resume" not in options:
+        if "--resume" not in options and study.home is None:  # else the store says whether its name is in use
             refuse_used(folder)
             unseen = not folder.parent.is_dir()  # the storage is the cluster's alone
             if unseen and any(job.state in ("SUCCEEDED", "STOPPED") for job in earlier):
                 raise name_in_use(folder)
         command = ["python", "-m", "tuning", "sweep", STUDY, "--address", "auto"]
-        command += ["--name", folder.name, "--output", str(folder.parent), *options]
+        command += ["--name", folder.name, *options]
+        command += ["--output", str(folder.parent)] if study.home is None else []  # else a folder of the job's own
         with tempfile.TemporaryDirectory(prefix="kobert-tune-") as name:
             package_into(Path(name))
             dump_study(study, Path(name) / STUDY)
@@ -122,7 +124,7 @@ class Jobs:
                 entrypoint=shlex.join(command),
                 submission_id=job_id(folder.name),
                 runtime_env={"working_dir": name, "env_vars": job_environment()},
-                metadata={OURS: version("kobert-tuning"), "folder": str(folder)},
+                metadata={OURS: version("kobert-tuning"), "folder": place},
             )
         return job
 
@@ -216,3 +218,8 @@ def as_job(details: JobDetails) -> Job:
         exit_code=details.driver_exit_code,
         message=details.message,
     )
+
+
+def place_in(study: StudyConfig, folder: Path) -> str:
+    """Where a sweep is found when it has run: in its folder, or at its address in an object store."""
+    return str(folder) if study.home is None else f"{study.home}/{folder.name}"

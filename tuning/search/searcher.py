@@ -44,6 +44,7 @@ class OptunaSearcher(DriverOnly, Searcher):
         newest_counts: bool = False,
         further: Further = (),
         record_of: Callable[[int], TrialRecord] | None = None,
+        before_trial: Callable[[], object] = lambda: None,
     ) -> None:
         """
         Args:
@@ -54,8 +55,9 @@ class OptunaSearcher(DriverOnly, Searcher):
             newest_counts: As in `tell` of `optuna_study`.
             further: The objectives and constraints behind the first objective.
             record_of: Where there are such, gives what the ledger has of a trial, by its number.
+            before_trial: Called when the study has the values of a trial, and nobody else has them yet.
         """
-        self._takes_new_trials = takes_new_trials
+        self._takes_new_trials, self._before_trial = takes_new_trials, before_trial
         super().__init__(metric="objective", mode=objective.mode)
         self._study, self._space, self._search, self._objective = study, space, search, objective
         self._newest_counts, self._further, self._record_of = newest_counts, further, record_of
@@ -94,7 +96,9 @@ class OptunaSearcher(DriverOnly, Searcher):
         values = frozen.params if is_whole else PointSampler(study, space, self._search, number).new_values()
         self._running[trial_id] = trial
         self._reported[trial_id] = dict(frozen.intermediate_values)
-        return {"trial": number, "values": write_down(trial, space, values)}
+        values = write_down(trial, space, values)
+        self._before_trial()
+        return {"trial": number, "values": values}
 
     def on_trial_result(self, trial_id: str, result: dict[str, object]) -> None:
         """Report a point of a trial's curve, at its percentage of the run."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, TypeVar, cast
 
-from pydantic import ConfigDict, Field, PlainSerializer, SerializeAsAny, field_validator
+from pydantic import ConfigDict, Field, PlainSerializer, SerializeAsAny, WithJsonSchema, field_validator
 
 from kobert_core.config import (
     DataConfig,
@@ -25,6 +25,7 @@ from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from search_spaces.distributions import Constant, Space
 from search_spaces.validation import Problems, Where, nowhere, show, validate
+from tuning.storage.store import check_address
 from tuning.study.objectives import Further
 from tuning.study.sections import (
     BudgetConfig,
@@ -85,16 +86,29 @@ class StudyHead(FrozenConfig):
     """Name of a task in `kobert_core.tasks`."""
     keep_checkpoints: PositiveInt = 3
     """The checkpoints of this many best trials are kept."""
-    storage: Path | None = None
+    storage: Annotated[Path | str | None, WithJsonSchema({"type": "string"})] = None
     """Folder of all sweeps, where `--output` is not given; on a cluster of several machines, one that all share. A
-    relative path is relative to the study file."""
+    relative path is relative to the study file. Or the address of a place in an object store that sweeps live in, such
+    as `s3://bucket/prefix`: see docs/object-storage.md."""
 
-    @field_validator("storage", mode="before")
+    @field_validator("storage", mode="plain")
     @classmethod
-    def _is_a_path(cls, value: object) -> object:
-        if isinstance(value, str) and "://" in value:
-            raise ValueError(f"`storage` must be a folder that all machines have mounted, but got {show(value)}")
-        return value
+    def _is_a_place(cls, value: object) -> Path | str | None:
+        if isinstance(value, str):
+            return check_address(value) if "://" in value else Path(value)
+        if value is None or isinstance(value, Path):
+            return value
+        raise ValueError(f"`storage` must be a folder, or an address in an object store, but got {show(value)}")
+
+    @property
+    def sweeps_folder(self) -> Path | None:
+        """`storage`, where that is a folder."""
+        return self.storage if isinstance(self.storage, Path) else None
+
+    @property
+    def home(self) -> str | None:
+        """`storage`, where that is an address."""
+        return self.storage if isinstance(self.storage, str) else None
 
     @field_validator("name")
     @classmethod

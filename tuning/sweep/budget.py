@@ -59,6 +59,8 @@ class Budget(DriverOnly, Stopper):
         self.seconds = min((limit for limit in limits if limit is not None), default=None)
         self.reserve: Callable[[], float] = lambda: 0.0
         """Seconds that are kept for what follows the search; half of the budget at most."""
+        self.check: Callable[[], object] = lambda: None
+        """Raises what ends the sweep at once."""
         self.interrupted = False
         self.gave_up: str | None = None
         """Why the sweep stopped early; it can be resumed."""
@@ -104,6 +106,7 @@ class Budget(DriverOnly, Stopper):
 
     def stop_all(self) -> bool:
         """Whether all trials are to stop now; the workers are told at once."""
+        self.check()
         free = shutil.disk_usage(self._folder).free
         if free < self._least_free and not self.gave_up:
             self.gave_up = (

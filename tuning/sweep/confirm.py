@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kobert_core.checkpoint import WEIGHTS, prune_checkpoints
+from kobert_core.checkpoint import WEIGHTS
 from kobert_core.errors import InputError
 from kobert_core.pretrained import complete_model
 from kobert_core.tasks import task_class
@@ -28,8 +28,10 @@ from tuning.study import StudyConfig
 from tuning.sweep.budget import Budget
 from tuning.sweep.extras import SeedScores
 from tuning.sweep.recording import run_params
+from tuning.sweep.stored import Checkpoints, LocalCheckpoints
 from tuning.sweep.verdict import Verdict, judge, on_holdout, unconfirmed
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns, Stage, model_of
+from tuning.sweep_dir.home import Commits, OnDisk
 from tuning.sweep_dir.layout import (
     CACHE,
     CHECKPOINTS,
@@ -61,11 +63,14 @@ class Confirmation:
         groups: WorkerPool,
         budget: Budget,
         tracker: Tracker,
+        checkpoints: Checkpoints | None = None,
+        commits: Commits | None = None,
         *,
         say: Callable[[str], object],
     ) -> None:
         self._study, self._table, self._groups, self._tracker = study, table, groups, tracker
         self._budget, self._say = budget, say
+        self._checkpoints, self._commits = checkpoints or LocalCheckpoints(), commits or OnDisk()
         self._runs, self._lock = ConfirmRuns(table.folder), threading.Lock()
         self.judged: list[ConfirmRun] = []
         """The runs that the verdict rests on."""
@@ -133,11 +138,15 @@ class Confirmation:
 
     def _keep_model(self, run: ConfirmRun) -> None:
         model = model_of(self._table.folder, run)
-        if run.checkpoint is None or (model / WEIGHTS).is_file():
+        if run.checkpoint is None:
             return
         checkpoint = model.parent / CHECKPOINTS / run.checkpoint
         try:
-            complete_model(model, task_class(self._study.task), checkpoint, run.metrics)
+            if not (model / WEIGHTS).is_file():
+                self._checkpoints.bring(model)
+                self._checkpoints.bring(checkpoint)
+                complete_model(model, task_class(self._study.task), checkpoint, run.metrics)
+            self._checkpoints.give(model)
         except InputError as error:
             self._say(f"the model of trial {run.trial} with seed {run.seed} was not kept: {error}")
 
@@ -229,7 +238,7 @@ class Confirmation:
 
     def _end(self, run: ConfirmRun) -> None:
         if run.is_judged and run.checkpoint:
-            prune_checkpoints(confirm_folder(self._table.folder, run.number) / CHECKPOINTS, {run.checkpoint})
+            self._checkpoints.keep(confirm_folder(self._table.folder, run.number) / CHECKPOINTS, run.checkpoint)
         elif run.state != TrialState.INTERRUPTED:  # its value is all that is asked for
             self._forget_weights(run)
         status = RUN_STATUS[run.state]
@@ -238,6 +247,7 @@ class Confirmation:
             self._tracker.log_metrics(run.key, run.holdout, step=0)
         self._tracker.end_trial(run.key, status=status, tags=tags)
         self._write()
+        self._commits.commit()
         if run.state == TrialState.INTERRUPTED:
             return
         score = run.holdout.get(on_holdout(self._study.objective.metric), run.value)
@@ -252,12 +262,13 @@ class Confirmation:
         self._tracker.start_trial(run.key, params=params, tags=tags)
 
     def _forget_weights(self, run: ConfirmRun) -> None:
-        shutil.rmtree(confirm_folder(self._table.folder, run.number) / CHECKPOINTS, ignore_errors=True)
+        self._checkpoints.remove(confirm_folder(self._table.folder, run.number) / CHECKPOINTS)
         run.checkpoint = None
 
     def _write(self) -> None:
         with self._lock:
             self._runs.write()
+        self._commits.soon()
 
 
 def candidates_of(study: StudyConfig, table: TrialTable) -> list[TrialRecord]:

@@ -42,6 +42,8 @@ class DiskNeeds:
     @classmethod
     def of(cls, study: StudyConfig, checkpoint: int, *, running: int) -> DiskNeeds:
         """The needs of a study with checkpoints of so many bytes, and so many trials at once."""
+        if study.home is not None:  # the driver's disk holds a copy of the winner's, and the exported model
+            return cls(checkpoint=checkpoint, trials=0, each=0, kept=1, budget=study.budget.disk)
         in_population = study.scheduler.name == "pbt"  # all of its trials are unfinished at the same time
         return cls(
             checkpoint=checkpoint,

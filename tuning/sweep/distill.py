@@ -38,7 +38,8 @@ from tuning.study import StudyConfig
 from tuning.study.encoders import short_names
 from tuning.sweep.compare_models import model_of
 from tuning.sweep_dir.confirm_runs import confirmed_models
-from tuning.sweep_dir.layout import SOFT_LABELS, SOFT_LABELS_MADE_OF, STUDENTS, STUDY
+from tuning.sweep_dir.home import bring, bring_confirmed
+from tuning.sweep_dir.layout import MODEL, SOFT_LABELS, SOFT_LABELS_MADE_OF, STUDENTS, STUDY
 from tuning.sweep_dir.saved_study import load_sweep_study
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -57,6 +58,8 @@ def teachers_of(path: Path) -> tuple[Path, ...]:
     Raises:
         InputError: the sweep has exported no winner, or the folder is none of a model.
     """
+    bring(path, path / MODEL)
+    bring_confirmed(path)
     model = model_of(path)
     read_train_config(model)
     return (confirmed_models(path) if (path / STUDY).is_file() else ()) or (model,)

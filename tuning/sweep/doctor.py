@@ -15,6 +15,7 @@ from kobert_core.errors import InputError
 from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
 from tuning.cluster.shared_storage import storage_problems
+from tuning.storage.check import check_store
 from tuning.study import StudyConfig
 from tuning.sweep.preflight import check_study, files_of, this_machine, tracking_problem
 from tuning.sweep_dir.layout import CACHE
@@ -35,7 +36,9 @@ class Finding:
     what: str
 
 
-def examine(address: str | None, *, output: Path, tracking_uri: str, study: StudyConfig | None) -> list[Finding]:
+def examine(
+    address: str | None, *, output: Path, tracking_uri: str, study: StudyConfig | None, home: str | None = None
+) -> list[Finding]:
     """Look at this machine, or at all machines of a cluster.
 
     Args:
@@ -43,9 +46,11 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
         output: Where sweeps would be written.
         tracking_uri: Where MLflow would be.
         study: Whose trials must find room, and whose files must be there.
+        home: The address in an object store that sweeps would live in.
 
     Raises:
-        InputError: there is no cluster at the address, or no folder can be made at `output`.
+        InputError: this is no address of an object store, there is no cluster at `address`, or no folder can be made at
+            `output`.
     """
     missing = [path for path in (files_of(study) if study else []) if not path.is_file()]
     here = [Finding("wrong", f"{path} is not there, or is no file") for path in missing]
@@ -53,6 +58,8 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
         here.append(model(study, output / CACHE))
     if study is not None and study.search.storage:
         here.append(search_storage(study.search.storage))
+    if home is not None:
+        here += object_store(home)
     if starts_here(address):
         here += [*differences({"this machine": look(tracking_uri)}, tracking_uri), disk(output)]
         return [*here, room([this_machine()], study)] if study else here
@@ -76,10 +83,17 @@ def examine(address: str | None, *, output: Path, tracking_uri: str, study: Stud
             elif not before - MUCH_CLOCK_SKEW < said["clock"] < after + MUCH_CLOCK_SKEW:
                 findings.append(Finding("warning", f"{node}: its clock is {said['clock'] - after:+.0f} s off"))
         findings += differences({node: said for node, said in seen.items() if isinstance(said, dict)}, tracking_uri)
-        problems = storage_problems(output.resolve(), files_of(study) if study else [])
-        findings += [Finding("wrong", problem) for problem in problems]
-        if not problems:
-            findings.append(Finding("ok", f"{output} is one folder on all machines"))
+        if home is None:
+            problems = storage_problems(output.resolve(), files_of(study) if study else [])
+            findings += [Finding("wrong", problem) for problem in problems]
+            if not problems:
+                findings.append(Finding("ok", f"{output} is one folder on all machines"))
+        else:
+            for node, found in on_every_node(object_store, home).items():
+                if isinstance(found, Exception):
+                    findings.append(Finding("wrong", f"{node}: {found}"))
+                else:
+                    findings += [Finding(each.level, f"{node}: {each.what}") for each in found if each.level != "ok"]
         findings.append(disk(output))
         if study is not None:
             findings.append(room(cluster, study))
@@ -165,6 +179,11 @@ def search_storage(uri: str) -> Finding:
         return Finding("ok", f"search.storage: {redact_uri(uri)}")
     except InputError as error:
         return Finding("wrong", str(error))
+
+
+def object_store(home: str) -> list[Finding]:
+    """What an object store lets this machine do."""
+    return [Finding("ok" if check.ok else "wrong", check.what) for check in check_store(home)]
 
 
 def room(cluster: list[dict[str, float]], study: StudyConfig) -> Finding:

@@ -144,7 +144,7 @@ def count_trials_at_once(study: StudyConfig, folder: Path, address: str | None) 
         return groups_that_fit([this_machine()], study.resources)
     set_environment(address)
     with ray_cluster(address) as cluster:
-        if len(cluster) > 1:
+        if len(cluster) > 1 and study.home is None:
             check_shared(next(each for each in folder.parents if each.is_dir()), files_of(study))
         return groups_that_fit(cluster, study.resources)
 

@@ -27,6 +27,7 @@ from tuning.study import StudyConfig
 from tuning.sweep.comparison import Comparison, test_name
 from tuning.sweep.extras import DecodingScores, SeedScores, Variant
 from tuning.sweep_dir.confirm_runs import confirmed_models
+from tuning.sweep_dir.home import bring_confirmed, bring_trial
 from tuning.sweep_dir.layout import LEDGER, MODEL_FILES, TEST_SET_LOG, checkpoint_of, trial_folder
 from tuning.sweep_dir.test_set_log import tuned_on_test
 from tuning.sweep_dir.trial_table import TrialRecord, read_winner, standing
@@ -68,6 +69,7 @@ def export_model(
     """
     check_model_output(output)
     checkpoint = checkpoint_of(sweep, record)
+    bring_trial(sweep, record)
     with new_model(sweep, study, record, output, lambda: load_weights(checkpoint), record.metrics) as folder:
         card = model_card(sweep, study, record, test or {}, comparison or Comparison(), verdict)
         atomic_write_text(folder / CARD, card)
@@ -93,6 +95,8 @@ def export_averaged(
     Raises:
         InputError: the sweep has no such runs, their models are not what was written, or `output` cannot be made.
     """
+    bring_trial(sweep, record)
+    bring_confirmed(sweep)
     models, scores = confirmed_models(sweep), read_winner(sweep).get("seeds")
     if len(models) < 2 or scores is None:
         what = "this sweep has not scored the averaged weights of several seeds"
@@ -118,6 +122,7 @@ def export_with_tuned_decoding(
         what = "this sweep has found no better settings to read the winner's answers with"
         raise InputError(what, where=sweep, fix="leave out --tuned-decoding")
     checkpoint = checkpoint_of(sweep, record)
+    bring_trial(sweep, record)
     variant = DecodingScores(**scores).variant
     export_variant(sweep, study, record, output, variant, lambda: load_weights(checkpoint), complete)
 

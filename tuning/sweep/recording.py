@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-import shutil
+import math
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
-from kobert_core.checkpoint import prune_checkpoints
 from kobert_core.config import TrainConfig
 from tuning.search.driver_only import DriverOnly
 from tuning.study import StudyConfig
 from tuning.study.objectives import TRAIN_SECONDS
 from tuning.sweep.budget import Budget
-from tuning.sweep.disk import DiskNeeds, bytes_in
+from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.rounds import Rounds
+from tuning.sweep.stored import Checkpoints, LocalCheckpoints
 from tuning.sweep_dir.descriptions import describe_trial
+from tuning.sweep_dir.home import Commits, OnDisk
 from tuning.sweep_dir.layout import CHECKPOINTS, trial_folder
 from tuning.sweep_dir.trial_status import TrialState, run_end, state_at_end
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -33,9 +36,18 @@ class Recorder(DriverOnly, Callback):
     """Hears of every trial from Ray Tune."""
 
     def __init__(
-        self, study: StudyConfig, table: TrialTable, tracker: Tracker, rounds: Rounds, budget: Budget, disk: DiskNeeds
+        self,
+        study: StudyConfig,
+        table: TrialTable,
+        tracker: Tracker,
+        rounds: Rounds,
+        budget: Budget,
+        disk: DiskNeeds,
+        checkpoints: Checkpoints | None = None,
+        commits: Commits | None = None,
     ) -> None:
         self._study, self._table, self._tracker, self._rounds = study, table, tracker, rounds
+        self._checkpoints, self._commits = checkpoints or LocalCheckpoints(), commits or OnDisk()
         self._budget, self._disk = budget, disk
         self._remover = ThreadPoolExecutor(1, thread_name_prefix="remover")
         self._removals: list[Future[None]] = []
@@ -50,6 +62,7 @@ class Recorder(DriverOnly, Callback):
         self._session[number] = (time.monotonic(), record.seconds)
         self._table.put(record)
         self._start_run(record)
+        self._commits.soon()
 
     def _start_run(self, record: TrialRecord) -> None:
         number = record.trial
@@ -77,6 +90,7 @@ class Recorder(DriverOnly, Callback):
         elif not record.lineage:
             record.step = report["step"]
         record.progress, record.update = report["progress"], report["step"]
+        record.landed = report.get("landed")
         if report["progress"] not in record.curve:
             self._rounds.come_further()
         record.curve[report["progress"]] = said["objective"]
@@ -93,6 +107,7 @@ class Recorder(DriverOnly, Callback):
         if report["is_best"]:
             metrics |= {f"best/{name}": value for name, value in metrics.items()}
         self._tracker.log_metrics(str(record.trial), metrics, step=record.step)
+        self._commits.soon()
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial ran to its end, or the scheduler stopped it."""
@@ -139,18 +154,21 @@ class Recorder(DriverOnly, Callback):
         wanted = list(dict.fromkeys([*best[: self._study.best_kept], *front, *self._study.search.baselines]))
         room = self._disk.for_ended(live=sum(not record.has_ended for record in self._table))
         ended = [record for record in self._table if record.has_ended]
+        removals: list[Callable[[], None]] = []
         for record in sorted(ended, key=lambda each: wanted.index(each.trial) if each.trial in wanted else len(wanted)):
             folder = trial_folder(self._table.folder, record.trial) / CHECKPOINTS
             if record.trial in wanted and record.checkpoint:
-                self._removals.append(self._remover.submit(prune_checkpoints, folder, {record.checkpoint}))
-                size = bytes_in(folder / record.checkpoint)
+                removals.append(partial(self._checkpoints.keep, folder, record.checkpoint))
+                size = 0 if math.isinf(room) else self._checkpoints.size(folder / record.checkpoint)
                 if size <= room or record.trial in best[:1]:
                     room -= size
                     continue
-            if folder.is_dir() or record.checkpoint:
-                self._remover.submit(shutil.rmtree, folder, ignore_errors=True)  # done again if a kill comes between
+            if self._checkpoints.may_be_in(folder) or record.checkpoint:
+                removals.append(partial(self._checkpoints.remove, folder))
                 record.checkpoint = None
         self._table.write()
+        self._commits.commit()  # before Optuna hears of an end, and before anything goes that the ledger still named
+        self._removals += [self._remover.submit(remove) for remove in removals]
 
     def _check_removals(self) -> None:
         for removal in self._removals:

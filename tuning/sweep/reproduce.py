@@ -17,6 +17,7 @@ from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import task_class
 from kobert_core.training import train
 from tuning.study import StudyConfig
+from tuning.sweep_dir.home import bring_trial
 from tuning.sweep_dir.layout import CACHE, PROVENANCE, checkpoint_of
 from tuning.sweep_dir.provenance import changed_libraries, refuse_other_provenance
 from tuning.sweep_dir.saved_study import load_sweep_study
@@ -93,6 +94,7 @@ def reproduce(
     record = TrialTable.of(sweep, study)[read_winner(sweep)["winner"]["trial"] if trial is None else trial]
     refuse_irreproducible(study, record, sweep)
     kept = checkpoint_of(sweep, record) if record.checkpoint else None
+    bring_trial(sweep, record)
     if kept is not None:
         verify_checkpoint(kept, only=WEIGHTS)
     notes = notes_on(sweep, study, record)

@@ -13,6 +13,7 @@ from tuning.study import StudyConfig
 from tuning.sweep.recording import Recorder
 from tuning.sweep.rounds import Rounds
 from tuning.sweep.session import Session
+from tuning.sweep_dir.home import Commits
 from tuning.sweep_dir.layout import CACHE, PBT_CHECKPOINTS, SCRATCH, STUDY, TRIALS
 from tuning.sweep_dir.trial_table import TrialTable
 from tuning.workers.trial import make_tuner, train_trial
@@ -32,8 +33,10 @@ class TrialRunner:
         session: Session,
         *,
         resume: bool,
+        commits: Commits,
     ) -> None:
         """`resume`: the sweep has an Optuna study already."""
+        self._commits = commits
         self._study, self._table, self._groups = study, table, groups
         self._recorder, self._rounds, self._session = recorder, rounds, session
         self._resume, self._count = resume, 0
@@ -83,6 +86,7 @@ class TrialRunner:
             newest_counts=in_folds,
             further=study.further,
             record_of=self._table.__getitem__,
+            before_trial=self._commits.commit,
         )
 
     def _wait_for_groups(self) -> None:
@@ -98,10 +102,10 @@ class TrialRunner:
         study, objective, folder = self._study, self._study.objective, self._table.folder
         self._remove_pbt_checkpoints()
         self._count += 1
+        fixed = {"study": str(folder / STUDY), "folder": str(folder), "cache": str(folder.parent / CACHE)}
         tuner = make_tuner(
             self._groups,
-            train_trial,
-            {"study": str(folder / STUDY), "folder": str(folder), "cache": str(folder.parent / CACHE)},
+            *self._groups.placed(train_trial, dict(fixed)),
             metric=objective.metric,
             configs=searcher or start_population(self._table, study.space, study.search, trials=trials),
             scheduler=make_scheduler(

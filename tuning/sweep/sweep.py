@@ -18,9 +18,11 @@ from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_json, atomic_write_text, is_disk_full
 from kobert_core.io.checksums import sealed
 from tuning.cluster.head import starts_here
-from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
+from tuning.cluster.ray_cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
 from tuning.search.optuna_study import refuse_other_search
+from tuning.storage.node import StoredSweep
+from tuning.storage.store import Store
 from tuning.study import StudyConfig
 from tuning.sweep.background import in_background
 from tuning.sweep.comparison import Comparison, compare
@@ -31,11 +33,21 @@ from tuning.sweep.extras import DecodingScores, SeedScores
 from tuning.sweep.preflight import CheckedStudy, files_of, prepare, spoilers_of, survey, this_machine, tracking_warnings
 from tuning.sweep.result import SweepResult
 from tuning.sweep.session import Session
+from tuning.sweep.stored import (
+    INPUTS,
+    Checkpoints,
+    LocalCheckpoints,
+    StoredCheckpoints,
+    kept_of,
+    put_in_store,
+    refuse_in_store,
+)
 from tuning.sweep.tracking import callbacks_of, end_tracking, listen, log_results, log_winner, start_tracking
 from tuning.sweep.verdict import Verdict
 from tuning.sweep_dir.confirm_runs import ConfirmRuns
 from tuning.sweep_dir.disk_full import DiskFull
-from tuning.sweep_dir.layout import CACHE, ENVIRONMENT, MODEL, SCRATCH, WINNER
+from tuning.sweep_dir.home import Commits, OnDisk, stored_sweep
+from tuning.sweep_dir.layout import CACHE, ENVIRONMENT, MODEL, MODEL_FILES, SCRATCH, WINNER, checkpoint_of, trial_folder
 from tuning.sweep_dir.opening import open_sweep_dir
 from tuning.sweep_dir.plans import take_plan
 from tuning.sweep_dir.provenance import write_provenance
@@ -75,13 +87,24 @@ def run_sweep(
     session = session or Session()
     if starts_here(address):
         groups_that_fit([this_machine()], study.resources)
-    with open_sweep_dir(study, folder, resume=resume, say=display.say) as used:
+    with ExitStack() as opened:
+        commits: Commits = OnDisk()
+        if study.home is not None:
+            refuse_in_store(study)
+            uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
+            commits = opened.enter_context(
+                stored_sweep(study.home, folder, resume=resume, tracking_uri=uri, say=display.say)
+            )
+        used = opened.enter_context(open_sweep_dir(study, folder, resume=resume, say=display.say))
+        commits.finish(False)
         if used and not resume and not session.losses:
             display.say("the sweep was cut off: going on where it was")
         if not used:
             take_plan(folder, study)
         try:
-            return Sweep(study, folder, display, resume=used, session=session).run(address)
+            result = Sweep(study, folder, display, resume=used, session=session, commits=commits).run(address)
+            commits.finish(not (result.interrupted or result.gave_up))
+            return result
         except (DiskFull, Exception) as error:
             if not is_disk_full(error):
                 raise
@@ -116,13 +139,24 @@ class Sweep:
     """One run of the driver in the folder of a sweep. What imports Ray is imported after `set_environment`."""
 
     def __init__(
-        self, study: StudyConfig, folder: Path, display: SweepDisplay, *, resume: bool, session: Session | None = None
+        self,
+        study: StudyConfig,
+        folder: Path,
+        display: SweepDisplay,
+        *,
+        resume: bool,
+        session: Session | None = None,
+        commits: Commits | None = None,
     ) -> None:
+        self.commits = commits or OnDisk()
         self.study, self.folder, self.display, self.resume = study, folder, display, resume
         self.session = session or Session()
         self.table = TrialTable.of(folder, study)
         resume_lost_trials(self.table)
         self.uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
+        self.checkpoints: Checkpoints = LocalCheckpoints()
+        self.stored: StoredSweep | None = None
+        self.home = Store.at(study.home) if study.home else None
 
     def run(self, address: str | None) -> SweepResult:
         """Search, judge, export. Once the data is read and Ray is up, MLflow hears how it ended, whatever happens."""
@@ -139,23 +173,31 @@ class Sweep:
         with ExitStack() as ray_is_up:
             groups = ray_is_up.enter_context(self._worker_groups(address, reading))
             checked = reading.result()
+            groups.stored = self.stored
             task, disk = checked.task, checked.disk_needs(running=groups.count)
             disk.check(folder)
             write_environment(folder / ENVIRONMENT)
             write_provenance(folder, study)
-            tracker = start_tracking(study, self.table, task, uri=self.uri)
+            tracker = start_tracking(study, self.table, task, uri=self.uri, limit=self.commits.limit)
+            self.commits.commit()
             listener = listen(callbacks, folder, say=say)
             status: Status = "FAILED"
             try:
                 outcome = self._search_and_judge(groups, disk, tracker)
+                if self.stored is not None and not outcome.interrupted:
+                    on_every_node(StoredSweep.forget_here, self.stored)
                 ray_is_up.close()
+                self.checkpoints.tidy(kept_of(self.table))
                 chance = task.chance(task.dev, study.objective.metric)
                 comparison = compare(self.table, study, outcome.winner, chance, self._reviews(outcome.winner))
                 result = self._conclude(outcome, comparison, tracker)
                 status = outcome.status
                 self._report(outcome)
             finally:
-                end_tracking(tracker, study, self.table, status=status, say=say)
+                if self.commits.is_lost:  # another process tells MLflow now
+                    tracker.close(timeout=0.0)
+                else:
+                    end_tracking(tracker, study, self.table, status=status, say=say)
                 listener.close()
         return result
 
@@ -168,6 +210,9 @@ class Sweep:
                 raise problem
             self._warn([str(problem)])
         self._warn(survey(checked, self.folder.parent / CACHE).warnings)
+        if self.home is not None:
+            self.stored = put_in_store(self.study, self.folder, self.home / self.folder.name, self.home / INPUTS)
+            self.checkpoints = StoredCheckpoints(self.stored)
         from tuning.workers.group_trainer import trainer_class
 
         trainer_class()  # imports what the groups need next: here, while Ray starts
@@ -188,7 +233,7 @@ class Sweep:
         with ray_cluster(address) as cluster, ending_with_ray():
             if reading.done():
                 reading.result()  # or at least before its workers do
-            if len(cluster) > 1:
+            if len(cluster) > 1 and self.home is None:
                 check_shared(self.folder, files_of(self.study))
             count = min(groups_that_fit(cluster, self.study.resources), max(1, self.table.trials_left(self.study)))
             groups = WorkerPool(
@@ -217,18 +262,23 @@ class Sweep:
         budget = Budget(
             study, groups.count, groups.stop_all, folder=self.folder, least_free=disk.least_free, session=session
         )
+        budget.check = self.commits.check
         budget.reserve = lambda: seconds_to_confirm(study, table, groups.count)
         rounds = Rounds(table, groups, budget, session, patience=study.budget.patience, say=say)
-        recorder = Recorder(study, table, tracker, rounds, budget, disk)
+        recorder = Recorder(study, table, tracker, rounds, budget, disk, self.checkpoints, self.commits)
         with stopping_cleanly(budget):
             with self.display.showing(table, study, budget):
-                TrialRunner(study, table, groups, recorder, rounds, session, resume=self.resume).run()
+                TrialRunner(
+                    study, table, groups, recorder, rounds, session, resume=self.resume, commits=self.commits
+                ).run()
             left, ended = table.trials_left(study), sum(record.has_ended for record in table)
             if left <= 0 and ended < study.budget.trials:
                 say(f"all points of the space are tried: {ended} trials, and not {study.budget.trials}")
+            if not budget.interrupted:
+                self.checkpoints.mend(groups, table, say)
             recorder.close()
             winner = None if budget.interrupted or budget.gave_up else table.winner()
-            confirmation = Confirmation(study, table, groups, budget, tracker, say=say)
+            confirmation = Confirmation(study, table, groups, budget, tracker, self.checkpoints, self.commits, say=say)
             verdict = confirmation.run() if winner else None
             if verdict is not None:
                 winner = table[verdict.winner]
@@ -237,6 +287,7 @@ class Sweep:
             test = {}
             if winner:
                 test = read_test_set(study, table, groups, winner, confirmation.judged, budget=budget, say=say)
+                self.commits.commit()
             if budget.interrupted:
                 winner = None
             seeds = decoding = None
@@ -288,6 +339,7 @@ class Sweep:
         if winner:
             log_results(tracker, self.study, self.table, winner, test)
             atomic_write_json(self.folder / WINNER, sealed(result.as_json()))
+            self.commits.commit()
         return result
 
     def _report(self, outcome: Outcome) -> None:
@@ -305,9 +357,12 @@ class Sweep:
         model = self.folder / MODEL
         if model.exists():
             shutil.rmtree(model)
+        self.checkpoints.bring(trial_folder(self.folder, winner.trial) / MODEL_FILES)
+        self.checkpoints.bring(checkpoint_of(self.folder, winner))
         verdict = outcome.verdict.as_json() if outcome.verdict else None
         export_model(self.folder, self.study, winner, model, test=outcome.test, comparison=comparison, verdict=verdict)
         metrics = winner.metrics | outcome.test.get("winner", {})
+        self.commits.put_model()
         log_winner(tracker, self.study, winner, model, metrics, ended=outcome.ended)
         return model
 

@@ -30,12 +30,21 @@ from tuning.tracking import (
 )
 
 
-def start_tracking(study: StudyConfig, table: TrialTable, task: Task[Examples], *, uri: str) -> Tracker:
-    """Open the run of a sweep in MLflow, or take it up again, with its study and its data."""
+def start_tracking(
+    study: StudyConfig,
+    table: TrialTable,
+    task: Task[Examples],
+    *,
+    uri: str,
+    limit: Callable[[], int] | None = None,
+) -> Tracker:
+    """Open the run of a sweep in MLflow, or take it up again, with its study and its data; `limit` as for `Tracker`."""
     folder = table.folder
     experiment = study.tracking.experiment or study.name
     load = study.tracking.system_metrics
-    tracker = Tracker(spool=folder / SPOOL, uri=uri, experiment=experiment, sweep=folder.name, system_metrics=load)
+    tracker = Tracker(
+        spool=folder / SPOOL, uri=uri, experiment=experiment, sweep=folder.name, system_metrics=load, limit=limit
+    )
     tracker.end_left_open(run_ends(table))
     description = describe_sweep(study, table, status=None, result=None)
     tracker.start_sweep(params=sweep_params(study), tags={"task": study.task, DESCRIPTION_TAG: description})

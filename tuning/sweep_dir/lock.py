@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from kobert_core.errors import InputError
-from tuning.sweep_dir.layout import LOCK
+from tuning.sweep_dir.layout import HOME, LOCK
 
 
 @contextmanager
@@ -39,24 +40,32 @@ def goes_on(folder: Path) -> bool:
     try:
         return is_running(folder) or bool((folder / LOCK).read_text(encoding="utf-8"))
     except OSError:
-        return False
+        return not _said_of_copy(folder, "ended", otherwise=True)
 
 
 def driver_of(folder: Path) -> tuple[int, str] | None:
     """The id of the process that runs the sweep of a folder, and its machine; None where none does."""
-    if not is_running(folder):
+    if not is_running(folder) or not (folder / LOCK).is_file():
         return None
     match = re.fullmatch(r"running (\d+) on (\S+)", (folder / LOCK).read_text(encoding="utf-8").strip())
     return (int(match[1]), match[2]) if match else None
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a process holds the lock now."""
+    """Whether a process holds the lock now; of a copy from an object store, whether one did there."""
     try:
         with open(folder / LOCK, encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
-        return False
+        return _said_of_copy(folder, "running", otherwise=False)
     return False
+
+
+def _said_of_copy(folder: Path, name: str, *, otherwise: bool) -> bool:
+    """What a copy of a sweep in an object store knows of it; such a copy has no lock of its own."""
+    try:
+        return bool(json.loads((folder / HOME).read_text(encoding="utf-8"))[name])
+    except (OSError, ValueError, LookupError):
+        return otherwise

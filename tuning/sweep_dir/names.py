@@ -36,4 +36,4 @@ def sweep_folder(study: StudyConfig, name: str | None, output: Path | None, *, w
     Raises:
         InputError: as from `sweep_name`; `where` is named then.
     """
-    return ((output or study.storage or SWEEPS) / sweep_name(name or study.name, where=where)).resolve()
+    return ((output or study.sweeps_folder or SWEEPS) / sweep_name(name or study.name, where=where)).resolve()

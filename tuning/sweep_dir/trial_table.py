@@ -90,6 +90,9 @@ class TrialRecord:
     """The size of its micro-batches, if memory ran out with that of the study."""
     step: int = 0
     """Of its latest metrics in MLflow: the steps done, unless it went back to another trial's weights."""
+    landed: str | None = None
+    """Where the sweep's home is an object store: name of the newest checkpoint that was whole there at its last report;
+    what it does after that may have to be done again."""
 
     @property
     def has_ended(self) -> bool:
@@ -300,7 +303,10 @@ def standing(record: TrialRecord) -> str:
 
 def as_row(record: TrialRecord) -> dict[str, object]:
     """A trial as JSON."""
-    return asdict(record) | {"curve": {str(progress): value for progress, value in record.curve.items()}}
+    row = asdict(record) | {"curve": {str(progress): value for progress, value in record.curve.items()}}
+    if record.landed is None:
+        del row["landed"]
+    return row
 
 
 def as_csv(records: list[TrialRecord], columns: Mapping[str, Mapping[int, str]] = MappingProxyType({})) -> str:

@@ -7,10 +7,11 @@ from .backends import make_backend
 from .callbacks import Callback, Listener, OnReport, TrialKey, callbacks_named, read_reports
 from .dead_letters import count_dead_letters, dead_letters_path
 from .registry import TASK_TAG, RegisteredVersion, Registry, check_alias, logged_model
+from .sender import state_path
 from .store import DESCRIPTION_TAG
 from .tracker import INTERRUPTED_TAGS, End, Ends, Status, SyncResult, Tracker, send_spool
 from .ui import reach, serve_ui, show_ui, ui_command, ui_environment
-from .uris import address_problem, default_tracking_uri, redact_uri, resolve_tracking_uri, shown_uri
+from .uris import address_problem, default_tracking_uri, is_server, redact_uri, resolve_tracking_uri, shown_uri
 
 __all__ = [
     "DESCRIPTION_TAG",
@@ -33,6 +34,7 @@ __all__ = [
     "count_dead_letters",
     "dead_letters_path",
     "default_tracking_uri",
+    "is_server",
     "logged_model",
     "make_backend",
     "reach",
@@ -43,6 +45,7 @@ __all__ = [
     "serve_ui",
     "show_ui",
     "shown_uri",
+    "state_path",
     "ui_command",
     "ui_environment",
 ]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from kobert_core.io.atomic import atomic_write_json
@@ -70,7 +71,7 @@ class Sender:
     def __init__(self, spool: Spool, store: Store, *, uri: str) -> None:
         self.refused = 0
         self._spool, self._store, self._uri = spool, store, redact_uri(uri)
-        self._state_path = spool.path.with_name(spool.path.name + ".state.json")
+        self._state_path = state_path(spool.path)
         self._dead_letters = DeadLetters(spool.path)
         self._offset = self._saved_offset()
         self._saved = self._offset
@@ -282,6 +283,11 @@ class Sender:
 
     def _state(self, offset: int) -> dict[str, object]:
         return sealed({"uri": self._uri, "sweep_id": self._spool.header["sweep_id"], "offset": offset})
+
+
+def state_path(spool: Path) -> Path:
+    """The file that says how far the store has accepted a spool."""
+    return spool.with_name(f"{spool.name}.state.json")
 
 
 def reason_of(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Spool:
 
     def __init__(self, path: Path, *, sweep: str | None = None, experiment: str | None = None) -> None:
         self.path = path
+        self.limit: Callable[[], int] | None = None
+        """Where another copy of the file must have a record before it is sent: how many bytes that has."""
         self.appended = 0
         self._lock = threading.Lock()
         self._unwritten = bytearray()
@@ -88,7 +90,7 @@ class Spool:
         self._dirty.set()
 
     def settle(self) -> int:
-        """Sync all records to the disk, and return the offset up to which they are whole.
+        """Sync all records to the disk, and return the offset up to which they are whole, and may be sent.
 
         Only what is on the disk may be sent: a record that was sent and then lost with the machine would come
         again from the resumed trial, with another time, and MLflow would hold both.
@@ -101,7 +103,7 @@ class Spool:
             self._settled = end
         if not self._unwritten:
             self._problem = None
-        return end
+        return end if self.limit is None else min(end, self.limit())
 
     def read(self, start: int, end: int) -> list[tuple[int, bytes]]:
         """Some of the lines from offset `start` on, at least one: (offset after the line, the line)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,13 +39,24 @@ class Tracker:
         experiment: is created when missing.
         sweep: the name of the parent run.
         system_metrics: whether the parent run has the load of this machine.
+        limit: how many bytes of the spool may be sent, where another machine must have them first.
 
     Raises:
         InputError: the spool is in use by another process, cannot be written, or is none.
     """
 
-    def __init__(self, *, spool: Path, uri: str, experiment: str, sweep: str, system_metrics: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        spool: Path,
+        uri: str,
+        experiment: str,
+        sweep: str,
+        system_metrics: bool = False,
+        limit: Callable[[], int] | None = None,
+    ) -> None:
         self._spool = Spool(spool, sweep=sweep, experiment=experiment)
+        self._spool.limit = limit
         self._sender = _make_sender(self._spool, uri)
         self._origin, self._datasets = origin_tags(), list[dict[str, object]]()
         self._closed = False

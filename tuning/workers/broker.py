@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Generic, Literal, NotRequired, ParamSpec, TypedDict, TypeVar
 
 from ray import cloudpickle
 
@@ -21,7 +21,7 @@ Function = Callable[..., object]
 Kind = Literal["report", "value", "error", "input", "short", "lost"]
 Message = tuple[Kind, object]
 """`("report", …)` any number of times, then `("value", …)`, `("error", traceback)`, `("input", line)` for what a user
-gave, `("short", traceback)` where memory or disk space ran out, or `("lost", reason)`."""
+gave, `("short", traceback)` where memory or disk space ran out or a store was away, or `("lost", reason)`."""
 
 
 class ReportContent(TypedDict):
@@ -33,6 +33,8 @@ class ReportContent(TypedDict):
     is_best: bool
     checkpoint: str | None
     micro_batch: int | None
+    landed: NotRequired[str | None]
+    """Of a sweep in an object store: the name of the newest checkpoint that is whole there."""
 
 
 def packed(function: Function, **arguments: object) -> bytes:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import ray
 import torch
@@ -19,8 +20,11 @@ from kobert_core.runtime import Phase, Report
 from tuning.workers.broker import ReportContent
 
 if TYPE_CHECKING:
+    from tuning.storage.uploads import Uploads
     from tuning.workers.broker import BrokerActor
 
+P = ParamSpec("P")
+T = TypeVar("T")
 SECONDS_BETWEEN_HEARTBEATS = 5.0
 STEPS_BETWEEN_AGREEMENTS = 8
 """The workers of a group agree whether to stop once in so many steps."""
@@ -47,6 +51,9 @@ class GroupRuntime:
         self.device, self.rank, self.workers = device, rank, workers
         self.checkpoints: Path | None = None
         self.resume = False
+        self.copies: Uploads | None = None
+        self.end = 100
+        """The progress at whose report the run ends."""
         self.on_report: Callable[[Report], object] = lambda report: None
         """Called with each report before it is handed on."""
         self.costs: Mapping[str, float] = {}
@@ -67,10 +74,29 @@ class GroupRuntime:
         report = replace(report, metrics={**report.metrics, **self.costs})
         self.on_report(report)
         self._reported = True
-        if self.rank == 0 and not ray.get(self._broker.report.remote(self._number, as_content(report))):
+        if self.rank:
+            return True
+        is_last, content = report.progress >= self.end, as_content(report)
+        if self.copies is not None:
+            if is_last:
+                self.copies.flush()  # who ends at this report is done with: it is not begun again for its checkpoint
+            content["landed"] = self.copies.newest
+        if not ray.get(self._broker.report.remote(self._number, content)) or (is_last and self.end < 100):
             self._asked_to_stop.set()
             return False
         return True
+
+    def apart(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """Call a function in a thread, however long it takes: meanwhile this worker says that it is alive."""
+        with ThreadPoolExecutor(1) as thread:
+            future = thread.submit(function, *arguments, **options)
+            while wait([future], timeout=1.0).not_done:
+                self.say_all_live()
+            return future.result()
+
+    def say_all_live(self) -> None:
+        """Tell the broker that this worker is alive, and so are the others, which wait for it."""
+        self._send_heartbeat(range(self.workers))
 
     def should_stop(self) -> bool:
         """Whether the lease has ended. Workers agree through the CPU, so that the device never waits."""
@@ -111,11 +137,12 @@ class GroupRuntime:
         """A trial is not profiled."""
         return contextlib.nullcontext()
 
-    def _send_heartbeat(self) -> None:
+    def _send_heartbeat(self, ranks: Iterable[int] | None = None) -> None:
         now = time.monotonic()
         if now - self._last_heartbeat > self.seconds_between_heartbeats:
             self._last_heartbeat = now
-            self._broker.heartbeat.remote(self._number, self.rank)
+            for rank in [self.rank] if ranks is None else ranks:
+                self._broker.heartbeat.remote(self._number, rank)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from tuning.workers.broker import Function, ReportContent
     from tuning.workers.group_runtime import GroupRuntime
     from tuning.workers.results import HoldoutScores, TogetherScores, TrialConfig, TrialResult, TunedDecoding
+    from tuning.workers.stored import StoredRun
     from tuning.workers.worker_groups import WorkerGroups
     from tuning.workers.worker_pool import WorkerPool
 
@@ -228,6 +229,7 @@ def train_trial(
     cache: str,
     seed: int | None = None,
     adopt: str | None = None,
+    stored: StoredRun | None = None,
 ) -> None:
     """On the workers of a group: train with these values, from the trial's newest checkpoint if it has one.
 
@@ -240,6 +242,7 @@ def train_trial(
         cache: Folder of the feature cache.
         seed: Takes the place of `train.seed`. The run is then no trial, and its costs are not asked for.
         adopt: Folder of another trial's checkpoint, to go on from instead.
+        stored: Where the sweep's home is an object store: what that means for the run.
     """
     from kobert_core.checkpoint import adopt_checkpoint
     from kobert_core.folds import train_folds
@@ -256,18 +259,21 @@ def train_trial(
     here = trial_folder(Path(folder), trial)
     with printing_to(here / LOG, rank=runtime.rank):
         print(f"trial {trial} on {runtime.device}, {runtime.workers} worker(s): {json.dumps(values)}")
-        task = task_class(config.task)(config, cache=Path(cache))
+        task = task_class(config.task)(stored.config_here(config) if stored else config, cache=Path(cache))
         runtime.checkpoints, runtime.resume = here / CHECKPOINTS, True
         if runtime.rank == 0:
             for leftover in list((here / CHECKPOINTS).rglob(".*")):  # of a worker that was killed as it wrote
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            save_model_files(here / MODEL_FILES, task)
+            save_model_files(here / MODEL_FILES, task, config)
             if adopt is not None:
                 print(f"goes on from {adopt}")
                 adopt_checkpoint(Path(adopt), here / CHECKPOINTS)
             asked = {each.metric for each in study_config.further}
             if seed is None and (names := [name for name in MODEL_COSTS if name in asked]):
-                runtime.costs = costs_of(names, task, runtime.device, values, Path(folder))
+                agree = stored.agree_on if stored else None
+                runtime.costs = costs_of(names, task, runtime.device, values, Path(folder), agree_on=agree)
+        if stored:
+            stored.begin(task, here / MODEL_FILES)
         runtime.all_gather(None)  # all workers see the same checkpoints
         if config.data.folds is None:
             runtime.on_report = print_report
@@ -278,7 +284,13 @@ def train_trial(
 
 
 def costs_of(
-    names: Sequence[str], task: Task[Any], device: torch.device, values: Mapping[str, object], folder: Path
+    names: Sequence[str],
+    task: Task[Any],
+    device: torch.device,
+    values: Mapping[str, object],
+    folder: Path,
+    *,
+    agree_on: Callable[[Path], object] | None = None,
 ) -> dict[str, float]:
     """What a trial's model costs. The first trial with a model of its shape measures it, for all of them: so it is no
     matter of chance which of them costs less, and a resumed trial has what it had.
@@ -288,6 +300,7 @@ def costs_of(
         task, device: Give the model, and where it runs.
         values: The searched values of the trial; some of them shape the model or its examples.
         folder: Of the sweep.
+        agree_on: Of nodes that share no folder: makes a file what the first of them has written.
     """
     from kobert_core.costs import model_costs
     from kobert_core.io.atomic import atomic_write_json
@@ -306,11 +319,17 @@ def costs_of(
             return None
 
     found = read()
+    if found is None and agree_on:
+        agree_on(kept)
+        found = read()
     if found is None:
         measured = model_costs(task, device, names)
         found = read() or measured  # another trial may have been faster
         kept.parent.mkdir(exist_ok=True)
         atomic_write_json(kept, sealed({"of": shape, **found}))
+        if agree_on:
+            agree_on(kept)
+            found = read() or found
     print(" ".join(f"{name}={value:.6g}" for name, value in found.items()))
     return found
 

@@ -19,6 +19,7 @@ from ray import cloudpickle
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import is_disk_full
 from kobert_core.memory import is_out_of_memory
+from tuning.storage.store import StoreAway
 from tuning.workers.broker import Kind
 from tuning.workers.group_runtime import SECONDS_BETWEEN_HEARTBEATS, GroupRuntime, WorkerLost
 
@@ -94,7 +95,10 @@ def keep_to_share_of_memory(device: torch.device, share: float) -> None:
 
 
 def kind_of(error: Exception) -> Kind:
-    """What the broker is told of an error. Where memory or disk space ran out, there may be more at another time."""
+    """What the broker is told of an error. Where memory or disk space ran out, there may be more at another time, and a
+    store that was away may be back."""
+    if isinstance(error, StoreAway):
+        return "short"
     if isinstance(error, InputError):
         return "input"
     return "short" if is_out_of_memory(error) or is_disk_full(error) else "error"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray.exceptions import RayError
 
 from kobert_core.families import IN_TRANSFORMERS, known_type
+from kobert_core.io.atomic import atomic_write_bytes
 from kobert_core.tasks import SPECS
 from tuning.study import ResourcesConfig, StudyConfig
 from tuning.study.encoders import encoders_of
@@ -17,7 +18,8 @@ from tuning.workers.failures import MAX_LOSSES, in_one_line, is_infrastructure
 from tuning.workers.worker_groups import GroupLost, WorkerGroups
 
 if TYPE_CHECKING:
-    from tuning.workers.broker import BrokerActor, ReportContent
+    from tuning.storage.node import StoredSweep
+    from tuning.workers.broker import BrokerActor, Function, ReportContent
 
 T = TypeVar("T")
 
@@ -48,6 +50,8 @@ class WorkerPool:
         self.count, self._resources, self._storage = count, resources, storage
         self._modules, self._say = modules, say
         self._lock, self._starts = threading.Lock(), 0
+        self.stored: StoredSweep | None = None
+        """Of a sweep in an object store: what the workers must know of it before their first task."""
         self._groups = self._start()
 
     def _start(self) -> WorkerGroups:
@@ -81,10 +85,12 @@ class WorkerPool:
         Raises:
             RuntimeError: with the task's traceback, or why its workers were lost again and again.
         """
+        task, arguments = self.placed(function, arguments)
         for left in reversed(range(MAX_LOSSES + 1)):
             groups = self._groups
             try:
-                return groups.run(function, on_report=on_report, **arguments)
+                received: T = self._received(groups.run(task, on_report=on_report, **arguments))
+                return received
             except Exception as error:
                 if not isinstance(error, GroupLost) and not is_infrastructure(error):
                     raise
@@ -94,6 +100,22 @@ class WorkerPool:
                 if not isinstance(error, GroupLost):  # another group takes the place of the one that was lost
                     self._renew(groups)
         raise AssertionError("not reached")
+
+    def placed(self, function: Callable[..., T], arguments: dict[str, object]) -> tuple[Function, dict[str, object]]:
+        """A task whose arguments name paths of the sweep's folder, for workers that may not have that folder."""
+        if self.stored is None:
+            return function, arguments
+        from tuning.workers.stored import run_stored
+
+        return run_stored, {"sweep": self.stored, "task": function, **arguments}
+
+    def _received(self, value: Any) -> Any:
+        """The value of such a task; the files that it wrote elsewhere are put into the sweep's folder."""
+        if self.stored is None:
+            return value
+        for path, content in value.files.items():
+            atomic_write_bytes(path, content)
+        return value.value
 
     def stop_owned_by(self, owner: int) -> None:
         """End the tasks of an owner, without waiting."""

@@ -1,0 +1,151 @@
+"""A sweep whose home is an object store: its driver's machine is lost, and a second driver comes while the first one is
+stopped."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.drills.conftest import Drill
+from tests.fixtures.object_store import BUCKET, S3Server
+from tests.fixtures.outcomes import Outcome, count_differences
+from tests.fixtures.sweeps import ONE_AT_A_TIME, children_of, ending_all, progress_of, start_sweep, wait_for
+from tuning.storage.records import LEASE_SECONDS
+from tuning.storage.store import Store
+
+pytestmark = pytest.mark.slow
+STORED = ("--set", f"storage=s3://{BUCKET}/team")
+SHORT = (*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=2")
+LONGER = (*ONE_AT_A_TIME, "--trials", "6", "--set", "train.epochs=4")
+LOSSES = 20
+SOON_AFTER_ITS_START = 12.0
+"""Seconds."""
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    with S3Server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="drill-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+class Machine:
+    """A machine on which a driver runs: all folders that it writes in are its own."""
+
+    def __init__(self, folder: Path, temporary: Path) -> None:
+        """`temporary`: has a short path, since Ray's sockets lie there."""
+        self.folder, self.output, self.temporary = folder, folder / "sweeps", temporary / folder.name
+        self.sweep, self.printed = self.output / "one", self.output / "one.out"
+        self.temporary.mkdir()
+
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
+        return start_sweep(self.output, "one", *STORED, *arguments, TMPDIR=str(self.temporary), **variables)
+
+    def finish(self, *arguments: str) -> None:
+        process = self.start(*arguments)
+        with ending_all(process):
+            assert process.wait(timeout=500) == 0, self.printed.read_text()
+        assert "Traceback" not in self.printed.read_text()
+
+    def lines(self) -> int:
+        """How far its sweep is: each line is a moment after which it may be lost."""
+        files = (self.sweep / "optuna_journal.log", self.sweep / "tracking.jsonl")
+        return sum(file.read_bytes().count(b"\n") for file in files if file.is_file())
+
+    def lose(self, process: subprocess.Popen[bytes]) -> None:
+        """Everything that ran on it is killed at once, and its folders are gone."""
+        left = [psutil.Process(process.pid), *children_of(process)]
+        for each in left:
+            each.kill()
+        process.wait()
+        psutil.wait_procs(left, timeout=10)
+        shutil.rmtree(self.folder)
+        shutil.rmtree(self.temporary)
+
+
+def undisturbed(folder: Path, *arguments: str) -> Outcome:
+    """What a sweep comes to in a folder of this machine."""
+    process = start_sweep(folder, "one", *arguments)
+    with ending_all(process):
+        assert process.wait(timeout=400) == 0, (folder / "one.out").read_text()
+    return Outcome.of(folder / "one")
+
+
+def test_the_drivers_machine_lost_twenty_times(s3: S3Server, tmp_path: Path, temporary: Path, drill: Drill) -> None:
+    """The driver's machine lost with all of its folders at 20 moments; each time another one goes on."""
+    chance, lines, lost = random.Random(0), 0, 0
+    while lost < LOSSES:
+        here = Machine(tmp_path / f"machine-{lost}", temporary)
+        process = here.start(*LONGER)
+        with ending_all(process):
+            if chance.random() < 0.25:
+                end = time.monotonic() + chance.uniform(0, SOON_AFTER_ITS_START)
+                wait_for(process, lambda end=end: time.monotonic() > end)  # type: ignore[misc]
+            else:
+                least = lines + chance.randrange(1, 25)
+                wait_for(process, lambda here=here, least=least: here.lines() >= least)  # type: ignore[misc]
+                time.sleep(chance.uniform(0, 0.1))
+            lines = max(lines, here.lines())
+            if process.poll() is not None:
+                break
+            here.lose(process)
+        lost += 1
+    last = Machine(tmp_path / "last", temporary)
+    last.finish(*LONGER, "--resume")
+    assert lost >= LOSSES // 2, "the sweep had come to its end before"
+    count_differences(drill, Outcome.of(last.sweep), undisturbed(tmp_path / "undisturbed", *LONGER))
+
+
+def test_two_drivers_of_which_the_first_is_stopped(s3: S3Server, tmp_path: Path, temporary: Path, drill: Drill) -> None:
+    """Two drivers, the first stopped for longer than its lease: one commits, the other ends with one line."""
+    first, second = Machine(tmp_path / "first", temporary), Machine(tmp_path / "second", temporary)
+    process = first.start(*SHORT)
+    with ending_all(process):
+        assert wait_for(process, lambda: progress_of(first.sweep) >= 60)
+        stopped = [psutil.Process(process.pid), *children_of(process)]
+        for each in stopped:
+            each.suspend()
+        second.finish(*SHORT)
+        store = Store.at(f"s3://{BUCKET}/team/one")
+        committed = store.objects()
+        for each in stopped:
+            each.resume()
+        assert process.wait(timeout=120) == 2, first.printed.read_text()
+    said = [line for line in first.printed.read_text().splitlines() if line.startswith("error:")]
+    assert len(said) == 1 and ("another process runs" in said[0] or "is in use" in said[0]), first.printed.read_text()
+    assert "Traceback" not in first.printed.read_text()
+    drill.lost("records that the first one changed", int(_records(committed) != _records(store.objects())), of=1)
+    count_differences(drill, Outcome.of(second.sweep), undisturbed(tmp_path / "undisturbed", *SHORT))
+
+
+def _records(objects: dict[str, int]) -> dict[str, int]:
+    return {key: size for key, size in objects.items() if key.startswith(("head.json", "records/"))}
+
+
+def test_a_second_driver_does_not_get_in(s3: S3Server, tmp_path: Path, temporary: Path, drill: Drill) -> None:
+    """Two drivers at once on two machines: the second is refused, and the first does not notice."""
+    first, second = Machine(tmp_path / "first", temporary), Machine(tmp_path / "second", temporary)
+    process = first.start(*SHORT)
+    with ending_all(process):
+        assert wait_for(process, lambda: progress_of(first.sweep) >= 20)
+        other = second.start(*SHORT)
+        with ending_all(other):
+            assert other.wait(timeout=LEASE_SECONDS + 60) == 2, second.printed.read_text()
+        assert process.wait(timeout=400) == 0, first.printed.read_text()
+    drill.lost("second drivers", int("another process runs this sweep" not in second.printed.read_text()), of=1)
+    count_differences(drill, Outcome.of(first.sweep), undisturbed(tmp_path / "undisturbed", *SHORT))

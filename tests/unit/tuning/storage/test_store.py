@@ -1,0 +1,208 @@
+"""Files and folders in an object store, on a real S3 server and in a folder."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kobert_core.errors import InputError
+from tests.fixtures.object_store import BUCKET, FaultyProxy, S3Server, faulty_proxy
+from tuning.storage.store import COMMITTED, Conflict, Store, StoreAway, check_address, is_address
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture(params=["s3", "file"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    if request.param == "file":
+        return Store.at(f"file://{tmp_path}/store")
+    for name, value in request.getfixturevalue("s3").environment().items():
+        monkeypatch.setenv(name, value)
+    return Store.at(f"s3://{BUCKET}/{tmp_path.name}", patience=2)
+
+
+def test_what_was_put_is_read_listed_and_removed(store: Store) -> None:
+    assert store.read("a/b") is None
+    assert store.objects() == {}
+    etag = store.put("a/b", b"one")
+    store.put("a/한글 %x+#?", b"three")
+    store.put("ab", b"")
+    assert store.read("a/b") == (b"one", etag)
+    assert store.objects() == {"a/b": 3, "a/한글 %x+#?": 5, "ab": 0}
+    assert store.objects("a") == {"a/b": 3, "a/한글 %x+#?": 5}
+    assert store.names() == ["a"]
+    assert (store / "a").objects() == {"b": 3, "한글 %x+#?": 5}
+    store.delete(["a/b", "not there"])
+    assert store.get("a/b") is None
+    store.delete([])
+
+
+def test_a_condition_holds(store: Store) -> None:
+    first = store.put("head", b"1", create=True)
+    with pytest.raises(Conflict):
+        store.put("head", b"2", create=True)
+    second = store.put("head", b"2", if_match=first)
+    with pytest.raises(Conflict):
+        store.put("head", b"3", if_match=first)
+    with pytest.raises(Conflict):
+        store.put("missing", b"3", if_match=first)
+    assert store.read("head") == (b"2", second)
+
+
+def test_an_own_put_whose_answer_was_lost_is_no_conflict(store: Store) -> None:
+    etag = store.put("head", b"mine", create=True)
+    assert store.put("head", b"mine", create=True) == etag
+    newer = store.put("head", b"mine too", if_match=etag)
+    assert store.put("head", b"mine too", if_match=etag) == newer
+
+
+def test_a_folder_without_its_marker_does_not_exist(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "below").mkdir(parents=True)
+    (folder / "one").write_bytes(b"1" * 100)
+    (folder / "below/two").write_bytes(b"2")
+    store.upload_folder(folder, "trials/0001")
+    assert store.folders() == ["trials/0001"]
+    assert store.download_folder("trials/0001", tmp_path / "back")
+    assert (tmp_path / "back/one").read_bytes() == b"1" * 100
+    assert (tmp_path / "back/below/two").read_bytes() == b"2"
+
+    store.delete([f"trials/0001/{COMMITTED}"])
+    assert store.folders() == []
+    assert not store.download_folder("trials/0001", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+    store.upload_folder(folder, "trials/0001")
+    (folder / "one").write_bytes(b"other")
+    store.upload_folder(folder, "trials/0001")
+    assert store.download_folder("trials/0001", tmp_path / "newer")
+    assert (tmp_path / "newer/one").read_bytes() == b"other"
+    store.delete_folder("trials/0001")
+    assert store.objects() == {}
+
+
+@pytest.mark.parametrize("damage", [b"1" * 99 + b"2", None])
+def test_a_damaged_folder_is_refused(store: Store, tmp_path: Path, damage: bytes | None) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/one").write_bytes(b"1" * 100)
+    store.upload_folder(tmp_path / "folder", "model")
+    (one,) = (key for key in store.objects("model") if key.endswith("/one"))
+    store.delete([one]) if damage is None else store.put(one, damage)
+    with pytest.raises(InputError, match=r"model/[0-9a-f]{16}/one: the object is (damaged|missing)"):
+        store.download_folder("model", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("marker", [b"{", b"[]", b'{"files": {"../out": {"sha256": "0"}}}', b'{"files": {"a": 1}}'])
+def test_a_marker_that_is_none_is_refused(store: Store, marker: bytes, tmp_path: Path) -> None:
+    store.put(f"model/{COMMITTED}", marker)
+    with pytest.raises(InputError, match="this is no marker"):
+        store.download_folder("model", tmp_path / "back")
+
+
+def test_a_large_file_goes_in_parts(store: Store, tmp_path: Path) -> None:
+    content = bytes(range(256)) * (80 << 10)
+    (tmp_path / "large").write_bytes(content)
+    store.upload(tmp_path / "large", "large")
+    assert store.objects() == {"large": 20 << 20}
+    store.download("large", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == content
+    with pytest.raises(FileNotFoundError):
+        store.download("none", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_only_the_address_travels(store: Store) -> None:
+    store.put("a", b"1")
+    travelled = pickle.dumps(store)
+    assert b"very-secret" not in travelled
+    assert pickle.loads(travelled) == store
+    assert pickle.loads(travelled).get("a") == b"1"
+
+
+@pytest.fixture
+def faulty(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Store, FaultyProxy]]:
+    with faulty_proxy(s3.port) as proxy:
+        for name, value in s3.environment(proxy.url).items():
+            monkeypatch.setenv(name, value)
+        yield Store.at(f"s3://{BUCKET}/{tmp_path.name}-faulty", patience=3), proxy
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "lost"])
+def test_a_fault_is_ridden_out(faulty: tuple[Store, FaultyProxy], fault: str, tmp_path: Path) -> None:
+    store, proxy = faulty
+    proxy.faults = dict.fromkeys(range(0, 200, 3), fault)
+    etag = store.put("head", b"0", create=True)
+    for number in range(1, 4):
+        etag = store.put("head", str(number).encode(), if_match=etag)
+    with pytest.raises(Conflict):
+        store.put("head", b"other", create=True)
+    assert store.read("head") == (b"3", etag)
+    (tmp_path / "large").write_bytes(b"x" * (10 << 20))
+    store.upload(tmp_path / "large", "large")
+    store.download("large", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"x" * (10 << 20)
+    assert proxy.connections > 10
+
+
+def test_a_store_that_stays_away_is_one_line(faulty: tuple[Store, FaultyProxy]) -> None:
+    store, proxy = faulty
+    proxy.always = "503"
+    with pytest.raises(StoreAway, match=r"did not answer for 1 s \(503 Service Unavailable, SlowDown\)"):
+        store.patient(1).put("a", b"")
+    proxy.close()
+    with pytest.raises(StoreAway, match="did not answer for 1 s"):
+        store.patient(1).get("a")
+
+
+def test_what_cannot_be_is_one_line_without_secrets(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    store = Store.at("s3://no-such-bucket/prefix")
+    for ask in (lambda: store.put("a", b""), lambda: store.get("a"), store.objects, store.names):
+        with pytest.raises(InputError, match=r"s3://no-such-bucket/prefix: there is no such bucket; ") as error:
+            ask()
+        assert "very-secret" not in str(error.value)
+
+
+def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="no credentials for this object store; set AWS_ACCESS_KEY_ID"):
+        Store.at("s3://bucket/prefix", patience=1).get("a")
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("ftp://host/x", "no object store of the kind `ftp`"),
+        ("s3://", "names no bucket"),
+        ("s3:///prefix", "names no bucket"),
+        ("s3://key:secret@bucket/x", "no name, password or options"),
+        ("s3://bucket/x?endpoint=http://h", "no name, password or options"),
+        ("s3://bucket/../x", "no empty parts"),
+        ("s3://bucket/a//x", "no empty parts"),
+        ("file://folder/x", "three slashes"),
+        ("file:///", "three slashes"),
+    ],
+)
+def test_no_address(address: str, problem: str) -> None:
+    with pytest.raises(InputError, match=problem) as error:
+        check_address(address)
+    assert "secret" not in str(error.value)
+
+
+def test_addresses() -> None:
+    assert [check_address(a) for a in ("s3://bucket/x/", "gs://bucket", "az://box/a b", "file:///a/b")] == [
+        "s3://bucket/x",
+        "gs://bucket",
+        "az://box/a b",
+        "file:///a/b",
+    ]
+    assert is_address("s3://bucket") and not is_address("/mnt/s3") and not is_address("http://host")

@@ -1,0 +1,1 @@
+"""Sweeps whose durable home is an object store: see docs/object-storage.md."""
