@@ -1,0 +1,52 @@
+"""A sweep that lives in an object store, as it is seen from a machine that has nothing of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kobert_core.checkpoint import WEIGHTS
+from kobert_core.io.checksums import sha256_file
+from tests.fixtures.commands import ROOT, tune
+from tests.fixtures.object_store import BUCKET, S3Server
+from tests.fixtures.sweeps import ONE_AT_A_TIME, sweep_to_its_end
+from tuning import Sweep
+
+ADDRESS = f"s3://{BUCKET}/team/one"
+TEST = ROOT / "search_spaces" / "sample" / "test.tsv"
+
+
+@pytest.mark.slow
+def test_everything_is_had_from_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with S3Server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        output, here = tmp_path / "sweeps", tmp_path / "here"
+        here.mkdir()
+        options = (*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=2", "--set", f"storage=s3://{BUCKET}/team")
+        sweep_to_its_end(output, "one", *options)
+        exported = sha256_file(output / "one" / "model" / WEIGHTS)
+        shutil.rmtree(output)
+
+        assert tune("list", "--output", f"s3://{BUCKET}/team", cwd=here).stdout.startswith(f"{ADDRESS}  3 complete")
+        trials = json.loads(tune("list", ADDRESS, "--json", cwd=here).stdout)["trials"]
+        assert "100% step" in tune("logs", ADDRESS, "1", cwd=here).stdout
+        tune("report", ADDRESS, "--output", "report.html", cwd=here)
+        assert "trial 0" in (here / "report.html").read_text()
+        tune("export", ADDRESS, "--output", "model", cwd=here)
+        assert sha256_file(here / "model" / WEIGHTS) == exported
+        tune("export", ADDRESS, "--trial", "2", "--output", "other", cwd=here)
+        scores = json.loads(tune("evaluate", ADDRESS, TEST, "--json", cwd=here).stdout)
+        assert scores == json.loads(tune("evaluate", "model", TEST, "--json", cwd=here).stdout)
+        assert json.loads(tune("reproduce", ADDRESS, "--trial", "1", "--json", cwd=here).stdout)["same_weights"]
+        refused = tune("sync", ADDRESS, cwd=here, code=2).stderr
+        assert "the MLflow store of this sweep was a file" in refused
+
+        sweep = Sweep.open(ADDRESS)
+        assert sweep.state == "finished" and len(sweep.frame) == len(trials) == 3
+        assert sweep.best.load().predict("재미있다").shape[0] == 1
+        found = json.loads(tune("doctor", "--output", f"s3://{BUCKET}/team", "--json", cwd=here).stdout)["findings"]
+        assert sum(each["level"] == "ok" and f"s3://{BUCKET}/" in each["what"] for each in found) == 3
