@@ -18,7 +18,7 @@ from tests.drills.conftest import Drill
 from tests.fixtures.object_store import BUCKET, S3Server
 from tests.fixtures.outcomes import Outcome, count_differences
 from tests.fixtures.sweeps import ONE_AT_A_TIME, children_of, ending_all, progress_of, start_sweep, wait_for
-from tuning.storage.records import LEASE_SECONDS
+from tuning.storage.records import HEAD, LEASE_SECONDS
 from tuning.storage.store import Store
 
 pytestmark = pytest.mark.slow
@@ -122,19 +122,16 @@ def test_two_drivers_of_which_the_first_is_stopped(s3: S3Server, tmp_path: Path,
             each.suspend()
         second.finish(*SHORT)
         store = Store.at(f"s3://{BUCKET}/team/one")
-        committed = store.objects()
+        committed, there = store.get(HEAD), store.objects()
         for each in stopped:
             each.resume()
         assert process.wait(timeout=120) == 2, first.printed.read_text()
     said = [line for line in first.printed.read_text().splitlines() if line.startswith("error:")]
     assert len(said) == 1 and ("another process runs" in said[0] or "is in use" in said[0]), first.printed.read_text()
     assert "Traceback" not in first.printed.read_text()
-    drill.lost("records that the first one changed", int(_records(committed) != _records(store.objects())), of=1)
+    drill.lost("heads that the first one changed", int(store.get(HEAD) != committed), of=1)
+    drill.lost("objects that the first one removed", len(there.keys() - store.objects().keys()), of=len(there))
     count_differences(drill, Outcome.of(second.sweep), undisturbed(tmp_path / "undisturbed", *SHORT))
-
-
-def _records(objects: dict[str, int]) -> dict[str, int]:
-    return {key: size for key, size in objects.items() if key.startswith(("head.json", "records/"))}
 
 
 def test_a_second_driver_does_not_get_in(s3: S3Server, tmp_path: Path, temporary: Path, drill: Drill) -> None:
