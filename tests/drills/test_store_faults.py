@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,13 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output / "one"
 
 
+@pytest.fixture
+def temporary() -> Iterator[str]:
+    """For what the node keeps; its path is short, since Ray's sockets lie there."""
+    with tempfile.TemporaryDirectory(prefix="drill-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
 class OneInFive(dict[int, str]):
     """Every fifth request fails, in turns: busy, broken off, and answered to nobody."""
 
@@ -54,16 +62,18 @@ class OneInFive(dict[int, str]):
 
 
 @pytest.mark.parametrize("faults", ["none", "one in five, and away for 40 s"])
-def test_the_sweep_is_that_of_a_folder(s3: S3Server, local: Path, tmp_path: Path, drill: Drill, faults: str) -> None:
+def test_the_sweep_is_that_of_a_folder(
+    s3: S3Server, local: Path, temporary: str, tmp_path: Path, drill: Drill, faults: str
+) -> None:
     """A sweep in an object store beside the same one in a folder."""
     drill.title = f"{drill.title}; faults: {faults}"
     address = f"s3://{BUCKET}/{tmp_path.name}"
     stored = ("--set", f"storage={address}")
     if faults == "none":
-        sweep_to_its_end(tmp_path, "one", *OPTIONS, *stored, **s3.environment())
+        sweep_to_its_end(tmp_path, "one", *OPTIONS, *stored, TMPDIR=temporary, **s3.environment())
     else:
         with faulty_proxy(s3.port) as proxy:
-            through_faults(proxy, tmp_path, *OPTIONS, *stored, **s3.environment(proxy.url))
+            through_faults(proxy, tmp_path, *OPTIONS, *stored, TMPDIR=temporary, **s3.environment(proxy.url))
     compare(local, tmp_path / "one", drill)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3.environment().items():
