@@ -182,5 +182,5 @@ def test_what_the_command_line_ran_is_opened_too(readme_work: Path) -> None:
     assert sweep.best.load().predict("재미있다")["name"].item() in ("positive", "negative")
     with pytest.raises(InputError, match="this is no folder of a sweep"):
         Sweep.open(readme_work)
-    with pytest.raises(InputError, match="no folder of this machine"):
-        Sweep.open("s3://bucket/sweeps/first")
+    with pytest.raises(InputError, match="there is no sweep here"):
+        Sweep.open(f"file://{readme_work}/sweeps/first")

@@ -11,12 +11,23 @@ import pytest
 from kobert_core.checkpoint import WEIGHTS
 from kobert_core.io.checksums import sha256_file
 from tests.fixtures.commands import ROOT, tune
+from tests.fixtures.mlflow_server import Server
 from tests.fixtures.object_store import BUCKET, S3Server
+from tests.fixtures.reader import Reader
 from tests.fixtures.sweeps import ONE_AT_A_TIME, sweep_to_its_end
 from tuning import Sweep
 
 ADDRESS = f"s3://{BUCKET}/team/one"
-TEST = ROOT / "search_spaces" / "sample" / "test.tsv"
+SAMPLE = ROOT / "search_spaces" / "sample"
+TEST = SAMPLE / "test.tsv"
+CHANGED = {
+    "name: quickstart": "name: first",
+    "sample/": f"{SAMPLE}/",
+    "epochs: 8": "epochs: 2",
+    "confirm: {top: 1, seeds: 3}": "",
+    "budget: {trials: 10}": "budget: {trials: 4}",
+}
+"""What the reader of the page has: a short study."""
 
 
 @pytest.mark.slow
@@ -50,3 +61,22 @@ def test_everything_is_had_from_the_address(tmp_path: Path, monkeypatch: pytest.
         assert sweep.best.load().predict("재미있다").shape[0] == 1
         found = json.loads(tune("doctor", "--output", f"s3://{BUCKET}/team", "--json", cwd=here).stdout)["findings"]
         assert sum(each["level"] == "ok" and f"s3://{BUCKET}/" in each["what"] for each in found) == 3
+
+
+@pytest.mark.slow
+def test_the_page_is_done_as_it_says(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copyfile(TEST, tmp_path / "test.tsv")
+    reader = Reader("docs/object-storage.md", tmp_path, {"s3://team-bucket": f"s3://{BUCKET}"})
+    study = (ROOT / "search_spaces" / "quickstart.yaml").read_text(encoding="utf-8")
+    for what, this in CHANGED.items():
+        assert what in study
+        study = study.replace(what, this)
+    (storage,) = reader.page.code("yaml")
+    study += storage.replace("s3://team-bucket", f"s3://{BUCKET}") + f"tracking: {{uri: {server.url}}}\n"
+    (tmp_path / "study.yaml").write_text(study, encoding="utf-8")
+    with S3Server() as store:
+        for name, value in store.environment().items():
+            monkeypatch.setenv(name, value)
+        reader.read()
+    assert "trial 3" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert sha256_file(tmp_path / "model" / WEIGHTS) == sha256_file(tmp_path / "sweeps" / "first" / "model" / WEIGHTS)

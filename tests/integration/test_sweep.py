@@ -474,7 +474,7 @@ def test_the_winner_goes_to_the_hub(sweep: dict[str, Any], monkeypatch: pytest.M
 
 
 def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
-    command = [*TUNE, "sweep", str(QUICKSTART), "--name", "cut", "--trials", "2"]
+    command = [*TUNE, "sweep", str(QUICKSTART), "--name", "cut", "--trials", "1"]
     command += ["--set", "train.epochs=3", *UNCONFIRMED, *ONE_AT_A_TIME]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -495,7 +495,7 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
     assert TrialState.RUNNING not in states and TrialState.WAITING in states
     done = tune_forked(*command[len(TUNE) :], "--resume", "--json", cwd=tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
-    assert sum(result["states"].values()) == 2 and set(result["states"]) <= {"COMPLETE", "PRUNED"}
+    assert result["states"] == {"COMPLETE": 1}
     resumed = json.loads(ledger.read_text())
     assert [record["values"] for record in resumed][: len(cut)] == [record["values"] for record in cut]
 

@@ -234,17 +234,23 @@ def test_what_is_in_flight_at_its_end_is_answered_and_what_finds_no_room_refused
         assert 1 <= int(refused.headers["retry-after"]) < 600
         began = time.monotonic()
         assert server.ask("/health").status == 200 and time.monotonic() - began < 1
-        server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
         assert not any(one.done() for one in asked), "or this shows nothing"
-        with pytest.raises(OSError):
-            server.ask("/predict", ROW)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until_it_refuses(server)
         with pytest.raises((RemoteDisconnected, ConnectionError)):
             idle.request("GET", "/health")
             idle.getresponse()
         assert [len(one.result().json["answers"]) for one in asked] == [256, 256]
         assert server.process.wait(30) == 0
         assert len(server.log.read_text(encoding="utf-8").splitlines()) == 1
+
+
+def wait_until_it_refuses(server: Served) -> None:
+    deadline = time.monotonic() + 10
+    with pytest.raises(OSError):
+        while time.monotonic() < deadline:
+            socket.create_connection((server.host, server.port), timeout=10).close()
+            time.sleep(0.02)
 
 
 def test_no_text_comes_into_the_log(server: Served) -> None:
