@@ -30,6 +30,7 @@ REPORT = ROOT / "benchmarks/RESULTS.md"
 MEASURED = ("kobert_core", "search_spaces", "tuning", "benchmarks", ":!benchmarks/RESULTS.md")
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "sentencepiece", "numpy", "ray", "optuna")
 LONGEST = 1800  # seconds of one measurement
+QUIET, TRIES = 0.1, 3  # cores that other processes may keep busy; so often is what was disturbed measured
 
 
 def conditions() -> dict[str, Any]:
@@ -93,6 +94,16 @@ def append(record: dict[str, Any]) -> None:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
+def measure_in_quiet(command: list[str], threads: int | None) -> dict[str, Any]:
+    """`measure`, again while other processes disturb it; of `TRIES` disturbed measurements the quietest counts."""
+    tries = []
+    for _ in range(TRIES):
+        tries.append(measure(command, threads))
+        if (tries[-1].get("others") or 0.0) <= QUIET:
+            return tries[-1]
+    return min(tries, key=lambda figures: float(figures["others"]))
+
+
 def measure(command: list[str], threads: int | None) -> dict[str, Any]:
     """Run one side; what it gave, with the wall time of its process, or why it gave nothing."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
@@ -141,7 +152,7 @@ def run(name: str, group: Group, rounds: int) -> bool:
             if (name, side, number) in there or (side in group.original and not ORIGINAL.is_file()):
                 continue
             seed = ["--seed", str(number)] if group.seeded else []
-            figures = measure([*command, *seed], group.threads)
+            figures = measure_in_quiet([*command, *seed], group.threads)
             append({"group": name, "side": side, "round": number, "figures": figures})
             complete = complete and "error" not in figures
             shown = figures.get("error") or f"{figures['seconds']:.2f} s"

@@ -38,7 +38,8 @@ Written by `make bench`; not by hand.
 
 To repeat: `make original` once (the original's tokenizer and pipeline), then `make bench`; a part of it:
 `python benchmarks/bench.py --only nsmc-tiny sweep`. Each measurement is a process of its own. The sides of a group take
-turns round by round; ratios are taken within a round. Shown are medians of the rounds, with the least and the most."""
+turns round by round; ratios are taken within a round. What other processes disturb is measured again, twice at most.
+Shown are medians of the rounds, with the least and the most."""
 
 
 def _company(measured: Sequence[Mapping[str, Any]]) -> str:
