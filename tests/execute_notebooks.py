@@ -22,7 +22,7 @@ def read(name: str) -> nbformat.NotebookNode:
 
 
 def execute(name: str) -> nbformat.NotebookNode:
-    """The English edition with what its cells show now, run in a folder of its own.
+    """The English edition with what its cells show now, run in a folder that lies as its own does in a clone.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
@@ -32,8 +32,11 @@ def execute(name: str) -> nbformat.NotebookNode:
     # Warnings of libraries name places on this machine.
     environment = {"KOBERT_SHARED": str(ROOT.parent / "shared"), **os.environ}
     environment |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "ignore"}
-    with TemporaryDirectory() as folder:
-        client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}})
+    with TemporaryDirectory() as clone:
+        (Path(clone) / "search_spaces").symlink_to(ROOT / "search_spaces")
+        folder = Path(clone) / "docs" / "notebooks"
+        folder.mkdir(parents=True)
+        client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}})
         client.execute(env=environment)
     return notebook
 

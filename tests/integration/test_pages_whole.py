@@ -165,7 +165,7 @@ def test_models_in_mlflow(reader_work: Path) -> None:
         reader.execute(evaluate.text)
         for line in (*lines_of(register), *lines_of(promote)):
             reader.type(line)
-        assert client.get_model_version_by_alias("reviews", "champion").version == "1"
+        assert str(client.get_model_version_by_alias("reviews", "champion").version) == "1"
     finally:
         mlflow.set_tracking_uri(None)
 
