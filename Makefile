@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ORIGINAL := .venv-original
 
-.PHONY: sweep test test-parts test-whole test-slow cases drills ray-versions schema lint docs reference pictures bench gpu original install clean
+.PHONY: sweep test test-parts test-whole test-slow cases notebooks drills ray-versions schema lint docs reference pictures bench gpu original install clean
 
 sweep: $(INSTALLED)  ## A sweep over the sample that the package carries
 	$(BIN)/kobert-tune sweep search_spaces/quickstart.yaml --name quickstart-$$(date +%Y%m%d-%H%M%S)
@@ -25,6 +25,9 @@ test-slow: $(INSTALLED)  ## The slow tests: kills, hangs, clusters of several no
 
 cases: $(INSTALLED)  ## The inputs of ../shared/cases, which once went wrong
 	$(BIN)/python -m pytest tests/integration/test_cases.py
+
+notebooks: $(INSTALLED)  ## The notebooks of docs/, executed, with real data and without
+	$(BIN)/python -m pytest tests/integration/test_notebooks.py
 
 drills: $(INSTALLED)  ## Everything that can be killed, filled or broken, is; prints what was lost
 	$(BIN)/python -m pytest tests/drills
