@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from kobert_core.errors import InputError
+from kobert_core.io.checksums import sealed
 from tests.fixtures import pages
 from tests.fixtures.commands import ROOT, environment
 from tests.fixtures.sweeps import ending_all, progress_of, start_sweep, wait_for
@@ -174,6 +177,16 @@ def test_what_the_command_line_runs_is_stopped_from_python(tmp_path: Path) -> No
             sweep.wait(0.1)
         assert sweep.stop().state == "interrupted"
         assert process.wait(timeout=60) == 130
+
+
+def test_notes_on_the_winner_are_shown(readme_work: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(readme_work / "sweeps" / "first", tmp_path / "first")
+    result = json.loads((folder / "winner.json").read_text(encoding="utf-8"))
+    del result["sha256"]
+    (folder / "winner.json").write_text(json.dumps(sealed(result | {"notes": ["no better than chance"]})), "utf-8")
+    sweep = Sweep.open(folder)
+    assert str(sweep).endswith("\nnote: no better than chance")
+    assert "<br>note: no better than chance" in sweep._repr_html_()
 
 
 def test_what_the_command_line_ran_is_opened_too(readme_work: Path) -> None:

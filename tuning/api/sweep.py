@@ -361,9 +361,14 @@ class Look:
         said = self._result.get("verdict") if self._result else None
         return f"verdict: {said['sentence']}" if said else None
 
+    @property
+    def notes(self) -> list[str]:
+        """What else is to be known of the winner, such as that it is no better than chance."""
+        return [f"note: {note}" for note in self._result.get("notes", ())] if self._result else []
+
     def lines(self) -> list[str]:
         """All of it."""
-        return [line for line in (self.headline, self.best, self.verdict) if line]
+        return [line for line in (self.headline, self.best, self.verdict, *self.notes) if line]
 
 
 class Report:
