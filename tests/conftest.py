@@ -12,6 +12,7 @@ import pytest
 
 from tests.fixtures.disks import Mount, small_disk
 from tests.fixtures.mlflow_server import Server
+from tests.fixtures.object_store import S3Server
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -39,6 +40,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.start()
     yield server
     server.end()
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An S3 server of the test's own, which this process and those that it starts find in their environment."""
+    with S3Server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield server
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 from safetensors.torch import load_file
 
 from kobert_core.checkpoint import WEIGHTS
-from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import task_class
 from kobert_core.training import train
 from tests.drills.conftest import Drill
@@ -23,6 +22,7 @@ from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED, environment
 from tests.fixtures.nodes import Nodes, may_mount, ray_nodes
 from tests.fixtures.object_store import BUCKET, S3Server
 from tests.fixtures.sweeps import records_of, reported_curves, without_times
+from tests.fixtures.undisturbed import Until
 from tuning.storage.store import Store
 from tuning.study import load_study
 from tuning.sweep_dir.layout import CHECKPOINTS, trial_folder
@@ -30,14 +30,6 @@ from tuning.sweep_dir.layout import CHECKPOINTS, trial_folder
 pytestmark = pytest.mark.slow
 TRIALS = 12
 EPOCHS = 20
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    with S3Server() as server:
-        for name, value in server.environment().items():
-            monkeypatch.setenv(name, value)
-        yield server
 
 
 @pytest.fixture
@@ -132,19 +124,3 @@ def sweep_folder(here: Path) -> Path:
 
 def running(here: Path) -> list[dict[str, Any]]:
     return [each for each in records_of(sweep_folder(here)).values() if each["state"] == "RUNNING"]
-
-
-class Until(LocalRuntime):
-    """Ends a run at so many percent, as its scheduler did."""
-
-    def __init__(self, progress: int) -> None:
-        super().__init__()
-        self.progress = progress
-        self.reports: dict[int, Report] = {}
-
-    def report(self, report: Report) -> bool:
-        self.reports[report.step] = report
-        return report.progress < self.progress
-
-    def should_stop(self) -> bool:
-        return any(report.progress == self.progress for report in self.reports.values())

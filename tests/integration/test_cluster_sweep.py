@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import task_class
 from kobert_core.training import train
 from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED, environment
 from tests.fixtures.nodes import Nodes, ray_nodes
+from tests.fixtures.undisturbed import Until
 from tuning.study import load_study
 
 pytestmark = pytest.mark.slow
@@ -88,22 +88,6 @@ def test_every_trial_ends_once(sweep: dict[str, Any]) -> None:
     runs = client.search_runs([experiment.experiment_id])
     assert Counter(run.info.status for run in runs)["RUNNING"] == 0
     assert len(runs) == TRIALS + 1
-
-
-class Until(LocalRuntime):
-    """Ends a run at so many percent, as its scheduler did."""
-
-    def __init__(self, progress: int) -> None:
-        super().__init__()
-        self.progress = progress
-        self.reports: dict[int, Report] = {}
-
-    def report(self, report: Report) -> bool:
-        self.reports[report.step] = report
-        return report.progress < self.progress
-
-    def should_stop(self) -> bool:
-        return any(report.progress == self.progress for report in self.reports.values())
 
 
 def test_each_curve_is_that_of_the_same_values_undisturbed(sweep: dict[str, Any], cache: Path) -> None:

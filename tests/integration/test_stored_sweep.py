@@ -12,7 +12,7 @@ from kobert_core.checkpoint import WEIGHTS
 from kobert_core.io.checksums import sha256_file
 from tests.fixtures.commands import ROOT, tune
 from tests.fixtures.mlflow_server import Server
-from tests.fixtures.object_store import BUCKET, S3Server
+from tests.fixtures.object_store import BUCKET
 from tests.fixtures.reader import Reader
 from tests.fixtures.sweeps import ONE_AT_A_TIME, sweep_to_its_end
 from tuning import Sweep
@@ -31,40 +31,39 @@ CHANGED = {
 
 
 @pytest.mark.slow
-def test_everything_is_had_from_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with S3Server() as server:
-        for name, value in server.environment().items():
-            monkeypatch.setenv(name, value)
-        output, here = tmp_path / "sweeps", tmp_path / "here"
-        here.mkdir()
-        options = (*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=2", "--set", f"storage=s3://{BUCKET}/team")
-        sweep_to_its_end(output, "one", *options)
-        exported = sha256_file(output / "one" / "model" / WEIGHTS)
-        shutil.rmtree(output)
+@pytest.mark.usefixtures("s3")
+def test_everything_is_had_from_the_address(tmp_path: Path) -> None:
+    output, here = tmp_path / "sweeps", tmp_path / "here"
+    here.mkdir()
+    options = (*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=2", "--set", f"storage=s3://{BUCKET}/team")
+    sweep_to_its_end(output, "one", *options)
+    exported = sha256_file(output / "one" / "model" / WEIGHTS)
+    shutil.rmtree(output)
 
-        assert tune("list", "--output", f"s3://{BUCKET}/team", cwd=here).stdout.startswith(f"{ADDRESS}  3 complete")
-        trials = json.loads(tune("list", ADDRESS, "--json", cwd=here).stdout)["trials"]
-        assert "100% step" in tune("logs", ADDRESS, "1", cwd=here).stdout
-        tune("report", ADDRESS, "--output", "report.html", cwd=here)
-        assert "trial 0" in (here / "report.html").read_text()
-        tune("export", ADDRESS, "--output", "model", cwd=here)
-        assert sha256_file(here / "model" / WEIGHTS) == exported
-        tune("export", ADDRESS, "--trial", "2", "--output", "other", cwd=here)
-        scores = json.loads(tune("evaluate", ADDRESS, TEST, "--json", cwd=here).stdout)
-        assert scores == json.loads(tune("evaluate", "model", TEST, "--json", cwd=here).stdout)
-        assert json.loads(tune("reproduce", ADDRESS, "--trial", "1", "--json", cwd=here).stdout)["same_weights"]
-        refused = tune("sync", ADDRESS, cwd=here, code=2).stderr
-        assert "the MLflow store of this sweep was a file" in refused
+    assert tune("list", "--output", f"s3://{BUCKET}/team", cwd=here).stdout.startswith(f"{ADDRESS}  3 complete")
+    trials = json.loads(tune("list", ADDRESS, "--json", cwd=here).stdout)["trials"]
+    assert "100% step" in tune("logs", ADDRESS, "1", cwd=here).stdout
+    tune("report", ADDRESS, "--output", "report.html", cwd=here)
+    assert "trial 0" in (here / "report.html").read_text()
+    tune("export", ADDRESS, "--output", "model", cwd=here)
+    assert sha256_file(here / "model" / WEIGHTS) == exported
+    tune("export", ADDRESS, "--trial", "2", "--output", "other", cwd=here)
+    scores = json.loads(tune("evaluate", ADDRESS, TEST, "--json", cwd=here).stdout)
+    assert scores == json.loads(tune("evaluate", "model", TEST, "--json", cwd=here).stdout)
+    assert json.loads(tune("reproduce", ADDRESS, "--trial", "1", "--json", cwd=here).stdout)["same_weights"]
+    refused = tune("sync", ADDRESS, cwd=here, code=2).stderr
+    assert "the MLflow store of this sweep was a file" in refused
 
-        sweep = Sweep.open(ADDRESS)
-        assert sweep.state == "finished" and len(sweep.frame) == len(trials) == 3
-        assert sweep.best.load().predict("재미있다").shape[0] == 1
-        found = json.loads(tune("doctor", "--output", f"s3://{BUCKET}/team", "--json", cwd=here).stdout)["findings"]
-        assert sum(each["level"] == "ok" and f"s3://{BUCKET}/" in each["what"] for each in found) == 3
+    sweep = Sweep.open(ADDRESS)
+    assert sweep.state == "finished" and len(sweep.frame) == len(trials) == 3
+    assert sweep.best.load().predict("재미있다").shape[0] == 1
+    found = json.loads(tune("doctor", "--output", f"s3://{BUCKET}/team", "--json", cwd=here).stdout)["findings"]
+    assert sum(each["level"] == "ok" and f"s3://{BUCKET}/" in each["what"] for each in found) == 3
 
 
 @pytest.mark.slow
-def test_the_page_is_done_as_it_says(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("s3")
+def test_the_page_is_done_as_it_says(server: Server, tmp_path: Path) -> None:
     shutil.copyfile(TEST, tmp_path / "test.tsv")
     reader = Reader("docs/object-storage.md", tmp_path, {"s3://team-bucket": f"s3://{BUCKET}"})
     study = (ROOT / "search_spaces" / "quickstart.yaml").read_text(encoding="utf-8")
@@ -74,9 +73,6 @@ def test_the_page_is_done_as_it_says(server: Server, tmp_path: Path, monkeypatch
     (storage,) = reader.page.code("yaml")
     study += storage.replace("s3://team-bucket", f"s3://{BUCKET}") + f"tracking: {{uri: {server.url}}}\n"
     (tmp_path / "study.yaml").write_text(study, encoding="utf-8")
-    with S3Server() as store:
-        for name, value in store.environment().items():
-            monkeypatch.setenv(name, value)
-        reader.read()
+    reader.read()
     assert "trial 3" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert sha256_file(tmp_path / "model" / WEIGHTS) == sha256_file(tmp_path / "sweeps" / "first" / "model" / WEIGHTS)
