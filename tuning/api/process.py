@@ -19,6 +19,7 @@ from tuning.study import StudyConfig, dump_study
 from tuning.sweep_dir.home import has_sweep
 from tuning.sweep_dir.layout import ASKED, MESSAGES, OUTPUT, STUDY
 from tuning.sweep_dir.lock import driver_of, is_running
+from tuning.sweep_dir.names import sweep_address
 
 LAST_LINES = 15
 
@@ -34,7 +35,8 @@ def start_driver(study: StudyConfig, folder: Path, *, address: str | None) -> su
         raise InputError(f"the folder cannot be made ({error.strerror})", where=folder) from error
     dump_study(study, folder / ASKED)
     (folder / MESSAGES).write_bytes(b"")
-    there = (folder / STUDY).is_file() or (study.home is not None and has_sweep(f"{study.home}/{folder.name}"))
+    home = sweep_address(study, folder)
+    there = (folder / STUDY).is_file() or (home is not None and has_sweep(home))
     options = json.dumps({"address": address, "resume": there})
     places = [os.path.abspath(place) for place in sys.path if place and os.path.exists(place)]
     with open(folder / OUTPUT, "ab") as output:

@@ -19,6 +19,7 @@ from kobert_core.errors import InputError
 from tuning.cluster.web import problem_at
 from tuning.study import StudyConfig, dump_study
 from tuning.sweep_dir.layout import STUDY
+from tuning.sweep_dir.names import sweep_address
 from tuning.sweep_dir.opening import name_in_use, refuse_used
 from tuning.tracking import address_problem, redact_uri
 
@@ -222,4 +223,4 @@ def as_job(details: JobDetails) -> Job:
 
 def place_in(study: StudyConfig, folder: Path) -> str:
     """Where a sweep is found when it has run: in its folder, or at its address in an object store."""
-    return str(folder) if study.home is None else f"{study.home}/{folder.name}"
+    return sweep_address(study, folder) or str(folder)

@@ -102,10 +102,11 @@ class TrialRunner:
         study, objective, folder = self._study, self._study.objective, self._table.folder
         self._remove_pbt_checkpoints()
         self._count += 1
-        fixed = {"study": str(folder / STUDY), "folder": str(folder), "cache": str(folder.parent / CACHE)}
+        cache = folder.parent / CACHE
+        fixed: dict[str, object] = {"study": str(folder / STUDY), "folder": str(folder), "cache": str(cache)}
         tuner = make_tuner(
             self._groups,
-            *self._groups.placed(train_trial, dict(fixed)),
+            *self._groups.placed(train_trial, fixed),
             metric=objective.metric,
             configs=searcher or start_population(self._table, study.space, study.search, trials=trials),
             scheduler=make_scheduler(

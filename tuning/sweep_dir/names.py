@@ -37,3 +37,8 @@ def sweep_folder(study: StudyConfig, name: str | None, output: Path | None, *, w
         InputError: as from `sweep_name`; `where` is named then.
     """
     return ((output or study.sweeps_folder or SWEEPS) / sweep_name(name or study.name, where=where)).resolve()
+
+
+def sweep_address(study: StudyConfig, folder: Path) -> str | None:
+    """The address in an object store of a sweep with this working folder; None where the folder is all there is."""
+    return None if study.home is None else f"{study.home}/{folder.name}"
