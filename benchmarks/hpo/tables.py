@@ -29,7 +29,7 @@ class Table:
     """The runs of one space, each with each seed.
 
     Values that were not trained with count as the nearest ones that were, as in Syne Tune's `BlackboxTabular` with a
-    1-nearest-neighbour surrogate. How far each value counts is what a random forest says that it matters for: with equal
+    1-nearest-neighbour surrogate. Each value counts as much as a random forest says that it matters: with equal
     weights, values that do not matter would decide which curve is replayed.
     """
 
