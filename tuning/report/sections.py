@@ -16,6 +16,7 @@ from tuning.report.elements import Markup, Section, code, details, escaped, figu
 from tuning.report.search import FEW, ComparedTrials, Importance, compare_trials, drawn, importance_of
 from tuning.report.stopping import Rung, look_at_rungs, rungs_of, seconds_saved
 from tuning.report.sweep_data import SweepData
+from tuning.search.schedulers import rungs_of as scheduler_rungs
 from tuning.study.objectives import goals_in
 from tuning.sweep_dir.layout import STUDY, TABLE
 from tuning.sweep_dir.trial_status import TrialState, last_line
@@ -199,7 +200,7 @@ def learning_curves(data: SweepData, rungs: Sequence[int]) -> Iterator[Markup]:
     if not any(record.curve for record in data.records):
         yield paragraph("No trial has been evaluated yet.")
         return
-    has_rungs = data.study.scheduler.name in ("asha", "hyperband")
+    has_rungs = scheduler_rungs(data.study.scheduler) is not None
     told = "; dotted lines are the rungs at which they may be stopped" if has_rungs else ""
     step = math.ceil(len(data.records) / TRIALS_SHOWN)
     told += f"; one trial of every {step}" if step > 1 else ""
