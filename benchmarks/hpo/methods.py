@@ -1,4 +1,4 @@
-"""Searches to be compared: the product's own parts, its peers', and what might become part of it."""
+"""Searches to be compared: the product's own parts, and its peers'."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Promotion(ReplayingScheduler, FIFOScheduler):
         metric: str,
         mode: str,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._metric, self._sign, self._rungs = metric, 1 if mode == "max" else -1, Rungs(rungs, factor)
         self._baselines, self._further, self._unfinished = baselines, further, {}
         for record in earlier:
@@ -124,6 +124,7 @@ class Promotion(ReplayingScheduler, FIFOScheduler):
         """Judge a trial at its report: it is stopped where it pauses."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
         number = trial.config["trial"]
+        assert self._metric is not None
         if decision == TrialScheduler.CONTINUE and number not in self._baselines:
             ((percent, value),) = self._signed([(result[CLOCK], result[self._metric])])
             return TrialScheduler.STOP if self._rungs.pauses(number, percent, value) else TrialScheduler.CONTINUE
