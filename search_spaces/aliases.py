@@ -245,6 +245,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "asynchyperbandscheduler": ("asha",),
     "ashascheduler": ("asha",),
     "successive_halving": ("asha",),
+    "promote": ("promotion",),
+    "asha_promotion": ("promotion",),
     "successivehalvingpruner": ("asha",),
     "medianpruner": ("median",),
     "median_stopping": ("median",),

@@ -1,8 +1,8 @@
-"""Searches to be compared: the product's own parts, its peers', and what might become part of it."""
+"""Searches to be compared: the product's own parts, and its peers'."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
 from typing import Any, cast
 
 import optuna
@@ -31,19 +31,26 @@ class Product:
         self._scheduler = Scheduled(
             make_scheduler(config, metric="objective", mode="max", space=study.space, search=search)
         )
-        self._begun = 0
+        self._searcher.promotion = self._scheduler.promotion
+        self._trials: dict[int, SimulatedTrial] = {}
+        self._names = itertools.count()
+        self._name_of: dict[int, str] = {}
+        """What the searcher calls a trial: a promoted one has another name."""
 
     def next(self) -> SimulatedTrial | None:
-        suggested = self._searcher.suggest(str(self._begun))
+        name = f"{next(self._names)}"
+        suggested = self._searcher.suggest(name)
         if not isinstance(suggested, dict):
             return None
-        trial = SimulatedTrial(self._begun, cast(dict[str, Any], suggested["values"]))
-        self._begun += 1
-        self._scheduler.add(trial)
-        return trial
+        number = cast(int, suggested["trial"])
+        self._name_of[number] = name
+        if number not in self._trials:
+            self._trials[number] = SimulatedTrial(number, cast(dict[str, Any], suggested["values"]))
+        self._scheduler.add(self._trials[number])
+        return self._trials[number]
 
     def goes_on(self, trial: SimulatedTrial) -> bool:
-        self._searcher.on_trial_result(str(trial.number), result_of(trial))
+        self._searcher.on_trial_result(self._name_of[trial.number], result_of(trial))
         goes_on = self._scheduler.goes_on(trial)
         if not goes_on:
             self._tell(trial)
@@ -54,8 +61,8 @@ class Product:
         self._tell(trial)
 
     def _tell(self, trial: SimulatedTrial) -> None:
-        self._searcher.on_trial_complete(str(trial.number), result_of(trial))
-        self._searcher.tell(str(trial.number))
+        self._searcher.on_trial_complete(self._name_of[trial.number], result_of(trial))
+        self._searcher.tell(self._name_of[trial.number])
 
 
 class Optuna:
@@ -117,65 +124,3 @@ class RayTune:
     def ended(self, trial: SimulatedTrial) -> None:
         self._scheduler.close(trial)
         self._searcher.on_trial_complete(str(trial.number), result_of(trial))
-
-
-class Promotion:
-    """Asynchronous successive halving as published (Li et al. 2020, MLSys, algorithm 2): trials pause at each rung, and
-    a free worker first takes the best third of those that wait at a rung further, from the highest rung down."""
-
-    def __init__(self, new_values: Callable[[int], dict[str, Any]], told: Callable[[SimulatedTrial], None]) -> None:
-        self._new_values, self._told = new_values, told
-        self._trials: list[SimulatedTrial] = []
-        self._rungs: dict[int, list[SimulatedTrial]] = {END // ETA**power: [] for power in range(2, 0, -1)}
-        self._promoted: set[tuple[int, int]] = set()
-
-    def next(self) -> SimulatedTrial | None:
-        for rung, there in sorted(self._rungs.items(), reverse=True):
-            best = sorted(there, key=lambda trial: -best_until(trial, rung))[: len(there) // ETA]
-            for trial in best:
-                if (rung, trial.number) not in self._promoted:
-                    self._promoted.add((rung, trial.number))
-                    return trial
-        trial = SimulatedTrial(len(self._trials), self._new_values(len(self._trials)))
-        self._trials.append(trial)
-        return trial
-
-    def goes_on(self, trial: SimulatedTrial) -> bool:
-        rung = next((rung for rung in self._rungs if self._reached(trial, rung)), None)
-        if rung is None:
-            return True
-        self._rungs[rung].append(trial)
-        self._told(trial)
-        return False
-
-    def _reached(self, trial: SimulatedTrial, rung: int) -> bool:
-        return trial.percent >= rung and trial not in self._rungs[rung]
-
-    def ended(self, trial: SimulatedTrial) -> None:
-        self._told(trial)
-
-
-def best_until(trial: SimulatedTrial, percent: int) -> float:
-    """A trial's best evaluation up to there."""
-    return max(value for done, value in trial.curve.items() if done <= percent or done == min(trial.curve))
-
-
-class Sampled:
-    """New values from Optuna's TPE, which knows each trial by its latest evaluation."""
-
-    def __init__(self, space: Space, *, seed: int) -> None:
-        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-        self._space, self._study = space, optuna.create_study(direction="maximize", sampler=sampler)
-        self._asked: dict[int, optuna.Trial] = {}
-
-    def __call__(self, number: int) -> dict[str, Any]:
-        trial = self._study.ask()
-        self._asked[number] = trial
-        return self._space.suggest(trial)
-
-    def told(self, trial: SimulatedTrial) -> None:
-        """Report how far a trial has come; at its end, close it."""
-        optuna_trial = self._asked[trial.number]
-        optuna_trial.report(trial.curve[trial.percent], step=trial.percent)
-        if trial.percent == END:
-            self._study.tell(optuna_trial, trial.curve[END])

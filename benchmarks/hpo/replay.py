@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 import optuna
-from methods import Optuna, Product, Promotion, RayTune, Sampled
+from methods import Optuna, Product, RayTune
 from scipy.stats import bootstrap
 from simulate import Replay, simulate
 from tables import HERE, Table
@@ -37,14 +37,9 @@ MAKERS: dict[str, Callable[[Table, int], Method]] = {
         t.study.space, optuna.pruners.MedianPruner(), seed=seed
     ),
     "Ray Tune: OptunaSearch and ASHA": lambda t, seed: RayTune(t.study.space, seed=seed),
-    "promotion, TPE": lambda t, seed: promoting(t, seed),
+    "TPE and promotion": lambda t, seed: Product(t.study, algorithm="tpe", scheduler="promotion", seed=seed),
+    "random and promotion": lambda t, seed: Product(t.study, algorithm="random", scheduler="promotion", seed=seed),
 }
-
-
-def promoting(table: Table, seed: int) -> Promotion:
-    """Asynchronous successive halving that promotes, with TPE."""
-    sampled = Sampled(table.study.space, seed=seed)
-    return Promotion(sampled, sampled.told)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from tuning.api.html import sweep_html
 from tuning.api.process import Heard, hear, interrupt, is_driven, last_output
 from tuning.api.trial import Trial
 from tuning.display.time_left import TimeLeft
-from tuning.display.trials import time_left_as_text
+from tuning.display.trials import how_far, time_left_as_text
 from tuning.display.words import span
 from tuning.study import StudyConfig
 from tuning.sweep_dir.confirm_runs import ConfirmRuns
@@ -336,7 +336,7 @@ class Look:
             return f"{self.name}: {self.heard.work or (self.heard.said or ['starting'])[-1]}"
         ended = sum(record.has_ended for record in self.table)
         trials = ended + max(0, self.table.trials_left(self._config))
-        line = f"{self.name}: {self.state}, {ended} of {trials} trials"
+        line = f"{self.name}: {self.state}, {how_far(self.table, trials)}"
         if self.state != "running":
             return line
         if ended == trials and self._config.confirm is not None:

@@ -34,7 +34,7 @@ class Trial:
 
     @property
     def state(self) -> str:
-        """RUNNING, COMPLETE, PRUNED, FAILED, or INTERRUPTED."""
+        """RUNNING, COMPLETE, PRUNED, FAILED, INTERRUPTED, or PAUSED."""
         return str(self._record.state)
 
     @property

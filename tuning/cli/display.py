@@ -13,7 +13,7 @@ from rich.live import Live
 from kobert_core.texts import printable
 from tuning.cli.progress import Bars, Lines, watching
 from tuning.display.time_left import TimeLeft
-from tuning.display.trials import LiveTable, short_values, time_left_as_text, trial_table, values_as_text
+from tuning.display.trials import LiveTable, how_far, short_values, time_left_as_text, trial_table, values_as_text
 from tuning.display.words import span
 from tuning.sweep_dir.trial_status import last_line
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -71,8 +71,7 @@ class SweepProgress:
         return short_values(self._table)
 
     def __str__(self) -> str:
-        ended = sum(record.has_ended for record in self._table)
-        line = f"{ended} of {self._trials} trials, {span(time.monotonic() - self._begin)}"
+        line = f"{how_far(self._table, self._trials)}, {span(time.monotonic() - self._begin)}"
         confirming, left, limit = self._budget.reserve(), self._left.seconds(), self._budget.seconds_left
         line += time_left_as_text(
             None if left is None else left + confirming, None if limit is None else limit + confirming
@@ -97,7 +96,7 @@ class TrialLines:
         value = f" best {record.value:.4f}" if record.value is not None else ""
         values = f" {values_as_text(record, self._progress.short_names)}" if record.progress == 0 else ""
         reason = f" {last_line(record.reason)}" if record.reason else ""
-        sweep = f" ({self._progress})" if record.has_ended else ""
+        sweep = f" ({self._progress})" if record.is_at_rest else ""
         if record.has_ended and (broken := self._table.breaks(record)):
             reason += f" breaks {broken}"
         self._display.say(f"trial {record.trial} {record.state} {record.progress}%{value}{values}{reason}{sweep}")

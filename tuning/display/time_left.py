@@ -26,11 +26,12 @@ class TimeLeft:
         """Until the last trial ends; None while nothing is known.
 
         A trial that has reported goes on at its own pace, to its end; one that has not takes the mean of those that
-        ended, however they ended. A group that is free takes the next one.
+        ended, however they ended. A group that is free takes the next one. A trial that is paused counts as ended: most
+        of them stay where they are.
         """
         records = list(self._table)
-        ended = [record.seconds for record in records if record.has_ended]
-        begun = [record for record in records if not record.has_ended]
+        ended = [record.seconds for record in records if record.is_at_rest]
+        begun = [record for record in records if not record.is_at_rest]
         wholes = {record.trial: 100 * record.seconds / record.progress for record in begun if record.progress}
         if not ended and not wholes:
             return 0.0 if self._trials <= 0 else None

@@ -21,6 +21,7 @@ STYLES = {
     TrialState.PRUNED: "yellow",
     TrialState.FAILED: "red",
     TrialState.INTERRUPTED: "magenta",
+    TrialState.PAUSED: "blue",
 }
 WIDE = 100
 """Columns of a terminal; on a narrower one the table leaves out the number of steps, to have room for values."""
@@ -80,6 +81,13 @@ def trial_table(table: TrialTable, records: list[TrialRecord], *, cut: bool = Fa
             Text(" ".join(told.split()), no_wrap=True, overflow="ellipsis") if cut else Text(told),
         )
     return grid
+
+
+def how_far(table: TrialTable, trials: int) -> str:
+    """How many of the sweep's trials have ended: `3 of 20 trials, 9 paused`."""
+    ended = sum(record.has_ended for record in table)
+    paused = table.states().get(TrialState.PAUSED, 0)
+    return f"{ended} of {trials} trials" + (f", {paused} paused" if paused else "")
 
 
 def short_values(records: Iterable[TrialRecord]) -> dict[str, str]:

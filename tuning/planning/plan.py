@@ -114,10 +114,11 @@ def reckon(checked: CheckedStudy, probes: Sequence[Probe], here: int) -> Plan:
     wanted = trials_by_chance(study, study.trials_left())
     costs = [costs_of(probes, values) for values in wanted]
     timings = [seconds_of(study, checked, values, cost) for values, cost in zip(wanted, costs, strict=True)]
+    begins = [cost.begin for cost in costs]
     counts = sorted({*(count for count in GROUPS if count <= max(here, len(wanted))), here})
     schedules, stopped = [], list[float]()
     for groups in counts:
-        sweeps = [_search(study, wanted, timings, groups, seed) for seed in range(SIMULATIONS)]
+        sweeps = [_search(study, wanted, timings, begins, groups, seed) for seed in range(SIMULATIONS)]
         schedules.append(_schedule(study, checked, sweeps, timings, fmean(each.item for each in costs), groups))
         stopped += [sweep.stopped for sweep in sweeps] if groups == here else []
     whole = fmean(timing[-1] for timing in timings)
@@ -182,28 +183,38 @@ class _Random:
         self._scheduler = Scheduled(
             make_scheduler(config, metric="objective", mode="max", space=space, search=search, folds=study.data.folds)
         )
-        self._wanted, self._begun = wanted, 0
-        self.stopped = 0
+        self._wanted, self._begun = wanted, list[SimulatedTrial]()
+
+    @property
+    def stopped(self) -> int:
+        """Trials that did not come to their ends."""
+        return sum(trial.percent < END for trial in self._begun)
 
     def next(self) -> SimulatedTrial | None:
-        if self._begun == len(self._wanted):
+        promotion = self._scheduler.promotion
+        if promotion is not None and (promoted := promotion.promote()) is not None:
+            return self._begun[promoted]
+        if len(self._begun) == len(self._wanted):
             return None
-        trial = SimulatedTrial(self._begun, self._wanted[self._begun])
-        self._begun += 1
+        trial = SimulatedTrial(len(self._begun), self._wanted[len(self._begun)])
+        self._begun.append(trial)
         self._scheduler.add(trial)
         return trial
 
     def goes_on(self, trial: SimulatedTrial) -> bool:
-        goes_on = self._scheduler.goes_on(trial)
-        self.stopped += not goes_on
-        return goes_on
+        return self._scheduler.goes_on(trial)
 
     def ended(self, trial: SimulatedTrial) -> None:
         self._scheduler.close(trial)
 
 
 def _search(
-    study: StudyConfig, wanted: Sequence[dict[str, Any]], timings: Sequence[list[float]], groups: int, seed: int
+    study: StudyConfig,
+    wanted: Sequence[dict[str, Any]],
+    timings: Sequence[list[float]],
+    begins: Sequence[float],
+    groups: int,
+    seed: int,
 ) -> _Search:
     random = np.random.default_rng([seed, groups])
     method = _Random(study, wanted)
@@ -212,7 +223,7 @@ def _search(
         seconds = timings[trial.number]
         percents = [round(END * (place + 1) / len(seconds)) for place in range(len(seconds))]
         values = random.normal() + NOISE * random.standard_normal(len(seconds))
-        return Curve(percents, seconds, values.tolist())
+        return Curve(percents, seconds, values.tolist(), again=begins[trial.number])
 
     *_, last = simulate(method, curve_of, workers=groups)
     return _Search(last.now, last.spent, method.stopped)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, cast
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
+from tuning.search.promotion import Promotion
 from tuning.search.replay import CLOCK, TrialStandIn
 
 END = 100
@@ -39,6 +40,8 @@ class Curve(NamedTuple):
     seconds: list[float]
     """From its start."""
     values: list[float]
+    again: float = 0.0
+    """Seconds until it trains once more after a pause: its model is built and its checkpoint read."""
 
 
 class Method(Protocol):
@@ -76,30 +79,31 @@ def simulate(method: Method, curve_of: Callable[[SimulatedTrial], Curve], *, wor
         workers: So many trials run at once.
     """
     curves: dict[int, Curve] = {}
-    running: list[tuple[float, int, SimulatedTrial]] = []
+    running: list[tuple[float, int, float, SimulatedTrial]] = []
     free, now, spent = workers, 0.0, 0.0
 
-    def seconds_to_next(trial: SimulatedTrial) -> float:
+    def train(trial: SimulatedTrial, *, before: float = 0.0) -> None:
         seconds, done = curves[trial.number].seconds, len(trial.curve)
-        return seconds[done] - (seconds[done - 1] if done else 0.0)
+        takes = before + seconds[done] - (seconds[done - 1] if done else 0.0)
+        heapq.heappush(running, (now + takes, trial.number, takes, trial))
 
     while True:
         while free and (trial := method.next()) is not None:
             if trial.number not in curves:
                 curves[trial.number] = curve_of(trial)
-            heapq.heappush(running, (now + seconds_to_next(trial), trial.number, trial))
+            train(trial, before=curves[trial.number].again if trial.curve else 0.0)
             free -= 1
         if not running:
             return
-        now, _, trial = heapq.heappop(running)
+        now, _, takes, trial = heapq.heappop(running)
         curve, done = curves[trial.number], len(trial.curve)
-        spent += seconds_to_next(trial)
+        spent += takes
         trial.curve[curve.percents[done]] = curve.values[done]
         if trial.percent == curve.percents[-1]:
             method.ended(trial)
             free += 1
         elif method.goes_on(trial):
-            heapq.heappush(running, (now + seconds_to_next(trial), trial.number, trial))
+            train(trial)
         else:
             free += 1
         yield Evaluation(trial, now, spent)
@@ -117,6 +121,11 @@ class Scheduled:
         """A trial begins."""
         self._trials[trial.number] = cast(TuneTrial, TrialStandIn(trial.number))
         self._scheduler.on_trial_add(self._controller, self._trials[trial.number])
+
+    @property
+    def promotion(self) -> Promotion | None:
+        """The scheduler, if it pauses trials."""
+        return self._scheduler if isinstance(self._scheduler, Promotion) else None
 
     def goes_on(self, trial: SimulatedTrial) -> bool:
         """What it decides after an evaluation."""

@@ -25,6 +25,7 @@ COLOURS = {
     TrialState.FAILED: "#d62f4b",
     TrialState.INTERRUPTED: "#7f7f7f",
     TrialState.RUNNING: "#1f9d63",
+    TrialState.PAUSED: "#8a63d2",
 }
 WINNER = "#1f9d63"
 SHADES = [[0.0, "#e3effc"], [0.5, "#5fa2e8"], [1.0, "#0b3d78"]]

@@ -16,6 +16,7 @@ from tuning.report.elements import Markup, Section, code, details, escaped, figu
 from tuning.report.search import FEW, ComparedTrials, Importance, compare_trials, drawn, importance_of
 from tuning.report.stopping import Rung, look_at_rungs, rungs_of, seconds_saved
 from tuning.report.sweep_data import SweepData
+from tuning.search.schedulers import rungs_of as scheduler_rungs
 from tuning.study.objectives import goals_in
 from tuning.sweep_dir.layout import STUDY, TABLE
 from tuning.sweep_dir.trial_status import TrialState, last_line
@@ -199,7 +200,7 @@ def learning_curves(data: SweepData, rungs: Sequence[int]) -> Iterator[Markup]:
     if not any(record.curve for record in data.records):
         yield paragraph("No trial has been evaluated yet.")
         return
-    has_rungs = data.study.scheduler.name in ("asha", "hyperband")
+    has_rungs = scheduler_rungs(data.study.scheduler) is not None
     told = "; dotted lines are the rungs at which they may be stopped" if has_rungs else ""
     step = math.ceil(len(data.records) / TRIALS_SHOWN)
     told += f"; one trial of every {step}" if step > 1 else ""
@@ -290,10 +291,14 @@ def workers_and_seconds(data: SweepData) -> Iterator[Markup]:
     if not records:
         yield paragraph("No trial has run for long enough.")
         return
-    lanes = figures.lanes_of(records)
-    plot = figures.timeline(records, lanes)
-    yield figure(plot, "When each trial ran, and beside which others", height=130 + 44 * lanes.count, wide=True)
-    busy, span = sum(record.seconds for record in records), lanes.end - lanes.begin
+    busy, lanes = sum(record.seconds for record in records), figures.lanes_of(records)
+    if data.last_reports:
+        span = max(data.last_reports.values()) - lanes.begin
+        yield paragraph("Trials paused and went on later: when each of them ran is not drawn.", "note")
+    else:
+        span = lanes.end - lanes.begin
+        plot = figures.timeline(records, lanes)
+        yield figure(plot, "When each trial ran, and beside which others", height=130 + 44 * lanes.count, wide=True)
     resources = data.study.resources
     held = "GPU" if resources.gpus_per_worker else "CPU"
     each = resources.workers * (resources.gpus_per_worker or resources.cpus_per_worker)
@@ -310,10 +315,13 @@ def workers_and_seconds(data: SweepData) -> Iterator[Markup]:
     yield table("Seconds spent", ["", "trials", "time", "of the trials' time", f"{held} seconds"], rows)
     idle = max(0.0, lanes.count * span - busy)
     lost = sum(record.seconds for record in records if record.state == TrialState.FAILED)
-    facts: list[list[object]] = [
-        ["from the first trial's beginning to the last one's end", seconds(span)],
+    at_once: list[list[object]] = [
         ["trials at once, at most", lanes.count],
         ["idle between trials, all worker groups together", seconds(idle)],
+    ]
+    facts: list[list[object]] = [
+        ["from the first trial's beginning to the last one's end", seconds(span)],
+        *(() if data.last_reports else at_once),
         ["saved by stopping, at the pace that the stopped trials had", seconds(seconds_saved(records))],
         ["lost to failures", seconds(lost)],
     ]
@@ -322,7 +330,7 @@ def workers_and_seconds(data: SweepData) -> Iterator[Markup]:
     yield table("What became of the time", ["", "time"], facts)
     if data.plan:
         yield _beside_plan(data, data.plan, span)
-    if any(record.state == TrialState.INTERRUPTED for record in records) or idle > busy:
+    if not data.last_reports and (any(r.state == TrialState.INTERRUPTED for r in records) or idle > busy):
         yield paragraph("A trial that went on after an interruption is drawn in one piece from its beginning.", "note")
 
 

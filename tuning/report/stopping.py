@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from kobert_core.config import Objective
-from tuning.search.schedulers import first_rung
+from tuning.search.schedulers import rungs_of as scheduler_rungs
 from tuning.study import SchedulerConfig
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord
@@ -35,9 +34,8 @@ class Rung(NamedTuple):
 def rungs_of(scheduler: SchedulerConfig, records: Sequence[TrialRecord], folds: int | None = None) -> list[int]:
     """The percentages of a trial's steps at which it may be stopped; of a scheduler without rungs, those at which
     trials were evaluated."""
-    if scheduler.name in ("asha", "hyperband"):
-        factor, first = scheduler.reduction_factor, first_rung(scheduler.grace_percent, folds)
-        return list(itertools.takewhile(lambda rung: rung < 100, (first * factor**k for k in itertools.count())))
+    if (rungs := scheduler_rungs(scheduler, folds)) is not None:
+        return rungs
     points = sorted({progress for record in records for progress in record.curve if progress < 100})
     return points[:: max(1, math.ceil(len(points) / MOST_RUNGS))]
 

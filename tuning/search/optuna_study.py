@@ -45,7 +45,7 @@ def open_optuna_study(
     """The persistent Optuna study of a sweep: a journal file in its folder, or the study file's storage URL.
 
     A killed driver may not have told Optuna how a trial ended: Optuna is told now, from the `ledger`. Trials that are
-    running in both go back to WAITING.
+    running in both go back to WAITING; those that are paused in the ledger stay RUNNING.
 
     `newest_counts`, `further`: as in `tell`. `refuse_other_search` looks beforehand whether it is the sweep's own.
 
@@ -62,7 +62,9 @@ def open_optuna_study(
                 study.set_metric_names([objective.metric, *(each.metric for each in goals_in(further))])
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False, states=[OptunaState.RUNNING])}
     for record in ledger or ():
-        if record.trial in trials and record.has_ended:
+        if record.trial in trials and record.state == TrialState.PAUSED:
+            del trials[record.trial]  # when a trial pauses, its curve is in Optuna before the ledger knows of it
+        elif record.trial in trials and record.has_ended:
             trial = trials.pop(record.trial)
             missing = record.curve.keys() - trial.intermediate_values.keys()
             for progress in missing if takes_curves(study) else ():
@@ -208,6 +210,21 @@ def _tell_constraints(study: optuna.Study, trial: int, metrics: Mapping[str, flo
         violation = each.violation(metrics)
         if violation is not None and each.name not in frozen.constraints:  # a killed driver may have told it
             optuna.trial.Trial(study, frozen._trial_id).set_constraint(each.name, violation)
+
+
+def with_pauses_as_ends(
+    study: optuna.Study, paused: Mapping[int, Outcome], objective: Objective, *, further: Further = ()
+) -> optuna.Study:
+    """A copy in memory in which paused trials are PRUNED, with what they have come to.
+
+    TPE counts every RUNNING trial as a bad one, until it is known to be good. Of a trial that waits at a rung, as much
+    is known as of one that was stopped there.
+    """
+    copy = optuna.create_study(directions=study.directions)
+    copy.add_trials(study.get_trials(deepcopy=False))
+    for trial, outcome in paused.items():
+        tell(copy, trial, outcome, objective, further=further)
+    return copy
 
 
 def takes_curves(study: optuna.Study) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ def make_scheduler(
     """
     from ray.tune.schedulers import FIFOScheduler
 
+    from tuning.search.promotion import Promotion
     from tuning.search.replay import CLOCK, Asha, Median
 
     common = {"time_attr": CLOCK, "metric": metric, "mode": mode}
@@ -53,6 +55,16 @@ def make_scheduler(
             brackets=1 if config.name == "asha" else HYPERBAND_BRACKETS,
             **common,
         )
+    if config.name == "promotion":
+        return Promotion(
+            earlier,
+            baselines=search.baselines,
+            further=further,
+            rungs=rungs_of(config, folds) or [],
+            factor=config.reduction_factor,
+            metric=metric,
+            mode=mode,
+        )
     if config.name == "median":
         return Median(earlier, baselines=search.baselines, further=further, grace_period=grace, **common)
     if config.name == "pbt":
@@ -60,6 +72,19 @@ def make_scheduler(
 
         return Population(space, search, interval=config.interval_percent, metric=metric, mode=mode, clock=CLOCK)
     return FIFOScheduler()
+
+
+def rungs_of(config: SchedulerConfig, folds: int | None = None) -> list[int] | None:
+    """The percentages of its own steps at which a trial is judged; None for a scheduler without such rungs.
+
+    Each is `reduction_factor` times the one before. With `promotion` a trial goes on to its end from the last one that
+    leaves as many times as much to be done; `asha` has one more.
+    """
+    if config.name not in ("asha", "hyperband", "promotion"):
+        return None
+    factor, first = config.reduction_factor, first_rung(config.grace_percent, folds)
+    rungs = list(itertools.takewhile(lambda rung: rung < 100, (first * factor**k for k in itertools.count())))
+    return rungs if config.name != "promotion" else rungs[:1] + [rung for rung in rungs[1:] if rung * factor <= 100]
 
 
 def first_rung(grace_percent: int, folds: int | None) -> int:

@@ -98,15 +98,16 @@ class SearchConfig(FrozenConfig):
 
 
 class SchedulerConfig(FrozenConfig):
-    """When a trial is stopped early."""
+    """When a trial is stopped early, or pauses."""
 
-    name: Literal["asha", "hyperband", "median", "pbt", "none"] = "asha"
-    """Ray Tune's: `asha`; `hyperband` (asynchronous, in three brackets, each with a later first rung); `median`; `pbt`
+    name: Literal["asha", "promotion", "hyperband", "median", "pbt", "none"] = "asha"
+    """`asha`; `promotion` (as `asha`, but a trial pauses at each rung, and goes on once it is among the best of those
+    that came there); `hyperband` (asynchronous, in three brackets, each with a later first rung); `median`; `pbt`
     (population based training: it stops no trial, and takes the place of the search)."""
     grace_percent: Annotated[int, Field(ge=1, le=100)] = 10
     """No trial is stopped before this percentage of its own steps; of whole folds, with `data.folds`."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """One of this many trials continues at each rung."""
+    """One of this many trials continues at each rung, and each rung is as many times the one before."""
     interval_percent: Annotated[int, Field(ge=1, le=100)] = 20
     """With `pbt`, the percentage of its own steps after which a trial is compared with the others: one of the worst
     quarter continues from the weights of one of the best, with values near to its."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 EACH_RUNNING = 4
 """Checkpoints of a trial that runs: the newest, the one before, the best, and one that is being written. With folds
 they are those of the fold in progress, and the best one of the first fold is kept beside them."""
+EACH_PAUSED = 2
+"""Checkpoints of a trial that is paused: the newest and the best. With folds they are those of a trial that runs."""
 LEAST_FREE = 16 * 2**20
 """Bytes for the other files of the driver: records, logs."""
 
@@ -38,6 +40,10 @@ class DiskNeeds:
     """Checkpoints of trials that ended, and of the runs that a verdict rests on."""
     budget: int | None
     """The limit of the study."""
+    paused: int = 0
+    """The number of trials that can be paused besides."""
+    each_paused: int = EACH_PAUSED
+    """The number of checkpoints of each of these."""
 
     @classmethod
     def of(cls, study: StudyConfig, checkpoint: int, *, running: int) -> DiskNeeds:
@@ -45,10 +51,14 @@ class DiskNeeds:
         if study.home is not None:  # the driver's disk holds a copy of the winner's, and the exported model
             return cls(checkpoint=checkpoint, trials=0, each=0, kept=1, budget=study.budget.disk)
         in_population = study.scheduler.name == "pbt"  # all of its trials are unfinished at the same time
+        at_once, in_folds = min(running, study.budget.trials), study.data.folds is not None
+        each = EACH_RUNNING + (MAX_PBT_CHECKPOINTS if in_population else 0) + in_folds
         return cls(
             checkpoint=checkpoint,
-            trials=study.budget.trials if in_population else min(running, study.budget.trials),
-            each=EACH_RUNNING + (MAX_PBT_CHECKPOINTS if in_population else 0) + (study.data.folds is not None),
+            trials=study.budget.trials if in_population else at_once,
+            each=each,
+            paused=study.budget.trials - at_once if study.scheduler.name == "promotion" else 0,
+            each_paused=each if in_folds else EACH_PAUSED,
             kept=min(study.best_kept + len(study.search.baselines), study.budget.trials)
             + (2 * study.confirm.seeds if study.confirm else 0),
             budget=study.budget.disk,
@@ -62,13 +72,19 @@ class DiskNeeds:
     @property
     def most(self) -> int:
         """Bytes that all checkpoints take together, and the exported model."""
-        return (self.trials * self.each + self.kept + 1) * self.checkpoint
+        return (self._unfinished(self.trials + self.paused) + self.kept + 1) * self.checkpoint
 
     def for_ended(self, live: int) -> float:
         """What is left of the budget for trials that ended, while `live` others are unfinished."""
         if self.budget is None:
             return math.inf
-        return self.budget - (max(live, self.trials) * self.each + 1) * self.checkpoint  # one is the exported model
+        return self.budget - (self._unfinished(live) + 1) * self.checkpoint  # one is the exported model
+
+    def _unfinished(self, trials: int) -> int:
+        """Checkpoints of so many trials that have not ended."""
+        if not self.paused:
+            return max(trials, self.trials) * self.each
+        return self.trials * self.each + max(0, trials - self.trials) * self.each_paused
 
     def check(self, folder: Path) -> None:
         """Compare the needs with the budget and the free space, before a sweep starts.
@@ -76,15 +92,17 @@ class DiskNeeds:
         Raises:
             InputError: there is too little of one of them.
         """
-        size, running = ByteSize(self.checkpoint).human_readable(), self.trials * self.each
-        least = (running + 2) * self.checkpoint  # the winner's, and its export
+        size, unfinished = ByteSize(self.checkpoint).human_readable(), self._unfinished(self.trials + self.paused)
+        least = (unfinished + 2) * self.checkpoint  # the winner's, and its export
         if self.budget is not None and self.budget < least:
+            who = f"{self.trials} trial(s) at once" + (f", {self.paused} paused ones" if self.paused else "")
             raise InputError(
-                f"{self.trials} trial(s) at once and the winner take up to {running + 2} checkpoints of {size}, but "
+                f"{who} and the winner take up to {unfinished + 2} checkpoints of {size}, but "
                 f"`budget.disk` is {ByteSize(self.budget).human_readable()}",
                 where="budget.disk",
                 fix=f"allow {math.ceil(least / 2**20)}MiB"
-                + (", or run fewer trials at once (`resources.concurrent`)" if self.trials > 1 else ""),
+                + (", or run fewer trials at once (`resources.concurrent`)" if self.trials > 1 else "")
+                + (", or take `scheduler: {name: asha}`, which pauses none" if self.paused else ""),
             )
         needed = (self.most if self.budget is None else min(self.most, self.budget)) + LEAST_FREE
         there = next(each for each in (folder, *folder.parents) if each.is_dir())

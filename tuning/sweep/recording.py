@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import cast
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
+from kobert_core.checkpoint import checkpoint_folder
 from kobert_core.config import TrainConfig
 from tuning.search.driver_only import DriverOnly
 from tuning.study import StudyConfig
@@ -52,6 +54,8 @@ class Recorder(DriverOnly, Callback):
         self._remover = ThreadPoolExecutor(1, thread_name_prefix="remover")
         self._removals: list[Future[None]] = []
         self._session: dict[int, tuple[float, float]] = {}
+        self.is_paused: Callable[[int], bool] = lambda trial: False
+        """Whether the scheduler may let a trial go on that it has stopped."""
         self._tells_seconds = any(each.metric == TRAIN_SECONDS for each in study.further)
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
@@ -112,7 +116,7 @@ class Recorder(DriverOnly, Callback):
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial ran to its end, or the scheduler stopped it."""
         record = self._table[trial.config["trial"]]
-        self._end(record, state_at_end(record.progress))
+        self._end(record, state_at_end(record.progress, paused=self.is_paused(record.trial)))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial failed, or its process was lost: the latter is no failure, and the trial continues."""
@@ -133,6 +137,14 @@ class Recorder(DriverOnly, Callback):
         for record in self._table:
             if record.state == TrialState.RUNNING:
                 self._end(record, state_at_end(record.progress, lost=True))
+
+    def end_pauses(self, tell: Callable[[TrialRecord], object]) -> None:
+        """The search has ended: trials that are still paused were stopped where they are. `tell` hears of each, once
+        the ledger has it."""
+        for record in self._table:
+            if record.state == TrialState.PAUSED:
+                self._end(record, state_at_end(record.progress))
+                tell(record)
 
     def close(self) -> None:
         """Wait until what is not kept is removed.
@@ -170,6 +182,15 @@ class Recorder(DriverOnly, Callback):
         self._commits.commit()  # before Optuna hears of an end, and before anything goes that the ledger still named
         self._removals += [self._remover.submit(remove) for remove in removals]
 
+    def _keep_for_later(self, record: TrialRecord) -> None:
+        """A paused trial keeps its newest checkpoint and its best one. What is removed is named now: when the thread
+        comes to it, the trial may be running again."""
+        folder = trial_folder(self._table.folder, record.trial) / CHECKPOINTS
+        kept = {checkpoint_folder(folder, record.update).name, record.checkpoint}
+        if self._study.data.folds is None:  # at the end of a fold, what is left is needed
+            older = [each for each in folder.glob("*") if each.name not in kept]
+            self._removals += [self._remover.submit(shutil.rmtree, each, ignore_errors=True) for each in older]
+
     def _check_removals(self) -> None:
         for removal in self._removals:
             if removal.done():
@@ -185,6 +206,8 @@ class Recorder(DriverOnly, Callback):
         self._session.pop(record.trial, None)
         self._table.put(record)
         self._rounds.stop_trial(record.trial)  # its actor may be gone before it could say so
+        if state == TrialState.PAUSED:
+            self._keep_for_later(record)
         self.keep_best_checkpoints()
 
     def _note_time(self, record: TrialRecord) -> None:

@@ -7,6 +7,7 @@ import shutil
 from kobert_core.errors import InputError
 from tuning.search.optuna_study import open_optuna_study
 from tuning.search.population import start_population
+from tuning.search.promotion import Promotion
 from tuning.search.schedulers import make_scheduler
 from tuning.search.searcher import OptunaSearcher, Teller
 from tuning.study import StudyConfig
@@ -18,6 +19,9 @@ from tuning.sweep_dir.layout import CACHE, PBT_CHECKPOINTS, SCRATCH, STUDY, TRIA
 from tuning.sweep_dir.trial_table import TrialTable
 from tuning.workers.trial import make_tuner, train_trial
 from tuning.workers.worker_pool import WorkerPool
+
+UNLIMITED = -1
+"""Ray Tune's word for it."""
 
 
 class TrialRunner:
@@ -58,6 +62,8 @@ class TrialRunner:
             self._groups.stop_all()
         if searcher is not None:
             searcher.put_back()
+            if searcher.is_over:
+                self._recorder.end_pauses(searcher.tell_end)
         self._recorder.interrupt()
 
     def _make_searcher(self) -> OptunaSearcher | None:
@@ -85,8 +91,9 @@ class TrialRunner:
             takes_new_trials=lambda: self._rounds.takes_new_trials,
             newest_counts=in_folds,
             further=study.further,
-            record_of=self._table.__getitem__,
+            record_of=self._table.get,
             before_trial=self._commits.commit,
+            trials=study.budget.trials if study.scheduler.name == "promotion" else None,
         )
 
     def _wait_for_groups(self) -> None:
@@ -104,21 +111,27 @@ class TrialRunner:
         self._count += 1
         cache = folder.parent / CACHE
         fixed: dict[str, object] = {"study": str(folder / STUDY), "folder": str(folder), "cache": str(cache)}
+        configs = searcher or start_population(self._table, study.space, study.search, trials=trials)
+        scheduler = make_scheduler(
+            study.scheduler,
+            metric="objective",
+            mode=objective.mode,
+            space=study.space,
+            search=study.search,
+            folds=study.data.folds,
+            earlier=self._table,
+            further=study.further,
+        )
+        if searcher is not None and isinstance(scheduler, Promotion):
+            searcher.promotion = scheduler
+            self._recorder.is_paused = lambda trial: trial in scheduler.waiting
+            trials = UNLIMITED  # to Ray Tune each promotion is another one
         tuner = make_tuner(
             self._groups,
             *self._groups.placed(train_trial, fixed),
             metric=objective.metric,
-            configs=searcher or start_population(self._table, study.space, study.search, trials=trials),
-            scheduler=make_scheduler(
-                study.scheduler,
-                metric="objective",
-                mode=objective.mode,
-                space=study.space,
-                search=study.search,
-                folds=study.data.folds,
-                earlier=self._table,
-                further=study.further,
-            ),
+            configs=configs,
+            scheduler=scheduler,
             trials=trials,
             storage=folder / SCRATCH,
             callbacks=[self._recorder, Teller(searcher)] if searcher else [self._recorder],

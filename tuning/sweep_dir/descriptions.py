@@ -21,6 +21,7 @@ _HOW = {
     "PRUNED": "**Pruned** at {progress}%: the scheduler stopped it.",
     "FAILED": "**Failed** at {progress}%: `{reason}`",
     "INTERRUPTED": "**Interrupted** at {progress}%: it goes on when the sweep does.",
+    "PAUSED": "**Paused** at {progress}%: it goes on once it is among the best of those that came so far.",
 }
 
 

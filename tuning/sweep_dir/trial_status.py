@@ -27,39 +27,47 @@ class TrialState(StrEnum):
     """Its training function raised an error, or its workers were lost again and again."""
     INTERRUPTED = "INTERRUPTED"
     """The sweep stopped, or processes died: the trial continues when the sweep does."""
+    PAUSED = "PAUSED"
+    """It waits at a rung: the scheduler may let it go on, until the search ends."""
 
 
-UNFINISHED = (TrialState.RUNNING, TrialState.INTERRUPTED)
+UNFINISHED = (TrialState.RUNNING, TrialState.INTERRUPTED, TrialState.PAUSED)
 OPTUNA_STATES = {
     TrialState.RUNNING: "RUNNING",
     TrialState.COMPLETE: "COMPLETE",
     TrialState.PRUNED: "PRUNED",
     TrialState.FAILED: "FAIL",
     TrialState.INTERRUPTED: "WAITING",
+    TrialState.PAUSED: "RUNNING",
 }
-"""Names of Optuna's states. `ask` returns a waiting trial again."""
+"""Names of Optuna's states. `ask` returns a waiting trial again, so a paused one, which only its scheduler may let go
+on, is none; and what has ended in Optuna cannot go on."""
 RUN_STATUS: dict[TrialState, Status] = {
     TrialState.COMPLETE: "FINISHED",
     TrialState.PRUNED: "KILLED",
     TrialState.FAILED: "FAILED",
     TrialState.INTERRUPTED: "KILLED",
+    TrialState.PAUSED: "SCHEDULED",
 }
 """MLflow's status of the run, for a trial that is not running."""
 
 
-def state_at_end(progress: int, *, failed: bool = False, lost: bool = False) -> TrialState:
-    """How a trial ended.
+def state_at_end(progress: int, *, failed: bool = False, lost: bool = False, paused: bool = False) -> TrialState:
+    """How a trial ended, or a part of it.
 
     Args:
         progress: Percent of its steps that were done at its last report.
         failed: Its training function raised an error.
         lost: Its processes died, or the sweep stopped.
+        paused: The scheduler stopped it, and may let it go on.
     """
     if lost:
         return TrialState.INTERRUPTED
     if failed:
         return TrialState.FAILED
-    return TrialState.COMPLETE if progress == 100 else TrialState.PRUNED
+    if progress == 100:
+        return TrialState.COMPLETE
+    return TrialState.PAUSED if paused else TrialState.PRUNED
 
 
 def run_end(record: TrialRecord) -> End:

@@ -100,6 +100,11 @@ class TrialRecord:
         return self.state not in UNFINISHED
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether it has ended, or is paused."""
+        return self.has_ended or self.state == TrialState.PAUSED
+
+    @property
     def newest_values(self) -> dict[str, object]:
         """The values that it trains with, or had at its end."""
         return dict(self.lineage[-1]["values"]) if self.lineage else self.values
@@ -274,16 +279,16 @@ class TrialTable:
         return columns
 
     def is_out_of_patience(self, patience: int | None) -> bool:
-        """Whether the latest trials that ended, as many as `patience`, are no better than one before them.
+        """Whether the latest trials that ended or are paused, as many as `patience`, are no better than one before.
 
         Only numbers and values count, and not when a trial ended, so that a resumed sweep comes to the same.
         """
         if patience is None:
             return False
-        best = next((record for record in self.best(len(self)) if record.has_ended and self.keeps(record)), None)
+        best = next((record for record in self.best(len(self)) if record.is_at_rest and self.keeps(record)), None)
         if best is None:
             return False
-        return sum(record.has_ended and record.trial > best.trial for record in self) >= patience
+        return sum(record.is_at_rest and record.trial > best.trial for record in self) >= patience
 
     def ties(self, winner: TrialRecord) -> list[TrialRecord]:
         """The trials with the winner's value that came as far, including it: only the first of them wins."""

@@ -48,7 +48,8 @@ class Callback:
         """Scores that are no part of a curve: on the holdout, or on the test file."""
 
     def on_trial_end(self, trial: TrialKey, state: str) -> None:
-        """A trial has ended: COMPLETE, PRUNED or FAILED; or is INTERRUPTED, and goes on when the sweep does."""
+        """A trial has ended: COMPLETE, PRUNED or FAILED; or is INTERRUPTED, and goes on when the sweep does; or is
+        PAUSED, and may go on."""
 
     def on_sweep_end(self, state: str) -> None:
         """The sweep has `finished`, was `interrupted`, or `failed`: no trial came to a model."""

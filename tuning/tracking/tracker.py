@@ -18,7 +18,7 @@ from .spool import Spool
 from .store import DESCRIPTION_TAG, prepare_environment, store_of
 from .system_metrics import SystemMetrics
 
-Status = Literal["FINISHED", "KILLED", "FAILED"]
+Status = Literal["FINISHED", "KILLED", "FAILED", "SCHEDULED"]
 End = tuple[Status, Mapping[str, str]]
 """How a trial ended: the status of its run, and tags."""
 Ends = Mapping[str, End]

@@ -94,7 +94,8 @@ class Broker:
         self._broken: str | None = None
 
     async def submit(self, task: bytes, owner: int | None = None) -> int:
-        """Hand a task, from `packed`, to the next free group; its number. First come, first served.
+        """Hand a task, from `packed`, to the next free group; its number. First come, first served: but not before the
+        workers of its owner's last task are done, which may still be writing.
 
         Raises:
             RuntimeError: no group is left, or the task was stopped before it began.
@@ -103,7 +104,11 @@ class Broker:
         self._tickets.append(ticket)
         async with self._changed:
             await self._changed.wait_for(
-                lambda: ticket.cancelled or self._broken or (self._free and self._tickets[0] is ticket)
+                lambda: (
+                    ticket.cancelled
+                    or self._broken
+                    or (self._free and self._tickets[0] is ticket and not self._is_busy_for(owner))
+                )
             )
             self._tickets.remove(ticket)
             self._changed.notify_all()
@@ -271,6 +276,11 @@ class Broker:
     async def stopped(self, number: int) -> None:
         """For a worker: returns when its task is to stop, or has ended."""
         await self._leases[number].stop.wait()
+
+    def _is_busy_for(self, owner: int | None) -> bool:
+        return owner is not None and any(
+            lease.owner == owner and len(lease.ended) < self._workers for lease in self._leases
+        )
 
     async def _stop_where(self, applies: Callable[[Lease | Ticket], bool]) -> None:
         for lease in self._leases:

@@ -86,23 +86,7 @@ def test_a_sweep_costs_what_its_trials_cost(table: Table) -> None:
     assert two.seconds[0] < two.seconds[-1] <= 20
 
 
-def test_promotion_takes_the_best_third_on_and_the_others_never(table: Table) -> None:
-    from methods import Promotion
-    from simulate import simulate
-
-    ends: list[int] = []
-    asked = iter(table.values * 6)
-
-    def told(trial: SimulatedTrial) -> None:
-        if trial.percent == 100:
-            ends.append(table.nearest(trial.values))
-
-    method = Promotion(lambda number: next(asked), told)
-    simulate(table, method, workers=1, budget=5, generator=np.random.default_rng(0))
-    assert ends and 0 not in ends
-
-
-@pytest.mark.parametrize("scheduler", ["none", "asha", "hyperband"])
+@pytest.mark.parametrize("scheduler", ["none", "asha", "promotion", "hyperband"])
 def test_the_products_parts_run_as_in_a_sweep(table: Table, scheduler: str) -> None:
     from methods import Product
     from simulate import simulate
@@ -110,5 +94,5 @@ def test_the_products_parts_run_as_in_a_sweep(table: Table, scheduler: str) -> N
     method = Product(table.study, algorithm="tpe", scheduler=scheduler, seed=1)
     found = simulate(table, method, workers=4, budget=6, generator=np.random.default_rng(1))
     states = {trial.state.name for trial in method._searcher._study.get_trials(deepcopy=False)}
-    assert ("PRUNED" in states) is (scheduler != "none") and "COMPLETE" in states
+    assert ("PRUNED" in states) is (scheduler in ("asha", "hyperband")) and "COMPLETE" in states
     assert found.gap_at(6) == 0

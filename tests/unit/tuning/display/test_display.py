@@ -14,7 +14,7 @@ from kobert_core.config import Objective
 from tests.fixtures.commands import ROOT
 from tuning.cli.display import Display, SweepProgress
 from tuning.display.time_left import TimeLeft
-from tuning.display.trials import LiveTable, time_left_as_text
+from tuning.display.trials import LiveTable, time_left_as_text, trial_table
 from tuning.study import load_study
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
@@ -104,6 +104,19 @@ def test_the_time_left_follows_from_what_trials_have_taken(tmp_path: Path, monke
     for number in range(2, 7):
         put(table, left, number, "COMPLETE", 100, 30.0)
     assert left.seconds() == 0
+
+
+def test_paused_trials_are_told_and_count_as_no_work(tmp_path: Path) -> None:
+    table = TrialTable(tmp_path, OBJECTIVE)
+    left = TimeLeft(table, trials=4, groups=1)
+    put(table, left, 0, "PAUSED", 10, 10.0)
+    put(table, left, 1, "COMPLETE", 100, 30.0)
+    assert left.seconds() == 2 * 20, "two more of the mean"
+    assert str(SweepProgress(table, budget_of(), trials=4)).startswith("1 of 4 trials, 1 paused, ")
+    console = Console(width=120, force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        console.print(trial_table(table, list(table)))
+    assert "paused" in capture.get()
 
 
 @pytest.mark.parametrize(

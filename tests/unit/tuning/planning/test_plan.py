@@ -73,6 +73,21 @@ def test_asha_stops_about_as_many_as_it_does(checked: CheckedStudy) -> None:
     assert 0 < median.stopped < 10 and population.stopped == 0
 
 
+def test_promotion_takes_what_its_trials_take_and_each_promotion_a_start(checked: CheckedStudy) -> None:
+    promotion = SchedulerConfig(name="promotion", grace_percent=10, reduction_factor=3)
+    many = checked.study.budget.model_copy(update={"trials": 60})
+    plan = planned(checked, here=1, scheduler=promotion, budget=many)
+    asha = planned(checked, here=1, scheduler=promotion.model_copy(update={"name": "asha"}), budget=many)
+    assert 0.7 * asha.schedule.search < plan.schedule.search < 1.3 * asha.schedule.search
+    assert 45 < plan.stopped < 57
+    # none is good enough: one evaluation each, but for the baseline
+    none = promotion.model_copy(update={"reduction_factor": 100})
+    tenth = (whole_trial(checked) - 1.0) / 10 + 1.0
+    assert planned(checked, here=1, scheduler=none).schedule.search == pytest.approx(
+        9 * tenth + whole_trial(checked), rel=0.05
+    )
+
+
 def test_confirming_is_rounds_of_whole_runs(checked: CheckedStudy) -> None:
     confirm = load_study(QUICKSTART).confirm
     assert confirm is not None

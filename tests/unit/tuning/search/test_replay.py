@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from search_spaces.distributions import Space
-from tuning.search.schedulers import first_rung, make_scheduler
+from tuning.search.schedulers import first_rung, make_scheduler, rungs_of
 from tuning.study import SchedulerConfig, SearchConfig
 from tuning.sweep_dir.trial_table import TrialRecord
 
@@ -100,7 +100,7 @@ def test_a_sweep_cut_anywhere_comes_to_the_same_states(config: SchedulerConfig, 
             assert cut.ledger == undisturbed.ledger, (told, every)
 
 
-@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+@pytest.mark.parametrize("name", ["asha", "promotion", "hyperband", "median"])
 @pytest.mark.parametrize("folds", range(2, 13))
 def test_rungs_are_folds(name: str, folds: int) -> None:
     """No trial is stopped before the first one that the study's grace allows, and each is compared after the same."""
@@ -108,8 +108,9 @@ def test_rungs_are_folds(name: str, folds: int) -> None:
     for grace, factor in itertools.product((1, 10, 34, 100), (2, 3, 4)):
         first = first_rung(grace, folds)
         assert first in done and first >= grace and not any(grace <= each < first for each in done)
+        config = SchedulerConfig(name=name, grace_percent=grace, reduction_factor=factor)
         scheduler: Any = make_scheduler(
-            SchedulerConfig(name=name, grace_percent=grace, reduction_factor=factor),
+            config,
             metric="objective",
             mode="max",
             space=Space.from_dict({}),
@@ -119,8 +120,12 @@ def test_rungs_are_folds(name: str, folds: int) -> None:
         if name == "median":
             assert scheduler._grace_period == first
             continue
-        rungs = [rung for bracket in scheduler._brackets for rung, _ in bracket._rungs]
-        assert min(rungs) == first
+        if name == "promotion":
+            rungs = rungs_of(config, folds)
+            assert rungs[:1] == ([first] if first < 100 else [])
+        else:
+            rungs = [rung for bracket in scheduler._brackets for rung, _ in bracket._rungs]
+            assert min(rungs) == first
         for rung in rungs:  # that of so many folds, and reached by no fewer
             assert next(fold for fold, progress in enumerate(done, 1) if progress >= rung) * first == (
                 rung * (done.index(first) + 1)

@@ -67,6 +67,22 @@ def test_a_trial_of_folds_keeps_one_more_checkpoint() -> None:
     assert each == [4, 5]
 
 
+def test_paused_trials_keep_two_checkpoints(tmp_path: Path) -> None:
+    study = load_study(QUICKSTART, ["scheduler={name: promotion}", "budget.trials=20", "confirm=null"])
+    found = DiskNeeds.of(study, SIZE, running=2)
+    kept = study.keep_checkpoints + 1  # and the baseline's
+    assert found.most == (2 * 4 + 18 * 2 + kept + 1) * SIZE
+    stopping = load_study(QUICKSTART, ["budget.trials=20", "confirm=null"])
+    assert DiskNeeds.of(stopping, SIZE, running=2).most == (2 * 4 + kept + 1) * SIZE
+    assert found.least_free == DiskNeeds.of(stopping, SIZE, running=2).least_free, "a paused one writes none"
+    limited = needs(paused=18, budget=40 * SIZE)
+    assert limited.for_ended(live=1) == (40 - 2 * 4 - 1) * SIZE
+    assert limited.for_ended(live=12) == (40 - 2 * 4 - 10 * 2 - 1) * SIZE
+    with pytest.raises(InputError, match=r"at once, 18 paused ones and the winner take up to 46 checkpoints"):
+        limited.check(tmp_path)
+    needs(paused=18, budget=46 * SIZE).check(tmp_path)
+
+
 def test_trials_that_run_come_before_those_that_ended() -> None:
     assert needs().for_ended(live=2) == math.inf
     assert needs(budget=20 * SIZE).for_ended(live=1) == (20 - 2 * 4 - 1) * SIZE

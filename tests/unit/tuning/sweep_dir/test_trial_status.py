@@ -13,6 +13,7 @@ from tuning.tracking import DESCRIPTION_TAG
 def test_how_a_trial_ended() -> None:
     assert state_at_end(100) == "COMPLETE" and state_at_end(99) == state_at_end(0) == "PRUNED"
     assert state_at_end(100, failed=True) == "FAILED"
+    assert state_at_end(50, paused=True) == "PAUSED" and state_at_end(100, paused=True) == "COMPLETE"
     assert state_at_end(50, lost=True) == state_at_end(50, failed=True, lost=True) == "INTERRUPTED"
 
 
@@ -28,6 +29,7 @@ def test_every_state_has_one_of_optuna_and_every_end_a_status() -> None:
         ("PRUNED", ("KILLED", {"pruned": "true"})),
         ("FAILED", ("FAILED", {"reason": "ValueError: no"})),
         ("INTERRUPTED", ("KILLED", {"interrupted": "true"})),
+        ("PAUSED", ("SCHEDULED", {})),
     ],
 )
 def test_what_mlflow_hears(state: str, end: tuple[str, dict[str, str]]) -> None:
