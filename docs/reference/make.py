@@ -91,6 +91,8 @@ EXAMPLES: dict[str, object] = {
     "data.min_labels": 1,
     "data.label_columns": ["욕설", "차별", "혐오"],
     "data.label_separator": ",",
+    "data.no_label": "none",
+    "data.tag_names": ["O", "B-PS", "I-PS", "B-LC", "I-LC"],
     "data.format": "klue",
     "data.stride": 64,
     "data.truncate": "head_tail",

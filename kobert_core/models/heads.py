@@ -22,13 +22,19 @@ class EncoderWithHead(nn.Module, ABC):
     All modules and weights have the names of transformers, so that its Auto classes load them.
     """
 
-    def __init__(self, encoder: Any, auto_class: Any, values: dict[str, Any], **own: nn.Module) -> None:
+    caveat: str | None = None
+    """What who exports such a model should know, in words."""
+
+    def __init__(
+        self, encoder: Any, auto_class: Any, values: dict[str, Any], *, replaced: bool = False, **own: nn.Module
+    ) -> None:
         """A new head on an encoder, drawn from PyTorch's generator as transformers draws it.
 
         Args:
             encoder: As `load_encoder` or `check_encoder` gives it.
             auto_class: The Auto class of the head.
             values: What the head's config has besides that of the encoder.
+            replaced: Whether the task's own modules take the place of transformers' head.
             **own: Modules of the task's own, on the meta device.
         """
         super().__init__()
@@ -40,7 +46,10 @@ class EncoderWithHead(nn.Module, ABC):
         self._encoder_name: str = whole.base_model_prefix
         self.family = family_of(config)
         for name, module in [*whole.named_children(), *own.items()]:
-            self.add_module(name, encoder if name == self._encoder_name else module.to_empty(device=encoder.device))
+            if name == self._encoder_name:
+                self.add_module(name, encoder)
+            elif name in own or not replaced:
+                self.add_module(name, module.to_empty(device=encoder.device))
         new = [
             part for name, module in self.named_children() if name != self._encoder_name for part in module.modules()
         ]
