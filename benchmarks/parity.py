@@ -43,6 +43,8 @@ BOUNDS = {"logits": 1e-5, "gradients": 1e-5, "export": 1e-5, "pair": 1e-5, "long
 """The columns of the table, and what their numbers must be below."""
 MOST_TIMES = 1.2
 """How long features may take, in times of what the tokenizer alone takes."""
+WIDE = {"initializer_range": 0.2}
+"""Weights so large that logits are of the size that training gives them."""
 WITHOUT_TYPES = ("distilbert", "modernbert")
 POSITIONS = 512
 VOCABULARIES = {"e5-korean": "Unigram", "kcbert-base": "WordPiece", "koelectra": "WordPiece"}
@@ -151,7 +153,7 @@ def pair(folder: Path) -> float:
 def long_input(family: str, folder: Path) -> float:
     """The largest difference of the logits of texts as long as the encoder's positions, beside short ones."""
     more = 2 if TINY[family][1].get("max_position_embeddings") == 66 else 0  # positions begin after the padding
-    make_encoder(family, folder, max_position_embeddings=POSITIONS + more)
+    make_encoder(family, folder, max_position_embeddings=POSITIONS + more, **WIDE)
     rows = [(" ".join(TEXTS * (60 if number % 2 else 1)),) for number in range(10)]
     task = task_class("classification")(table_of(folder, rows, max_length=POSITIONS))
     lengths = task.train.lengths
@@ -164,7 +166,7 @@ def measure(family: str) -> dict[str, float]:
     """The numbers of a family, by their columns."""
     found: dict[str, list[float]] = {name: [] for name in BOUNDS}
     with tempfile.TemporaryDirectory() as made:
-        folder = make_encoder(family, Path(made) / "hub")
+        folder = make_encoder(family, Path(made) / "hub", **WIDE)
         for name, (auto_class, config_of) in HEADS.items():
             config = config_of(folder, Path(made) / name)
             task = task_class(config.task)(config)

@@ -140,7 +140,7 @@ def infer_labels_of(data: dict[str, object], section: type[NamedLabelsData]) -> 
         name: value for name, value in data.items() if "_column" in name or "_separator" in name or name in read_by
     }
     try:
-        read = section.model_validate({"train": train, **given, "labels": ["0", "1"]})
+        read = section.model_validate({"train": train, **given, "labels": ["a label", "another"]})
     except ValidationError:
         return  # it will be said with all else that is wrong
     from kobert_core.tasks.labelled_texts.rows import infer_labels

@@ -258,7 +258,8 @@ def _records(
     tags_at, entities_at = (next((names.index(one) for one in some if one in names), None) for some in (TAGS, ENTITIES))
     id_at = names.index(ID) if ID in names else None
     by_tokens = TOKENS in names and (tags_at is not None or text_column not in names)
-    if not by_tokens and (text_column not in names or (labelled and entities_at is None)):
+    labels_at = tags_at if by_tokens else entities_at
+    if not (by_tokens or text_column in names) or (labelled and labels_at is None):
         need = f"{TOKENS!r} and {TAGS[0]!r}, or {text_column!r} and {ENTITIES[0]!r}" if labelled else repr(text_column)
         raise InputError(f"needs the columns {need}; it has {', '.join(map(repr, names[:20]))}", where=part)
     between = " "
@@ -276,6 +277,9 @@ def _records(
         name = str(number if id_at is None or values[id_at] is None else values[id_at])
         if by_tokens:
             tags = None if tags_at is None else values[tags_at]
+            if labelled and tags is None:
+                yield line, "no tags"
+                continue
             yield _of_tokens(line, name, values[names.index(TOKENS)], tags if labelled else None, between, tag_names)
         else:
             entities = values[entities_at] if entities_at is not None else []

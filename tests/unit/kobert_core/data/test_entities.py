@@ -129,7 +129,7 @@ def test_a_record_that_cannot_be_used_is_set_aside(record: dict[str, Any], reaso
     [
         ({"tokens": ["가", "나"], "ner_tags": ["O"]}, "1 tags for 2 tokens"),
         ({"tokens": ["가"], "ner_tags": [3]}, "the tags are no list of texts, such as B-PS"),
-        ({"tokens": ["가"], "ner_tags": None}, "the tags are no list of texts, such as B-PS"),
+        ({"tokens": ["가"], "ner_tags": None}, "no tags"),
         ({"tokens": [], "ner_tags": []}, "`tokens` is no list of texts"),
         ({"tokens": ["가", " "], "ner_tags": ["O", "O"]}, "an empty word"),
         ({"tokens": ["가"], "ner_tags": ["PS"]}, "'PS' is no tag"),
