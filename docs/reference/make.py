@@ -71,6 +71,7 @@ UNITS = {
 }
 EXAMPLES: dict[str, object] = {
     "name": "my-reviews",
+    "task": "classification",
     "data.train": "train.tsv",
     "data.test": "test.tsv",
     "data.text_column": "리뷰",
@@ -109,7 +110,7 @@ EXAMPLES: dict[str, object] = {
     "model.max_answer_length": 30,
     "model.trim": False,
     "model.null_threshold": -1.5,
-    "model.pooling": "cls",
+    "model.pooling": "mean",
     "model.class_weights": "balanced",
     "model.label_smoothing": 0.1,
     "optim.effective_batch_size": 64,

@@ -62,8 +62,8 @@ class TextModel(ModelConfig):
 
     pooling: Literal["auto", "pooler", "cls", "mean"] = "auto"
     """What the head takes for a text: its first token through a dense layer (`pooler`), its first token (`cls`), or the
-    mean of its tokens; `auto`: what the encoder's family has. Of `cls` and `mean` where transformers has none it loads
-    the encoder alone."""
+    mean of its tokens; `auto`: what the encoder's family has. Where transformers has no such head, it loads an export's
+    encoder alone."""
 
 
 _Written = str | bool | int | float

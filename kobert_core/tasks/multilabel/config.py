@@ -23,7 +23,7 @@ from kobert_core.tasks.spec import TaskSpec
 class MultilabelData(NamedLabelsData):
     """Texts, or pairs of them, each with any number of labels."""
 
-    label_column: ColumnName | tuple[ColumnName, ...] = "labels"
+    label_column: ColumnName | Annotated[tuple[ColumnName, ...], Field(min_length=1)] = "labels"
     """Column of the labels, or several columns: a list, as JSON and Parquet have it, or a text with `label_separator`
     between labels."""
     label_separator: Annotated[str, Field(min_length=1)] = ","
