@@ -64,7 +64,7 @@ def logits_of(output: Any) -> Logits:
 
 
 def largest(ours: Logits, theirs: Logits) -> float:
-    return max(float((one - other).abs().max()) for one, other in zip(ours, theirs, strict=True))
+    return max(float((one - other).detach().abs().max()) for one, other in zip(ours, theirs, strict=True))
 
 
 def padded(task: Task[Any], rows: np.ndarray) -> dict[str, torch.Tensor]:

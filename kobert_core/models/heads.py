@@ -6,6 +6,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,7 +27,13 @@ class EncoderWithHead(nn.Module, ABC):
     """What who exports such a model should know, in words."""
 
     def __init__(
-        self, encoder: Any, auto_class: Any, values: dict[str, Any], *, replaced: bool = False, **own: nn.Module
+        self,
+        encoder: Any,
+        auto_class: Any,
+        values: dict[str, Any],
+        *,
+        own: Mapping[str, nn.Module] = MappingProxyType({}),
+        replaced: bool = False,
     ) -> None:
         """A new head on an encoder, drawn from PyTorch's generator as transformers draws it.
 
@@ -34,8 +41,8 @@ class EncoderWithHead(nn.Module, ABC):
             encoder: As `load_encoder` or `check_encoder` gives it.
             auto_class: The Auto class of the head.
             values: What the head's config has besides that of the encoder.
-            replaced: Whether the task's own modules take the place of transformers' head.
-            **own: Modules of the task's own, on the meta device.
+            own: Modules of the task's own by their names, on the meta device.
+            replaced: Whether these take the place of transformers' head.
         """
         super().__init__()
         config = copy.deepcopy(encoder.config)

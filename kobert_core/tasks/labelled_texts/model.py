@@ -60,6 +60,8 @@ class TextClassifier(EncoderWithHead):
     study says, those of the head are `pooled_head.…`.
     """
 
+    pooled_head: PooledHead
+
     def __init__(
         self,
         encoder: PreTrainedModel,
@@ -97,7 +99,7 @@ class TextClassifier(EncoderWithHead):
         if takes_plain_head(encoder.config, pooling):
             with torch.device("meta"):
                 own["pooled_head"] = PooledHead(encoder.config.hidden_size, num_labels, dropout)
-        super().__init__(encoder, AutoModelForSequenceClassification, values, replaced=bool(own), **own)
+        super().__init__(encoder, AutoModelForSequenceClassification, values, own=own, replaced=bool(own))
         self.problem_type = problem_type
         its_own = getattr(encoder.config, "classifier_pooling", "cls")
         self.takes_mean = (its_own if pooling == "auto" else pooling) == "mean"
@@ -145,9 +147,9 @@ class TextClassifier(EncoderWithHead):
 
     def _classify(self, of_texts: torch.Tensor) -> torch.Tensor:
         """Logits of the states that stand for the sequences."""
-        logits: torch.Tensor = (
-            self.pooled_head(of_texts) if self.has_plain_head else self.family.classify(self, of_texts)
-        )
+        if not self.has_plain_head:
+            return self.family.classify(self, of_texts)
+        logits: torch.Tensor = self.pooled_head(of_texts)
         return logits
 
     @staticmethod

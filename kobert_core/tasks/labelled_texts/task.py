@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ class LabelledTexts(Task[TextExamples]):
         config = encoder_config(self.model, self.tokenizer, longest=self.data.max_length)
         names = self._label_names
         plain = takes_plain_head(config, self.model.pooling)
-        classes = MODEL_MAPPING if plain else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+        classes: Any = MODEL_MAPPING if plain else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
         config.update(
             {
                 "architectures": [classes[type(config)].__name__],

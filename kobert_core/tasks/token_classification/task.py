@@ -120,7 +120,8 @@ class TokenClassification(Task[TokenExamples]):
         label_of_tag = (np.arange(len(self._tags)) + 1) // 2
         if weights == "balanced":
             counts = np.bincount(label_of_tag[_targets(self.train)], minlength=classes)
-            return (counts.sum() / (classes * np.maximum(counts, 1)))[label_of_tag].astype(np.float32)
+            balanced: np.ndarray = counts.sum() / (classes * np.maximum(counts, 1))
+            return balanced[label_of_tag].astype(np.float32)
         if len(weights) != classes:
             what = f"{len(weights)} weights for what is in no entity and {classes - 1} labels"
             raise InputError(what, where="model.class_weights", fix=f"give {classes} numbers, or `balanced`")

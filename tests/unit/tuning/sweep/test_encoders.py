@@ -223,14 +223,14 @@ def test_people_read_the_names_of_encoders_and_not_their_paths(load: Load, tmp_p
 def test_what_no_class_of_transformers_has_is_told_once_before_a_sweep_and_in_the_card(
     load: Load, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    space = {"model.pooling": {"values": ["auto", "mean"]}, "data.max_length": {"values": [16, 32]}}
+    space = {"model.pooling": {"values": ["auto", "mean"]}, "model.keep_layers": {"values": [1, 2]}}
     check_study(load(parameters=space), None)
     assert [each.getMessage() for each in caplog.records if "no class of" in each.message] == [NO_CLASS_OF_TRANSFORMERS]
     caplog.clear()
-    check_study(load(parameters={"data.max_length": {"values": [16, 32]}}), None)
+    check_study(load(parameters={"model.keep_layers": {"values": [1, 2]}}), None)
     assert "no class of" not in caplog.text
-    one = load("model.backbone=../models/bert", "model.pooling=mean", "data.max_train_examples=32", parameters={})
-    one = one.model_copy(update={"space": Space.from_dict({"optim.backbone_lr": {"value": 1e-4}})})
+    fixed = {"model.backbone": {"value": BERT}, "model.pooling": {"value": "mean"}}
+    one = load("data.max_train_examples=32", "data.max_unknown_rate=1.0", parameters=fixed)
     told: list[str] = []
     train_once(one, say=told.append, cache=tmp_path / "cache", output=tmp_path / "export")
     assert NO_CLASS_OF_TRANSFORMERS in told
