@@ -1,4 +1,4 @@
-"""Encoders of other families: features against their tokenizer alone, training against HuggingFace's Trainer.
+"""Encoders of other families: training against HuggingFace's Trainer.
 
     PYTHONPATH=. python benchmarks/encoders.py [--reviews 4000] [--rounds 3] [FAMILY …]
 
@@ -13,7 +13,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,29 +49,6 @@ OWN: dict[str, dict[str, Any]] = {
     | {"norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False},
 }
 BATCH, LENGTH, RATE = 32, 64, 1e-4
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
-
-
-def features(texts: list[str], rounds: int) -> dict[str, float]:
-    """Texts a second of the tokenizer alone, of our ids, and of our ids with offsets."""
-    ours, alone = load_tokenizer(ENCODER), AutoTokenizer.from_pretrained(ENCODER).backend_tokenizer
-    ways: dict[str, Callable[[], object]] = {
-        "alone": lambda: alone.encode_batch(texts, add_special_tokens=False),
-        "alone, without offsets": lambda: alone.encode_batch_fast(texts, add_special_tokens=False),
-        "ours": lambda: ours.encode_batch_flat(texts),
-        "ours, with offsets": lambda: ours.encode_batch_with_offsets(texts),
-    }
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, work in ways.items():
-            taken[name].append(seconds(work))
-    return {name: round(len(texts) / statistics.median(each)) for name, each in taken.items()}
 
 
 class Clock(LocalRuntime):
@@ -171,7 +148,6 @@ def main() -> None:
     lines = REVIEWS.read_text(encoding="utf-8").splitlines()[1 : given.reviews + 1]
     rows = [line.split("\t") for line in lines]
     texts, labels = [row[1] for row in rows], [int(row[2]) for row in rows]
-    print(json.dumps({"features, texts/s": features(texts, given.rounds)}), flush=True)
     for family in given.families:
         print(json.dumps({f"{family}, steps/s": training(family, texts, labels, given.rounds)}), flush=True)
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 T = TypeVar("T")
+PLAIN_POOLINGS = ("cls", "mean")
+"""What can stand for a text before a linear layer, in every family."""
 Embed = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Head = Callable[[Any, torch.Tensor], torch.Tensor]
 
@@ -302,20 +304,27 @@ def layers_above(encoder: nn.Module, weight: str) -> int:
     return 0 if is_above else layers + 1
 
 
+def takes_plain_head(config: PretrainedConfig, pooling: str) -> bool:
+    """Whether a text's state goes through a linear layer of our own, since transformers' sequence classifier of this
+    type cannot pool so."""
+    return pooling in PLAIN_POOLINGS and pooling not in family_of(config).poolings
+
+
 def pooling_values(config: PretrainedConfig, pooling: str) -> dict[str, str]:
-    """The values of its config with which transformers' sequence classifier pools so; none for `auto`.
+    """The values of its config with which transformers' sequence classifier pools so; none for `auto`, and where it
+    cannot.
 
     Raises:
-        InputError: it cannot.
+        InputError: nothing can: the family has no such head.
     """
     family = family_of(config)
-    if pooling == "auto":
+    if pooling == "auto" or takes_plain_head(config, pooling):
         return {}
     if pooling not in family.poolings:
+        names = dict.fromkeys(("auto", *family.poolings, *PLAIN_POOLINGS))
         raise InputError(
-            f"transformers' sequence classifier of the type `{config.model_type}` has no pooling `{pooling}`, and an "
-            "export must load there without custom code",
+            f"transformers' sequence classifier of the type `{config.model_type}` has no `{pooling}`",
             where="model.pooling",
-            fix=f"use {' or '.join(f'`{name}`' for name in ('auto', *family.poolings))}",
+            fix=f"use {' or '.join(f'`{name}`' for name in names)}",
         )
     return {family.pooling_value: pooling} if family.pooling_value else {}

@@ -71,6 +71,7 @@ UNITS = {
 }
 EXAMPLES: dict[str, object] = {
     "name": "my-reviews",
+    "task": "classification",
     "data.train": "train.tsv",
     "data.test": "test.tsv",
     "data.text_column": "리뷰",
@@ -91,6 +92,8 @@ EXAMPLES: dict[str, object] = {
     "data.min_labels": 1,
     "data.label_columns": ["욕설", "차별", "혐오"],
     "data.label_separator": ",",
+    "data.no_label": "none",
+    "data.tag_names": ["O", "B-PS", "I-PS", "B-LC", "I-LC"],
     "data.format": "klue",
     "data.stride": 64,
     "data.truncate": "head_tail",
@@ -107,7 +110,7 @@ EXAMPLES: dict[str, object] = {
     "model.max_answer_length": 30,
     "model.trim": False,
     "model.null_threshold": -1.5,
-    "model.pooling": "cls",
+    "model.pooling": "mean",
     "model.class_weights": "balanced",
     "model.label_smoothing": 0.1,
     "optim.effective_batch_size": 64,

@@ -6,6 +6,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,14 +23,26 @@ class EncoderWithHead(nn.Module, ABC):
     All modules and weights have the names of transformers, so that its Auto classes load them.
     """
 
-    def __init__(self, encoder: Any, auto_class: Any, values: dict[str, Any], **own: nn.Module) -> None:
+    caveat: str | None = None
+    """What who exports such a model should know, in words."""
+
+    def __init__(
+        self,
+        encoder: Any,
+        auto_class: Any,
+        values: dict[str, Any],
+        *,
+        own: Mapping[str, nn.Module] = MappingProxyType({}),
+        replaced: bool = False,
+    ) -> None:
         """A new head on an encoder, drawn from PyTorch's generator as transformers draws it.
 
         Args:
             encoder: As `load_encoder` or `check_encoder` gives it.
             auto_class: The Auto class of the head.
             values: What the head's config has besides that of the encoder.
-            **own: Modules of the task's own, on the meta device.
+            own: Modules of the task's own by their names, on the meta device.
+            replaced: Whether these take the place of transformers' head.
         """
         super().__init__()
         config = copy.deepcopy(encoder.config)
@@ -40,7 +53,10 @@ class EncoderWithHead(nn.Module, ABC):
         self._encoder_name: str = whole.base_model_prefix
         self.family = family_of(config)
         for name, module in [*whole.named_children(), *own.items()]:
-            self.add_module(name, encoder if name == self._encoder_name else module.to_empty(device=encoder.device))
+            if name == self._encoder_name:
+                self.add_module(name, encoder)
+            elif name in own or not replaced:
+                self.add_module(name, module.to_empty(device=encoder.device))
         new = [
             part for name, module in self.named_children() if name != self._encoder_name for part in module.modules()
         ]

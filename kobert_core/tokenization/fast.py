@@ -36,6 +36,9 @@ _SENTENCE = "배우의 연기가 정말 좋았다"
 _PROBES = 500
 _MOST_UNKNOWN = 0.5
 
+_BLANK = np.array([chr(code).isspace() for code in range(0x3002)])
+"""Whether a code point is a blank; the last one that is, is U+3000, and all above are as the last one here."""
+
 Ids = tuple[NDArray[np.int32], NDArray[np.int64]]
 
 
@@ -221,8 +224,7 @@ def _flat(ids: list[list[int]]) -> Ids:
 def _without_blanks(texts: Sequence[str], bounds: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int32]:
     """Offsets that begin and end with no blank, and of which neither the starts nor the ends of a text descend."""
     codes, starts = code_points(texts)
-    blanks = [code for code in np.unique(codes).tolist() if chr(code).isspace()]
-    is_blank = np.append(np.isin(codes, blanks), False)
+    is_blank = np.append(_BLANK[np.minimum(codes, len(_BLANK) - 1)], False)
     base = np.repeat(starts[:-1], np.diff(bounds)).astype(np.int64)
     begin, end = offsets[:, 0] + base, offsets[:, 1] + base
     while (leading := (begin < end) & is_blank[begin]).any():
@@ -236,9 +238,9 @@ def _without_blanks(texts: Sequence[str], bounds: NDArray[np.int64], offsets: ND
     upto = np.append(begin[1:], 0)
     last = bounds[1:][np.diff(bounds) > 0] - 1
     upto[last] = starts[1:][np.diff(bounds) > 0]
-    blanks_at = np.append(np.flatnonzero(is_blank), len(is_blank))
-    next_blank = blanks_at[np.searchsorted(blanks_at, end)]
-    end = np.maximum(end, np.minimum(upto, next_blank))
+    blank_at = np.where(is_blank, np.arange(len(is_blank)), len(is_blank))
+    next_blank = np.minimum.accumulate(blank_at[::-1])[::-1]
+    end = np.maximum(end, np.minimum(upto, next_blank[end]))
     return np.stack([begin - base, end - base], axis=1).astype(np.int32)
 
 

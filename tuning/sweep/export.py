@@ -22,6 +22,7 @@ from kobert_core.io.checksums import check_sums, write_sums
 from kobert_core.pretrained import TRAIN_CONFIG, empty_model, exported_weights, keep_chosen, save_weights
 from kobert_core.tasks import SPECS, task_class
 from kobert_core.tasks.base import EXAMPLE_TEXTS
+from kobert_core.tasks.labelled_texts.config import NO_CLASS_OF_TRANSFORMERS, PLAIN_HEAD
 from kobert_core.texts import printable
 from tuning.study import StudyConfig
 from tuning.sweep.comparison import Comparison, test_name
@@ -71,7 +72,8 @@ def export_model(
     checkpoint = checkpoint_of(sweep, record)
     bring_trial(sweep, record)
     with new_model(sweep, study, record, output, lambda: load_weights(checkpoint), record.metrics) as folder:
-        card = model_card(sweep, study, record, test or {}, comparison or Comparison(), verdict)
+        told = comparison or Comparison()
+        card = model_card(sweep, study, record, test or {}, told, verdict, caveat=caveat_of(folder))
         atomic_write_text(folder / CARD, card)
         complete(folder)
 
@@ -139,7 +141,8 @@ def export_variant(
     """Write a variant of the winner. Its card has no score on the test file: that was read for the winner as it is."""
     check_model_output(output)
     with new_model(sweep, study, record, output, weights, variant.metrics, variant.values) as folder:
-        atomic_write_text(folder / CARD, model_card(sweep, study, record, {}, Comparison(), variant=variant))
+        card = model_card(sweep, study, record, {}, Comparison(), variant=variant, caveat=caveat_of(folder))
+        atomic_write_text(folder / CARD, card)
         complete(folder)
 
 
@@ -238,6 +241,7 @@ def model_card(
     verdict: Mapping[str, Any] | None = None,
     *,
     variant: Variant | None = None,
+    caveat: str | None = None,
 ) -> str:
     """A model card of the HuggingFace hub: data, values and results; of a variant its own ones."""
     from huggingface_hub import ModelCard, ModelCardData
@@ -276,7 +280,7 @@ def model_card(
             f"{chosen_on(study)} among the trials of the sweep {code(sweep.name)}; "
             f"{variant.how if variant else weights_of(study, record)}.",
             *([f"\n**Verdict:** {verdict['sentence']}."] if verdict else []),
-            *(f"\n**Note:** {note}." for note in beside.notes),
+            *(f"\n**Note:** {note}." for note in [*beside.notes, *([caveat] if caveat else [])]),
             "",
             f"| result ({variant.title if variant else standing(record)}) | value |",
             "|---|---|",
@@ -295,6 +299,11 @@ def model_card(
         ]
     )
     return str(ModelCard(content))
+
+
+def caveat_of(folder: Path) -> str | None:
+    """What who loads a model of this folder must know, for the card."""
+    return NO_CLASS_OF_TRANSFORMERS if (folder / PLAIN_HEAD).is_file() else None
 
 
 def widget_of(pipeline_tag: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from tuning.sweep_dir.layout import CACHE
 from tuning.tracking import resolve_tracking_uri
 from tuning.tracking.databases import problem_of
 from tuning.tracking.uris import is_server, redact_uri, sqlite_path
+
+log = logging.getLogger(__name__)
 
 CORNERS = 2000
 MAX_SHAPES = 64
@@ -63,7 +66,7 @@ def check_study(study: StudyConfig, cache: Path | None, *, progress: Progress = 
     study.check_files()
     example = study.example_values()
     tasks: list[tuple[Encoder, Task[Examples]]] = []
-    facts, sizes = list[tuple[str, str]](), list[int]()
+    facts, sizes, caveats = list[tuple[str, str]](), list[int](), set[str]()
     for encoder in encoders_of(study):
         values = study.example_values(encoder.values)
         task = task_class(study.task)(study.train_config(values), cache=cache, progress=progress)
@@ -74,10 +77,14 @@ def check_study(study: StudyConfig, cache: Path | None, *, progress: Progress = 
             with naming(shaping):
                 model = shaped.check_model(weights=not number)  # which are the same for all
             sizes.append(checkpoint_bytes(model))
+            if model.caveat is not None:
+                caveats.add(model.caveat)
         if encoder.is_searched:
             weights = sum(parameter.numel() for parameter in model.encoder.parameters())
             told = f"{model.encoder.config.model_type}, {weights / 1e6:,.1f}M weights, {pieces:,} pieces"
             facts.append((f"encoder {encoder.name}", told))
+    for caveat in caveats:
+        log.warning(caveat)
     first = next(task for encoder, task in tasks if encoder.is_of(example))
     if study.data.holdout_fraction:
         check_holdout(first)

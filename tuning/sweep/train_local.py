@@ -64,10 +64,11 @@ def train_once(
     values = study.example_values()
     config = study.train_config(values)
     task = task_class(config.task)(config, cache=cache, progress=progress)
-    task.check_model()
+    model = task.check_model()
     for problem in spoilers([task], None):
         raise problem
-    for warning in [*task.survey(None).warnings, *too_much_cut_off(task.cut_off())]:
+    caveats = [] if model.caveat is None else [model.caveat]
+    for warning in [*caveats, *task.survey(None).warnings, *too_much_cut_off(task.cut_off())]:
         warn(warning)
     record = TrialRecord(0, TrialState.RUNNING, values)
 

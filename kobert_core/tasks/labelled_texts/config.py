@@ -16,6 +16,13 @@ from kobert_core.texts import distinct, folded
 INFER = "infer"
 """Instead of labels: those that the training file has."""
 
+PLAIN_HEAD = "pooled_head.safetensors"
+"""File of the head's weights, where transformers has no such head."""
+NO_CLASS_OF_TRANSFORMERS = (
+    "no class of transformers has this `model.pooling`: an export answers through kobert-tune (predict, serve, ONNX, "
+    "MLflow), while AutoModel loads its encoder alone"
+)
+
 Truncate = Literal["head", "tail", "head_tail"]
 
 ColumnName = Annotated[
@@ -55,11 +62,22 @@ class TextModel(ModelConfig):
 
     pooling: Literal["auto", "pooler", "cls", "mean"] = "auto"
     """What the head takes for a text: its first token through a dense layer (`pooler`), its first token (`cls`), or the
-    mean of its tokens; `auto`: what the encoder's family has. Others than transformers has for it are refused."""
+    mean of its tokens; `auto`: what the encoder's family has. Where transformers has no such head, it loads an export's
+    encoder alone."""
 
 
 _Written = str | bool | int | float
 """A label or name as it may stand in YAML."""
+
+
+def text_of(value: object) -> str:
+    """A label or name as it is written in YAML."""
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"a label, or the name of one, must be a text, but got {value!r:.40}")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+Label = Annotated[str, BeforeValidator(text_of, json_schema_input_type=_Written)]
 
 
 class NamedLabelsData(LabelledTextsData):
@@ -83,7 +101,7 @@ class NamedLabelsData(LabelledTextsData):
     @classmethod
     def _as_text(cls, value: object) -> object:
         if isinstance(value, list):
-            labels = [_text(label) for label in value]
+            labels = [text_of(label) for label in value]
             if twice := next((label for label, count in Counter(labels).items() if count > 1), None):
                 raise ValueError(f"the label {twice!r} is given twice")
             value = dict(zip(labels, labels, strict=True))
@@ -91,7 +109,7 @@ class NamedLabelsData(LabelledTextsData):
             raise ValueError("labels can be inferred where a study file names `train` and its columns")
         if not isinstance(value, dict):
             raise ValueError(f"give a mapping of labels to names, a list of labels, or `{INFER}`, not {value!r:.40}")
-        return {_text(label): _text(name) for label, name in value.items()}
+        return {text_of(label): text_of(name) for label, name in value.items()}
 
     @field_validator("labels")
     @classmethod
@@ -117,21 +135,14 @@ def infer_labels_of(data: dict[str, object], section: type[NamedLabelsData]) -> 
     train = data.get("train")
     if data.get("labels") != INFER or not isinstance(train, str | list):
         return
-    read_by = ("encoding", "delimiter", "header")
+    read_by = ("no_label", "encoding", "delimiter", "header")
     given = {
         name: value for name, value in data.items() if "_column" in name or "_separator" in name or name in read_by
     }
     try:
-        read = section.model_validate({"train": train, **given, "labels": ["0", "1"]})
+        read = section.model_validate({"train": train, **given, "labels": ["a label", "another"]})
     except ValidationError:
         return  # it will be said with all else that is wrong
     from kobert_core.tasks.labelled_texts.rows import infer_labels
 
     data["labels"] = infer_labels(read.train, read.columns, read.labels_of, read.dialect)
-
-
-def _text(value: object) -> str:
-    """A label or name as it is written in YAML."""
-    if not isinstance(value, str | int | float):
-        raise ValueError(f"a label, or the name of one, must be a text, but got {value!r:.40}")
-    return str(value).lower() if isinstance(value, bool) else str(value)

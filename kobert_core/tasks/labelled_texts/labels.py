@@ -6,8 +6,9 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+from kobert_core.tasks.labelled_texts.cells import labels_in
 from kobert_core.texts import composed, distinct, plain_or_distinct
 
 LABELS_SHOWN = 20
@@ -104,6 +105,12 @@ class LabelCounts:
         if None not in numbers and any(number % 1 for number in numbers if number is not None):
             raise ValueError(f"fractions ({shown}, …), which are no classes")
         return in_order(counts)
+
+
+def label_set(values: Sequence[object], separator: str, no_label: str | None) -> list[str]:
+    """The labels of a row from its cells, as `labels_in` has them, without what stands for none."""
+    found = [label for value in values for label in labels_in(value, separator)]
+    return found if no_label is None else [one for one in found if whole_number(one) != whole_number(no_label)]
 
 
 def in_order(labels: Iterable[str]) -> list[str]:

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from kobert_core.config import DistillConfig
 from kobert_core.data.batching import IGNORED, PackedInputs
-from kobert_core.families import family_of, pooling_values
+from kobert_core.families import family_of, pooling_values, takes_plain_head
 from kobert_core.models.distillation import class_losses, label_losses
 from kobert_core.models.heads import EncoderWithHead, mean_probabilities
 from kobert_core.models.packed_encoder import encode, rows_of
+from kobert_core.tasks.labelled_texts.config import NO_CLASS_OF_TRANSFORMERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,12 +39,28 @@ class ClassifierOutput(NamedTuple):
     logits: torch.Tensor
 
 
+class PooledHead(nn.Module):
+    """Dropout and a linear layer, on the state that stands for a text."""
+
+    def __init__(self, hidden_size: int, num_labels: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout, self.linear = nn.Dropout(dropout), nn.Linear(hidden_size, num_labels)
+
+    def forward(self, of_texts: torch.Tensor) -> torch.Tensor:
+        """Logits, shape (sequences, labels), from states of shape (sequences, size)."""
+        logits: torch.Tensor = self.linear(self.dropout(of_texts))
+        return logits
+
+
 class TextClassifier(EncoderWithHead):
     """Sequence classification by the head that the encoder's family has for it: in BERT pooled output, dropout, a
     linear layer.
 
-    The weights have the names of transformers' `AutoModelForSequenceClassification`.
+    The weights have the names of transformers' `AutoModelForSequenceClassification`; where that cannot pool as the
+    study says, those of the head are `pooled_head.…`.
     """
+
+    pooled_head: PooledHead
 
     def __init__(
         self,
@@ -71,16 +89,22 @@ class TextClassifier(EncoderWithHead):
             distill: How much the loss goes by soft labels.
 
         Raises:
-            InputError: transformers' head cannot pool so.
+            InputError: no head can pool so.
         """
         from transformers import AutoModelForSequenceClassification
 
         values: dict[str, Any] = {"num_labels": num_labels, family_of(encoder.config).head_dropout: dropout}
         values |= pooling_values(encoder.config, pooling)
-        super().__init__(encoder, AutoModelForSequenceClassification, values)
+        own: dict[str, nn.Module] = {}
+        if takes_plain_head(encoder.config, pooling):
+            with torch.device("meta"):
+                own["pooled_head"] = PooledHead(encoder.config.hidden_size, num_labels, dropout)
+        super().__init__(encoder, AutoModelForSequenceClassification, values, own=own, replaced=bool(own))
         self.problem_type = problem_type
-        own_pooling = getattr(encoder.config, "classifier_pooling", "cls")
-        self.takes_mean = values.get("classifier_pooling", own_pooling) == "mean"
+        its_own = getattr(encoder.config, "classifier_pooling", "cls")
+        self.takes_mean = (its_own if pooling == "auto" else pooling) == "mean"
+        self.has_plain_head = bool(own)
+        self.caveat = NO_CLASS_OF_TRANSFORMERS if own else None
         self.label_smoothing = label_smoothing
         self.distill = distill
         self.class_weights: torch.Tensor | None
@@ -105,7 +129,7 @@ class TextClassifier(EncoderWithHead):
             packed: The sequences.
         """
         hidden = encode(self.encoder, **packed, first_tokens_only=not self.takes_mean)
-        logits = self.family.classify(self, _means(hidden, packed["starts"]) if self.takes_mean else hidden)
+        logits = self._classify(_means(hidden, packed["starts"]) if self.takes_mean else hidden)
         if labels is None:
             return ClassifierOutput(None, logits)
         half = logits.dtype in (torch.bfloat16, torch.float16)
@@ -119,7 +143,14 @@ class TextClassifier(EncoderWithHead):
         if self.takes_mean:
             weights = attention_mask[..., None].to(hidden.dtype)
             of_text = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-        return {"logits": self.family.classify(self, of_text)}
+        return {"logits": self._classify(of_text)}
+
+    def _classify(self, of_texts: torch.Tensor) -> torch.Tensor:
+        """Logits of the states that stand for the sequences."""
+        if not self.has_plain_head:
+            return self.family.classify(self, of_texts)
+        logits: torch.Tensor = self.pooled_head(of_texts)
+        return logits
 
     @staticmethod
     def packed_output(outputs: Mapping[str, torch.Tensor], packed: PackedInputs) -> ClassifierOutput:

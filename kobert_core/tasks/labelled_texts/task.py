@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,10 +20,10 @@ from kobert_core.data.set_aside import PLACES_SHOWN, BadRow
 from kobert_core.data.source import Source
 from kobert_core.data.splits import sample, stratified_split
 from kobert_core.data.survey import CutOff, Digests, Survey, share_of, text_digests
-from kobert_core.families import family_of, pooling_values
+from kobert_core.families import family_of, pooling_values, takes_plain_head
 from kobert_core.models.backbone import encoder_config
 from kobert_core.tasks.base import Inputs, Outcome, Purpose, Task, TextsByKind
-from kobert_core.tasks.labelled_texts.config import LabelledTextsData, TextModel
+from kobert_core.tasks.labelled_texts.config import PLAIN_HEAD, LabelledTextsData, TextModel
 from kobert_core.tasks.labelled_texts.examples import (
     CODE_VERSION,
     TextExamples,
@@ -56,6 +56,7 @@ class LabelledTexts(Task[TextExamples]):
     problem_type: ClassVar[ProblemType]
     """What the model learns, by transformers' names."""
     head = TextClassifier
+    weight_files: ClassVar[Mapping[str, str]] = {PLAIN_HEAD: "pooled_head."}
 
     data: LabelledTextsData
     model: TextModel
@@ -94,6 +95,10 @@ class LabelledTexts(Task[TextExamples]):
         return 1 if self.data.pair_column is None else 2
 
     @property
+    def pooler(self) -> bool:  # type: ignore[override]
+        return self.model.pooling in ("auto", "pooler")
+
+    @property
     def longest(self) -> int:
         return self.data.max_length
 
@@ -113,13 +118,15 @@ class LabelledTexts(Task[TextExamples]):
         return {}
 
     def hf_config(self) -> PretrainedConfig:
-        from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+        from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
         config = encoder_config(self.model, self.tokenizer, longest=self.data.max_length)
         names = self._label_names
+        plain = takes_plain_head(config, self.model.pooling)
+        classes: Any = MODEL_MAPPING if plain else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
         config.update(
             {
-                "architectures": [MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[config.model_type]],
+                "architectures": [classes[type(config)].__name__],
                 family_of(config).head_dropout: self.model.dropout,
                 "id2label": dict(enumerate(names)),
                 "label2id": {name: index for index, name in enumerate(names)},

@@ -8,24 +8,28 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from kobert_core.config import Objective
-from kobert_core.tasks.labelled_texts.cells import labels_in
 from kobert_core.tasks.labelled_texts.config import (
     INFER,
     ColumnName,
+    Label,
     NamedLabelsData,
     TextModel,
     infer_labels_of,
 )
+from kobert_core.tasks.labelled_texts.labels import label_set
 from kobert_core.tasks.spec import TaskSpec
 
 
 class MultilabelData(NamedLabelsData):
     """Texts, or pairs of them, each with any number of labels."""
 
-    label_column: ColumnName = "labels"
-    """Column of the labels: a list, as JSON and Parquet have it, or a text with `label_separator` between labels."""
+    label_column: ColumnName | Annotated[tuple[ColumnName, ...], Field(min_length=1)] = "labels"
+    """Column of the labels, or several columns: a list, as JSON and Parquet have it, or a text with `label_separator`
+    between labels."""
     label_separator: Annotated[str, Field(min_length=1)] = ","
     """Stands between the labels of a text file; blanks around a label do not count."""
+    no_label: Label | None = None
+    """What stands there for no label, such as `none`."""
     label_columns: tuple[ColumnName, ...] | None = None
     """In the place of `label_column`: a column for each label, with 1 or true where a row has it. Names of `labels`
     are then those of the columns."""
@@ -36,12 +40,20 @@ class MultilabelData(NamedLabelsData):
             raise ValueError("with `label_columns`, `labels` must name these in the same order, or be left out")
         return self
 
+    @model_validator(mode="after")
+    def _no_label_is_none(self) -> MultilabelData:
+        if self.no_label in self.labels:
+            raise ValueError(f"`no_label` is {self.no_label!r}, which is one of `labels`")
+        return self
+
     @property
     def label_columns_read(self) -> tuple[str, ...]:
-        return (self.label_column,) if self.label_columns is None else self.label_columns
+        if self.label_columns is not None:
+            return self.label_columns
+        return (self.label_column,) if isinstance(self.label_column, str) else self.label_column
 
     def labels_of(self, values: Sequence[object]) -> list[str]:
-        return labels_in(values[0], self.label_separator)
+        return label_set(values, self.label_separator, self.no_label)
 
 
 class MultilabelModel(TextModel):

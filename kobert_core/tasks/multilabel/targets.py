@@ -7,33 +7,37 @@ from typing import ClassVar
 
 import numpy as np
 
-from kobert_core.tasks.labelled_texts.cells import as_string, labels_in
-from kobert_core.tasks.labelled_texts.labels import Classes, truth
+from kobert_core.tasks.labelled_texts.cells import as_string
+from kobert_core.tasks.labelled_texts.labels import Classes, label_set, truth
 from kobert_core.texts import distinct
 
 
 class LabelSets:
-    """A 1 for each label that a row has, 0 for each other, from one column."""
+    """A 1 for each label that a row has, 0 for each other, from columns of labels."""
 
     dtype: ClassVar[type] = np.float32
 
-    def __init__(self, labels: Sequence[str], column: str, separator: str) -> None:
-        self._classes, self._column, self._separator = Classes(labels), column, separator
+    def __init__(self, labels: Sequence[str], columns: Sequence[str], separator: str, no_label: str | None) -> None:
+        self._classes, self._columns = Classes(labels), columns
+        self._separator, self._no_label = separator, no_label
 
     @property
     def width(self) -> tuple[int, ...]:
         return (len(self._classes.labels),)
 
     def of(self, values: Sequence[object]) -> list[int] | None:
-        places = [self._classes.index(label) for label in labels_in(values[0], self._separator)]
+        places = [self._classes.index(label) for label in self._labels(values)]
         return None if None in places else [int(place in places) for place in range(len(self._classes.labels))]
 
     def problem(self, values: Sequence[object]) -> str:
-        unknown = (label for label in labels_in(values[0], self._separator) if self._classes.find(label) is None)
+        unknown = (label for label in self._labels(values) if self._classes.find(label) is None)
         return f"label {distinct(next(unknown))} is none of {self._classes} (`data.labels`)"
 
     def advice(self, usable: int, bad: int) -> str | None:
-        return self._classes.advice(usable, bad, self._column)
+        return self._classes.advice(usable, bad, ", ".join(self._columns))
+
+    def _labels(self, values: Sequence[object]) -> list[str]:
+        return label_set(values, self._separator, self._no_label)
 
 
 MARKS = {"0", "1"}

@@ -39,14 +39,15 @@ class Multilabel(LabelledTexts):
         data = self.data
         if data.label_columns is not None:
             return LabelColumns(data.label_columns)
-        return LabelSets(list(data.labels), data.label_column, data.label_separator)
+        return LabelSets(list(data.labels), data.label_columns_read, data.label_separator, data.no_label)
 
     @property
     def _label_names(self) -> list[str]:
         return list(self.data.labels.values())
 
     def _label_key(self) -> list[object]:
-        return [list(self.data.labels), self.data.label_separator]
+        data = self.data
+        return [list(data.labels), data.label_separator, *([] if data.no_label is None else [data.no_label])]
 
     def _strata(self, labels: np.ndarray) -> np.ndarray:
         """The rarest label of each row, or one more than there are where it has none."""

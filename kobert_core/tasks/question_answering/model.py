@@ -66,7 +66,7 @@ class QuestionAnswerer(EncoderWithHead):
 
         with torch.device("meta"):
             own = {"boundary": BoundaryHead(encoder.config.hidden_size)} if boundary_head else {}
-        super().__init__(encoder, AutoModelForQuestionAnswering, {"num_labels": 2}, **own)
+        super().__init__(encoder, AutoModelForQuestionAnswering, {"num_labels": 2}, own=own)
         self.dropout = nn.Dropout(dropout)
         if not boundary_head:
             self.boundary = None

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from kobert_core.config import DataConfig, ModelConfig, Objective, PositiveInt
 from kobert_core.tasks.spec import TaskSpec
-from kobert_core.tasks.token_classification.tags import Format
+from kobert_core.tasks.token_classification.tags import Format, is_tag
 
 INFER = "infer"
 """Instead of labels: those that the training file has."""
@@ -23,6 +23,9 @@ class TokenClassificationData(DataConfig):
     labels: tuple[str, ...] = ()
     """Labels of the entities, such as `[PS, LC]`; their order is that of the tags. When not given, or `infer`: all
     labels of the training file, in order."""
+    tag_names: tuple[str, ...] = ()
+    """The tags that numbers stand for in records, from 0, such as `[O, B-PS, I-PS]`. A data set that has them as
+    `ClassLabel` needs none."""
     text_column: str = "text"
     """Column of the text in records, and in tables to predict."""
     max_length: Annotated[int, Field(ge=4)] = 128
@@ -38,6 +41,16 @@ class TokenClassificationData(DataConfig):
         if isinstance(value, Iterable) and not isinstance(value, str | dict):
             return tuple(value)
         raise ValueError(f"give a list of labels, or `{INFER}`, not {value!r:.40}")
+
+    @field_validator("tag_names")
+    @classmethod
+    def _are_tags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for tag in value:
+            if not is_tag(tag):
+                raise ValueError(f"{tag!r} is no tag: they are written O, B-PS, I-PS")
+            if value.count(tag) > 1:
+                raise ValueError(f"the tag {tag!r} is given twice")
+        return value
 
     @field_validator("labels")
     @classmethod
@@ -74,13 +87,16 @@ class TokenClassificationModel(ModelConfig):
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Part of each target's mass that is spread over all tags."""
+    class_weights: Literal["balanced"] | tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Weight in the loss of tokens outside of entities, then of those of each label in the order of `data.labels`;
+    `balanced`: inverse to their frequency in the training examples."""
 
 
 def infer_labels_of(data: dict[str, object]) -> None:
     """Put the labels of the training file in the place of `labels: infer`, or where none are given."""
     train = data.get("train")
     if data.get("labels", INFER) == INFER and isinstance(train, str | list):
-        names = ("format", "text_column", "encoding", "delimiter", "header")
+        names = ("format", "tag_names", "text_column", "encoding", "delimiter", "header")
         try:
             how = TokenClassificationData.model_validate(
                 {"train": train} | {name: data[name] for name in names if name in data}
@@ -91,7 +107,7 @@ def infer_labels_of(data: dict[str, object]) -> None:
             return  # whoever reads it will say so, or infer them
         from kobert_core.tasks.token_classification.sentences import infer_labels
 
-        data["labels"] = infer_labels(how.train, how.format, how.text_column, how.dialect)
+        data["labels"] = infer_labels(how.train, how.format, how.text_column, how.dialect, tag_names=how.tag_names)
 
 
 SPEC = TaskSpec(

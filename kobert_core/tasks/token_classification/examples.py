@@ -20,7 +20,7 @@ from kobert_core.tokenization import Tokenizer
 
 Arrays = dict[str, np.ndarray]
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Part of the cache's keys: raised when any of the arrays would come out differently."""
 
 OUTSIDE = 0

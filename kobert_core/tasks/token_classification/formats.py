@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from typing_extensions import TypeIs
 
@@ -23,6 +24,7 @@ HEAD = 1000
 FITS = 0.9
 """Part of these that must be as the format has them."""
 COMMENT = "##"
+NUMBERS_SHOWN = 30
 TOKENS, TAGS, ENTITIES, ID = "tokens", ("ner_tags", "tags"), ("entities", "label"), "id"
 
 Words = list[tuple[int, int]]
@@ -51,17 +53,19 @@ Lines = Callable[[], Iterator[str]]
 """Reads the lines of a file, from the first one."""
 
 
-def read_raw(source: Source, kind: Format, text_column: str, dialect: Dialect = DEFAULT) -> Iterator[Raw | Bad]:
+def read_raw(
+    source: Source, kind: Format, text_column: str, dialect: Dialect = DEFAULT, tag_names: Sequence[str] = ()
+) -> Iterator[Raw | Bad]:
     """The texts of a labelled file, or of several, in their order.
 
     Raises:
-        InputError: a file cannot be read, or is of no format that is known.
+        InputError: a file cannot be read, is of no format that is known, or has numbers without names for tags.
     """
 
     def read(part: Part) -> Iterator[Raw | Bad]:
         found = format_of(part, dialect) if kind == "auto" else kind
         if found == "records":
-            return _records(part, text_column, dialect)
+            return _records(part, text_column, dialect, tag_names)
         return _TEXT_FORMATS[found](_lines_of(part, dialect))
 
     return _all_parts(source, read)
@@ -247,18 +251,25 @@ def _joined(tokens: Iterable[str], between: str) -> tuple[str, Words]:
     return between.join(parts), words
 
 
-def _records(part: Part, text_column: str, dialect: Dialect, *, labelled: bool = True) -> Iterator[Raw | Bad]:
+def _records(
+    part: Part, text_column: str, dialect: Dialect, tag_names: Sequence[str] = (), *, labelled: bool = True
+) -> Iterator[Raw | Bad]:
     names, records = read_table(Source((str(part),)), {text_column, TOKENS, *TAGS, *ENTITIES, ID}, dialect)
     tags_at, entities_at = (next((names.index(one) for one in some if one in names), None) for some in (TAGS, ENTITIES))
     id_at = names.index(ID) if ID in names else None
     by_tokens = TOKENS in names and (tags_at is not None or text_column not in names)
-    if not by_tokens and (text_column not in names or (labelled and entities_at is None)):
+    labels_at = tags_at if by_tokens else entities_at
+    if not (by_tokens or text_column in names) or (labelled and labels_at is None):
         need = f"{TOKENS!r} and {TAGS[0]!r}, or {text_column!r} and {ENTITIES[0]!r}" if labelled else repr(text_column)
         raise InputError(f"needs the columns {need}; it has {', '.join(map(repr, names[:20]))}", where=part)
     between = " "
     if by_tokens:  # all of them tell what they are
         records = iter(rows := list(records))
         between = "" if _are_characters(rows, names.index(TOKENS)) else " "
+        if labelled and tags_at is not None and not tag_names:
+            _check_not_numbers(
+                part, names[tags_at], [values[tags_at] for _, values in rows if not isinstance(values, str)]
+            )
     for number, (line, values) in enumerate(records, start=1):
         if isinstance(values, str):
             yield line, values
@@ -266,7 +277,10 @@ def _records(part: Part, text_column: str, dialect: Dialect, *, labelled: bool =
         name = str(number if id_at is None or values[id_at] is None else values[id_at])
         if by_tokens:
             tags = None if tags_at is None else values[tags_at]
-            yield _of_tokens(line, name, values[names.index(TOKENS)], tags, between)
+            if labelled and tags is None:
+                yield line, "no tags"
+                continue
+            yield _of_tokens(line, name, values[names.index(TOKENS)], tags if labelled else None, between, tag_names)
         else:
             entities = values[entities_at] if entities_at is not None else []
             yield _of_text(line, name, values[names.index(text_column)], entities if labelled else [])
@@ -279,14 +293,44 @@ def _are_characters(rows: list[Record], at: int) -> bool:
     return all(isinstance(token, str) and len(token) == 1 for token in tokens)
 
 
-def _of_tokens(line: Line, name: str, tokens: object, tags: object, between: str) -> Raw | Bad:
+def _check_not_numbers(part: Part, column: str, tags: Sequence[object]) -> None:
+    """Refuse a file whose tags are all numbers: which tag each stands for is not for us to guess.
+
+    Raises:
+        InputError: they are; it lists them.
+    """
+    if not all(map(_are_numbers, tags)):
+        return
+    counts = Counter(itertools.chain.from_iterable(cast(Iterable[list[int]], tags)))
+    if not counts:
+        return
+    some = ", ".join(f"{number} ({count:,})" for number, count in sorted(counts.items())[:NUMBERS_SHOWN])
+    more = ", …" if len(counts) > NUMBERS_SHOWN else ""
+    raise InputError(
+        f"{column!r} has numbers in the place of tags: {some}{more}",
+        where=part,
+        fix=f"name the tags of 0 to {max(counts)} in this order, such as `data.tag_names: [O, B-PS, I-PS]`",
+    )
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is int for value in values)
+
+
+def _of_tokens(
+    line: Line, name: str, tokens: object, tags: object, between: str, tag_names: Sequence[str]
+) -> Raw | Bad:
     if not _are_strings(tokens) or not tokens:
         return line, "`tokens` is no list of texts"
     text, words = _joined(tokens, between)
     if tags is None:
         return Raw(line, name, text, words if between else None, ["O"] * len(tokens))
+    if tag_names and isinstance(tags, list) and _are_numbers(tags):
+        if outside := next((number for number in tags if not 0 <= number < len(tag_names)), None):
+            return line, f"the tag {outside} is none of 0 to {len(tag_names) - 1}, which `data.tag_names` names"
+        tags = [tag_names[number] for number in tags]
     if not _are_strings(tags):
-        return line, "the tags are no list of texts, such as B-PS: numbers need their names in their place"
+        return line, "the tags are no list of texts, such as B-PS"
     if len(tags) != len(tokens):
         return line, f"{len(tags)} tags for {len(tokens)} tokens"
     return Raw(line, name, text, words if between else None, tags)

@@ -32,9 +32,15 @@ class TokenClassifier(EncoderWithHead):
     """
 
     def __init__(
-        self, encoder: PreTrainedModel, *, num_labels: int, dropout: float = 0.1, label_smoothing: float = 0.0
+        self,
+        encoder: PreTrainedModel,
+        *,
+        num_labels: int,
+        dropout: float = 0.1,
+        label_smoothing: float = 0.0,
+        class_weights: torch.Tensor | None = None,
     ) -> None:
-        """A new head on an encoder without pooler."""
+        """A new head on an encoder without pooler; `class_weights` are those of the tags, shape (tags,)."""
         from transformers import AutoModelForTokenClassification
 
         name = family_of(encoder.config).tag_dropout
@@ -42,6 +48,8 @@ class TokenClassifier(EncoderWithHead):
         super().__init__(encoder, AutoModelForTokenClassification, values)
         self.dropout = nn.Dropout(dropout)
         self.label_smoothing = label_smoothing
+        self.class_weights: torch.Tensor | None
+        self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(
         self, *, labels: torch.Tensor | None = None, reduction: str = "mean", **packed: Unpack[PackedInputs]
@@ -50,15 +58,21 @@ class TokenClassifier(EncoderWithHead):
 
         Args:
             labels: Numbers of tags; those that are `IGNORED` are not counted.
-            reduction: `mean` over the tokens that count, or `sum`.
+            reduction: `mean` over the tokens that count (weighted, as PyTorch does it), or `sum`.
             packed: The sequences.
         """
         logits = self.family.tag(self, encode(self.encoder, **packed))
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
         if labels is None:
             return TaggerOutput(None, logits)
-        smoothing = self.label_smoothing
-        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction=reduction, label_smoothing=smoothing)
+        loss = F.cross_entropy(
+            logits,
+            labels,
+            ignore_index=IGNORED,
+            weight=self.class_weights,
+            reduction=reduction,
+            label_smoothing=self.label_smoothing,
+        )
         return TaggerOutput(loss, logits)
 
     def padded_outputs(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:

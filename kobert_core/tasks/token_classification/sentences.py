@@ -44,6 +44,7 @@ def read_sentences(
     *,
     max_bad_fraction: float,
     dialect: Dialect = DEFAULT,
+    tag_names: Sequence[str] = (),
 ) -> Sentences:
     """Read a labelled file.
 
@@ -54,11 +55,12 @@ def read_sentences(
         labels: The labels that entities may have.
         max_bad_fraction: A larger share of texts that are set aside is an error.
         dialect: How files of text are to be read.
+        tag_names: The tags that numbers stand for in records.
 
     Raises:
         InputError: the file cannot be read, or has too little that can be used.
     """
-    found = _checked(read_raw(path, kind, text_column, dialect), labels)
+    found = _checked(read_raw(path, kind, text_column, dialect, tag_names), labels)
     _check_enough(path, len(found.usable), found.bad, max_bad_fraction)
     return found
 
@@ -86,13 +88,15 @@ def _check_enough(path: Source, usable: int, bad: Sequence[BadRow], max_bad_frac
     check_usable(path, bad, unit="texts", usable=usable, unusable=len(bad), max_bad_fraction=max_bad_fraction)
 
 
-def infer_labels(path: Source, kind: Format, text_column: str, dialect: Dialect = DEFAULT) -> list[str]:
+def infer_labels(
+    path: Source, kind: Format, text_column: str, dialect: Dialect = DEFAULT, *, tag_names: Sequence[str] = ()
+) -> list[str]:
     """The labels of the usable texts of a file, in order.
 
     Raises:
         InputError: the file cannot be read, or has no entities.
     """
-    found = _checked(read_raw(path, kind, text_column, dialect), None)
+    found = _checked(read_raw(path, kind, text_column, dialect, tag_names), None)
     labels = sorted({span.label for sentence in found.usable for span in sentence.spans})
     if not labels:
         why = f" ({found.bad[0]})" if found.bad else ""

@@ -101,13 +101,31 @@ class TokenClassification(Task[TokenExamples]):
         data = config.data
         assert isinstance(data, TokenClassificationData)
         if not data.labels:
-            labels = tuple(infer_labels(data.train, data.format, data.text_column, data.dialect))
+            labels = tuple(
+                infer_labels(data.train, data.format, data.text_column, data.dialect, tag_names=data.tag_names)
+            )
             config = config.model_copy(update={"data": data.model_copy(update={"labels": labels})})
         super().__init__(config, cache=cache, tokenizer=tokenizer, progress=progress)
 
     @property
     def longest(self) -> int:
         return self.data.max_length
+
+    @cached_property
+    def _class_weights(self) -> np.ndarray | None:
+        """float32, shape (tags,): both tags of a label have its weight; None when all weigh the same."""
+        weights, classes = self.model.class_weights, 1 + len(self.data.labels)
+        if weights is None:
+            return None
+        label_of_tag = (np.arange(len(self._tags)) + 1) // 2
+        if weights == "balanced":
+            counts = np.bincount(label_of_tag[_targets(self.train)], minlength=classes)
+            balanced: np.ndarray = counts.sum() / (classes * np.maximum(counts, 1))
+            return balanced[label_of_tag].astype(np.float32)
+        if len(weights) != classes:
+            what = f"{len(weights)} weights for what is in no entity and {classes - 1} labels"
+            raise InputError(what, where="model.class_weights", fix=f"give {classes} numbers, or `balanced`")
+        return np.array(weights, dtype=np.float32)[label_of_tag]
 
     @property
     def _tags(self) -> list[str]:
@@ -119,6 +137,7 @@ class TokenClassification(Task[TokenExamples]):
             num_labels=len(self._tags),
             dropout=self.model.dropout,
             label_smoothing=self.model.label_smoothing,
+            class_weights=None if self._class_weights is None else torch.from_numpy(self._class_weights),
         )
 
     def hf_config(self) -> PretrainedConfig:
@@ -254,7 +273,9 @@ class TokenClassification(Task[TokenExamples]):
         ]
 
     def total_weight(self, examples: TokenExamples, indices: np.ndarray) -> float:
-        return float(examples.counted[indices].sum())
+        if self._class_weights is None:
+            return float(examples.counted[indices].sum())
+        return float(self._class_weights[_targets(examples, indices)].sum(dtype=np.float64))
 
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """What `predicted` takes: of each token its likeliest tag, and how likely it is; of each window its loss."""
@@ -364,6 +385,7 @@ class TokenClassification(Task[TokenExamples]):
             data.labels,
             max_bad_fraction=max_bad_fraction,
             dialect=data.dialect,
+            tag_names=data.tag_names,
         )
 
     def _texts(self, path: Source) -> Arrays:
@@ -390,6 +412,7 @@ class TokenClassification(Task[TokenExamples]):
             "text_column": data.text_column,
             "labels": list(data.labels),
             "max_bad_fraction": data.max_bad_fraction,
+            **({"tag_names": list(data.tag_names)} if data.tag_names else {}),
             **data.dialect.key(),
         }
 
@@ -438,8 +461,7 @@ def _of_characters(examples: TokenExamples, units: np.ndarray, tags: np.ndarray)
     return examples.file["tags"][at], given
 
 
-def _targets(examples: TokenExamples) -> np.ndarray:
-    """The targets of all tokens, each once."""
-    sizes = examples.counted
-    at = runs(examples.begin + examples.windows.counted[:, 0], sizes)
-    return np.asarray(examples.pieces["targets"][at])
+def _targets(examples: TokenExamples, windows: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """The targets of the tokens that count in some windows; of all tokens, each once, when these are not given."""
+    first = (examples.begin + examples.windows.counted[:, 0])[windows]
+    return np.asarray(examples.pieces["targets"][runs(first, examples.counted[windows])])

@@ -103,6 +103,14 @@ def test_a_pooled_mean_leaves_padding_out(tmp_path: Path) -> None:
     assert largest_difference(model, session(task, file), task.train) < 1e-4
 
 
+def test_a_head_of_our_own_is_in_the_graph(tmp_path: Path) -> None:
+    encoder = make_encoder("bert", tmp_path / "hub", **WIDE)
+    task = task_class("nsmc")(classification(encoder, tmp_path / "data.tsv", pooling="mean"))
+    model = task.build_model().eval()
+    export_graph(model, tmp_path / "model.onnx")
+    assert largest_difference(model, session(task, tmp_path / "model.onnx"), task.train) < 1e-4
+
+
 def test_questions_without_a_boundary_head_have_two_outputs(tmp_path: Path) -> None:
     encoder = make_encoder("bert", tmp_path / "hub", **WIDE)
     task = task_class("korquad")(questions(encoder, tmp_path / "data.json", boundary_head=False))

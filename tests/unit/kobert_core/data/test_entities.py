@@ -129,6 +129,7 @@ def test_a_record_that_cannot_be_used_is_set_aside(record: dict[str, Any], reaso
     [
         ({"tokens": ["가", "나"], "ner_tags": ["O"]}, "1 tags for 2 tokens"),
         ({"tokens": ["가"], "ner_tags": [3]}, "the tags are no list of texts, such as B-PS"),
+        ({"tokens": ["가"], "ner_tags": None}, "no tags"),
         ({"tokens": [], "ner_tags": []}, "`tokens` is no list of texts"),
         ({"tokens": ["가", " "], "ner_tags": ["O", "O"]}, "an empty word"),
         ({"tokens": ["가"], "ner_tags": ["PS"]}, "'PS' is no tag"),
@@ -139,6 +140,79 @@ def test_tokens_that_cannot_be_used_are_set_aside(record: dict[str, Any], reason
     good = {"tokens": ["박씨가", "갔다"], "ner_tags": ["B-PS", "O"]}
     found = read(file(json.dumps(good) + "\n" + json.dumps(record), "a.jsonl"))
     assert entities(found) == [[("박씨가", "PS")]] and str(found.bad[0]).startswith(f"line 2: {reason}")
+
+
+NUMBERED = [
+    {"tokens": ["박씨는", "서울에", "산다"], "ner_tags": [1, 3, 0]},
+    {"tokens": ["한강", "공원에", "간다"], "ner_tags": [3, 4, 0]},
+    {"tokens": ["또", "간다"], "ner_tags": [0, 0]},
+]
+NAMES = ("O", "B-PS", "I-PS", "B-LC", "I-LC")
+
+
+def test_numbers_are_listed_and_never_guessed(file: Any) -> None:
+    path = file("\n".join(map(json.dumps, NUMBERED)), "a.jsonl")
+    with pytest.raises(InputError) as refused:
+        read(path)
+    assert "'ner_tags' has numbers in the place of tags: 0 (4), 1 (1), 3 (2), 4 (1); name the tags of 0 to 4" in str(
+        refused.value
+    )
+    with pytest.raises(InputError, match="has numbers in the place of tags"):
+        infer_labels(path, "auto", "text")
+    usable = [one for part in text_parts(path, "text", max_bad_fraction=0.0) for one in part.usable]
+    assert [one.text for one in usable] == ["박씨는 서울에 산다", "한강 공원에 간다", "또 간다"], (
+        "to predict they are not asked for"
+    )
+
+
+def test_the_line_of_the_docs_on_numbers_is_what_is_said(file: Any) -> None:
+    rows = [NUMBERED[0], {"tokens": ["또", "다시", "간다", "."], "ner_tags": [0, 0, 0, 0]}]
+    with pytest.raises(InputError) as refused:
+        read(file("\n".join(map(json.dumps, rows)), "a.jsonl"))
+    assert str(refused.value).partition(": ")[2] in DOCS
+
+
+def test_numbers_are_the_tags_that_the_study_names(file: Any) -> None:
+    wrong = {"tokens": ["가"], "ner_tags": [5]}
+    path = file("\n".join(map(json.dumps, [*NUMBERED, wrong])), "a.jsonl")
+    found = read_sentences(path, "auto", "text", LABELS, max_bad_fraction=1.0, tag_names=NAMES)
+    assert entities(found) == [[("박씨는", "PS"), ("서울에", "LC")], [("한강 공원에", "LC")], []]
+    assert [str(bad) for bad in found.bad] == ["line 4: the tag 5 is none of 0 to 4, which `data.tag_names` names"]
+    assert infer_labels(path, "auto", "text", tag_names=NAMES) == ["LC", "PS"]
+
+
+def test_a_study_names_the_tags_of_numbers(file: Any, tmp_path: Path) -> None:
+    from tuning.study import load_study
+
+    file("\n".join(map(json.dumps, NUMBERED)), "a.jsonl")
+    (study,) = re.findall(r"^```yaml\n(.*?)^```", DOCS, re.M | re.S)
+    path = file(study.replace("train.tsv", "a.jsonl"), "study.yaml")
+    named = f"data.tag_names=[{', '.join(NAMES)}]"
+    assert load_study(path, [named]).data.labels == ("LC", "PS")  # type: ignore[attr-defined]
+    for wrong, told in (("[O, PS]", "'PS' is no tag: they are written O, B-PS"), ("[O, O]", "'O' is given twice")):
+        with pytest.raises(InputError, match=told):
+            load_study(path, [f"data.tag_names={wrong}"])
+
+
+def test_a_saved_data_set_names_its_numbers_itself(tmp_path: Path) -> None:
+    """A `Sequence` of `ClassLabel`, as the hub has KLUE-NER, in the way of datasets 4 and in those before it."""
+    import datasets
+
+    features = datasets.Features(
+        {
+            "tokens": datasets.List(datasets.Value("string")),
+            "ner_tags": datasets.List(datasets.ClassLabel(names=list(NAMES))),
+        }
+    )
+    datasets.Dataset.from_list(NUMBERED, features=features).save_to_disk(tmp_path / "saved")
+    info = tmp_path / "saved" / "dataset_info.json"
+    written = json.loads(info.read_text(encoding="utf-8"))
+    for kind in (written["features"]["ner_tags"]["_type"], "Sequence"):
+        written["features"]["ner_tags"]["_type"] = kind
+        info.write_text(json.dumps(written), encoding="utf-8")
+        found = read(tmp_path / "saved", share=0.0)
+        assert entities(found) == [[("박씨는", "PS"), ("서울에", "LC")], [("한강 공원에", "LC")], []]
+    assert infer_labels(tmp_path / "saved", "auto", "text") == ["LC", "PS"]  # type: ignore[arg-type]
 
 
 def test_broken_lines_cost_their_sentence_alone_and_too_many_the_file(file: Any) -> None:

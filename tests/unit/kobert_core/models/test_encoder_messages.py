@@ -78,7 +78,7 @@ def tokenizer_of_another(folder: Path, shared: Path) -> None:
 
 
 def pooling_of_none(folder: Path, shared: Path) -> None:
-    check(classification(make_encoder("bert", folder / "hub"), folder / "data.tsv", pooling="mean"))
+    check(classification(make_encoder("modernbert", folder / "hub"), folder / "data.tsv", pooling="pooler"))
 
 
 def frozen_layers(folder: Path, shared: Path) -> None:
@@ -135,8 +135,17 @@ def test_the_refusal_of_a_population_of_encoders_is_the_documented_one(tmp_path:
     assert str(refused.value).partition(": ")[2] in documented()
 
 
+@pytest.mark.parametrize(("family", "pooling", "told"), [("bert", "mean", True), ("bert", "pooler", False)])
+def test_what_no_class_of_transformers_has_is_told_in_the_documented_line(
+    family: str, pooling: str, told: bool, tmp_path: Path
+) -> None:
+    config = classification(make_encoder(family, tmp_path / "hub"), tmp_path / "data.tsv", pooling=pooling)
+    caveat = task_class("nsmc")(config).check_model().caveat
+    assert (caveat in documented()) is told and (caveat is not None) is told
+
+
 def test_nothing_else_is_documented() -> None:
-    assert len(documented()) == len(set(documented())) == len(REFUSED) + 2
+    assert len(documented()) == len(set(documented())) == len(REFUSED) + 3
 
 
 def test_padding_is_the_tokenizers_where_positions_do_not_depend_on_it(tmp_path: Path) -> None:

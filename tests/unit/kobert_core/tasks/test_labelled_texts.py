@@ -232,6 +232,34 @@ def test_a_column_for_each_label(tmp_path: Path) -> None:
     assert weighted.build_model().class_weights.numpy() == pytest.approx(expected)
 
 
+def test_labels_of_several_columns_with_a_word_for_none(tmp_path: Path) -> None:
+    content = (
+        "text\tbias\thate\n" + "좋다\tnone\tnone\n나쁘다\tgender\thate\n그냥\tothers\tnone\n별로\t none \thate\n" * 4
+    )
+    columns = {"label_column": ["bias", "hate"], "no_label": "none"}
+    task = task_of("multilabel", tmp_path / "a.tsv", content, **columns)
+    assert list(task.data.labels) == ["gender", "hate", "others"], "inferred from all columns, without `none`"
+    rows = task.read_rows(task.data.train)
+    assert rows.labels[:4].tolist() == [[0, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 0]] and not rows.bad
+    told = (
+        r"label 'others' is none of gender, hate .*'bias, hate' also has 'others' \(4\): `data.labels` must name them"
+    )
+    with pytest.raises(InputError, match=told):
+        _ = task_of("multilabel", tmp_path / "b.tsv", content, labels=["gender", "hate"], **columns).train
+    without = {"label_column": ["bias", "hate"], "labels": ["gender", "hate", "others"]}
+    with pytest.raises(InputError, match="label 'none' is none of gender, hate, others"):
+        _ = task_of("multilabel", tmp_path / "c.tsv", content, **without).train
+    with pytest.raises(ValueError, match="`no_label` is 'hate', which is one of `labels`"):
+        task_of("multilabel", tmp_path / "d.tsv", content, **without | {"no_label": "hate"})
+
+
+def test_a_number_may_stand_for_no_label(tmp_path: Path) -> None:
+    """As in K-MHaS, where 8 is a comment without hate."""
+    rows = [{"text": text, "labels": labels} for text, labels in zip(TEXTS, [[8], [2, 3], [2], [8], [3]], strict=False)]
+    task = task_of("multilabel", tmp_path / "a.jsonl", rows * 4, no_label=8, labels=["2", "3"])
+    assert task.read_rows(task.data.train).labels[:3].tolist() == [[0, 0], [1, 1], [1, 0]]
+
+
 def test_labels_that_are_not_known_are_told(tmp_path: Path) -> None:
     rows = [{"text": "좋다", "labels": ["욕설", "광고"]}] * 3 + [{"text": "좋다", "labels": ["욕설"]}] * 3
     with pytest.raises(

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kobert_core.data.batching import IGNORED
+from kobert_core.errors import InputError
 from kobert_core.evaluation import predict
 from kobert_core.runtime import LocalRuntime
 from kobert_core.tasks import parse_train_config
@@ -151,6 +152,41 @@ def test_the_targets_of_a_batch_are_those_of_the_tokens_that_count(tmp_path: Pat
     full = batch.fill(8)
     assert len(full.token_targets["labels"]) == full.shape.tokens
     assert (full.token_targets["labels"][batch.shape.tokens :] == IGNORED).all()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("given", ["balanced", [0.5, 2.0, 3.0]])
+def test_tokens_weigh_as_their_label_does(given: Any, smoothing: float, tmp_path: Path) -> None:
+    """Against PyTorch's weighted mean over the tokens that count, by weights counted here."""
+    file = entities.write(tmp_path / "a.tsv", range(12))
+    model = {"class_weights": given, "label_smoothing": smoothing, "dropout": 0.0}
+    sections = {"data": {"max_length": 8, "stride": 3, "dev": file, "labels": ["PS", "LC"]}, "model": model}
+    task = TokenClassification(entities.config_of(file, **sections))
+    examples, rows = task.train, np.arange(len(task.train))
+    targets = examples.batch(rows).token_targets["labels"]
+    counts = [int(torch.isin(targets, torch.tensor(tags)).sum()) for tags in ([0], [1, 2], [3, 4])]
+    assert min(counts) > 0
+    by_label = [sum(counts) / (3 * count) for count in counts] if given == "balanced" else given
+    weights = torch.tensor([by_label[0], *[by_label[1]] * 2, *[by_label[2]] * 2])
+    built = task.build_model().eval()
+    assert built.class_weights.tolist() == pytest.approx(weights.tolist())
+    logits = built(**examples.batch(rows).inputs).logits
+    expected = torch.nn.functional.cross_entropy(
+        logits, targets, weight=weights, ignore_index=IGNORED, label_smoothing=smoothing
+    )
+    parts = [rows[:2], rows[2:5], rows[5:]]
+    losses = sum(task.loss(built, examples.batch(part)) for part in parts)
+    weight = sum(task.total_weight(examples, part) for part in parts)
+    assert (losses / weight).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert not any("class_weights" in name for name in built.state_dict()), "an export has none"
+
+
+def test_weights_of_another_number_of_labels_are_refused(tmp_path: Path) -> None:
+    file = entities.write(tmp_path / "a.tsv", range(12))
+    task = TokenClassification(entities.config_of(file, model={"class_weights": [1.0, 2.0]}))
+    told = r"2 weights for what is in no entity and 2 labels; give 3 numbers, or `balanced`"
+    with pytest.raises(InputError, match=told):
+        task.check_model()
 
 
 def test_windows_that_leave_tokens_out_are_refused() -> None:

@@ -51,6 +51,7 @@ def data(tmp_path: Path) -> Path:
         *([text, "1", "0", "false"] for text in TEXTS),
         ["그냥", "0", "1", "True"],
     )
+    table("hate.tsv", "comments bias hate", *([text, "gender", "none"] for text in TEXTS), ["그냥", "none", "hate"])
     pairs = [{"premise": text, "hypothesis": "좋았다", "gold_label": "neutral"} for text in TEXTS]
     objects("nli.jsonl", *pairs, {"premise": "좋다", "hypothesis": "좋다", "gold_label": "entailment"})
     objects("comments.jsonl", *({"comment": text, "kinds": ["욕설", "차별"][: len(text) % 3]} for text in TEXTS))

@@ -13,6 +13,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from kobert_core.errors import InputError
+from kobert_core.inference import Predictor
+from kobert_core.tasks.labelled_texts.config import NO_CLASS_OF_TRANSFORMERS
 from search_spaces.distributions import Space
 from tests.fixtures.encoders import make_encoder
 from tests.fixtures.tiny import SAMPLE
@@ -23,6 +25,7 @@ from tuning.sweep.comparison import Comparison
 from tuning.sweep.disk import checkpoint_bytes
 from tuning.sweep.export import model_card
 from tuning.sweep.preflight import check_study, files_of, is_here, prepare, survey
+from tuning.sweep.train_local import train_once
 from tuning.sweep_dir.provenance import files_under, refuse_other_provenance, write_provenance
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord
@@ -215,6 +218,25 @@ def test_people_read_the_names_of_encoders_and_not_their_paths(load: Load, tmp_p
     hub = load("parameters.model.backbone={values: [klue/bert-base, klue/roberta-base]}")
     record = TrialRecord(0, TrialState.COMPLETE, {"model.backbone": "klue/roberta-base"}, best_progress=100)
     assert "base_model: klue/roberta-base" in model_card(tmp_path, hub, record, {}, Comparison())
+
+
+def test_what_no_class_of_transformers_has_is_told_once_before_a_sweep_and_in_the_card(
+    load: Load, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    space = {"model.pooling": {"values": ["auto", "mean"]}, "model.keep_layers": {"values": [1, 2]}}
+    check_study(load(parameters=space), None)
+    assert [each.getMessage() for each in caplog.records if "no class of" in each.message] == [NO_CLASS_OF_TRANSFORMERS]
+    caplog.clear()
+    check_study(load(parameters={"model.keep_layers": {"values": [1, 2]}}), None)
+    assert "no class of" not in caplog.text
+    fixed = {"model.backbone": {"value": BERT}, "model.pooling": {"value": "mean"}}
+    one = load("data.max_train_examples=32", "data.max_unknown_rate=1.0", parameters=fixed)
+    told: list[str] = []
+    train_once(one, say=told.append, cache=tmp_path / "cache", output=tmp_path / "export")
+    assert NO_CLASS_OF_TRANSFORMERS in told
+    assert f"**Note:** {NO_CLASS_OF_TRANSFORMERS}." in (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
+    answers = Predictor.load(tmp_path / "export", device="cpu").predict([{"text": "정말 좋았다"}])
+    assert answers[0]["label"] in ("0", "1")
 
 
 def test_a_part_of_a_space_has_what_its_conditions_need() -> None:
