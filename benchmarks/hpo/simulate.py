@@ -47,12 +47,11 @@ def simulate(table: Table, method: Method, *, workers: int, budget: float, gener
         seed = int(generator.integers(table.dev.shape[1]))
         return Curve(table.percents.tolist(), table.seconds[row, seed].tolist(), table.dev[row, seed].tolist())
 
-    trials: dict[int, SimulatedTrial] = {}
+    best = (False, -np.inf, 0)  # whether it came to its end, its best evaluation, and less its number
     changes: list[tuple[float, float, float]] = []
     for trial, now, seconds in simulate_sweep(method, curve_of, workers=workers):
-        trials[trial.number] = trial
-        best = max(trials.values(), key=lambda each: (each.percent == 100, max(each.curve.values()), -each.number))
-        gap = POINTS * float(table.truth.max() - table.truth[configurations[best.number]])
+        best = max(best, (trial.percent == 100, max(trial.curve.values()), -trial.number))
+        gap = POINTS * float(table.truth.max() - table.truth[configurations[-best[2]]])
         spent = seconds / table.one_run
         if not changes or changes[-1][1] != gap:
             changes.append((spent, gap, now))

@@ -9,6 +9,7 @@ from tuning.search.optuna_study import open_optuna_study
 from tuning.search.population import start_population
 from tuning.search.schedulers import make_scheduler
 from tuning.search.searcher import OptunaSearcher, Teller
+from tuning.search.warm_start import begun_with
 from tuning.study import StudyConfig
 from tuning.sweep.recording import Recorder
 from tuning.sweep.rounds import Rounds
@@ -87,6 +88,7 @@ class TrialRunner:
             further=study.further,
             record_of=self._table.__getitem__,
             before_trial=self._commits.commit,
+            earlier=begun_with(folder, study),
         )
 
     def _wait_for_groups(self) -> None:
