@@ -167,7 +167,7 @@ def keep(task: Task, found: Replay) -> None:
     KEPT.mkdir(exist_ok=True)
     columns = [np.round(column, 5).tolist() for column in (found.spent, found.gap, found.seconds)]
     with kept_in(task[0]).open("a", encoding="utf-8") as file:
-        file.write("\n" + json.dumps([*task[1:], *columns]))  # a line that was cut off stays alone
+        file.write("\n" + json.dumps([*task[1:], *columns, found.confirmed]))  # a line that was cut off stays alone
 
 
 def kept(names: Iterable[str]) -> dict[Task, Replay]:
@@ -177,11 +177,11 @@ def kept(names: Iterable[str]) -> dict[Task, Replay]:
         lines = kept_in(name).read_text(encoding="utf-8").splitlines() if kept_in(name).exists() else []
         for line in lines:
             try:
-                method, workers, budget, number, *columns = json.loads(line)
+                method, workers, budget, number, *columns, confirmed = json.loads(line)
             except ValueError:
                 continue
             if method in MAKERS:
-                found[name, method, workers, budget, number] = Replay(*map(np.array, columns))
+                found[name, method, workers, budget, number] = Replay(*map(np.array, columns), confirmed)
     return found
 
 

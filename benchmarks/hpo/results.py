@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
-from simulate import Replay
+from simulate import TOP, Replay
+
+from tuning.statistics.halving import total_runs
 
 TARGET = 0.2
 """Points."""
@@ -61,6 +63,8 @@ class Search:
         weights = np.stack([np.bincount(draw, minlength=self.count) for draw in draws]) / self.count
         self.gaps: Samples = weights @ gaps
         """The mean gap at each stop: (1 + resamples, stops)."""
+        self.confirmed: Samples = weights @ np.array([each.confirmed for each in replays])
+        """The mean gap of what `confirm` chooses, its runs in the budget: (1 + resamples,)."""
 
     def against(self, other: Search) -> Samples:
         """How much of the other's compute this one needs for a gap as small: the last of the one that comes less far.
@@ -100,6 +104,8 @@ what was tried.
 - **compute to the target**: runs until the true value of what would be handed over stays within {TARGET} points of the
   table's best; the median, with its 95% interval; ∞ where fewer than half of the replays come there.
 - **gap**: how many points what would be handed over is worse than the table's best, on average.
+- **confirmed**: of the best {TOP} trials the one that `confirm` would choose, after {total_runs(TOP)} runs with other
+  seeds, for which the search has stopped earlier.
 - **against …**: the share of the other search's compute that this one needs until its mean gap is as small (of the two,
   that of the one which comes less far), with its 95% interval. Below 1 is better."""
 
@@ -165,10 +171,11 @@ def _table(name: str, searches: Mapping[str, Search], budget: float) -> str:
             same = search == reference or reference not in searches
             cells.append("" if same else _with_interval(found.against(searches[reference])))
         places = [int(np.argmin(np.abs(found.stops - stop))) for stop in stops]
-        cells += [_with_interval(found.gaps[:, place]) for place in places]
+        cells += [_with_interval(found.gaps[:, place]) for place in places] + [_with_interval(found.confirmed)]
         rows.append([search, *cells])
     heads = ["search", "replays", "compute to the target", "reached", *(f"against {each}" for each in REFERENCES)]
-    return f"## {name}\n\n" + _markdown([*heads, *(f"gap at {stop}" for stop in stops)], rows)
+    heads += [*(f"gap at {stop}" for stop in stops), f"gap at {budget:g}, confirmed"]
+    return f"## {name}\n\n" + _markdown(heads, rows)
 
 
 def _interval(samples: Samples) -> tuple[float, float]:

@@ -144,11 +144,24 @@ def test_a_prior_that_misleads_is_forgotten(table: Table) -> None:
     assert share() < 0.01
 
 
+def test_what_confirm_would_choose_is_better_by_seeds_that_its_trial_did_not_have(table: Table) -> None:
+    from dataclasses import replace
+
+    from simulate import confirmed
+
+    dev = table.dev.copy()
+    dev[0, 1] = 0.9  # lucky once: its other seed says so
+    lucky = replace(table, dev=dev)
+    assert confirmed(lucky, [(0, 1), (1, 0), (2, 0)]) == 1
+    assert confirmed(lucky, [(0, 0), (1, 0), (2, 0)]) == 0
+    assert confirmed(lucky, [(2, 1)]) == 2
+
+
 def replay_of(*changes: tuple[float, float]) -> Any:
     from simulate import Replay
 
     spent, gap = np.array(changes).T
-    return Replay(spent, gap, spent)
+    return Replay(spent, gap, spent, 0.5)
 
 
 def test_who_is_ahead_by_how_much(_importable: None) -> None:
