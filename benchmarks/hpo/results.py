@@ -67,17 +67,13 @@ class Search:
         """The mean gap of what `confirm` chooses, its runs in the budget: (1 + resamples,)."""
 
     def against(self, other: Search) -> Samples:
-        """How much of the other's compute this one needs for a gap as small: the last of the one that comes less far.
-
-        Below 1, this one is ahead.
-        """
+        """How much of the other's compute this one needs for the gap that both come to; below 1, this one is ahead."""
         return np.array([_compute_ratio(self.stops, *pair) for pair in zip(self.gaps, other.gaps, strict=True)])
 
 
 def _compute_ratio(stops: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> float:
-    if ours[-1] <= theirs[-1]:
-        return float(_first_within(stops, ours, theirs[-1]) / stops[-1])
-    return float(stops[-1] / _first_within(stops, theirs, ours[-1]))
+    gap = max(ours[-1], theirs[-1])
+    return _first_within(stops, ours, gap) / _first_within(stops, theirs, gap)
 
 
 def _first_within(stops: np.ndarray, gaps: np.ndarray, gap: float) -> float:
@@ -106,8 +102,8 @@ what was tried.
 - **gap**: how many points what would be handed over is worse than the table's best, on average.
 - **confirmed**: of the best {TOP} trials the one that `confirm` would choose, after {total_runs(TOP)} runs with other
   seeds, for which the search has stopped earlier.
-- **against …**: the share of the other search's compute that this one needs until its mean gap is as small (of the two,
-  that of the one which comes less far), with its 95% interval. Below 1 is better."""
+- **against …**: the share of the other search's compute that this one needs until its mean gap is as small as the two
+  come to (the one that comes less far, at its end), with its 95% interval. Below 1 is better."""
 
 
 def _versions() -> str:
@@ -132,7 +128,8 @@ def _over_tables(found: Mapping[str, Mapping[str, Search]], order: Sequence[str]
             pairs = [(each[name], each[reference]) for each in there if reference in each]
             ratios = [ours.compute[0] / theirs.compute[0] for ours, theirs in pairs if np.isfinite(theirs.compute[0])]
             cells.append(_number(float(np.median(ratios))) if len(ratios) == len(found) else "")
-            cells.append(_number(float(np.median([ours.against(theirs)[0] for ours, theirs in pairs]))))
+            shares = [ours.against(theirs)[0] for ours, theirs in pairs]
+            cells.append(_number(float(np.median(shares))) if len(shares) == len(found) else "")
         rows.append([name, *cells])
     heads = ["search", "reached"]
     for reference in REFERENCES:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna import importance
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
 
@@ -141,12 +141,12 @@ class _Asked(AskedTrial):
         self.distributions: dict[str, BaseDistribution] = {}
 
     def _value(self, name: str, distribution: BaseDistribution) -> Any:
-        if isinstance(distribution, CategoricalDistribution):
-            texts = tuple(dict.fromkeys(map(in_plot, distribution.choices)))
-            self.distributions[name] = CategoricalDistribution(texts)
-            return distribution.choices[0]
         self.distributions[name] = distribution
-        return distribution.low
+        if isinstance(distribution, FloatDistribution | IntDistribution):
+            return distribution.low
+        assert isinstance(distribution, CategoricalDistribution)
+        self.distributions[name] = CategoricalDistribution(tuple(dict.fromkeys(map(in_plot, distribution.choices))))
+        return distribution.choices[0]
 
 
 @dataclass(frozen=True, kw_only=True)

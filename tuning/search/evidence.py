@@ -63,21 +63,20 @@ def shown(study: optuna.Study, trial: FrozenTrial, earlier: Sequence[EarlierTria
     trials = study.get_trials(deepcopy=False)
     sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
     known = optuna.create_study(direction="maximize")
-    sweeps = dict.fromkeys(each.sweep for each in earlier)
-    for sweep in sweeps:
-        of_sweep = [each for each in earlier if each.sweep == sweep]
-        results = [_result(each.curve, each.value, sign) for each in of_sweep]
-        for each, score in zip(of_sweep, normal_scores(ends(results)), strict=True):
-            known.add_trial(create_trial(value=score, params=each.params, distributions=each.distributions))
+    for sweep in dict.fromkeys(each.sweep for each in earlier):
+        there = [each for each in earlier if each.sweep == sweep]
+        scores = normal_scores(ends([_result(each.curve, each.value, sign) for each in there]))
+        for told, score in zip(there, scores, strict=True):
+            known.add_trial(create_trial(value=score, params=told.params, distributions=told.distributions))
     reported = [each for each in trials if each.number != trial.number and has_reported(each)]
     scores = ends([_result(each.intermediate_values, each.value, sign) for each in reported])
-    score_of = dict(zip([each.number for each in reported], normal_scores(scores) if sweeps else scores, strict=True))
+    numbers = [each.number for each in reported]
+    score_of = dict(zip(numbers, normal_scores(scores) if earlier else scores, strict=True))
     for each in trials:
-        has_score = each.number in score_of
-        state = OptunaState.COMPLETE if has_score else each.state
+        unscored = OptunaState.RUNNING if each.state == OptunaState.RUNNING else OptunaState.FAIL
         known.add_trial(
             create_trial(
-                state=state if has_score or each.state == OptunaState.RUNNING else OptunaState.FAIL,
+                state=OptunaState.COMPLETE if each.number in score_of else unscored,
                 value=score_of.get(each.number),
                 params=each.params,
                 distributions=each.distributions,

@@ -427,9 +427,7 @@ def _check_search(space: Space, search: SearchConfig, problems: Problems) -> Non
         except InputError as error:
             problems.add("search.algorithm", str(error))
     if search.warm_start and search.algorithm in ("random", "grid", "cmaes"):
-        what = (
-            f"`search.algorithm: {search.algorithm}` learns from no other sweep, but `search.warm_start` is given"
-        )
+        what = f"`search.algorithm: {search.algorithm}` learns from no other sweep, but `search.warm_start` is given"
         problems.add("search.warm_start", what, "leave it out, or take tpe or gp")
     for place, point in enumerate(search.points):
         space.find_problems(point, key=f"search.points.{place}", problems=problems)

@@ -91,6 +91,7 @@ def test_earlier_trials_come_first_and_count_by_their_ranks() -> None:
 
 
 def searcher(folder: Path, *, algorithm: str = "tpe", earlier: Any = (), startup: int = 4) -> OptunaSearcher:
+    folder.mkdir(exist_ok=True)
     search = SearchConfig(algorithm=algorithm, seed=1, startup_trials=startup)
     study = open_optuna_study(folder, name="study", objective=OBJECTIVE, search=search, resume=True)
     return OptunaSearcher(study, SPACE, search, OBJECTIVE, earlier=earlier)
@@ -140,7 +141,7 @@ def earlier_sweep(folder: Path, *overrides: str) -> StudyConfig:
     table = TrialTable.of(folder, study)
     states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE, TrialState.FAILED, TrialState.RUNNING]
     for number, state in enumerate(states):
-        values = study.example_values({"optim.backbone_lr": 10 ** -(3.5 - number / 4)})
+        values = study.example_values({"optim.backbone_lr": 10 ** -(3.3 - number / 5)})
         curve = {50: 0.5, 100: 0.6} if state == TrialState.COMPLETE else {50: 0.4}
         value = max(curve.values())
         table.put(TrialRecord(number, state, values, progress=max(curve), value=value, curve=curve))
@@ -157,7 +158,7 @@ def test_ended_trials_with_values_in_the_space_are_taken(tmp_path: Path) -> None
     assert [each.trial for each in found] == [0, 1, 2] and [each.value for each in found] == [0.6, None, 0.6]
     assert found[0].params.keys() == found[0].distributions.keys() == set(there.space)
     assert in_words(found) == ["3 trials of first tell the search where to begin"]
-    rates = "parameters.optim.backbone_lr={distribution: log_uniform, min: 1e-4, max: 4e-4}"
+    rates = "parameters.optim.backbone_lr={distribution: log_uniform, min: 6e-4, max: 1e-3}"
     narrow = warm(rates, "search.points=[]", sweep=tmp_path / "first")
     assert in_words(read_earlier(narrow)) == ["1 trial of first tells the search where to begin"]
 
