@@ -115,7 +115,7 @@ def test_every_alias_leads_to_something_that_is_there() -> None:
         models += [getattr(task, section.title()) for task in SPECS.values() if section in ("data", "model")]
         names |= {section, *(f"{section}.{name}" for model in models for name in model.model_fields)}
     names |= {metric for task in SPECS.values() for metric in task.metrics}
-    values = {"tpe", "random", "grid", "cmaes", "asha", "hyperband", "median", "pbt", "none", "max", "min"}
+    values = {"tpe", "gp", "random", "grid", "cmaes", "asha", "hyperband", "median", "pbt", "none", "max", "min"}
     values |= {"constant", "fp32", "bf16"}
     for alias, meanings in ALIASES.items():
         assert set(meanings) <= names | values, alias
