@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, cast
 
+import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from search_spaces.distributions import Space
+from search_spaces.distributions import (
+    Categorical,
+    Distribution,
+    Int,
+    IntLog,
+    LogUniform,
+    QUniform,
+    Space,
+    Uniform,
+)
 from tuning.planning.simulation import END, Scheduled, SimulatedTrial, result_of
+from tuning.search.asking import AskedTrial
+from tuning.search.evidence import Learning, shown
 from tuning.search.replay import CLOCK
 from tuning.search.schedulers import make_scheduler
 from tuning.search.searcher import OptunaSearcher
-from tuning.study import SchedulerConfig, StudyConfig
+from tuning.study import SchedulerConfig, SearchConfig, StudyConfig
+from tuning.study.searchers import SEARCHERS
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-ETA = 3
+ETA, PRIOR = 3, "near the prior"
 
 
 class Product:
     """A searcher and a scheduler of the product, as Ray Tune drives them."""
 
-    def __init__(self, study: StudyConfig, *, algorithm: str, scheduler: str, seed: int) -> None:
-        search = study.search.model_copy(update={"algorithm": algorithm, "seed": seed, "startup_trials": 10})
+    def __init__(self, study: StudyConfig, *, algorithm: str, scheduler: str, seed: int, startup: int = 10) -> None:
+        search = study.search.model_copy(update={"algorithm": algorithm, "seed": seed, "startup_trials": startup})
         objective = study.objective.model_copy(update={"mode": "max"})
         self._searcher = OptunaSearcher(optuna.create_study(direction="maximize"), study.space, search, objective)
         config = SchedulerConfig.model_validate({"name": scheduler})
@@ -66,12 +85,18 @@ class Product:
 
 
 class Optuna:
-    """Optuna alone: TPE, and one of its pruners. With its median pruner and no seed, what Trainer's search does."""
+    """Optuna alone: TPE, and one of its pruners. With its median pruner, no seed and nothing given, what Trainer's
+    search does."""
 
-    def __init__(self, space: Space, pruner: optuna.pruners.BasePruner, *, seed: int, **sampler: Any) -> None:
+    def __init__(
+        self, study: StudyConfig, pruner: optuna.pruners.BasePruner, *, seed: int, given: bool = True, **sampler: Any
+    ) -> None:
+        """`given`: whether it is told the study's points."""
         sampler = {"sampler": optuna.samplers.TPESampler(seed=seed, **sampler)}
         self._study = optuna.create_study(direction="maximize", pruner=pruner, study_name=f"seed {seed}", **sampler)
-        self._space = space
+        for point in study.search.points if given else ():
+            self._study.enqueue_trial(point)
+        self._space = study.space
         self._trials: dict[int, optuna.Trial] = {}
 
     def next(self) -> SimulatedTrial | None:
@@ -95,12 +120,13 @@ class Optuna:
 class RayTune:
     """Ray Tune's own: `OptunaSearch` and `ASHAScheduler`, as its examples join them."""
 
-    def __init__(self, space: Space, *, seed: int) -> None:
+    def __init__(self, study: StudyConfig, *, seed: int) -> None:
         def suggest(trial: optuna.Trial) -> dict[str, Any]:
-            space.suggest(trial)
+            study.space.suggest(trial)
             return {}
 
-        self._searcher = OptunaSearch(suggest, metric="objective", mode="max", seed=seed)
+        points = [dict(point) for point in study.search.points]
+        self._searcher = OptunaSearch(suggest, points_to_evaluate=points, metric="objective", mode="max", seed=seed)
         asha = ASHAScheduler(CLOCK, "objective", "max", max_t=END, grace_period=10, reduction_factor=ETA)
         self._scheduler = Scheduled(asha)
         self._begun = 0
@@ -124,3 +150,133 @@ class RayTune:
     def ended(self, trial: SimulatedTrial) -> None:
         self._scheduler.close(trial)
         self._searcher.on_trial_complete(str(trial.number), result_of(trial))
+
+
+class SyneTune:
+    """One of Syne Tune's baselines that stop: `ASHA`, `ASHABORE`, `ASHACQR`."""
+
+    def __init__(self, study: StudyConfig, baseline: str, *, seed: int) -> None:
+        from syne_tune.optimizer import baselines
+
+        np.random.seed(seed)
+        self._scheduler = getattr(baselines, baseline)(
+            {name: syne_tune_domain(each) for name, each in study.space.items()},
+            metric="objective",
+            time_attr=CLOCK,
+            max_t=END,
+            grace_period=10,
+            reduction_factor=ETA,
+            do_minimize=False,
+            random_seed=seed,
+            points_to_evaluate=[dict(point) for point in study.search.points],
+        )
+        self._trials: dict[int, Any] = {}
+
+    def next(self) -> SimulatedTrial | None:
+        from syne_tune.backend.trial_status import Trial
+
+        config, number = self._scheduler.suggest().config, len(self._trials)
+        self._trials[number] = Trial(trial_id=number, config=config, creation_time=datetime.now())
+        self._scheduler.on_trial_add(self._trials[number])
+        return SimulatedTrial(number, config)
+
+    def goes_on(self, trial: SimulatedTrial) -> bool:
+        return bool(self._scheduler.on_trial_result(self._trials[trial.number], result_of(trial)) == "CONTINUE")
+
+    def ended(self, trial: SimulatedTrial) -> None:
+        self._scheduler.on_trial_complete(self._trials[trial.number], result_of(trial))
+
+
+def syne_tune_domain(distribution: Distribution) -> Any:
+    """What Syne Tune calls a distribution."""
+    from syne_tune import config_space
+
+    if isinstance(distribution, Categorical):
+        return config_space.choice(distribution.values)
+    low, high = distribution.ends()
+    if isinstance(distribution, QUniform):
+        return config_space.finrange(low, high, distribution.count())
+    names = {Uniform: "uniform", LogUniform: "loguniform", Int: "randint", IntLog: "lograndint"}
+    return getattr(config_space, names[type(distribution)])(low, high)
+
+
+class NearPrior(BaseSampler):
+    """TPE, and now and then values near those that a user takes for good (PriorBand's idea, Mallik et al. 2023): as
+    often as a trial with such values has been better than one without, so that a prior that misleads is forgotten."""
+
+    def __init__(self, search: SearchConfig, space: Space, seed: int) -> None:
+        self._prior, self._space, self._seed = search.points[0], space, seed
+        self._sampler = all_rungs(search, space, seed)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        generator = np.random.default_rng(self._seed)
+        if generator.random() < self.share(study, trial):
+            study._storage.set_trial_system_attr(trial._trial_id, PRIOR, True)
+            return self._space.suggest(Near(self._prior, generator))
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    @staticmethod
+    def share(study: optuna.Study, trial: FrozenTrial) -> float:
+        """How often a trial near the prior was better than another; a half before anything is known."""
+        known = shown(study, trial, [])[0].get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        near = np.array([each.value for each in known if PRIOR in each.system_attrs])
+        others = np.array([each.value for each in known if PRIOR not in each.system_attrs])
+        return float(((near[:, None] > others[None]).sum() + 1) / (len(near) * len(others) + 2))
+
+
+class Near(AskedTrial):
+    """Values near given ones: numbers a fifth of their range away, of choices another one in a third of all cases."""
+
+    def __init__(self, given: Mapping[str, Any], generator: np.random.Generator) -> None:
+        self._given, self._generator = given, generator
+
+    def _value(self, name: str, distribution: BaseDistribution) -> Any:
+        given = self._given[name]
+        if isinstance(distribution, CategoricalDistribution):
+            stays = self._generator.random() < 2 / 3
+            return given if stays else distribution.choices[self._generator.integers(len(distribution.choices))]
+        scale, back = (np.log, np.exp) if distribution.log else (float, float)
+        low, high = scale(distribution.low), scale(distribution.high)
+        value = back(np.clip(self._generator.normal(scale(given), (high - low) / 5), low, high))
+        if distribution.step is not None:
+            value = distribution.low + round((value - distribution.low) / distribution.step) * distribution.step
+        return min(max(value, distribution.low), distribution.high)
+
+
+def all_rungs(search: SearchConfig, space: Space, seed: int) -> BaseSampler:
+    """TPE that ranks a stopped trial by where it would have ended."""
+    return Learning(optuna.samplers.TPESampler(n_startup_trials=search.startup_trials, seed=seed))
+
+
+def tpe(**settings: Any) -> Callable[[SearchConfig, Space, int], BaseSampler]:
+    """TPE with other settings."""
+
+    def make(search: SearchConfig, space: Space, seed: int) -> BaseSampler:
+        return optuna.samplers.TPESampler(n_startup_trials=search.startup_trials, seed=seed, **settings)
+
+    return make
+
+
+SEARCHERS.update(
+    {
+        "tpe-rungs": all_rungs,
+        "tpe-prior": NearPrior,
+        "tpe-alone": tpe(multivariate=False),
+        "tpe-no-liar": tpe(multivariate=True, constant_liar=False),
+        "tpe-quarter": tpe(multivariate=True, gamma=lambda trials: math.ceil(trials / 4)),
+        "gp-ended": lambda search, space, seed: optuna.samplers.GPSampler(
+            n_startup_trials=search.startup_trials, seed=seed, warn_independent_sampling=False
+        ),
+    }
+)
+"""Candidates for the product's search, as another package would add them."""
