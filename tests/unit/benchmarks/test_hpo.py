@@ -99,8 +99,9 @@ def test_the_products_parts_run_as_in_a_sweep(table: Table, scheduler: str) -> N
     assert found.gap_at(6) == 0
 
 
-@pytest.mark.parametrize("scheduler", ["asha", "promotion"])
-@pytest.mark.parametrize("algorithm", ["gp", "tpe-rungs", "tpe-prior"])
+@pytest.mark.parametrize(
+    ("algorithm", "scheduler"), [("gp", "asha"), ("tpe-rungs", "promotion"), ("tpe-prior", "promotion")]
+)
 def test_candidates_find_the_best_of_three(table: Table, algorithm: str, scheduler: str) -> None:
     from methods import Product
     from simulate import simulate
