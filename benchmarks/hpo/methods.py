@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import optuna
@@ -32,8 +33,12 @@ from tuning.search.evidence import Learning, shown
 from tuning.search.replay import CLOCK
 from tuning.search.schedulers import make_scheduler
 from tuning.search.searcher import OptunaSearcher
+from tuning.search.warm_start import EarlierTrial, parameters_of
 from tuning.study import SchedulerConfig, SearchConfig, StudyConfig
 from tuning.study.searchers import SEARCHERS
+
+if TYPE_CHECKING:
+    from tables import Table
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 ETA, PRIOR = 3, "near the prior"
@@ -42,10 +47,21 @@ ETA, PRIOR = 3, "near the prior"
 class Product:
     """A searcher and a scheduler of the product, as Ray Tune drives them."""
 
-    def __init__(self, study: StudyConfig, *, algorithm: str, scheduler: str, seed: int, startup: int = 10) -> None:
+    def __init__(
+        self,
+        study: StudyConfig,
+        *,
+        algorithm: str,
+        scheduler: str,
+        seed: int,
+        startup: int = 10,
+        earlier: Sequence[EarlierTrial] = (),
+    ) -> None:
         search = study.search.model_copy(update={"algorithm": algorithm, "seed": seed, "startup_trials": startup})
         objective = study.objective.model_copy(update={"mode": "max"})
-        self._searcher = OptunaSearcher(optuna.create_study(direction="maximize"), study.space, search, objective)
+        self._searcher = OptunaSearcher(
+            optuna.create_study(direction="maximize"), study.space, search, objective, earlier=earlier
+        )
         config = SchedulerConfig.model_validate({"name": scheduler})
         self._scheduler = Scheduled(
             make_scheduler(config, metric="objective", mode="max", space=study.space, search=search)
@@ -82,6 +98,17 @@ class Product:
     def _tell(self, trial: SimulatedTrial) -> None:
         self._searcher.on_trial_complete(self._name_of[trial.number], result_of(trial))
         self._searcher.tell(self._name_of[trial.number])
+
+
+def trials_of(table: Table, space: Space, generator: np.random.Generator, *, count: int = 20) -> list[EarlierTrial]:
+    """What a random sweep of so many trials on a table tells a search in another space."""
+    found = []
+    for row in generator.permutation(len(table.values))[:count].tolist():
+        values = table.dev[row, int(generator.integers(table.dev.shape[1]))].tolist()
+        curve = dict(zip(table.percents.tolist(), values, strict=True))
+        for params, distributions in parameters_of(space, table.values[row]):
+            found.append(EarlierTrial(table.study.name, row, params, distributions, curve, max(values)))
+    return found
 
 
 class Optuna:
@@ -158,6 +185,7 @@ class SyneTune:
     def __init__(self, study: StudyConfig, baseline: str, *, seed: int) -> None:
         from syne_tune.optimizer import baselines
 
+        logging.getLogger("syne_tune").setLevel(logging.ERROR)
         np.random.seed(seed)
         self._scheduler = getattr(baselines, baseline)(
             {name: syne_tune_domain(each) for name, each in study.space.items()},

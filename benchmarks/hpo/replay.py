@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from methods import Optuna, Product, RayTune, SyneTune
+from methods import Optuna, Product, RayTune, SyneTune, trials_of
 from results import report
 from simulate import Replay, simulate
 from tables import HERE, Table
@@ -36,15 +36,18 @@ Maker = Callable[[Table, int], Method]
 """A search, from a table and a seed."""
 
 
-def ours(algorithm: str, scheduler: str, *, startup: int = 10, misled: bool = False) -> Maker:
-    """A search of the product, or a candidate; `misled` by the worst of the table in the place of the recipe."""
+def ours(algorithm: str, scheduler: str, *, startup: int = 10, misled: bool = False, warm: bool = False) -> Maker:
+    """A search of the product, or a candidate; `misled` by the worst of the table in the place of the recipe; `warm`
+    from random sweeps on the other tables that have the same parameters."""
 
     def make(table: Table, seed: int) -> Method:
-        study = table.study
+        study, earlier = table.study, []
+        for other in relatives(table.study.name) if warm else ():
+            earlier += trials_of(load(other), study.space, np.random.default_rng([seed, 1]))
         if misled:
             worst = table.values[int(np.argmin(table.truth))]
             study = study.model_copy(update={"search": study.search.model_copy(update={"points": (worst,)})})
-        return Product(study, algorithm=algorithm, scheduler=scheduler, seed=seed, startup=startup)
+        return Product(study, algorithm=algorithm, scheduler=scheduler, seed=seed, startup=startup, earlier=earlier)
 
     return make
 
@@ -68,6 +71,8 @@ MAKERS: dict[str, Maker] = {
     "TPE with a prior, and ASHA": ours("tpe-prior", "asha"),
     "TPE and ASHA, misled": ours("tpe", "asha", misled=True),
     "TPE with a prior, and ASHA, misled": ours("tpe-prior", "asha", misled=True),
+    "TPE, warm start, and ASHA": ours("tpe", "asha", warm=True),
+    "TPE, warm start, and promotion": ours("tpe", "promotion", warm=True),
     "GP, to the end": ours("gp", "none"),
     "GP and ASHA": ours("gp", "asha"),
     "GP and promotion": ours("gp", "promotion"),
@@ -107,6 +112,7 @@ def main() -> None:
         for workers in asked.workers
         for method in asked.methods
         if (table, method, workers, asked.budget, number) not in there
+        and ("warm start" not in method or relatives(table))
     ]
     for count, (task, found) in enumerate(replayed(missing, jobs=asked.jobs), 1):
         keep(task, found)
@@ -142,6 +148,13 @@ def replay(task: Task) -> Replay:
 
 
 load = cache(Table.load)
+
+
+@cache
+def relatives(name: str) -> list[str]:
+    """The other tables that have all parameters of this one."""
+    others = [path.stem for path in sorted((HERE / "tables").glob("*.parquet")) if path.stem != name]
+    return [other for other in others if load(other).study.space.keys() >= load(name).study.space.keys()]
 
 
 @cache

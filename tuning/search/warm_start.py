@@ -98,7 +98,7 @@ def read_earlier(study: StudyConfig) -> list[EarlierTrial]:
             EarlierTrial(given, record.trial, params, distributions, record.curve, _value_of(record))
             for record in TrialTable.of(folder, there)
             if record.has_ended and record.state != TrialState.FAILED and record.curve
-            for params, distributions in _in_space(study.space, values_of(there, record, study.space))
+            for params, distributions in parameters_of(study.space, values_of(there, record, study.space))
         ]
         if not of_sweep:
             what = "no trial of this sweep has ended with values in the space of this study"
@@ -143,8 +143,8 @@ def _value_of(record: TrialRecord) -> float | None:
     return record.value if record.state == TrialState.COMPLETE else None
 
 
-def _in_space(space: Space, values: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, BaseDistribution]]]:
-    """The values as parameters of a trial of the space; empty where it has no such trial."""
+def parameters_of(space: Space, values: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, BaseDistribution]]]:
+    """The values as a trial of the space has them, with their distributions; empty where it has no such trial."""
     trial = GivenTrial(values)
     try:
         space.suggest(trial)
@@ -161,6 +161,6 @@ def _as_row(trial: EarlierTrial) -> dict[str, object]:
 
 
 def _of_row(space: Space, row: Mapping[str, Any]) -> EarlierTrial:
-    ((params, distributions),) = _in_space(space, row["params"])
+    ((params, distributions),) = parameters_of(space, row["params"])
     curve = {int(progress): float(value) for progress, value in row["curve"].items()}
     return EarlierTrial(row["sweep"], row["trial"], params, distributions, curve, row["value"])
