@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tables import POINTS, Table
+from tables import Table
 
 from tuning.planning.simulation import Curve, Method, SimulatedTrial
 from tuning.planning.simulation import simulate as simulate_sweep
@@ -55,6 +55,7 @@ def simulate(table: Table, method: Method, *, workers: int, budget: float, gener
         seed = seeds[trial.number] = int(generator.integers(table.dev.shape[1]))
         return Curve(table.percents.tolist(), table.seconds[row, seed].tolist(), table.dev[row, seed].tolist())
 
+    gaps = table.gaps
     ranks: dict[int, tuple[bool, float, int]] = {}
     chosen = np.nan
     best = (False, -np.inf, 0)  # whether it came to its end, its best evaluation, and less its number
@@ -62,13 +63,13 @@ def simulate(table: Table, method: Method, *, workers: int, budget: float, gener
     for trial, now, seconds in simulate_sweep(method, curve_of, workers=workers):
         rank = ranks[trial.number] = (trial.percent == 100, max(trial.curve.values()), -trial.number)
         best = max(best, rank)
-        gap = _gap(table, configurations[-best[2]])
+        gap = float(gaps[configurations[-best[2]]])
         spent = seconds / table.one_run
         if not changes or changes[-1][1] != gap:
             changes.append((spent, gap, now))
         if np.isnan(chosen) and spent >= budget - total_runs(TOP):
             top = sorted(ranks, key=lambda number: ranks[number], reverse=True)[:TOP]
-            chosen = _gap(table, confirmed(table, [(configurations[each], seeds[each]) for each in top]))
+            chosen = float(gaps[confirmed(table, [(configurations[each], seeds[each]) for each in top])])
         if spent >= budget:
             break
     return Replay(*(np.array(column) for column in zip(*changes, strict=True)), chosen)
@@ -84,7 +85,3 @@ def confirmed(table: Table, candidates: Sequence[tuple[int, int]]) -> int:
             scores[row] += [float(table.dev[row, fresh[row].pop()].max()) for _ in range(stage.runs) if fresh[row]]
         scores = {row: scores[row] for row in better(scores, stage.keep, mode="max")}
     return next(iter(scores))
-
-
-def _gap(table: Table, row: int) -> float:
-    return POINTS * float(table.truth.max() - table.truth[row])
