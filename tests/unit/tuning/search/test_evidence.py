@@ -19,6 +19,7 @@ from tests.fixtures.commands import tune_here
 from tests.fixtures.sweeps import QUICKSTART
 from tuning.search.evidence import Result, ends, normal_scores, shown
 from tuning.search.optuna_study import open_optuna_study
+from tuning.search.preview import first_trials
 from tuning.search.searcher import OptunaSearcher
 from tuning.search.warm_start import EarlierTrial, begun_with, in_words, read_earlier, take_earlier
 from tuning.study import SearchConfig, StudyConfig, dump_study, load_study
@@ -189,12 +190,18 @@ def test_a_sweep_keeps_what_it_began_with(tmp_path: Path) -> None:
         begun_with(folder, study)
 
 
-def test_another_objective_or_a_population_is_refused(tmp_path: Path) -> None:
+def test_another_objective_is_refused(tmp_path: Path) -> None:
     earlier_sweep(tmp_path / "f1", "objective={metric: eval/f1, mode: max}")
     with pytest.raises(InputError, match=r"f1: this sweep is of another objective \(.*max eval/f1\) than the study"):
         read_earlier(warm(sweep=tmp_path / "f1"))
     with pytest.raises(InputError, match="no folder of a sweep"):
         read_earlier(warm(sweep=tmp_path / "nowhere"))
+
+
+def test_only_points_are_known_before_a_search_that_begins_with_others(tmp_path: Path) -> None:
+    study = warm(sweep=tmp_path / "first")
+    assert first_trials(study, 3) == [dict(study.search.points[0])]
+    assert len(first_trials(load_study(QUICKSTART), 3)) == 3
 
 
 @pytest.mark.parametrize(
