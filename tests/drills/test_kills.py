@@ -24,6 +24,7 @@ SHORT = (*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=2")
 LONGER = (*ONE_AT_A_TIME, "--trials", "6", "--set", "train.epochs=4")
 FEW_EVALUATIONS = (*ONE_AT_A_TIME, "--trials", "2", "--set", "train.epochs=20", "--set", "train.eval_percent=50")
 CONFIRMED = (*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=2", "--set", "confirm={top: 2, seeds: 2}")
+PROMOTED = (*SHORT, "--trials", "8", "--set", "scheduler={name: promotion, reduction_factor: 2}")
 GRACE = 30.0
 """Seconds that a spot machine gives."""
 SETS_THE_CLOCK = """
@@ -167,6 +168,39 @@ def test_a_driver_killed_twenty_times(tmp_path: Path, undisturbed: Undisturbed, 
     kill_often(tmp_path, *LONGER, kills=20, lines=25, seconds=10)
     finish(tmp_path, *LONGER)
     count_differences(drill, Outcome.of(tmp_path / "one"), undisturbed(*LONGER))
+
+
+@pytest.mark.slow
+def test_the_driver_and_a_worker_killed_while_trials_are_paused(
+    tmp_path: Path, undisturbed: Undisturbed, drill: Drill
+) -> None:
+    """1, 2. The driver killed three times while trials are paused, and a worker that trains a promoted one."""
+    sweep, chance, paused = tmp_path / "one", random.Random(0), list[int]()
+    for least in (1, 3, 5):
+        process = start_sweep(tmp_path, "one", *PROMOTED)
+        with ending_all(process):
+            assert wait_for(process, lambda least=least: paused_in(sweep) >= least)  # type: ignore[misc]
+            paused += [paused_in(sweep)] if process.poll() is None else []
+            kill_driver(process)
+    process = start_sweep(tmp_path, "one", *PROMOTED)
+    with ending_all(process):
+        assert wait_for(process, lambda: trains_promoted(sweep))
+        assert kill_one_of_each(process, ("RayTrainWorker",), chance) == ["RayTrainWorker"]
+        assert process.wait(timeout=400) == 0, (tmp_path / "one.out").read_text()
+    found = Outcome.of(sweep)
+    drill.lost("kills of the driver", 3 - len(paused), of=3)
+    drill.lost("runs left SCHEDULED", found.statuses.count("SCHEDULED"), of=len(found.statuses))
+    count_differences(drill, found, undisturbed(*PROMOTED))
+
+
+def paused_in(sweep: Path) -> int:
+    return sum(record["state"] == "PAUSED" for record in records_of(sweep).values())
+
+
+def trains_promoted(sweep: Path) -> bool:
+    """Whether a trial runs that has passed the first rung."""
+    records = records_of(sweep).values()
+    return any(each["state"] == "RUNNING" and each["trial"] and 10 < each["progress"] < 90 for each in records)
 
 
 @pytest.mark.slow

@@ -292,10 +292,14 @@ def workers_and_seconds(data: SweepData) -> Iterator[Markup]:
     if not records:
         yield paragraph("No trial has run for long enough.")
         return
-    lanes = figures.lanes_of(records)
-    plot = figures.timeline(records, lanes)
-    yield figure(plot, "When each trial ran, and beside which others", height=130 + 44 * lanes.count, wide=True)
-    busy, span = sum(record.seconds for record in records), lanes.end - lanes.begin
+    busy, lanes = sum(record.seconds for record in records), figures.lanes_of(records)
+    if data.last_reports:
+        span = max(data.last_reports.values()) - lanes.begin
+        yield paragraph("Trials paused and went on later: when each of them ran is not drawn.", "note")
+    else:
+        span = lanes.end - lanes.begin
+        plot = figures.timeline(records, lanes)
+        yield figure(plot, "When each trial ran, and beside which others", height=130 + 44 * lanes.count, wide=True)
     resources = data.study.resources
     held = "GPU" if resources.gpus_per_worker else "CPU"
     each = resources.workers * (resources.gpus_per_worker or resources.cpus_per_worker)
@@ -312,10 +316,13 @@ def workers_and_seconds(data: SweepData) -> Iterator[Markup]:
     yield table("Seconds spent", ["", "trials", "time", "of the trials' time", f"{held} seconds"], rows)
     idle = max(0.0, lanes.count * span - busy)
     lost = sum(record.seconds for record in records if record.state == TrialState.FAILED)
-    facts: list[list[object]] = [
-        ["from the first trial's beginning to the last one's end", seconds(span)],
+    at_once: list[list[object]] = [
         ["trials at once, at most", lanes.count],
         ["idle between trials, all worker groups together", seconds(idle)],
+    ]
+    facts: list[list[object]] = [
+        ["from the first trial's beginning to the last one's end", seconds(span)],
+        *(() if data.last_reports else at_once),
         ["saved by stopping, at the pace that the stopped trials had", seconds(seconds_saved(records))],
         ["lost to failures", seconds(lost)],
     ]
@@ -324,7 +331,7 @@ def workers_and_seconds(data: SweepData) -> Iterator[Markup]:
     yield table("What became of the time", ["", "time"], facts)
     if data.plan:
         yield _beside_plan(data, data.plan, span)
-    if any(record.state == TrialState.INTERRUPTED for record in records) or idle > busy:
+    if not data.last_reports and (any(r.state == TrialState.INTERRUPTED for r in records) or idle > busy):
         yield paragraph("A trial that went on after an interruption is drawn in one piece from its beginning.", "note")
 
 

@@ -11,13 +11,14 @@ from kobert_core.errors import InputError
 from tuning.search.warm_start import begun_with, in_words
 from tuning.study import StudyConfig
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns
-from tuning.sweep_dir.layout import ENVIRONMENT, PROVENANCE, STUDY, WINNER
+from tuning.sweep_dir.layout import ENVIRONMENT, PROVENANCE, SPOOL, STUDY, WINNER
 from tuning.sweep_dir.plans import plan_of
 from tuning.sweep_dir.provenance import Provenance, read_provenance
 from tuning.sweep_dir.reviews import Review, read_review, reviewed_runs, reviews_of_winner
 from tuning.sweep_dir.saved_study import load_sweep_study
 from tuning.sweep_dir.test_set_log import Reading, read_log
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, read_winner
+from tuning.tracking import read_reports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class SweepData:
     provenance: Provenance | None
     environment: str
     study_file: str
+    last_reports: Mapping[int, float]
+    """When each trial reported last, in seconds since 1970; empty where none has paused, and each ran in one piece."""
 
     @property
     def is_confirmed(self) -> bool:
@@ -55,12 +58,8 @@ class SweepData:
     @property
     def ended(self) -> tuple[TrialRecord, ...]:
         """The trials that will not go on, in the order of their ends."""
-        return tuple(sorted((each for each in self.records if each.has_ended), key=end_of))
-
-
-def end_of(record: TrialRecord) -> float:
-    """When a trial ended, in seconds since 1970, if it ran in one piece."""
-    return record.started + record.seconds
+        ended = (each for each in self.records if each.has_ended)
+        return tuple(sorted(ended, key=lambda each: self.last_reports.get(each.trial, each.started + each.seconds)))
 
 
 def read_sweep(folder: Path) -> SweepData:
@@ -92,7 +91,16 @@ def read_sweep(folder: Path) -> SweepData:
         provenance=read_provenance(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else None,
         environment=_text_of(folder / ENVIRONMENT),
         study_file=_text_of(folder / STUDY),
+        last_reports=_last_reports(folder) if study.scheduler.name == "promotion" else {},
     )
+
+
+def _last_reports(folder: Path) -> dict[int, float]:
+    found: dict[int, float] = {}
+    for trial, _, _, time in read_reports(folder / SPOOL):
+        if isinstance(trial, int):
+            found[trial] = max(found.get(trial, 0.0), time / 1000)
+    return found
 
 
 def _result_of(folder: Path, table: TrialTable) -> Mapping[str, Any] | None:

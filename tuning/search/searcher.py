@@ -47,7 +47,7 @@ class OptunaSearcher(DriverOnly, Searcher):
         takes_new_trials: Callable[[], bool] = lambda: True,
         newest_counts: bool = False,
         further: Further = (),
-        record_of: Callable[[int], TrialRecord] | None = None,
+        record_of: Callable[[int], TrialRecord | None] = lambda trial: None,
         before_trial: Callable[[], object] = lambda: None,
         trials: int | None = None,
         earlier: Sequence[EarlierTrial] = (),
@@ -60,7 +60,7 @@ class OptunaSearcher(DriverOnly, Searcher):
             takes_new_trials: Whether a trial may begin now that no earlier session has begun.
             newest_counts: As in `tell` of `optuna_study`.
             further: The objectives and constraints behind the first objective.
-            record_of: Where there are such, gives what the ledger has of a trial, by its number.
+            record_of: Gives what the ledger has of a trial, by its number; needed where there are such, or pauses.
             before_trial: Called when the study has the values of a trial, and nobody else has them yet.
             trials: No more than so many begin, in all sessions. Without it, whoever asks counts them.
             earlier: Trials of other sweeps, which the search learns from.
@@ -137,7 +137,7 @@ class OptunaSearcher(DriverOnly, Searcher):
         paused = dict[int, Outcome]()
         trials = self._study.get_trials(deepcopy=False)
         for number in waiting:
-            record = self._record_of(number) if self._record_of else None
+            record = self._record_of(number)
             curve, metrics = (record.curve, record.metrics) if record else (trials[number].intermediate_values, {})
             paused[number] = Outcome(TrialState.PRUNED, curve, metrics)
         return with_pauses_as_ends(self._study, paused, self._objective, further=self._further)
@@ -166,8 +166,8 @@ class OptunaSearcher(DriverOnly, Searcher):
                 return
             state = state_at_end(max(curve, default=0), failed=trial_id in self._failed)
             outcome = Outcome(state, curve)
-            if self._further and self._record_of:  # Optuna may have no curve of an earlier session
-                record = self._record_of(trial.number)
+            record = self._record_of(trial.number)
+            if self._further and record is not None:  # Optuna may have no curve of an earlier session
                 outcome = Outcome(record.state, record.curve, record.metrics)
             tell(
                 self._study,
@@ -185,9 +185,12 @@ class OptunaSearcher(DriverOnly, Searcher):
         tell(self._study, record.trial, told, self._objective, **how)
 
     def put_back(self) -> None:
-        """The sweep ends: running trials go back to WAITING, for a resume."""
+        """The sweep ends: running trials go back to WAITING, for a resume. One that was promoted and has not begun is
+        paused still."""
         for trial in self._running.values():
-            put_back(self._study, trial._trial_id)
+            record = self._record_of(trial.number)
+            if record is None or record.state != TrialState.PAUSED:
+                put_back(self._study, trial._trial_id)
         self._running.clear()
 
     def save(self, checkpoint_path: str) -> None:

@@ -92,7 +92,7 @@ class TrialRunner:
             takes_new_trials=lambda: self._rounds.takes_new_trials,
             newest_counts=in_folds,
             further=study.further,
-            record_of=self._table.__getitem__,
+            record_of=self._table.get,
             before_trial=self._commits.commit,
             trials=study.budget.trials if study.scheduler.name == "promotion" else None,
             earlier=begun_with(folder, study),

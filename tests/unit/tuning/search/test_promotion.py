@@ -23,6 +23,7 @@ from tuning.search.promotion import Promotion, Rungs
 from tuning.search.schedulers import make_scheduler, rungs_of
 from tuning.search.searcher import OptunaSearcher
 from tuning.study import SchedulerConfig, SearchConfig
+from tuning.study.objectives import FurtherObjective
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord
 
@@ -224,11 +225,32 @@ def test_a_sweep_cut_anywhere_comes_to_the_same(mode: str) -> None:
             assert ledger == whole, (seed, every)
 
 
+def test_what_cannot_win_is_stopped_for_good_and_counts_for_no_other() -> None:
+    small = FurtherObjective(metric="cost/parameters", mode="min", below=1e6)
+    config = SchedulerConfig(name="promotion", grace_percent=10, reduction_factor=2)
+    how: dict[str, Any] = {"metric": "objective", "mode": "max", "space": SPACE, "search": SearchConfig()}
+
+    def decide(scheduler: Any, number: int, value: float, parameters: float) -> str:
+        trial: Any = SimpleNamespace(trial_id=f"{number}", config={"trial": number})
+        result = {"progress": 10, "objective": value, "report/metrics/cost/parameters": parameters}
+        return str(scheduler.on_trial_result(SimpleNamespace(), trial, result))
+
+    scheduler: Any = make_scheduler(config, **how, further=(small,))
+    assert decide(scheduler, 1, 0.9, 2e6) == "STOP" and scheduler.waiting == []
+    assert decide(scheduler, 2, 0.5, 1e5) == "STOP" and scheduler.waiting == [2]
+    assert decide(scheduler, 3, 0.6, 1e5) == "CONTINUE", "the best of two: the larger one is none of them"
+    metrics = {"cost/parameters": 2e6}
+    ended = [TrialRecord(1, TrialState.PRUNED, {}, progress=10, curve={10: 0.9}, metrics=metrics)]
+    scheduler = make_scheduler(config, **how, further=(small,), earlier=ended)
+    assert decide(scheduler, 2, 0.5, 1e5) == "STOP" and decide(scheduler, 3, 0.6, 1e5) == "CONTINUE"
+
+
 def searching(folder: Path, ledger: list[TrialRecord] | None = None, *, trials: int, factor: int = 2) -> OptunaSearcher:
     """A new session of a search in a folder."""
     search = SearchConfig(seed=3, startup_trials=2, baselines=())
     study = open_optuna_study(folder, name="study", objective=OBJECTIVE, search=search, resume=True, ledger=ledger)
-    searcher = OptunaSearcher(study, SPACE, search, OBJECTIVE, trials=trials)
+    known = {record.trial: record for record in ledger or ()}
+    searcher = OptunaSearcher(study, SPACE, search, OBJECTIVE, trials=trials, record_of=known.get)
     searcher.promotion = scheduler_of(factor, ledger=ledger)
     return searcher
 
@@ -279,6 +301,21 @@ def test_a_paused_trial_runs_for_optuna_until_the_search_is_over(tmp_path: Path)
         searcher.tell_end(record)
     told = [(trial.state.name, trial.intermediate_values) for trial in searcher._study.trials]
     assert told == [("PRUNED", {10: 0.5, 20: 0.6}), ("PRUNED", {10: 0.4}), ("PRUNED", {10: 0.3})]
+
+
+def test_a_promoted_trial_that_never_began_is_paused_still(tmp_path: Path) -> None:
+    """The sweep was interrupted between the searcher's word and the start: it is not handed out twice."""
+    sweep, searcher = Sweep(), searching(tmp_path, trials=2)
+    first = searcher.suggest("a")
+    sweep.report(searcher, "a", first, 10, 0.5)
+    second = searcher.suggest("b")
+    sweep.report(searcher, "b", second, 10, 0.4)
+    searcher = searching(tmp_path, sweep.ledger, trials=2)
+    assert searcher.suggest("c") == first
+    searcher.put_back()
+    assert [trial.state.name for trial in searcher._study.trials] == ["RUNNING", "RUNNING"]
+    again = searching(tmp_path, sweep.ledger, trials=2)
+    assert again.suggest("d") == first and again.suggest("e") is None
 
 
 def test_a_kill_between_the_ends_of_paused_trials(tmp_path: Path) -> None:
