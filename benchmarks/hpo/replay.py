@@ -159,8 +159,9 @@ def relatives(name: str) -> list[str]:
 
 @cache
 def digest(name: str) -> str:
-    """Of a table and its space: replays of another one do not count."""
-    content = b"".join((HERE / part).read_bytes() for part in (f"tables/{name}.parquet", f"spaces/{name}.yaml"))
+    """Of a table, its space, and how it answers: replays of another one do not count."""
+    parts = (f"tables/{name}.parquet", f"spaces/{name}.yaml", "tables.py", "simulate.py")
+    content = b"".join((HERE / part).read_bytes() for part in parts)
     return hashlib.sha256(content).hexdigest()[:16]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tables import Table
+from tables import POINTS, Table
 
 from tuning.planning.simulation import Curve, Method, SimulatedTrial
 from tuning.planning.simulation import simulate as simulate_sweep
@@ -55,7 +55,7 @@ def simulate(table: Table, method: Method, *, workers: int, budget: float, gener
         seed = seeds[trial.number] = int(generator.integers(table.dev.shape[1]))
         return Curve(table.percents.tolist(), table.seconds[row, seed].tolist(), table.dev[row, seed].tolist())
 
-    gaps = table.gaps
+    gaps = POINTS * (table.truth.max() - table.truth)
     ranks: dict[int, tuple[bool, float, int]] = {}
     chosen = np.nan
     best = (False, -np.inf, 0)  # whether it came to its end, its best evaluation, and less its number

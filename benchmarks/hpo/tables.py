@@ -16,6 +16,8 @@ from search_spaces.distributions.kinds import Categorical, Distribution, IntLog,
 from tuning.study import StudyConfig, load_study
 
 HERE = Path(__file__).resolve().parent
+POINTS = 100
+"""Scores are told in points: hundredths."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,6 @@ class Table:
     def truth(self) -> np.ndarray:
         """What each configuration is worth: the mean over the seeds, on the rows held out: (configurations,)."""
         return self.held_out.mean(axis=1)
-
-    @property
-    def gaps(self) -> np.ndarray:
-        """By how many points each configuration is worse than the best one: hundredths, unless the score has hundreds
-        already, as that of answers to questions: (configurations,)."""
-        points = 1 if np.abs(self.truth).max() > 1 else 100
-        return points * (self.truth.max() - self.truth)
 
     @cached_property
     def one_run(self) -> float:
