@@ -42,7 +42,9 @@ def report(replays: Mapping[Key, Replay], order: Sequence[str]) -> str:
     parts = [_head(tables, workers, budget)]
     if len(tables) > 1:
         parts.append(_over_tables(found, order))
-    parts.append(_against_peers(found, order))
+    parts.append("## Against other programs")
+    parts.append(_against_peers(found, order, "less compute for the gap that both come to", Search.against))
+    parts.append(_against_peers(found, order, "a smaller gap on the way", lambda ours, theirs: ours.way / theirs.way))
     parts += [_table(table, searches, budget) for table, searches in found.items()]
     return "\n\n".join(parts) + "\n"
 
@@ -63,6 +65,8 @@ class Search:
         weights = np.stack([np.bincount(draw, minlength=self.count) for draw in draws]) / self.count
         self.gaps: Samples = weights @ gaps
         """The mean gap at each stop: (1 + resamples, stops)."""
+        self.way: Samples = self.gaps[:, self.stops >= 1].mean(axis=1)
+        """The mean gap from the first run on: (1 + resamples,)."""
         self.confirmed: Samples = weights @ np.array([each.confirmed for each in replays])
         """The mean gap of what `confirm` chooses, its runs in the budget: (1 + resamples,)."""
 
@@ -99,7 +103,8 @@ what was tried.
 
 - **compute to the target**: runs until the true value of what would be handed over stays within {TARGET} points of the
   table's best; the median, with its 95% interval; ∞ where fewer than half of the replays come there.
-- **gap**: how many points what would be handed over is worse than the table's best, on average.
+- **gap**: how many points what would be handed over is worse than the table's best, on average; **on the way**: the mean
+  of that from the first run on.
 - **confirmed**: of the best {TOP} trials the one that `confirm` would choose, after {total_runs(TOP)} runs with other
   seeds, for which the search has stopped earlier.
 - **against …**: the share of the other search's compute that this one needs until its mean gap is as small as the two
@@ -130,14 +135,21 @@ def _over_tables(found: Mapping[str, Mapping[str, Search]], order: Sequence[str]
             cells.append(_number(float(np.median(ratios))) if len(ratios) == len(found) else "")
             shares = [ours.against(theirs)[0] for ours, theirs in pairs]
             cells.append(_number(float(np.median(shares))) if len(shares) == len(found) else "")
+            ways = [ours.way[0] / theirs.way[0] for ours, theirs in pairs]
+            cells.append(_number(float(np.median(ways))) if len(ways) == len(found) else "")
         rows.append([name, *cells])
     heads = ["search", "reached"]
     for reference in REFERENCES:
-        heads += [f"compute to the target / {reference}", f"against {reference}"]
+        heads += [f"compute to the target / {reference}", f"against {reference}", f"gap on the way / {reference}"]
     return "## Over the tables: medians\n\n" + _markdown(heads, rows)
 
 
-def _against_peers(found: Mapping[str, Mapping[str, Search]], order: Sequence[str]) -> str:
+def _against_peers(
+    found: Mapping[str, Mapping[str, Search]],
+    order: Sequence[str],
+    told: str,
+    ratio_of: Callable[[Search, Search], Samples],
+) -> str:
     """On how many tables a search is ahead of each peer, and behind it; in brackets, by more than the interval."""
     peers = [name for name in order if name.startswith(PEERS) and any(name in each for each in found.values())]
     rows = []
@@ -146,13 +158,13 @@ def _against_peers(found: Mapping[str, Mapping[str, Search]], order: Sequence[st
             continue
         cells = []
         for peer in peers:
-            ratios = [each[name].against(each[peer]) for each in found.values() if name in each and peer in each]
+            ratios = [ratio_of(each[name], each[peer]) for each in found.values() if name in each and peer in each]
             low, high = zip(*map(_interval, ratios), strict=True) if ratios else ((), ())
             ahead, behind = (sum(compare(ratio[0]) for ratio in ratios) for compare in (_less, _more))
             cells.append(f"{ahead} ({sum(map(_less, high))}) : {behind} ({sum(map(_more, low))})")
         rows.append([name, *cells])
-    told = "Tables on which a search needs less compute than the other : more; in brackets, by more than the interval."
-    return f"## Against other programs\n\n{told}\n\n" + _markdown(["search", *peers], rows)
+    text = f"Tables on which a search has {told} : more; in brackets, by more than the interval."
+    return f"{text}\n\n" + _markdown(["search", *peers], rows)
 
 
 _less: Callable[[float], bool] = lambda ratio: ratio < 1  # noqa: E731
@@ -164,13 +176,21 @@ def _table(name: str, searches: Mapping[str, Search], budget: float) -> str:
     rows = []
     for search, found in searches.items():
         cells = [str(found.count), _with_interval(found.compute), f"{np.isfinite(found.reached).mean():.0%}"]
+        cells.append(_with_interval(found.way))
         for reference in REFERENCES:
             same = search == reference or reference not in searches
             cells.append("" if same else _with_interval(found.against(searches[reference])))
         places = [int(np.argmin(np.abs(found.stops - stop))) for stop in stops]
         cells += [_with_interval(found.gaps[:, place]) for place in places] + [_with_interval(found.confirmed)]
         rows.append([search, *cells])
-    heads = ["search", "replays", "compute to the target", "reached", *(f"against {each}" for each in REFERENCES)]
+    heads = [
+        "search",
+        "replays",
+        "compute to the target",
+        "reached",
+        "gap on the way",
+        *(f"against {each}" for each in REFERENCES),
+    ]
     heads += [*(f"gap at {stop}" for stop in stops), f"gap at {budget:g}, confirmed"]
     return f"## {name}\n\n" + _markdown(heads, rows)
 
