@@ -7,9 +7,11 @@ memory, fills it, counts the waits for the device and looks at what a run leaves
 from __future__ import annotations
 
 import collections
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,22 +111,29 @@ def padded_batch(task: Any, indices: np.ndarray) -> dict[str, torch.Tensor]:
 
 
 def one_pass(results: Results, name: str, tiny: bool) -> None:
-    """Logits and gradients of some batches, ours and those of the padded model, in fp32 and in bf16."""
-    config = small_config(name, tiny)
+    """Logits and gradients of KoBERT's shape."""
+    against_padded(results, name, partial(small_config, name, tiny))
+
+
+def against_padded(results: Results, title: str, config_in: Callable[[str], TrainConfig]) -> None:
+    """Logits and gradients of some batches, ours and those of the padded model, in fp32 and in bf16, which are the two
+    precisions that `config_in` is asked for."""
+    config = config_in("fp32")
     task = task_of(config)
     size = int(config.optim.batch_size)
     order = np.random.default_rng(SEED).permutation(len(task.train))
     batches = [order[start : start + size] for start in range(0, 3 * size, size)]
-    eager, sdpa = padded_model(task), padded_model(task, "sdpa")
+    eager = padded_model(task)
+    sdpa = padded_model(task, "sdpa") if eager._supports_sdpa else eager
 
     def ours(precision: str) -> list[Numbers]:
-        own = small_config(name, tiny, precision)
+        own = config_in(precision)
         model = task.build_model().to(device()).train()
         prepare_encoder(model, own)
         return [our_numbers(model, task, indices, own) for indices in batches]
 
     def theirs(model: Any, precision: str) -> list[Numbers]:
-        return [their_numbers(model, task, indices, small_config(name, tiny, precision)) for indices in batches]
+        return [their_numbers(model, task, indices, config_in(precision)) for indices in batches]
 
     reference = theirs(eager, "fp32")
     exact = ours("fp32")
@@ -132,16 +141,16 @@ def one_pass(results: Results, name: str, tiny: bool) -> None:
     logits = max(largest(a["logits"], b["logits"], 0.0) for a, b in zip(exact, reference, strict=True))
     gradients = furthest(exact, reference, scale)
     note = "largest difference over the largest one of the padded model"
-    results.tell(f"{name}, logits, fp32 against padded", logits, bar=FP32, note=note)
+    results.tell(f"{title}, logits, fp32 against padded", logits, bar=FP32, note=note)
     note += ", weight by weight (of small ones: over a thousandth of the largest gradient)"
-    results.tell(f"{name}, gradients, fp32 against padded", gradients, bar=FP32, note=note)
+    results.tell(f"{title}, gradients, fp32 against padded", gradients, bar=FP32, note=note)
     by_sdpa = furthest(theirs(sdpa, "fp32"), reference, scale)
-    results.tell(f"{name}, gradients, fp32, transformers' own SDPA against its eager attention", by_sdpa, note=note)
+    results.tell(f"{title}, gradients, fp32, transformers' own SDPA against its eager attention", by_sdpa, note=note)
     own, other = ours("bf16"), theirs(sdpa, "bf16")
     for what, chosen in (("logits", lambda key: key == "logits"), ("gradients", lambda key: key != "logits")):
         mine, padded = error_of(own, reference, chosen), error_of(other, reference, chosen)
         note = f"error against padded fp32, by norm: ours {mine:.2e}, padded bf16 {padded:.2e}"
-        results.tell(f"{name}, {what}, bf16: error in parts of the padded model's", mine / padded, bar=BF16, note=note)
+        results.tell(f"{title}, {what}, bf16: error in parts of the padded model's", mine / padded, bar=BF16, note=note)
 
 
 def our_numbers(model: nn.Module, task: Any, indices: np.ndarray, config: TrainConfig) -> Numbers:
@@ -154,8 +163,9 @@ def our_numbers(model: nn.Module, task: Any, indices: np.ndarray, config: TrainC
 
 
 def their_numbers(model: nn.Module, task: Any, indices: np.ndarray, config: TrainConfig) -> Numbers:
-    """Logits and gradients of the padded model."""
-    batch = padded_batch(task, indices)
+    """Logits and gradients of the padded model, which is given what its family takes."""
+    takes = inspect.signature(model.forward).parameters
+    batch = {name: tensor for name, tensor in padded_batch(task, indices).items() if name in takes}
     with in_precision(config, device()):
         output = model(**batch)
     return numbers_of(model, output, batch["attention_mask"].bool(), padded_loss(output, batch))

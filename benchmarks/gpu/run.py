@@ -50,6 +50,7 @@ PARTS = {
     "resume": Part("resume", "stopped and resumed: which bits are the same, and what they cost", 80, 45, WORKSPACE),
     "sweep": Part("sweep", "trials by Ray, one at a time and four at once; how long the card idles", 260, 230),
     "e5": Part("e5", "a real encoder tuned on all of NSMC, and the test file", 80, 45),
+    "families": Part("families", "encoders of other families: the numbers, and ours beside Trainer", 220, 180),
     "profile": Part("kernels", "where the time goes, kernel by kernel", 60, 30),
     "compiled": Part("speed", "ours and Trainer with torch.compile", 180, 90),
     "flex": Part("attention", "FlexAttention, compiled", 90, 45),

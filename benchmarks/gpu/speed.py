@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -73,6 +73,23 @@ def compiled(results: Results, tiny: bool) -> None:
                 clean_up()
 
 
+class Workload(Protocol):
+    """What both sides train."""
+
+    name: str
+    batch: int
+    steps: int
+    warm: int
+    """Steps of Trainer that are not counted."""
+    folder: str
+    config: TrainConfig
+    task: Any
+    features: list[dict[str, Any]]
+
+    def tokenizer(self) -> Any:
+        """As transformers has it."""
+
+
 class Setup:
     """The data of one task and batch for both sides, and how many products it needs."""
 
@@ -92,6 +109,13 @@ class Setup:
         self.examples, self.tokens = len(lengths), int(lengths.sum())
         self.gflop = sum(flops(task, lengths[order.examples_of(self.steps + n)], tiny) for n in range(self.steps)) / 1e9
         self.features = as_lists(self.task.train)
+
+    def tokenizer(self) -> Any:
+        """As transformers has it."""
+        from transformers import AutoTokenizer
+
+        SentencePieceTokenizer.from_pretrained(TOKENIZER).save_pretrained(self.folder)
+        return AutoTokenizer.from_pretrained(self.folder)
 
     def config_for(self, examples: int, *, compile: bool = False) -> TrainConfig:
         optim = {"batch_size": self.batch, "weight_decay": WEIGHT_DECAY, "max_grad_norm": MAX_GRAD_NORM}
@@ -137,7 +161,7 @@ def one(results: Results, setup: Setup, side: str, number: int) -> float:
     return rate
 
 
-def our_round(setup: Setup) -> dict[str, Any]:
+def our_round(setup: Workload) -> dict[str, Any]:
     """Two epochs, of which the second counts."""
     first, last = setup.steps, 2 * setup.steps
     watch = Stopwatch(first, last)
@@ -150,12 +174,11 @@ def our_round(setup: Setup) -> dict[str, Any]:
     }
 
 
-def trainer_round(setup: Setup, side: str) -> dict[str, Any]:
+def trainer_round(setup: Workload, side: str) -> dict[str, Any]:
     """An epoch of Trainer, after some batches that are not counted."""
     from transformers import (
         AutoModelForQuestionAnswering,
         AutoModelForSequenceClassification,
-        AutoTokenizer,
         DataCollatorWithPadding,
         PrinterCallback,
         Trainer,
@@ -164,8 +187,7 @@ def trainer_round(setup: Setup, side: str) -> dict[str, Any]:
     )
     from transformers.trainer_pt_utils import get_length_grouped_indices
 
-    SentencePieceTokenizer.from_pretrained(TOKENIZER).save_pretrained(setup.folder)
-    tokenizer = AutoTokenizer.from_pretrained(setup.folder)
+    tokenizer = setup.tokenizer()
     kind = AutoModelForSequenceClassification if setup.name == "nsmc" else AutoModelForQuestionAnswering
     warm = setup.warm
     watch = Stopwatch(warm, warm + setup.steps)
@@ -205,7 +227,7 @@ def trainer_round(setup: Setup, side: str) -> dict[str, Any]:
         disable_tqdm=True,
     )
     with device():  # random weights are drawn there at once
-        model = kind.from_config(setup.task.hf_config(), attn_implementation="sdpa")
+        model = kind.from_config(setup.task.hf_config())
     trainer = Ordered(
         model=model,
         args=arguments,

@@ -1,12 +1,12 @@
 """Record learning curves of real trainings, for searches to be replayed on: the tables of `benchmarks/hpo`.
 
-    PYTHONPATH=. python benchmarks/hpo/record.py nsmc-tiny [--configurations 200] [--seeds 3] [--minutes 60]
+    PYTHONPATH=. python benchmarks/hpo/record.py nsmc-tiny [TABLE …] [--configurations 200] [--seeds 3] [--minutes 60]
 
 The study `spaces/TABLE.yaml` says what is trained and from which space the configurations are drawn: its first point,
 then at random, as a sweep with `algorithm: random` draws them. Each is trained to its end with each seed, by the
-product's own loop on one thread. It goes on where it was cut off, in as many sittings as it takes: a run that has ended
-is a line of `recorded/TABLE.jsonl`, and at the end of a sitting, or with `--pack`, these are added to
-`tables/TABLE.parquet`.
+product's own loop on one thread, `--jobs` of them side by side; `--device cuda` trains on a GPU, which they share. It
+goes on where it was cut off, in as many sittings as it takes: a run that has ended is a line of `recorded/TABLE.jsonl`,
+and at the end of a sitting, or with `--pack`, these are added to `tables/TABLE.parquet`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -32,63 +36,109 @@ HERE = Path(__file__).resolve().parent
 CACHE = HERE / "recorded/cache"
 
 
+class Run(NamedTuple):
+    """A training that is to be recorded."""
+
+    table: str
+    configuration: int
+    values: dict[str, Any]
+    seed: int
+
+
 def main() -> None:
     """Train what is not recorded yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=sorted(path.stem for path in (HERE / "spaces").glob("*.yaml")))
+    tables = sorted(path.stem for path in (HERE / "spaces").glob("*.yaml"))
+    parser.add_argument("tables", nargs="+", choices=tables, metavar="TABLE", help=", ".join(tables))
     parser.add_argument("--configurations", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so long")
-    parser.add_argument("--pack", action="store_true", help="only write the Parquet file of what is recorded")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--pack", action="store_true", help="only write the Parquet files of what is recorded")
     asked = parser.parse_args()
     if not asked.pack:
-        record(asked.table, asked.configurations, asked.seeds, until=time.monotonic() + 60 * asked.minutes)
-    pack(asked.table)
+        runs = list(left(asked.tables, asked.configurations, asked.seeds))
+        record(runs, device=asked.device, jobs=asked.jobs, until=time.time() + 60 * asked.minutes)
+    for table in asked.tables:
+        pack(table)
 
 
-def record(table: str, configurations: int, seeds: int, *, until: float) -> None:
-    """Train each configuration with each seed, but for those that are there."""
-    torch.set_num_threads(1)
-    study = load_study(HERE / "spaces" / f"{table}.yaml")
-    there = {(run["configuration"], run["seed"]) for run in recorded(table)}
-    there |= set(packed(table)[["configuration", "seed"]].itertuples(index=False, name=None))
-    with recording_file(table).open("a", encoding="utf-8") as file:
-        for configuration, values in enumerate(trials_by_chance(study, configurations)):
+def left(tables: list[str], configurations: int, seeds: int) -> Iterator[Run]:
+    """The runs that are not there yet, the tables in turn: wherever it is cut off, whole configurations are there."""
+    drawn, there = dict[str, list[dict[str, Any]]](), dict[str, set[tuple[int, int]]]()
+    for table in tables:
+        drawn[table] = trials_by_chance(study_of(table), configurations)
+        there[table] = {(run["configuration"], run["seed"]) for run in recorded(table)}
+        there[table] |= set(packed(table)[["configuration", "seed"]].itertuples(index=False, name=None))
+    for configuration in range(configurations):
+        for table in tables:
             for seed in range(1, seeds + 1):
-                if (configuration, seed) in there:
-                    continue
-                if time.monotonic() > until:
-                    return
-                run = {"configuration": configuration, "seed": seed, "values": values}
-                file.write(json.dumps(run | {"curve": curve(study, values, seed)}) + "\n")
-                file.flush()
-                print(f"{table}: configuration {configuration}, seed {seed}", flush=True)
+                if (configuration, seed) not in there[table]:
+                    yield Run(table, configuration, drawn[table][configuration], seed)
 
 
-def curve(study: StudyConfig, values: dict[str, Any], seed: int) -> list[dict[str, float]]:
-    """Train once: of each evaluation the percentage of the run, the steps, the seconds of CPU up to there, the
-    objective on dev and, where a sweep would keep these weights for best, on the rows held out."""
-    config = study.train_config(values)
-    config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+def record(runs: list[Run], *, device: str, jobs: int, until: float) -> None:
+    """Train, until a moment after which no run begins, and write down each run that has ended."""
+    for table in {run.table for run in runs}:
+        read_data(study_of(table))  # once, before all read what it caches
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        curves = {pool.submit(curve, run, device=device, until=until): run for run in runs}
+        for done in as_completed(curves):
+            run, points = curves[done], done.result()
+            if points is None:
+                continue
+            line = {"configuration": run.configuration, "seed": run.seed, "values": run.values, "curve": points}
+            with recording_file(run.table).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            seconds = points[-1]["seconds"]
+            print(f"{run.table}: configuration {run.configuration}, seed {run.seed}, {seconds:.1f} s", flush=True)
+
+
+@lru_cache
+def study_of(table: str) -> StudyConfig:
+    """What is trained."""
+    return load_study(HERE / "spaces" / f"{table}.yaml")
+
+
+def read_data(study: StudyConfig) -> None:
+    """Have the features cached."""
+    config = study.train_config(trials_by_chance(study, 1)[0])
+    task = task_class(config.task)(config, cache=CACHE)
+    len(task.train), len(task.dev), len(task.holdout)
+
+
+def curve(run: Run, *, device: str, until: float) -> list[dict[str, float]] | None:
+    """Train once: of each evaluation the percentage of the run, the steps, the seconds up to there (of CPU, or on a GPU
+    by the clock), the objective on dev and, where a sweep would keep these weights for best, on the rows held out.
+    None after `until`."""
+    if time.time() > until:
+        return None
+    study = study_of(run.table)
+    config = study.train_config(run.values)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"seed": run.seed})})
     task = task_class(config.task)(config, cache=CACHE)
     keep_model(task)
     len(task.train), len(task.dev), len(task.holdout)  # read before the clock starts
+    clock = time.process_time if device == "cpu" else time.perf_counter
     points: list[dict[str, float]] = []
     unseen = 0.0
 
     def on_report(report: Report) -> None:
         nonlocal unseen
-        now = time.process_time()
+        now = clock()
         point = {"percent": report.progress, "step": report.step, "seconds": now - begin - unseen}
         point["dev"] = report.metrics[study.objective.metric]
         if report.is_best:
             held_out = evaluate(task.built, task, task.holdout, runtime)
             point["held_out"] = held_out[study.objective.metric]
         points.append(point)
-        unseen += time.process_time() - now
+        unseen += clock() - now
 
-    runtime = LocalRuntime(device=torch.device("cpu"), on_report=on_report)
-    begin = time.process_time()
+    runtime = LocalRuntime(device=torch.device(device, 0), on_report=on_report)
+    begin = clock()
     train(config, task, runtime)
     return points
 

@@ -103,8 +103,8 @@ what was tried.
 
 - **compute to the target**: runs until the true value of what would be handed over stays within {TARGET} points of the
   table's best; the median, with its 95% interval; ∞ where fewer than half of the replays come there.
-- **gap**: how many points what would be handed over is worse than the table's best, on average; **on the way**: the mean
-  of that from the first run on.
+- **gap**: how many points what would be handed over is worse than the table's best, on average; **on the way**: the
+  mean of that from the first run on.
 - **confirmed**: of the best {TOP} trials the one that `confirm` would choose, after {total_runs(TOP)} runs with other
   seeds, for which the search has stopped earlier.
 - **against …**: the share of the other search's compute that this one needs until its mean gap is as small as the two
