@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
@@ -28,8 +26,7 @@ from search_spaces.distributions import (
     Uniform,
 )
 from tuning.planning.simulation import END, Scheduled, SimulatedTrial, result_of
-from tuning.search.asking import AskedTrial
-from tuning.search.evidence import Learning, shown
+from tuning.search.evidence import Learning
 from tuning.search.replay import CLOCK
 from tuning.search.schedulers import make_scheduler
 from tuning.search.searcher import OptunaSearcher
@@ -41,7 +38,7 @@ if TYPE_CHECKING:
     from tables import Table
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-ETA, PRIOR = 3, "near the prior"
+ETA = 3
 
 
 class Product:
@@ -228,59 +225,6 @@ def syne_tune_domain(distribution: Distribution) -> Any:
     return getattr(config_space, names[type(distribution)])(low, high)
 
 
-class NearPrior(BaseSampler):
-    """TPE, and now and then values near those that a user takes for good (PriorBand's idea, Mallik et al. 2023): as
-    often as a trial with such values has been better than one without, so that a prior that misleads is forgotten."""
-
-    def __init__(self, search: SearchConfig, space: Space, seed: int) -> None:
-        self._prior, self._space, self._seed = search.points[0], space, seed
-        self._sampler = all_rungs(search, space, seed)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        generator = np.random.default_rng(self._seed)
-        if generator.random() < self.share(study, trial):
-            study._storage.set_trial_system_attr(trial._trial_id, PRIOR, True)
-            return self._space.suggest(Near(self._prior, generator))
-        return self._sampler.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
-
-    @staticmethod
-    def share(study: optuna.Study, trial: FrozenTrial) -> float:
-        """How often a trial near the prior was better than another; a half before anything is known."""
-        known = shown(study, trial, [])[0].get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        near = np.array([each.value for each in known if PRIOR in each.system_attrs])
-        others = np.array([each.value for each in known if PRIOR not in each.system_attrs])
-        return float(((near[:, None] > others[None]).sum() + 1) / (len(near) * len(others) + 2))
-
-
-class Near(AskedTrial):
-    """Values near given ones: numbers a fifth of their range away, of choices another one in a third of all cases."""
-
-    def __init__(self, given: Mapping[str, Any], generator: np.random.Generator) -> None:
-        self._given, self._generator = given, generator
-
-    def _value(self, name: str, distribution: BaseDistribution) -> Any:
-        given = self._given[name]
-        if isinstance(distribution, CategoricalDistribution):
-            stays = self._generator.random() < 2 / 3
-            return given if stays else distribution.choices[self._generator.integers(len(distribution.choices))]
-        scale, back = (np.log, np.exp) if distribution.log else (float, float)
-        low, high = scale(distribution.low), scale(distribution.high)
-        value = back(np.clip(self._generator.normal(scale(given), (high - low) / 5), low, high))
-        if distribution.step is not None:
-            value = distribution.low + round((value - distribution.low) / distribution.step) * distribution.step
-        return min(max(value, distribution.low), distribution.high)
-
-
 def all_rungs(search: SearchConfig, space: Space, seed: int) -> BaseSampler:
     """TPE that ranks a stopped trial by where it would have ended."""
     return Learning(optuna.samplers.TPESampler(n_startup_trials=search.startup_trials, seed=seed))
@@ -298,13 +242,9 @@ def tpe(**settings: Any) -> Callable[[SearchConfig, Space, int], BaseSampler]:
 SEARCHERS.update(
     {
         "tpe-rungs": all_rungs,
-        "tpe-prior": NearPrior,
         "tpe-alone": tpe(multivariate=False),
         "tpe-no-liar": tpe(multivariate=True, constant_liar=False),
         "tpe-quarter": tpe(multivariate=True, gamma=lambda trials: math.ceil(trials / 4)),
-        "gp-ended": lambda search, space, seed: optuna.samplers.GPSampler(
-            n_startup_trials=search.startup_trials, seed=seed, warn_independent_sampling=False
-        ),
     }
 )
 """Candidates for the product's search, as another package would add them."""

@@ -36,18 +36,17 @@ Maker = Callable[[Table, int], Method]
 """A search, from a table and a seed."""
 
 
-def ours(algorithm: str, scheduler: str, *, startup: int = 10, misled: bool = False, warm: bool = False) -> Maker:
-    """A search of the product, or a candidate; `misled` by the worst of the table in the place of the recipe; `warm`
-    from random sweeps on the other tables that have the same parameters."""
+def ours(algorithm: str, scheduler: str, *, startup: int = 10, warm: bool = False) -> Maker:
+    """A search of the product, or a candidate; `warm` from random sweeps on the other tables that have the same
+    parameters."""
 
     def make(table: Table, seed: int) -> Method:
-        study, earlier = table.study, []
+        earlier = []
         for other in relatives(table.study.name) if warm else ():
-            earlier += trials_of(load(other), study.space, np.random.default_rng([seed, 1]))
-        if misled:
-            worst = table.values[int(np.argmin(table.truth))]
-            study = study.model_copy(update={"search": study.search.model_copy(update={"points": (worst,)})})
-        return Product(study, algorithm=algorithm, scheduler=scheduler, seed=seed, startup=startup, earlier=earlier)
+            earlier += trials_of(load(other), table.study.space, np.random.default_rng([seed, 1]))
+        return Product(
+            table.study, algorithm=algorithm, scheduler=scheduler, seed=seed, startup=startup, earlier=earlier
+        )
 
     return make
 
@@ -68,9 +67,6 @@ MAKERS: dict[str, Maker] = {
     "TPE, each parameter alone, and ASHA": ours("tpe-alone", "asha"),
     "TPE without constant liar, and ASHA": ours("tpe-no-liar", "asha"),
     "TPE, a quarter is good, and ASHA": ours("tpe-quarter", "asha"),
-    "TPE with a prior, and ASHA": ours("tpe-prior", "asha"),
-    "TPE and ASHA, misled": ours("tpe", "asha", misled=True),
-    "TPE with a prior, and ASHA, misled": ours("tpe-prior", "asha", misled=True),
     "TPE, warm start, and ASHA": ours("tpe", "asha", warm=True),
     "TPE, warm start, and promotion": ours("tpe", "promotion", warm=True),
     "GP, to the end": ours("gp", "none"),

@@ -99,9 +99,7 @@ def test_the_products_parts_run_as_in_a_sweep(table: Table, scheduler: str) -> N
     assert found.gap_at(6) == 0
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "scheduler"), [("gp", "asha"), ("tpe-rungs", "promotion"), ("tpe-prior", "promotion")]
-)
+@pytest.mark.parametrize(("algorithm", "scheduler"), [("gp", "asha"), ("tpe-rungs", "promotion")])
 def test_candidates_find_the_best_of_three(table: Table, algorithm: str, scheduler: str) -> None:
     from methods import Product
     from simulate import simulate
@@ -110,22 +108,6 @@ def test_candidates_find_the_best_of_three(table: Table, algorithm: str, schedul
     method = Product(table.study, algorithm=algorithm, scheduler=scheduler, seed=1, startup=3)
     found = simulate(table, method, workers=4, budget=2, generator=np.random.default_rng(1))
     assert found.gap_at(2) == 0
-
-
-def test_a_prior_that_misleads_is_forgotten(table: Table) -> None:
-    """Trials near it are as often chosen as they were better than others: none is, when none was."""
-    import optuna
-    from methods import PRIOR, NearPrior
-
-    study = optuna.create_study(direction="maximize")
-    share = lambda: NearPrior.share(study, study.get_trials()[-1])  # noqa: E731
-    study.ask()
-    assert share() == 0.5
-    for number in range(20):
-        attrs = {PRIOR: True} if number % 2 else {}
-        study.add_trial(optuna.trial.create_trial(value=float(-(number % 2)), system_attrs=attrs))
-    study.ask()
-    assert share() < 0.01
 
 
 def test_what_confirm_would_choose_is_better_by_seeds_that_its_trial_did_not_have(table: Table) -> None:
