@@ -171,6 +171,10 @@ def test_the_best_of_those_that_wait_goes_on_from_the_highest_rung() -> None:
     assert not rungs.pauses(0, 10, 0.5), "it repeats its report"
     assert not rungs.pauses(0, 30, 0.7) and rungs.waiting == [1, 2, 3]
     assert not rungs.pauses(0, 100, 0.1)
+    resumed = Rungs([10, 30], factor=2)
+    for trial, points in enumerate(([(10, 0.9)], [(10, 0.1)], [(10, 0.8), (30, 0.8)], [(10, 0.2), (30, 0.2)])):
+        resumed.replay(trial, points, waits=True)
+    assert [resumed.promote() for _ in range(3)] == [2, 0, None], "one at each rung: from the highest one down"
 
 
 def one_at_a_time(ledger: list[TrialRecord], curves: np.ndarray, mode: str, *, cut: Iterator[bool]) -> bool:
