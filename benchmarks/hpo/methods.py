@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
@@ -244,7 +243,6 @@ SEARCHERS.update(
         "tpe-rungs": all_rungs,
         "tpe-alone": tpe(multivariate=False),
         "tpe-no-liar": tpe(multivariate=True, constant_liar=False),
-        "tpe-quarter": tpe(multivariate=True, gamma=lambda trials: math.ceil(trials / 4)),
     }
 )
 """Candidates for the product's search, as another package would add them."""

@@ -66,7 +66,6 @@ MAKERS: dict[str, Maker] = {
     "TPE of all rungs, 5 random, and promotion": ours("tpe-rungs", "promotion", startup=5),
     "TPE, each parameter alone, and ASHA": ours("tpe-alone", "asha"),
     "TPE without constant liar, and ASHA": ours("tpe-no-liar", "asha"),
-    "TPE, a quarter is good, and ASHA": ours("tpe-quarter", "asha"),
     "TPE, warm start, and ASHA": ours("tpe", "asha", warm=True),
     "TPE, warm start, and promotion": ours("tpe", "promotion", warm=True),
     "GP, to the end": ours("gp", "none"),
