@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,10 @@ from tables import POINTS, Table
 
 from tuning.planning.simulation import Curve, Method, SimulatedTrial
 from tuning.planning.simulation import simulate as simulate_sweep
+from tuning.statistics.halving import better, rounds, total_runs
+
+TOP = 3
+"""Candidates of `confirm`, as by default."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,8 @@ class Replay:
     """Points by which the trial that would be handed over is truly worse than the best of the table: (changes,)."""
     seconds: np.ndarray
     """Time up to there: (changes,)."""
+    confirmed: float = np.nan
+    """The gap of what `confirm` would choose of the best `TOP` trials, with its runs in the budget."""
 
     def gap_at(self, spent: float) -> float:
         """The gap once so much is spent; infinite before any trial has reported."""
@@ -41,21 +48,40 @@ def simulate(table: Table, method: Method, *, workers: int, budget: float, gener
     of the trials that came to their end, else the best of all, each by its best evaluation.
     """
     configurations: dict[int, int] = {}
+    seeds: dict[int, int] = {}
 
     def curve_of(trial: SimulatedTrial) -> Curve:
         row = configurations[trial.number] = table.nearest(trial.values)
-        seed = int(generator.integers(table.dev.shape[1]))
+        seed = seeds[trial.number] = int(generator.integers(table.dev.shape[1]))
         return Curve(table.percents.tolist(), table.seconds[row, seed].tolist(), table.dev[row, seed].tolist())
 
-    trials: dict[int, SimulatedTrial] = {}
+    gaps = POINTS * (table.truth.max() - table.truth)
+    ranks: dict[int, tuple[bool, float, int]] = {}
+    chosen = np.nan
+    best = (False, -np.inf, 0)  # whether it came to its end, its best evaluation, and less its number
     changes: list[tuple[float, float, float]] = []
     for trial, now, seconds in simulate_sweep(method, curve_of, workers=workers):
-        trials[trial.number] = trial
-        best = max(trials.values(), key=lambda each: (each.percent == 100, max(each.curve.values()), -each.number))
-        gap = POINTS * float(table.truth.max() - table.truth[configurations[best.number]])
+        rank = ranks[trial.number] = (trial.percent == 100, max(trial.curve.values()), -trial.number)
+        best = max(best, rank)
+        gap = float(gaps[configurations[-best[2]]])
         spent = seconds / table.one_run
         if not changes or changes[-1][1] != gap:
             changes.append((spent, gap, now))
+        if np.isnan(chosen) and spent >= budget - total_runs(TOP):
+            top = sorted(ranks, key=lambda number: ranks[number], reverse=True)[:TOP]
+            chosen = float(gaps[confirmed(table, [(configurations[each], seeds[each]) for each in top])])
         if spent >= budget:
             break
-    return Replay(*(np.array(column) for column in zip(*changes, strict=True)))
+    return Replay(*(np.array(column) for column in zip(*changes, strict=True)), chosen)
+
+
+def confirmed(table: Table, candidates: Sequence[tuple[int, int]]) -> int:
+    """The configuration that wins when each is trained with the seeds that its trial did not have: by rounds, as a
+    sweep does it, on dev."""
+    fresh = {row: [seed for seed in range(table.dev.shape[1]) if seed != used] for row, used in candidates}
+    scores: dict[int, list[float]] = {row: [] for row in fresh}
+    for stage in rounds(len(scores)):
+        for row in scores:
+            scores[row] += [float(table.dev[row, fresh[row].pop()].max()) for _ in range(stage.runs) if fresh[row]]
+        scores = {row: scores[row] for row in better(scores, stage.keep, mode="max")}
+    return next(iter(scores))

@@ -89,7 +89,6 @@ class Table:
     def _places(self) -> np.ndarray:
         return np.array([place(self.study.space, values) for values in self.values])
 
-
     @cached_property
     def _importances(self) -> np.ndarray:
         forest = RandomForestRegressor(TREES, random_state=0)

@@ -132,6 +132,7 @@ EXAMPLES: dict[str, object] = {
     "distill.soft_labels": "answers.jsonl",
     "distill.weight": 0.7,
     "distill.temperature": 3.0,
+    "search.warm_start": ["sweeps/first"],
     "search.storage": "postgresql+psycopg://optuna@db/optuna",
     "scheduler.interval_percent": 25,
     "confirm.tie": "cheapest",

@@ -56,6 +56,7 @@ def list_(
             print_json(_summary(table) | {"trials": [as_row(record) for record in records]})
         else:
             _show(table, records)
+            _show_warm_start(table.folder)
         return
     if sort is not None:
         raise InputError("`--sort` sorts the trials of one sweep", where="--sort", fix="give its folder, SWEEP_DIR")
@@ -119,6 +120,17 @@ def _show(table: TrialTable, records: list[TrialRecord]) -> None:
         echo("this sweep was cut off: run the command that began it again, and it goes on")
     if refused := count_dead_letters(table.folder / SPOOL):
         echo(f"MLflow refused {refused:,} records for good: {dead_letters_path(table.folder / SPOOL)}")
+
+
+def _show_warm_start(sweep_dir: Path) -> None:
+    from tuning.sweep_dir.saved_study import load_sweep_study
+
+    study = load_sweep_study(sweep_dir)
+    if study.search.warm_start:
+        from tuning.search.warm_start import begun_with, in_words
+
+        for line in in_words(begun_with(sweep_dir, study)):
+            echo(line)
 
 
 def _sorted(table: TrialTable, key: str) -> list[TrialRecord]:

@@ -287,7 +287,8 @@ def advice_on(plan: Plan, study: StudyConfig, memory: float) -> Iterator[str]:
     if schedule.groups > plan.trials:
         yield f"{schedule.groups} groups fit, and there are {plan.trials} trials: give a trial more CPUs or workers"
     startup = study.search.startup_trials
-    if study.search.algorithm in ("tpe", "cmaes") and plan.trials < 2 * startup:
+    learns = study.search.algorithm in ("tpe", "gp", "cmaes") and not study.search.warm_start
+    if learns and plan.trials < 2 * startup:
         yield (
             f"{startup} of {plan.trials} trials are random before `{study.search.algorithm}` learns anything: more "
             f"trials, or a lower `search.startup_trials`"

@@ -18,6 +18,7 @@ from search_spaces.distributions import Constant, Space
 from tuning.report.elements import in_plot
 from tuning.report.stopping import value_at
 from tuning.report.sweep_data import SweepData
+from tuning.search.asking import AskedTrial
 from tuning.study.objectives import constraints_in, goals_in
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord
@@ -133,25 +134,19 @@ def distributions_of(space: Space) -> dict[str, BaseDistribution]:
     return asked.distributions
 
 
-class _Asked:
+class _Asked(AskedTrial):
     """Notes how each parameter is asked for."""
 
     def __init__(self) -> None:
         self.distributions: dict[str, BaseDistribution] = {}
 
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        self.distributions[name] = FloatDistribution(low, high, log=log, step=step)
-        return low
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        self.distributions[name] = IntDistribution(low, high, log=log, step=step)
-        return low
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        self.distributions[name] = CategoricalDistribution(tuple(dict.fromkeys(map(in_plot, choices))))
-        return choices[0]
+    def _value(self, name: str, distribution: BaseDistribution) -> Any:
+        self.distributions[name] = distribution
+        if isinstance(distribution, FloatDistribution | IntDistribution):
+            return distribution.low
+        assert isinstance(distribution, CategoricalDistribution)
+        self.distributions[name] = CategoricalDistribution(tuple(dict.fromkeys(map(in_plot, distribution.choices))))
+        return distribution.choices[0]
 
 
 @dataclass(frozen=True, kw_only=True)

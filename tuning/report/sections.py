@@ -210,6 +210,7 @@ def learning_curves(data: SweepData, rungs: Sequence[int]) -> Iterator[Markup]:
 
 def the_space(data: SweepData, compared: ComparedTrials | None, importance: Importance | None) -> Iterator[Markup]:
     """Which values were good, and which parameters matter."""
+    yield from (paragraph(f"{line}: they are no trials of this sweep.") for line in data.warm_start)
     if compared is None:
         yield paragraph("Too few trials have different values: nothing can be said of the parameters yet.")
         return

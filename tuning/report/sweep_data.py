@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kobert_core.errors import InputError
+from tuning.search.warm_start import begun_with, in_words
 from tuning.study import StudyConfig
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns
 from tuning.sweep_dir.layout import ENVIRONMENT, PROVENANCE, SPOOL, STUDY, WINNER
@@ -41,6 +42,8 @@ class SweepData:
     """Of the test file."""
     plan: Mapping[str, Any] | None
     """What it was expected to take: see `tuning.planning.plan.Plan`; None where `plan` was not asked."""
+    warm_start: tuple[str, ...]
+    """Of earlier sweeps, how many trials the search learned from, in words."""
     provenance: Provenance | None
     environment: str
     study_file: str
@@ -84,6 +87,7 @@ def read_sweep(folder: Path) -> SweepData:
         reviews=tuple(map(read_review, reviews)) if result else (),
         readings=tuple(read_log(folder)),
         plan=plan_of(folder),
+        warm_start=tuple(in_words(begun_with(folder, study))),
         provenance=read_provenance(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else None,
         environment=_text_of(folder / ENVIRONMENT),
         study_file=_text_of(folder / STUDY),

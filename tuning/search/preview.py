@@ -22,14 +22,17 @@ def _empty_study(config: StudyConfig) -> optuna.Study:
 
 def first_trials(config: StudyConfig, most: int) -> list[dict[str, object]]:
     """The values of the first trials, as the sweep will have them: the points, and what is drawn before the search
-    learns from results.
+    learns from results. With earlier sweeps to learn from, that is none.
 
     Args:
         config: The study.
         most: No more than so many.
     """
-    learns = config.search.algorithm in ("tpe", "cmaes")
+    learns = config.search.algorithm in ("tpe", "gp", "cmaes")
     known = config.search.startup_trials if learns else config.budget.trials
+    if config.search.warm_start:
+        whole = [config.space.identity(point) is not None for point in config.search.points]
+        known = [*whole, False].index(False)
     return _in_order(config, config.search, min(most, known, config.trials_left()))
 
 

@@ -11,17 +11,14 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalChoiceType,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from search_spaces.distributions import Space
+from tuning.search.asking import AskedTrial
+from tuning.search.evidence import Learning
+from tuning.search.warm_start import EarlierTrial
 from tuning.study import SearchConfig
 from tuning.study.searchers import SEARCHERS
 
@@ -30,12 +27,20 @@ TRIES, MORE_TRIES = 10, 1000
 
 
 def make_sampler(
-    search: SearchConfig, space: Space, *, trial: int, parameter: str = "", attempt: int = 0
+    search: SearchConfig,
+    space: Space,
+    *,
+    trial: int,
+    parameter: str = "",
+    attempt: int = 0,
+    earlier: Sequence[EarlierTrial] = (),
 ) -> BaseSampler:
     """The sampler for a trial, or for one parameter of it that is sampled independently.
 
     Its random state is not in Optuna's storage, so it follows from the study's seed, the trial's number and how often
     it was drawn: a resumed study neither repeats its first suggestions nor depends on having been interrupted.
+
+    Where there are `earlier` trials of other sweeps, it learns from them, too.
     """
     again = [256 + attempt] if attempt else []  # no byte of a name
     seed = int(np.random.SeedSequence([search.seed, trial, *parameter.encode(), *again]).generate_state(1)[0])
@@ -49,15 +54,22 @@ def make_sampler(
             return optuna.samplers.CmaEsSampler(
                 n_startup_trials=search.startup_trials, seed=seed, warn_independent_sampling=False
             )
+        if search.algorithm == "gp":
+            process = optuna.samplers.GPSampler(
+                n_startup_trials=search.startup_trials, seed=seed, warn_independent_sampling=False
+            )
+            return Learning(process, earlier)
         if search.algorithm in SEARCHERS:
-            return SEARCHERS[search.algorithm](search, space, seed)
-        return optuna.samplers.TPESampler(
-            n_startup_trials=search.startup_trials,
-            multivariate=True,
-            group=space.has_conditions,
-            constant_liar=True,
-            seed=seed,
-        )
+            sampler = SEARCHERS[search.algorithm](search, space, seed)
+        else:
+            sampler = optuna.samplers.TPESampler(
+                n_startup_trials=search.startup_trials,
+                multivariate=True,
+                group=space.has_conditions,
+                constant_liar=True,
+                seed=seed,
+            )
+        return Learning(sampler, earlier) if earlier else sampler
 
 
 class _Grid(optuna.samplers.GridSampler):
@@ -81,6 +93,7 @@ class PointSampler:
     space: Space
     search: SearchConfig
     trial: int
+    earlier: Sequence[EarlierTrial] = ()
 
     def new_values(self) -> dict[str, object]:
         """Values that no other trial of the study has.
@@ -123,12 +136,14 @@ class PointSampler:
 
     def _drawn(self, given: Mapping[str, object], search: SearchConfig, attempt: int) -> dict[str, object]:
         def sampler_of(parameter: str) -> BaseSampler:
-            return make_sampler(search, self.space, trial=self.trial, parameter=parameter, attempt=attempt)
+            return make_sampler(
+                search, self.space, trial=self.trial, parameter=parameter, attempt=attempt, earlier=self.earlier
+            )
 
         return self.space.suggest(UnsavedTrial(self.study, self._frozen, given, sampler_of))
 
 
-class UnsavedTrial:
+class UnsavedTrial(AskedTrial):
     """Stands in for an Optuna trial in `Space.suggest`: takes given values, samples the others, and writes nothing.
 
     Parameters that are sampled independently have a sampler each. So a value does not depend on how many of the others
@@ -147,17 +162,6 @@ class UnsavedTrial:
         relative = sampler_of("")
         space = relative.infer_relative_search_space(study, trial)
         self._known = relative.sample_relative(study, trial, space) | dict(given)
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        return float(self._value(name, FloatDistribution(low, high, log=log, step=step)))
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        return int(self._value(name, IntDistribution(low, high, log=log, step=step)))
-
-    def suggest_categorical(self, name: str, choices: Sequence[CategoricalChoiceType]) -> object:
-        return self._value(name, CategoricalDistribution(choices))
 
     def _value(self, name: str, distribution: BaseDistribution) -> Any:
         if name not in self._known:

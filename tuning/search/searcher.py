@@ -8,7 +8,7 @@ rung is RUNNING, since Optuna takes nothing back that has ended; to TPE it is PR
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import optuna
@@ -24,6 +24,7 @@ from tuning.search.driver_only import DriverOnly
 from tuning.search.optuna_study import Outcome, put_back, takes_curves, tell, with_pauses_as_ends
 from tuning.search.promotion import Promotion
 from tuning.search.sampling import PointSampler, make_sampler, tried_in, write_down
+from tuning.search.warm_start import EarlierTrial
 from tuning.study import SearchConfig
 from tuning.study.objectives import Further
 from tuning.sweep_dir.trial_status import TrialState, state_at_end
@@ -49,6 +50,7 @@ class OptunaSearcher(DriverOnly, Searcher):
         record_of: Callable[[int], TrialRecord | None] = lambda trial: None,
         before_trial: Callable[[], object] = lambda: None,
         trials: int | None = None,
+        earlier: Sequence[EarlierTrial] = (),
     ) -> None:
         """
         Args:
@@ -61,8 +63,9 @@ class OptunaSearcher(DriverOnly, Searcher):
             record_of: Gives what the ledger has of a trial, by its number; needed where there are such, or pauses.
             before_trial: Called when the study has the values of a trial, and nobody else has them yet.
             trials: No more than so many begin, in all sessions. Without it, whoever asks counts them.
+            earlier: Trials of other sweeps, which the search learns from.
         """
-        self._takes_new_trials, self._before_trial = takes_new_trials, before_trial
+        self._takes_new_trials, self._before_trial, self._earlier = takes_new_trials, before_trial, earlier
         super().__init__(metric="objective", mode=objective.mode)
         self._study, self._space, self._search, self._objective = study, space, search, objective
         self._newest_counts, self._further, self._record_of = newest_counts, further, record_of
@@ -110,7 +113,8 @@ class OptunaSearcher(DriverOnly, Searcher):
         trial = study.ask()
         frozen = study.get_trials(deepcopy=False)[number]
         is_whole = space.identity(frozen.params) is not None
-        values = frozen.params if is_whole else PointSampler(self._known(), space, self._search, number).new_values()
+        sampler = PointSampler(self._known(), space, self._search, number, self._earlier)
+        values = frozen.params if is_whole else sampler.new_values()
         self._running[trial_id] = trial
         self._reported[trial_id] = dict(frozen.intermediate_values)
         values = write_down(trial, space, values)

@@ -361,6 +361,14 @@ def _make_absolute(raw: RawStudy, task: TaskSpec, values: dict[str, Any]) -> Non
             else point
             for place, point in enumerate(points)
         ]
+    sweeps = values["search"].get("warm_start") if isinstance(values["search"], dict) else None
+    if isinstance(sweeps, list):
+        values["search"]["warm_start"] = [
+            os.path.abspath(raw.folder_of(f"search.warm_start.{place}") / sweep)
+            if isinstance(sweep, str) and "://" not in sweep
+            else sweep
+            for place, sweep in enumerate(sweeps)
+        ]
     storage = values.get("storage")
     if isinstance(storage, str) and "://" not in storage:
         values["storage"] = os.path.abspath(raw.folder_of("storage") / storage)
@@ -398,15 +406,18 @@ def _check_further(further: Further, search: SearchConfig, scheduler: SchedulerC
     if scheduler.name == "pbt":
         what = f"`scheduler.name: pbt` copies trials by one objective, and knows nothing of {what_for}"
         problems.add("objective", what, "name one objective, or use another scheduler")
-    if search.algorithm == "cmaes":
-        what = f"`search.algorithm: cmaes` knows nothing of {what_for}"
+    if search.algorithm in ("cmaes", "gp"):
+        what = f"`search.algorithm: {search.algorithm}` knows nothing of {what_for}"
         problems.add("search.algorithm", what, "take tpe, random or grid")
+    if search.warm_start:
+        what = f"`search.warm_start` takes trials of one objective, and of no constraint, but there are {what_for}"
+        problems.add("search.warm_start", what, "leave it out, or name one objective")
 
 
 def _check_search(space: Space, search: SearchConfig, problems: Problems) -> None:
     """The algorithm must be able to search the space, and the points must lie in it."""
     conditional = [name for name, each in space.items() if each.when]
-    if search.algorithm in ("grid", "cmaes") and conditional:
+    if search.algorithm in ("grid", "cmaes", "gp") and conditional:
         key = f"parameters.{conditional[0]}.when"
         what = f"`search.algorithm: {search.algorithm}` needs all parameters in every trial, but `{key}` is there"
         problems.add(key, what, "remove the condition, or use tpe or random")
@@ -415,6 +426,9 @@ def _check_search(space: Space, search: SearchConfig, problems: Problems) -> Non
             space.grid_size()
         except InputError as error:
             problems.add("search.algorithm", str(error))
+    if search.warm_start and search.algorithm in ("random", "grid", "cmaes"):
+        what = f"`search.algorithm: {search.algorithm}` learns from no other sweep, but `search.warm_start` is given"
+        problems.add("search.warm_start", what, "leave it out, or take tpe or gp")
     for place, point in enumerate(search.points):
         space.find_problems(point, key=f"search.points.{place}", problems=problems)
 
@@ -425,7 +439,7 @@ def _check_population(space: Space, search: SearchConfig, budget: BudgetConfig |
         what = "`scheduler.name: pbt` begins all trials at once, but `budget.patience` is given"
         problems.add("budget.patience", what, "remove `budget.patience`, or use another scheduler")
     unused = SearchConfig()
-    for name in ("algorithm", "storage", "startup_trials"):
+    for name in ("algorithm", "storage", "startup_trials", "warm_start"):
         if getattr(search, name) == getattr(unused, name):
             continue
         what = f"`scheduler.name: pbt` takes the place of the search, but `search.{name}` is given"

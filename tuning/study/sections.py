@@ -63,19 +63,22 @@ class SearchConfig(FrozenConfig):
     """How values are chosen."""
 
     algorithm: Annotated[
-        Literal["tpe", "random", "grid", "cmaes"], WrapValidator(or_of_a_package), PlainSerializer(str)
+        Literal["tpe", "gp", "random", "grid", "cmaes"], WrapValidator(or_of_a_package), PlainSerializer(str)
     ] = "tpe"
-    """Optuna's sampler; or that of another package, by its name there."""
+    """Optuna's sampler (`gp`: a Gaussian process); or that of another package, by its name there."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the sampler."""
     startup_trials: PositiveInt = 10
-    """Random trials before `tpe` or `cmaes` begins to learn from results."""
+    """Random trials before `tpe`, `gp` or `cmaes` begins to learn from results; trials of `warm_start` count."""
     points: tuple[dict[str, object], ...] = ()
     """Trials given in advance, which run first; values that one leaves out are chosen by the search."""
     baselines: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     """Numbers of the trials that the others are compared with: trial 0, and points given in advance. They are never
     stopped early (in a population: never go on from another's weights), keep their checkpoint, and are scored on the
     test file beside the winner."""
+    warm_start: tuple[Address, ...] = ()
+    """Folders, or addresses in an object store, of earlier sweeps with the same objective: what their trials came to,
+    as far as their values are in this space, tells `tpe` or `gp` where to begin."""
     storage: Address | None = None
     """Optuna storage URL; a journal file in the sweep's folder when not given. A password goes into the environment
     (PostgreSQL's: `PGPASSWORD`)."""

@@ -12,6 +12,7 @@ from kobert_core.tasks.base import Examples, Task
 from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
+from tuning.search.warm_start import in_words, read_earlier
 from tuning.statistics.halving import total_runs
 from tuning.study import StudyConfig
 from tuning.study.sections import ConfirmConfig
@@ -35,6 +36,8 @@ class DryRun:
     warnings: list[str]
     at_once: int
     """Trials that run at the same time."""
+    warm_start: list[str]
+    """Of earlier sweeps, how many trials the search learns from, in words."""
 
     @property
     def examples_per_step(self) -> int:
@@ -66,6 +69,7 @@ class DryRun:
                 "trials",
                 f"{trials} trials{all_points}, {study.search.algorithm} search, {study.scheduler.name} scheduler",
             ),
+            *(("warm start", line) for line in self.warm_start),
             *([("confirm", confirm_in_words(study.confirm))] if study.confirm else []),
             ("objective", study.objectives_in_words),
             (
@@ -92,6 +96,7 @@ class DryRun:
             "set_aside": [f"{file}: {place}" for file, place in self.set_aside],
             "trials": self.study.trials_left(),
             "trials_at_once": self.at_once,
+            **({"warm_start": self.warm_start} if self.warm_start else {}),
             **({"folds": self.study.data.folds} if self.study.data.folds else {}),
             "steps": self.steps,
             "examples_per_step": self.examples_per_step,
@@ -115,6 +120,7 @@ def look(study: StudyConfig, folder: Path, address: str | None, *, progress: Pro
     at_once = count_trials_at_once(study, folder, address)
     if study.search.storage:
         check_database(study.search.storage, where="search.storage")
+    warm_start = in_words(read_earlier(study))
     checked = prepare(study, folder, progress=progress)
     for problem in spoilers_of(checked):
         raise problem
@@ -131,6 +137,7 @@ def look(study: StudyConfig, folder: Path, address: str | None, *, progress: Pro
         set_aside=set_aside(study, task),
         warnings=warnings + tracking_warnings(resolve_tracking_uri(study.tracking.uri, folder.parent)),
         at_once=at_once,
+        warm_start=warm_start,
     )
 
 

@@ -10,6 +10,7 @@ from tuning.search.population import start_population
 from tuning.search.promotion import Promotion
 from tuning.search.schedulers import make_scheduler
 from tuning.search.searcher import OptunaSearcher, Teller
+from tuning.search.warm_start import begun_with
 from tuning.study import StudyConfig
 from tuning.sweep.recording import Recorder
 from tuning.sweep.rounds import Rounds
@@ -94,6 +95,7 @@ class TrialRunner:
             record_of=self._table.get,
             before_trial=self._commits.commit,
             trials=study.budget.trials if study.scheduler.name == "promotion" else None,
+            earlier=begun_with(folder, study),
         )
 
     def _wait_for_groups(self) -> None:

@@ -21,6 +21,7 @@ from tuning.cluster.head import starts_here
 from tuning.cluster.ray_cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
 from tuning.search.optuna_study import refuse_other_search
+from tuning.search.warm_start import in_words, take_earlier
 from tuning.storage.node import StoredSweep
 from tuning.storage.store import Store
 from tuning.study import StudyConfig
@@ -164,6 +165,8 @@ class Sweep:
         if study.scheduler.name != "pbt":  # before Ray starts, and MLflow hears of the sweep
             ledger = list(self.table)
             refuse_other_search(folder, name=folder.name, search=study.search, resume=self.resume, ledger=ledger)
+            for line in in_words(take_earlier(folder, study, has_trials=bool(ledger))):
+                say(line)
         callbacks = callbacks_of(study, folder)
         say("reading the data, starting Ray and its worker groups …")
         reading = in_background(self._read)

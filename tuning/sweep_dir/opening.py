@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from kobert_core.errors import InputError
 from tuning.study import StudyConfig, dump_study
-from tuning.sweep_dir.layout import JOURNAL, LEDGER, PROVENANCE, SCRATCH, STUDY, SUM, TRIALS
+from tuning.sweep_dir.layout import EARLIER, JOURNAL, LEDGER, PROVENANCE, SCRATCH, STUDY, SUM, TRIALS
 from tuning.sweep_dir.lock import goes_on, sweep_lock
 from tuning.sweep_dir.provenance import refuse_other_provenance
 from tuning.sweep_dir.saved_study import load_sweep_study
@@ -99,7 +99,7 @@ def name_in_use(folder: Path) -> InputError:
 
 def forget_beginnings(folder: Path) -> None:
     """Remove the files of a sweep without any trial: another study may use its name."""
-    for name in (STUDY, PROVENANCE, JOURNAL, f"{JOURNAL}{SUM}"):
+    for name in (STUDY, PROVENANCE, EARLIER, JOURNAL, f"{JOURNAL}{SUM}"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / TRIALS, ignore_errors=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(HPO))
     yield
-    for name in ("tables", "simulate", "methods"):
+    for name in ("tables", "simulate", "methods", "results", "replay"):
         sys.modules.pop(name, None)
 
 
@@ -96,3 +97,75 @@ def test_the_products_parts_run_as_in_a_sweep(table: Table, scheduler: str) -> N
     states = {trial.state.name for trial in method._searcher._study.get_trials(deepcopy=False)}
     assert ("PRUNED" in states) is (scheduler in ("asha", "hyperband")) and "COMPLETE" in states
     assert found.gap_at(6) == 0
+
+
+@pytest.mark.parametrize(("algorithm", "scheduler"), [("gp", "asha"), ("tpe-rungs", "promotion")])
+def test_candidates_find_the_best_of_three(table: Table, algorithm: str, scheduler: str) -> None:
+    from methods import Product
+    from simulate import simulate
+
+    table = replace(table, dev=np.broadcast_to(np.array([0.6, 0.8, 0.7])[:, None, None], table.dev.shape))
+    method = Product(table.study, algorithm=algorithm, scheduler=scheduler, seed=1, startup=3)
+    found = simulate(table, method, workers=4, budget=2, generator=np.random.default_rng(1))
+    assert found.gap_at(2) == 0
+
+
+def test_what_confirm_would_choose_is_better_by_seeds_that_its_trial_did_not_have(table: Table) -> None:
+    from simulate import confirmed
+
+    dev = table.dev.copy()
+    dev[0, 1] = 0.9  # lucky once: its other seed says so
+    lucky = replace(table, dev=dev)
+    assert confirmed(lucky, [(0, 1), (1, 0), (2, 0)]) == 1
+    assert confirmed(lucky, [(0, 0), (1, 0), (2, 0)]) == 0
+    assert confirmed(lucky, [(2, 1)]) == 2
+
+
+def replay_of(*changes: tuple[float, float]) -> Any:
+    from simulate import Replay
+
+    spent, gap = np.array(changes).T
+    return Replay(spent, gap, spent, 0.5)
+
+
+def test_who_is_ahead_by_how_much(_importable: None) -> None:
+    from results import Search
+
+    slow = Search([replay_of((0.1, 5.0), (8.0, 1.0))] * 4, budget=16)
+    fast = Search([replay_of((0.1, 5.0), (4.0, 1.0), (6.0, 0.1))] * 4, budget=16)
+    assert fast.against(slow)[0] == pytest.approx(4 / 8) and slow.against(fast)[0] == pytest.approx(8 / 4)
+    assert fast.compute[0] == pytest.approx(6.0) and np.isinf(slow.compute[0])
+    mixed = Search([replay_of((0.1, 5.0), (4.0, 0.0)), replay_of((0.1, 5.0), (8.0, 0.0))] * 20, budget=16)
+    assert mixed.gaps[0, 59] == pytest.approx(2.5), "at 6 runs half of them have found it"
+    low, high = np.quantile(mixed.gaps[1:, 59], [0.025, 0.975])
+    assert low < 2.5 < high and (mixed.gaps[1:, -1] == 0).all()
+
+
+def test_a_report_names_each_table_and_peer(_importable: None) -> None:
+    from results import report
+
+    ours, peer = "TPE and ASHA, ours", "Optuna: TPE and HyperbandPruner"
+    replays = {
+        (table, name, 4, 16.0, number): replay_of((0.1, 5.0), (4.0 if name == ours else 8.0, 0.0))
+        for table in ("a", "b")
+        for name in (ours, peer)
+        for number in range(3)
+    }
+    text = report(replays, [ours, peer])
+    assert "## a\n" in text and "## b\n" in text
+    assert text.count(f"| {ours} | 2 (2) : 0 (0) |") == 2
+    assert f"| {peer} | 3 | 8.00 (8.00 to 8.00) | 100% | 2.32 (2.32 to 2.32) | 2.00 (2.00 to 2.00) |" in text
+
+
+def test_what_was_replayed_is_kept(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import replay
+
+    monkeypatch.setattr(replay, "KEPT", tmp_path)
+    monkeypatch.setattr(replay, "digest", lambda name: "0123")
+    task = ("nsmc-tiny", "TPE and ASHA, ours", 4, 16.0, 7)
+    replay.keep(task, replay_of((0.1, 5.0), (4.0, 0.0)))
+    replay.keep((*task[:4], 8), replay_of((0.2, 1.0)))
+    with replay.kept_in("nsmc-tiny").open("a") as file:
+        file.write('\n["TPE and ASHA, ours", 4, 16.0')  # cut off
+    found = replay.kept(["nsmc-tiny"])
+    assert list(found) == [task, (*task[:4], 8)] and found[task].spent.tolist() == [0.1, 4.0]

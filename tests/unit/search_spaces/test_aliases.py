@@ -115,8 +115,8 @@ def test_every_alias_leads_to_something_that_is_there() -> None:
         models += [getattr(task, section.title()) for task in SPECS.values() if section in ("data", "model")]
         names |= {section, *(f"{section}.{name}" for model in models for name in model.model_fields)}
     names |= {metric for task in SPECS.values() for metric in task.metrics}
-    values = {"tpe", "random", "grid", "cmaes", "asha", "promotion", "hyperband", "median", "pbt", "none", "max", "min"}
-    values |= {"constant", "fp32", "bf16"}
+    values = {"tpe", "gp", "random", "grid", "cmaes", "asha", "promotion", "hyperband", "median", "pbt", "none"}
+    values |= {"max", "min", "constant", "fp32", "bf16"}
     for alias, meanings in ALIASES.items():
         assert set(meanings) <= names | values, alias
         assert meant_by(alias.upper().replace("_", "-")) == meanings

@@ -164,7 +164,7 @@ def test_a_mistake_is_one_line(load: Any, tmp_path: Path, old: str, new: str, li
         ("objective={metric: eval/loss}", "`objective.mode` must be given; max or min"),
         ("objective={metric: eval/loss, mode: low}", "`objective.mode` must be 'max' or 'min'"),
         ("objective={mode: min}", "`objective.metric` must be given"),
-        ("search.algorithm=tp", "`search.algorithm` must be 'tpe', 'random', 'grid' or 'cmaes'"),
+        ("search.algorithm=tp", "`search.algorithm` must be 'tpe', 'gp', 'random', 'grid' or 'cmaes'"),
         ("search.algorithm=grid", "a grid search tries every point: leave out `points`"),
         ("search={algorithm: grid}", "`optim.backbone_lr` is continuous: it has no grid; give it `values`"),
         ("search={points: 3}", "`search.points`"),

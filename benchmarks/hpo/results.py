@@ -1,0 +1,214 @@
+"""What replays say of searches, as Markdown: compute to the target, the gap on the way, and who is ahead of whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+from simulate import TOP, Replay
+
+from tuning.statistics.halving import total_runs
+
+TARGET = 0.2
+"""Points."""
+STOPS = (1, 2, 4, 8, 16, 32, 64)
+REFERENCES = ("TPE and ASHA, ours", "random, to the end")
+PEERS = ("Optuna:", "Ray Tune:", "Syne Tune:", "Trainer's default:")
+"""How the names of other programs' searches begin."""
+RESAMPLES = 1000
+STEP = 0.1
+"""Runs between two looks at the gap."""
+Key = tuple[str, str, int, float, int]
+Samples = np.ndarray
+"""A statistic of all replays first, then of each of `RESAMPLES` draws of them with replacement."""
+
+
+def report(replays: Mapping[Key, Replay], order: Sequence[str]) -> str:
+    """All tables, and what they have in common.
+
+    Args:
+        replays: By table, search, workers, budget, number; of one number of workers and one budget.
+        order: Of the searches.
+    """
+    if not replays:
+        return "no replays\n"
+    tables = sorted({key[0] for key in replays})
+    workers, budget = next(iter(replays))[2:4]
+    found = {
+        table: {name: Search(those, budget) for name in order if (those := _of(replays, table, name))}
+        for table in tables
+    }
+    parts = [_head(tables, workers, budget)]
+    if len(tables) > 1:
+        parts.append(_over_tables(found, order))
+    parts.append("## Against other programs")
+    parts.append(_against_peers(found, order, "less compute for the gap that both come to", Search.against))
+    parts.append(_against_peers(found, order, "a smaller gap on the way", lambda ours, theirs: ours.way / theirs.way))
+    parts += [_table(table, searches, budget) for table, searches in found.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+class Search:
+    """The replays of one search on one table, and what can be said of them."""
+
+    def __init__(self, replays: Sequence[Replay], budget: float) -> None:
+        self.count = len(replays)
+        self.reached = np.array([each.spent_until(TARGET) for each in replays])
+        self.stops = np.arange(STEP, budget + STEP / 2, STEP)
+        gaps = np.array([[each.gap_at(stop) for stop in self.stops] for each in replays])
+        gaps[~np.isfinite(gaps)] = max(each.gap.max() for each in replays)
+        generator = np.random.default_rng(0)
+        draws = generator.integers(self.count, size=(RESAMPLES, self.count))
+        draws = np.concatenate([np.arange(self.count)[None], draws])
+        self.compute: Samples = _median(self.reached[draws])
+        weights = np.stack([np.bincount(draw, minlength=self.count) for draw in draws]) / self.count
+        self.gaps: Samples = weights @ gaps
+        """The mean gap at each stop: (1 + resamples, stops)."""
+        self.way: Samples = self.gaps[:, self.stops >= 1].mean(axis=1)
+        """The mean gap from the first run on: (1 + resamples,)."""
+        self.confirmed: Samples = weights @ np.array([each.confirmed for each in replays])
+        """The mean gap of what `confirm` chooses, its runs in the budget: (1 + resamples,)."""
+
+    def against(self, other: Search) -> Samples:
+        """How much of the other's compute this one needs for the gap that both come to; below 1, this one is ahead."""
+        return np.array([_compute_ratio(self.stops, *pair) for pair in zip(self.gaps, other.gaps, strict=True)])
+
+
+def _compute_ratio(stops: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> float:
+    gap = max(ours[-1], theirs[-1])
+    return _first_within(stops, ours, gap) / _first_within(stops, theirs, gap)
+
+
+def _first_within(stops: np.ndarray, gaps: np.ndarray, gap: float) -> float:
+    """The stop from which on a mean gap stays within another."""
+    outside = np.flatnonzero(gaps > gap)
+    return float(stops[min(outside[-1] + 1, len(stops) - 1)] if len(outside) else stops[0])
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    return np.quantile(values, 0.5, axis=1, method="inverted_cdf")
+
+
+def _of(replays: Mapping[Key, Replay], table: str, name: str) -> list[Replay]:
+    return [each for key, each in replays.items() if key[:2] == (table, name)]
+
+
+def _head(tables: Sequence[str], workers: int, budget: float) -> str:
+    return f"""# Searches, side by side
+
+Written by `replay.py --write`: searches replayed on recorded learning curves ({", ".join(tables)}), with {workers}
+workers, until they have spent {budget:g} average runs. {_versions()}. See [README.md](README.md) for the tables and for
+what was tried.
+
+- **compute to the target**: runs until the true value of what would be handed over stays within {TARGET} points of the
+  table's best; the median, with its 95% interval; ∞ where fewer than half of the replays come there.
+- **gap**: how many points what would be handed over is worse than the table's best, on average; **on the way**: the
+  mean of that from the first run on.
+- **confirmed**: of the best {TOP} trials the one that `confirm` would choose, after {total_runs(TOP)} runs with other
+  seeds, for which the search has stopped earlier.
+- **against …**: the share of the other search's compute that this one needs until its mean gap is as small as the two
+  come to (the one that comes less far, at its end), with its 95% interval. Below 1 is better."""
+
+
+def _versions() -> str:
+    parts = []
+    for name, package in (("Optuna", "optuna"), ("Ray", "ray"), ("Syne Tune", "syne-tune")):
+        try:
+            parts.append(f"{name} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(parts)
+
+
+def _over_tables(found: Mapping[str, Mapping[str, Search]], order: Sequence[str]) -> str:
+    """Medians over the tables."""
+    rows = []
+    for name in order:
+        there = [searches for searches in found.values() if name in searches]
+        if len(there) < len(found):
+            continue
+        cells = [f"{np.median([np.isfinite(each[name].reached).mean() for each in there]):.0%}"]
+        for reference in REFERENCES:
+            pairs = [(each[name], each[reference]) for each in there if reference in each]
+            ratios = [ours.compute[0] / theirs.compute[0] for ours, theirs in pairs if np.isfinite(theirs.compute[0])]
+            cells.append(_number(float(np.median(ratios))) if len(ratios) == len(found) else "")
+            shares = [ours.against(theirs)[0] for ours, theirs in pairs]
+            cells.append(_number(float(np.median(shares))) if len(shares) == len(found) else "")
+            ways = [ours.way[0] / theirs.way[0] for ours, theirs in pairs]
+            cells.append(_number(float(np.median(ways))) if len(ways) == len(found) else "")
+        rows.append([name, *cells])
+    heads = ["search", "reached"]
+    for reference in REFERENCES:
+        heads += [f"compute to the target / {reference}", f"against {reference}", f"gap on the way / {reference}"]
+    return "## Over the tables: medians\n\n" + _markdown(heads, rows)
+
+
+def _against_peers(
+    found: Mapping[str, Mapping[str, Search]],
+    order: Sequence[str],
+    told: str,
+    ratio_of: Callable[[Search, Search], Samples],
+) -> str:
+    """On how many tables a search is ahead of each peer, and behind it; in brackets, by more than the interval."""
+    peers = [name for name in order if name.startswith(PEERS) and any(name in each for each in found.values())]
+    rows = []
+    for name in order:
+        if name.startswith(PEERS) or not any(name in each for each in found.values()):
+            continue
+        cells = []
+        for peer in peers:
+            ratios = [ratio_of(each[name], each[peer]) for each in found.values() if name in each and peer in each]
+            low, high = zip(*map(_interval, ratios), strict=True) if ratios else ((), ())
+            ahead, behind = (sum(compare(ratio[0]) for ratio in ratios) for compare in (_less, _more))
+            cells.append(f"{ahead} ({sum(map(_less, high))}) : {behind} ({sum(map(_more, low))})")
+        rows.append([name, *cells])
+    text = f"Tables on which a search has {told} : more; in brackets, by more than the interval."
+    return f"{text}\n\n" + _markdown(["search", *peers], rows)
+
+
+_less: Callable[[float], bool] = lambda ratio: ratio < 1  # noqa: E731
+_more: Callable[[float], bool] = lambda ratio: ratio > 1  # noqa: E731
+
+
+def _table(name: str, searches: Mapping[str, Search], budget: float) -> str:
+    stops = [stop for stop in STOPS if stop <= budget]
+    rows = []
+    for search, found in searches.items():
+        cells = [str(found.count), _with_interval(found.compute), f"{np.isfinite(found.reached).mean():.0%}"]
+        cells.append(_with_interval(found.way))
+        for reference in REFERENCES:
+            same = search == reference or reference not in searches
+            cells.append("" if same else _with_interval(found.against(searches[reference])))
+        places = [int(np.argmin(np.abs(found.stops - stop))) for stop in stops]
+        cells += [_with_interval(found.gaps[:, place]) for place in places] + [_with_interval(found.confirmed)]
+        rows.append([search, *cells])
+    heads = [
+        "search",
+        "replays",
+        "compute to the target",
+        "reached",
+        "gap on the way",
+        *(f"against {each}" for each in REFERENCES),
+    ]
+    heads += [*(f"gap at {stop}" for stop in stops), f"gap at {budget:g}, confirmed"]
+    return f"## {name}\n\n" + _markdown(heads, rows)
+
+
+def _interval(samples: Samples) -> tuple[float, float]:
+    low, high = np.quantile(samples[1:], [0.025, 0.975], method="inverted_cdf")
+    return float(low), float(high)
+
+
+def _with_interval(samples: Samples) -> str:
+    low, high = _interval(samples)
+    return f"{_number(samples[0])} ({_number(low)} to {_number(high)})"
+
+
+def _number(value: float) -> str:
+    return "∞" if np.isinf(value) else f"{value:.2f}"
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
