@@ -16,6 +16,8 @@ STOPS = (1, 2, 4, 8, 16, 32, 64)
 REFERENCES = ("TPE and ASHA, ours", "random, to the end")
 PEERS = ("Optuna:", "Ray Tune:", "Syne Tune:", "Trainer's default:")
 """How the names of other programs' searches begin."""
+FEWEST = 5
+"""With fewer replays on a table a search is left out: an interval would say nothing."""
 RESAMPLES = 1000
 STEP = 0.1
 """Runs between two looks at the gap."""
@@ -36,7 +38,7 @@ def report(replays: Mapping[Key, Replay], order: Sequence[str]) -> str:
     tables = sorted({key[0] for key in replays})
     workers, budget = next(iter(replays))[2:4]
     found = {
-        table: {name: Search(those, budget) for name in order if (those := _of(replays, table, name))}
+        table: {name: Search(those, budget) for name in order if len(those := _of(replays, table, name)) >= FEWEST}
         for table in tables
     }
     parts = [_head(tables, workers, budget)]
@@ -98,8 +100,8 @@ def _head(tables: Sequence[str], workers: int, budget: float) -> str:
     return f"""# Searches, side by side
 
 Written by `replay.py --write`: searches replayed on recorded learning curves ({", ".join(tables)}), with {workers}
-workers, until they have spent {budget:g} average runs. {_versions()}. See [README.md](README.md) for the tables and for
-what was tried.
+workers, until they have spent {budget:g} average runs. {_versions()}.
+See [README.md](README.md) for the tables and for what was tried.
 
 - **compute to the target**: runs until the true value of what would be handed over stays within {TARGET} points of the
   table's best; the median, with its 95% interval; ∞ where fewer than half of the replays come there.

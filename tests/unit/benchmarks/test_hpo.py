@@ -149,12 +149,14 @@ def test_a_report_names_each_table_and_peer(_importable: None) -> None:
         (table, name, 4, 16.0, number): replay_of((0.1, 5.0), (4.0 if name == ours else 8.0, 0.0))
         for table in ("a", "b")
         for name in (ours, peer)
-        for number in range(3)
+        for number in range(5)
     }
-    text = report(replays, [ours, peer])
+    replays["a", "too few", 4, 16.0, 0] = replay_of((0.1, 0.0))
+    text = report(replays, [ours, peer, "too few"])
+    assert "too few" not in text
     assert "## a\n" in text and "## b\n" in text
     assert text.count(f"| {ours} | 2 (2) : 0 (0) |") == 2
-    assert f"| {peer} | 3 | 8.00 (8.00 to 8.00) | 100% | 2.32 (2.32 to 2.32) | 2.00 (2.00 to 2.00) |" in text
+    assert f"| {peer} | 5 | 8.00 (8.00 to 8.00) | 100% | 2.32 (2.32 to 2.32) | 2.00 (2.00 to 2.00) |" in text
 
 
 def test_what_was_replayed_is_kept(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
