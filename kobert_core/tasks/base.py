@@ -141,6 +141,8 @@ class Task(ABC, Generic[E]):
     """Its model."""
     weight_files: ClassVar[Mapping[str, str]] = {}
     """Files beside `model.safetensors`, each with the prefix of the weights in it; what transformers does not know."""
+    caveats: ClassVar[Mapping[str, str]] = {}
+    """What who loads an export must know, in words, by the file of its weights that says so."""
     chosen_on_dev: ClassVar[Mapping[str, str]] = {}
     """Metrics that are values of the model's config chosen on the dev split, with that value's name."""
     decoding: ClassVar[Mapping[str, Sequence[object]]] = {}

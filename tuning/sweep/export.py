@@ -22,7 +22,6 @@ from kobert_core.io.checksums import check_sums, write_sums
 from kobert_core.pretrained import TRAIN_CONFIG, empty_model, exported_weights, keep_chosen, save_weights
 from kobert_core.tasks import SPECS, task_class
 from kobert_core.tasks.base import EXAMPLE_TEXTS
-from kobert_core.tasks.labelled_texts.config import NO_CLASS_OF_TRANSFORMERS, PLAIN_HEAD
 from kobert_core.texts import printable
 from tuning.study import StudyConfig
 from tuning.sweep.comparison import Comparison, test_name
@@ -73,7 +72,7 @@ def export_model(
     bring_trial(sweep, record)
     with new_model(sweep, study, record, output, lambda: load_weights(checkpoint), record.metrics) as folder:
         told = comparison or Comparison()
-        card = model_card(sweep, study, record, test or {}, told, verdict, caveat=caveat_of(folder))
+        card = model_card(sweep, study, record, test or {}, told, verdict, caveat=caveat_of(study, folder))
         atomic_write_text(folder / CARD, card)
         complete(folder)
 
@@ -141,7 +140,7 @@ def export_variant(
     """Write a variant of the winner. Its card has no score on the test file: that was read for the winner as it is."""
     check_model_output(output)
     with new_model(sweep, study, record, output, weights, variant.metrics, variant.values) as folder:
-        card = model_card(sweep, study, record, {}, Comparison(), variant=variant, caveat=caveat_of(folder))
+        card = model_card(sweep, study, record, {}, Comparison(), variant=variant, caveat=caveat_of(study, folder))
         atomic_write_text(folder / CARD, card)
         complete(folder)
 
@@ -301,9 +300,10 @@ def model_card(
     return str(ModelCard(content))
 
 
-def caveat_of(folder: Path) -> str | None:
+def caveat_of(study: StudyConfig, folder: Path) -> str | None:
     """What who loads a model of this folder must know, for the card."""
-    return NO_CLASS_OF_TRANSFORMERS if (folder / PLAIN_HEAD).is_file() else None
+    caveats = task_class(study.task).caveats
+    return next((caveat for name, caveat in caveats.items() if (folder / name).is_file()), None)
 
 
 def widget_of(pipeline_tag: str) -> dict[str, str]:

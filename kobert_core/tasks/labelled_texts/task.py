@@ -23,7 +23,12 @@ from kobert_core.data.survey import CutOff, Digests, Survey, share_of, text_dige
 from kobert_core.families import family_of, pooling_values, takes_plain_head
 from kobert_core.models.backbone import encoder_config
 from kobert_core.tasks.base import Inputs, Outcome, Purpose, Task, TextsByKind
-from kobert_core.tasks.labelled_texts.config import PLAIN_HEAD, LabelledTextsData, TextModel
+from kobert_core.tasks.labelled_texts.config import (
+    NO_CLASS_OF_TRANSFORMERS,
+    PLAIN_HEAD,
+    LabelledTextsData,
+    TextModel,
+)
 from kobert_core.tasks.labelled_texts.examples import (
     CODE_VERSION,
     TextExamples,
@@ -57,6 +62,7 @@ class LabelledTexts(Task[TextExamples]):
     """What the model learns, by transformers' names."""
     head = TextClassifier
     weight_files: ClassVar[Mapping[str, str]] = {PLAIN_HEAD: "pooled_head."}
+    caveats: ClassVar[Mapping[str, str]] = {PLAIN_HEAD: NO_CLASS_OF_TRANSFORMERS}
 
     data: LabelledTextsData
     model: TextModel
