@@ -24,10 +24,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
+from kobert_core.config import TrainConfig
 from kobert_core.evaluation import evaluate
 from kobert_core.models.heads import EncoderWithHead
 from kobert_core.runtime import LocalRuntime, Report
 from kobert_core.tasks import task_class
+from kobert_core.tasks.base import Task
 from kobert_core.training import train
 from tuning.search.preview import trials_by_chance
 from tuning.study import StudyConfig, load_study
@@ -81,7 +83,8 @@ def left(tables: list[str], configurations: int, seeds: int) -> Iterator[Run]:
 def record(runs: list[Run], *, device: str, jobs: int, until: float) -> None:
     """Train, until a moment after which no run begins, and write down each run that has ended."""
     for table in {run.table for run in runs}:
-        read_data(study_of(table))  # once, before all read what it caches
+        study = study_of(table)
+        task_of(study.train_config(trials_by_chance(study, 1)[0]))  # once, before all read what it caches
     with ProcessPoolExecutor(
         jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
@@ -103,11 +106,11 @@ def study_of(table: str) -> StudyConfig:
     return load_study(HERE / "spaces" / f"{table}.yaml")
 
 
-def read_data(study: StudyConfig) -> None:
-    """Have the features cached."""
-    config = study.train_config(trials_by_chance(study, 1)[0])
-    task = task_class(config.task)(config, cache=CACHE)
+def task_of(config: TrainConfig) -> Task[Any]:
+    """The task of a run, with its data read and its features cached."""
+    task: Task[Any] = task_class(config.task)(config, cache=CACHE)
     len(task.train), len(task.dev), len(task.holdout)
+    return task
 
 
 def curve(run: Run, *, device: str, until: float) -> list[dict[str, float]] | None:
@@ -119,9 +122,8 @@ def curve(run: Run, *, device: str, until: float) -> list[dict[str, float]] | No
     study = study_of(run.table)
     config = study.train_config(run.values)
     config = config.model_copy(update={"train": config.train.model_copy(update={"seed": run.seed})})
-    task = task_class(config.task)(config, cache=CACHE)
+    task: Any = task_of(config)
     keep_model(task)
-    len(task.train), len(task.dev), len(task.holdout)  # read before the clock starts
     clock = time.process_time if device == "cpu" else time.perf_counter
     points: list[dict[str, float]] = []
     unseen = 0.0

@@ -39,7 +39,7 @@ class Table:
     percents: np.ndarray
     """Of a run at its evaluations: int array of shape (evaluations,)."""
     seconds: np.ndarray
-    """CPU seconds up to each evaluation: (configurations, seeds, evaluations)."""
+    """Seconds up to each evaluation: (configurations, seeds, evaluations)."""
     dev: np.ndarray
     """The objective on dev, which searchers see: of that shape. Always better when higher."""
     held_out: np.ndarray
@@ -51,17 +51,16 @@ class Table:
         study = load_study(HERE / "spaces" / f"{name}.yaml")
         frame = pd.read_parquet(HERE / "tables" / f"{name}.parquet")
         names = list(study.space)
-        sign = 1.0 if study.objective.mode == "max" else -1.0
+        scale = (1.0 if study.objective.mode == "max" else -1.0) / (POINTS if study.task in IN_POINTS else 1)
         frame = frame.sort_values(["configuration", "seed", "percent"])
         percents = np.unique(frame["percent"])
         counts = frame.groupby("configuration")["seed"].nunique()
         whole = counts.index[counts == frame["seed"].nunique()]
         frame = frame[frame["configuration"].isin(whole)]
         shape = (len(whole), frame["seed"].nunique(), len(percents))
-        sign /= POINTS if study.task in IN_POINTS else 1
-        dev = sign * frame["dev"].to_numpy().reshape(shape)
+        dev = scale * frame["dev"].to_numpy().reshape(shape)
         kept = np.argmax(dev, axis=2)  # the first of the best
-        held_out = sign * frame["held_out"].to_numpy().reshape(shape)
+        held_out = scale * frame["held_out"].to_numpy().reshape(shape)
         return cls(
             study=study,
             values=frame.groupby("configuration")[names].first().to_dict("records"),

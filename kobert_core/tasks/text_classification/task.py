@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from kobert_core.data.class_weights import balanced_weights
 from kobert_core.data.survey import Survey
 from kobert_core.errors import InputError
 from kobert_core.tasks.base import Chance, Outcome
@@ -136,8 +137,7 @@ class TextClassification(LabelledTexts):
         if weights is None:
             return None
         if weights == "balanced":
-            counts = np.bincount(self.train.labels, minlength=classes)
-            return (len(self.train) / (classes * np.maximum(counts, 1))).astype(np.float32)
+            return balanced_weights(np.bincount(self.train.labels, minlength=classes))
         if len(weights) != classes:
             raise InputError(f"{len(weights)} weights for {classes} classes", where="model.class_weights")
         return np.array(weights, dtype=np.float32)

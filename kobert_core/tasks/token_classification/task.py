@@ -17,6 +17,7 @@ from kobert_core.code_points import strings
 from kobert_core.config import TrainConfig
 from kobert_core.data.batching import IGNORED, Batch, runs
 from kobert_core.data.cache import cached_arrays
+from kobert_core.data.class_weights import balanced_weights
 from kobert_core.data.set_aside import PLACES_SHOWN, BadRow
 from kobert_core.data.source import Source
 from kobert_core.data.splits import sample, stratified_split
@@ -120,8 +121,7 @@ class TokenClassification(Task[TokenExamples]):
         label_of_tag = (np.arange(len(self._tags)) + 1) // 2
         if weights == "balanced":
             counts = np.bincount(label_of_tag[_targets(self.train)], minlength=classes)
-            balanced: np.ndarray = counts.sum() / (classes * np.maximum(counts, 1))
-            return balanced[label_of_tag].astype(np.float32)
+            return balanced_weights(counts)[label_of_tag]
         if len(weights) != classes:
             what = f"{len(weights)} weights for what is in no entity and {classes - 1} labels"
             raise InputError(what, where="model.class_weights", fix=f"give {classes} numbers, or `balanced`")
