@@ -25,8 +25,8 @@ from search_spaces.distributions import (
     Uniform,
 )
 from tuning.planning.simulation import END, Scheduled, SimulatedTrial, result_of
+from tuning.search.early_stopping import CLOCK
 from tuning.search.evidence import Learning
-from tuning.search.replay import CLOCK
 from tuning.search.schedulers import make_scheduler
 from tuning.search.searcher import OptunaSearcher
 from tuning.search.warm_start import EarlierTrial, parameters_of

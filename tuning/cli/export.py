@@ -81,7 +81,7 @@ def export(
         _push(sweep, trial, output, push, variant=variant, public=public, license=license)
     if register is not None:
         from tuning.cli.tracking import promoting, refuse_without_server, tell
-        from tuning.sweep.promotion import register_model
+        from tuning.sweep.promote_model import register_model
 
         refuse_without_server(sweep_dir, sweep, None)
         with promoting(alias, data, force) as contest:

@@ -29,7 +29,7 @@ from tuning.cli.options import (
 from tuning.cli.terminal import echo
 
 if TYPE_CHECKING:
-    from tuning.sweep.promotion import Contest, Promotion
+    from tuning.sweep.promote_model import Contest, Promotion
 
 commands = typer.Typer()
 
@@ -99,7 +99,7 @@ def promote(
 
     Exit code 1 if it is not: the alias then stays where it is.
     """
-    from tuning.sweep.promotion import promote_version
+    from tuning.sweep.promote_model import promote_version
     from tuning.tracking import resolve_tracking_uri
 
     uri = resolve_tracking_uri(tracking_uri, SWEEPS)
@@ -112,7 +112,7 @@ def promote(
 def promoting(alias: str | None, data: list[str] | None, force: bool) -> Iterator[Contest]:
     """How a model is held against the version in use, with a line of progress meanwhile."""
     from tuning.cli.progress import beside, watching
-    from tuning.sweep.promotion import Contest
+    from tuning.sweep.promote_model import Contest
 
     with watching() as progress:
         source = Source.of(data) if data else None

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol, cast
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
+from tuning.search.early_stopping import CLOCK, TrialStandIn
 from tuning.search.promotion import Promotion
-from tuning.search.replay import CLOCK, TrialStandIn
 
 END = 100
 """Percent of a trial."""

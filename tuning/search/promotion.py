@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from tuning.search.replay import CLOCK, Points, ReplayingScheduler
+from tuning.search.early_stopping import CLOCK, Points, ReplayingScheduler
 from tuning.study.objectives import Further, cannot_win
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord

@@ -36,8 +36,8 @@ def make_scheduler(
     """
     from ray.tune.schedulers import FIFOScheduler
 
+    from tuning.search.early_stopping import CLOCK, Asha, Median
     from tuning.search.promotion import Promotion
-    from tuning.search.replay import CLOCK, Asha, Median
 
     common = {"time_attr": CLOCK, "metric": metric, "mode": mode}
     grace = first_rung(config.grace_percent, folds)

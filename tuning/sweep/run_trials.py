@@ -13,7 +13,7 @@ from tuning.search.searcher import OptunaSearcher, Teller
 from tuning.search.warm_start import begun_with
 from tuning.study import StudyConfig
 from tuning.sweep.recording import Recorder
-from tuning.sweep.rounds import Rounds
+from tuning.sweep.recovery import Rounds
 from tuning.sweep.session import Session
 from tuning.sweep_dir.home import Commits
 from tuning.sweep_dir.layout import CACHE, PBT_CHECKPOINTS, SCRATCH, STUDY, TRIALS

@@ -22,7 +22,7 @@ from tuning.search.searcher import OptunaSearcher, Teller
 from tuning.study import SearchConfig, load_study
 from tuning.sweep.budget import Budget
 from tuning.sweep.recording import Recorder
-from tuning.sweep.rounds import Rounds
+from tuning.sweep.recovery import Rounds
 from tuning.sweep.session import Session
 from tuning.sweep.sweep import resume_lost_trials
 from tuning.sweep_dir.layout import LEDGER

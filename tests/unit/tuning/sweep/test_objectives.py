@@ -21,7 +21,7 @@ from kobert_core.config import Objective
 from kobert_core.errors import InputError
 from search_spaces.distributions import Space
 from tests.fixtures.commands import ROOT
-from tests.unit.tuning.search.test_replay import Running
+from tests.unit.tuning.search.test_early_stopping import Running
 from tests.unit.tuning.sweep.test_verdict import HIGH, LOW, SAME, runs_of
 from tuning.search.optuna_study import open_optuna_study
 from tuning.search.schedulers import make_scheduler

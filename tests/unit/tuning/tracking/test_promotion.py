@@ -15,7 +15,7 @@ from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from tests.fixtures.tasks import exported_model, regression, table
 from tests.fixtures.tracking import client_of, closed_port
-from tuning.sweep.promotion import Contest, promote_version
+from tuning.sweep.promote_model import Contest, promote_version
 from tuning.sweep_dir.test_set_log import read_log
 from tuning.tracking import Registry, Tracker, default_tracking_uri, logged_model
 

@@ -1,4 +1,4 @@
-"""Ray Tune's schedulers that compare trials, for a sweep that is resumed.
+"""Ray Tune's schedulers that stop trials early, for a sweep that is resumed.
 
 The reports of earlier sessions are in the ledger. They are replayed to the scheduler in their order, so that trials
 that run one at a time are judged as if there had been no interruption.
