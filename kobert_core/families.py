@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from kobert_core.errors import InputError
+from kobert_core.packed.layers import (
+    run_first_tokens_like_bert,
+    run_first_tokens_like_deberta,
+    run_first_tokens_like_modernbert,
+    run_like_deberta,
+)
 from kobert_core.plugins import Plugins
 
 if TYPE_CHECKING:
@@ -23,6 +29,8 @@ PLAIN_POOLINGS = ("cls", "mean")
 """What can stand for a text before a linear layer, in every family."""
 Embed = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Head = Callable[[Any, torch.Tensor], torch.Tensor]
+RunLayer = Callable[..., torch.Tensor]
+"""From a layer, hidden states of shape (1, tokens, size), the `Sequences`, and by name what `layer_values` gives."""
 
 
 def _embed_with_types(encoder: Any, ids: torch.Tensor, types: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -58,6 +66,16 @@ def _rotations(encoder: Any, hidden: torch.Tensor, positions: torch.Tensor) -> C
     kinds = sorted(set(encoder.config.layer_types))
     rotations = {kind: encoder.rotary_emb(hidden, positions, kind) for kind in kinds}
     return lambda layer: {"position_embeddings": rotations[layer.attention_type]}
+
+
+def _relative(encoder: Any, hidden: torch.Tensor, positions: torch.Tensor) -> Callable[[Any], dict[str, Any]]:
+    """DeBERTa's embeddings of distances, which all of its layers share."""
+    relative = encoder.encoder.get_rel_embedding()
+    return lambda layer: {"relative": relative}
+
+
+def _has_no_convolution(encoder: Any) -> bool:
+    return encoder.encoder.conv is None
 
 
 def _classify_like_bert(model: Any, first: torch.Tensor) -> torch.Tensor:
@@ -113,8 +131,12 @@ class Family:
     """From the encoder, the embedded tokens and their positions: what each layer takes beside the hidden states."""
     is_packed: bool = True
     """Whether attention goes through transformers' `AttentionInterface`: no padding is needed then."""
-    has_layers_of_bert: bool = False
-    """Whether a layer's modules are named as in BERT: few of its tokens can then be computed alone."""
+    run_layer: RunLayer | None = None
+    """The way without padding of a family whose attention is its own, on the CPU."""
+    can_run_layers: Callable[[Any], bool] = lambda encoder: True
+    """Whether an encoder of it takes that way: all that it has must look at one token at a time, but attention."""
+    run_first_tokens: RunLayer | None = None
+    """The states of the first tokens alone, for the last layer: shape (1, sequences, size)."""
     has_pooler: bool = False
     """Whether transformers' encoder has a pooler, unless it is told to have none."""
     pools: bool = False
@@ -144,6 +166,10 @@ class Family:
     tag_dropout: str | None = "classifier_dropout"
     """The same of the head for tags; None where it is one of the encoder's own."""
 
+    def runs_packed(self, encoder: Any, starts: torch.Tensor) -> bool:
+        """Whether no padding is needed on this device."""
+        return self.is_packed or (self.run_layer is not None and not starts.is_cuda and self.can_run_layers(encoder))
+
     def positions(self, config: PretrainedConfig) -> int:
         """The longest sequence in tokens."""
         most: int = config.max_position_embeddings
@@ -162,7 +188,7 @@ class Family:
 _ROBERTA = Family(
     layers="encoder.layer",
     embed=_embed_like_roberta,
-    has_layers_of_bert=True,
+    run_first_tokens=run_first_tokens_like_bert,
     has_pooler=True,
     classify=_classify_like_roberta,
     starts_after_padding=True,
@@ -175,7 +201,7 @@ FAMILIES: Plugins[Family] = Plugins(
     {
         "bert": Family(
             layers="encoder.layer",
-            has_layers_of_bert=True,
+            run_first_tokens=run_first_tokens_like_bert,
             has_pooler=True,
             pools=True,
             classify=_classify_like_bert,
@@ -185,7 +211,7 @@ FAMILIES: Plugins[Family] = Plugins(
         "electra": Family(
             layers="encoder.layer",
             embed=_embed_like_electra,
-            has_layers_of_bert=True,
+            run_first_tokens=run_first_tokens_like_bert,
             classify=_classify_like_roberta,
             embeddings=("embeddings", "embeddings_project"),
         ),
@@ -203,6 +229,10 @@ FAMILIES: Plugins[Family] = Plugins(
         "deberta-v2": Family(
             layers="encoder.layer",
             is_packed=False,
+            layer_values=_relative,
+            run_layer=run_like_deberta,
+            can_run_layers=_has_no_convolution,
+            run_first_tokens=run_first_tokens_like_deberta,
             classify=_classify_like_deberta,
             embeddings=("embeddings", "encoder.rel_embeddings", "encoder.LayerNorm"),
             needs_token_types=False,
@@ -214,6 +244,7 @@ FAMILIES: Plugins[Family] = Plugins(
             last_norm="final_norm",
             embed=_embed_like_modernbert,
             layer_values=_rotations,
+            run_first_tokens=run_first_tokens_like_modernbert,
             classify=_head_of_modernbert,
             poolings=("cls", "mean"),
             pooling_value="classifier_pooling",

@@ -23,7 +23,7 @@ from setting import clean_up, config_of, device, on_gpu, shape, task_of, wait
 from torch.nn import functional as F
 
 from kobert_core.data.batching import StepOrder
-from kobert_core.models.packed_encoder import packed_attention
+from kobert_core.packed.attention import packed_attention
 
 HEADS, SIZE, DROPOUT = 12, 64, 0.1
 CASES = (("nsmc", 32), ("korquad", 32), ("nsmc", 256))

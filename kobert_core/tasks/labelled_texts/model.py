@@ -14,7 +14,8 @@ from kobert_core.data.batching import IGNORED, PackedInputs
 from kobert_core.families import family_of, pooling_values, takes_plain_head
 from kobert_core.models.distillation import class_losses, label_losses
 from kobert_core.models.heads import EncoderWithHead, mean_probabilities
-from kobert_core.models.packed_encoder import encode, rows_of
+from kobert_core.models.packed_encoder import encode
+from kobert_core.packed.attention import rows_of
 from kobert_core.tasks.labelled_texts.config import NO_CLASS_OF_TRANSFORMERS
 
 if TYPE_CHECKING:

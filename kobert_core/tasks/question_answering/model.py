@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from kobert_core.data.batching import IGNORED, PackedInputs, is_token
 from kobert_core.models.heads import EncoderWithHead, mean_probabilities
-from kobert_core.models.packed_encoder import encode, in_rows, rows_of
+from kobert_core.models.packed_encoder import encode
+from kobert_core.packed.attention import in_rows, rows_of
 from kobert_core.tasks.question_answering.windows import MAX_TRIM_END, MAX_TRIM_START
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import torch
 from transformers import BertConfig, BertModel
 
 from kobert_core.data.batching import Batch
-from kobert_core.models.packed_encoder import Bounds, Weighting, _by_jagged, _by_length, encode, use_packed_attention
+from kobert_core.models.packed_encoder import encode, use_packed_attention
+from kobert_core.packed.attention import Bounds, Weighting, _by_jagged, _by_length
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 40, "vocab_size": 60}
 LENGTHS = [[5], [7, 7, 7], [3, 9, 9, 4, 9, 12], [1, 1, 2], [30, 2]]

@@ -63,7 +63,8 @@ def test_training_leaves_what_is_frozen_as_it_is_and_goes_no_deeper(family: str,
 
     def watched() -> EncoderWithHead:
         model = build()
-        layers_of(model.encoder)[0].register_forward_hook(lambda *given: reached.append(_needs_gradient(given[2])))
+        for part in layers_of(model.encoder)[0].modules():
+            part.register_forward_hook(lambda *given: reached.append(_needs_gradient(given[2])))
         return model
 
     task.build_model = watched  # type: ignore[method-assign]

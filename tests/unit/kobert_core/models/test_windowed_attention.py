@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kobert_core.models.packed_encoder import Bounds, Weighting, _by_length, _by_padding
+from kobert_core.packed.attention import Bounds, Weighting, _by_length, _by_padding
 
 LENGTHS = [3, 9, 9, 14]
 

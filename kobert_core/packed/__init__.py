@@ -1,0 +1,1 @@
+"""Attention and layers over sequences that lie end to end, without padding."""
