@@ -136,6 +136,7 @@ EXAMPLES: dict[str, object] = {
     "search.storage": "postgresql+psycopg://optuna@db/optuna",
     "scheduler.interval_percent": 25,
     "confirm.tie": "cheapest",
+    "resources.concurrent": {"max": 32},
     "resources.max_failures": 5,
     "resources.timeout": "10m",
     "budget.patience": 10,
