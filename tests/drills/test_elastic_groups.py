@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.drills.conftest import Drill
-from tests.fixtures.commands import environment
-from tests.fixtures.nodes import RAY, Nodes, ray_nodes
+from tests.fixtures.nodes import Nodes, ray_nodes
 from tests.fixtures.sweeps import records_of, reported_curves, start_sweep
 from tests.fixtures.undisturbed import count_differences
 
@@ -143,17 +142,19 @@ def test_an_autoscaler_starts_what_trials_need(tmp_path: Path, cache: Path, dril
     check(watched, drill, cache)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_trial_moves_before_its_node_leaves(tmp_path: Path, cache: Path, drill: Drill, workers: int) -> None:
-    """A node is drained: what it trains goes on elsewhere, and no failure is counted."""
+@pytest.mark.parametrize(("workers", "notice"), [(1, "drain-node"), (2, "SIGTERM")])
+def test_a_trial_moves_before_its_node_leaves(
+    tmp_path: Path, cache: Path, drill: Drill, workers: int, notice: str
+) -> None:
+    """A node is to leave: what it trains goes on elsewhere, and no failure is counted."""
     with ray_nodes(tmp_path, head_cpus=0, worker_cpus=[workers, workers]) as nodes:
         options = ("--set", f"resources={{max_failures: 0, workers: {workers}}}")
         with sweep_on(nodes, tmp_path / "sweeps", trials=3, epochs=40, more=options) as watched:
             watched.until(lambda: sum(r["progress"] > 0 for r in records_of(watched.sweep).values()) >= 2, 200)
-            nodes_there = "print(json.dumps([n['NodeID'] for n in ray.nodes() if n['Resources'].get('CPU', 0) > 0]))"
-            notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
-            drain = [*RAY, "drain-node", "--address", nodes.address, "--node-id", nodes.ask(nodes_there)[0], *notice]
-            subprocess.run([*drain, "--deadline-remaining-seconds", "120"], check=True, env=environment())
+            if notice == "SIGTERM":
+                nodes.workers[0].terminate()
+            else:
+                nodes.drain()
             watched.until(lambda: "is about to be taken away: it goes on elsewhere" in watched.printed(), 30)
             watched.follows(workers)
             watched.end()

@@ -22,3 +22,7 @@ class AsManyAsGroups(DriverOnly, ConcurrencyLimiter):
         self.set_max_concurrency(self._groups())
         suggested: dict[str, object] | None = super().suggest(trial_id)
         return suggested
+
+    def get_state(self) -> dict[str, object]:
+        """Nothing: Ray Tune writes it for a restore that is never used."""
+        return {}
