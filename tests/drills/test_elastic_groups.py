@@ -17,8 +17,9 @@ from tests.fixtures.undisturbed import count_differences
 
 pytestmark = pytest.mark.slow
 SECONDS_TO_FOLLOW = 60.0
-SECONDS_TO_BE_BUSY = 20.0
-"""A group that is there so long without a trial, while trials wait, is idle."""
+SECONDS_TO_START, SECONDS_TO_BE_BUSY = 45.0, 5.0
+"""Of a worker's process to import what it needs, on a busy machine; and of a group, until it is idle while trials
+wait."""
 LEFT_OVER = """
 held = ray.cluster_resources().get("CPU", 0) - ray.available_resources().get("CPU", 0)
 places = [each for each in ray.util.placement_group_table().values() if each["state"] != "REMOVED"]
@@ -32,6 +33,7 @@ class Watched:
     def __init__(self, nodes: Nodes, driver: subprocess.Popen[bytes], sweep: Path, trials: int) -> None:
         self.nodes, self.driver, self.sweep, self.trials = nodes, driver, sweep, trials
         self.looks = self.idle = 0
+        self._seen: dict[int, float] = {}
         self._busy_at = time.monotonic()
 
     def groups(self) -> int:
@@ -41,8 +43,10 @@ class Watched:
         """Count whether a group idles while a trial waits."""
         states = [record["state"] for record in records_of(self.sweep).values()]
         waits = len(states) < self.trials or "INTERRUPTED" in states
-        now = time.monotonic()
-        if states.count("RUNNING") >= self.groups() or not waits:
+        now, there = time.monotonic(), {each.pid for each in self.nodes.worker_processes()}
+        self._seen = {pid: self._seen.get(pid, now) for pid in there}
+        ready = sum(now - since > SECONDS_TO_START for since in self._seen.values())
+        if states.count("RUNNING") >= ready or not waits:
             self._busy_at = now
         self.looks += 1
         self.idle += now - self._busy_at > SECONDS_TO_BE_BUSY

@@ -176,12 +176,14 @@ class Confirmation:
         asked, running = list[Future[None]](), set[Future[None]]()
         with ThreadPoolExecutor(max(1, len(left)), thread_name_prefix="confirm") as threads:
             while left or running:
+                self._groups.others = len(left) + len(running)
                 for _ in range(min(len(left), self._groups.count - len(running))):
                     asked.append(threads.submit(self._train_one, left.pop(0)))
                     running.add(asked[-1])
                 running = wait(running, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED).not_done
                 if self._budget.stop_all():
                     self._groups.stop_all()
+        self._groups.others = 0
         for future in asked:
             future.result()
 

@@ -54,13 +54,13 @@ class ElasticGroups:
         for_whom = "machines to join" if self._more_may_come else "the cluster's autoscaler"
         say(f"the cluster has no room for a trial yet: waiting for {for_whom}")
 
-    def __call__(self) -> Wanted:
-        """At this moment."""
+    def __call__(self, others: int = 0) -> Wanted:
+        """At this moment, with so many other runs than trials that are to be made."""
         if self._autoscaler is not None and self._autoscaler.done():
             self._more_may_come, self._autoscaler = self._autoscaler.result(), None
         nodes = self._nodes()
         room = room_for_groups(self._usable(nodes), self._resources)
-        runs, later = self._runs()
+        runs, later = max(self._trials(), others), self._runs_to_confirm()
         most, more = self._resources.most_at_once, self._more_may_come
         wanted = groups_wanted(room=room, runs=runs, most=most, more_may_come=more)
         return Wanted(
@@ -71,17 +71,18 @@ class ElasticGroups:
             leaving=frozenset(node.id for node in nodes if node.leaves),
         )
 
-    def _runs(self) -> tuple[int, int]:
-        """How many runs could be made at once now, and after the search."""
-        study, table = self._study, self._table
-        trials = table.trials_left(study)
-        if table.is_out_of_patience(study.budget.patience):
-            trials = sum(not record.has_ended for record in table)
-        later = 0
-        if study.confirm is not None:
-            to_choose = [each.candidates * each.runs for each in rounds(study.confirm.top)]
-            later = max([2 * study.confirm.seeds, *to_choose])
-        return (trials if trials > 0 else later), later
+    def _trials(self) -> int:
+        """How many are left."""
+        if self._table.is_out_of_patience(self._study.budget.patience):
+            return sum(not record.has_ended for record in self._table)
+        return self._table.trials_left(self._study)
+
+    def _runs_to_confirm(self) -> int:
+        """How many runs can be made at once when the search has ended."""
+        confirm = self._study.confirm
+        if confirm is None:
+            return 0
+        return max([2 * confirm.seeds, *(each.candidates * each.runs for each in rounds(confirm.top))])
 
     @staticmethod
     def _usable(nodes: list[Node]) -> list[dict[str, float]]:

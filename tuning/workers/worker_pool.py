@@ -39,7 +39,7 @@ class WorkerPool:
 
     def __init__(
         self,
-        wanted: int | Callable[[], Wanted],
+        wanted: Callable[[int], Wanted],
         resources: ResourcesConfig,
         *,
         storage: Path,
@@ -47,9 +47,11 @@ class WorkerPool:
         needs: Path | None = None,
         say: Callable[[str], object],
     ) -> None:
-        """See `WorkerGroups`; `say` is also told why a task runs again."""
+        """See `WorkerGroups`; `wanted` is told how many `others` there are, `say` also why a task runs again."""
         self._wanted, self._resources, self._storage = wanted, resources, storage
         self._modules, self._needs, self._say = modules, needs, say
+        self.others = 0
+        """Runs that are to be made besides the trials of the search."""
         self._lock, self._starts = threading.Lock(), 0
         self.stored: StoredSweep | None = None
         """Of a sweep in an object store: what the workers must know of it before their first task."""
@@ -59,7 +61,12 @@ class WorkerPool:
         self._starts += 1
         storage = self._storage / f"groups-{self._starts}"
         return WorkerGroups(
-            self._wanted, self._resources, storage=storage, modules=self._modules, needs=self._needs, say=self._say
+            lambda: self._wanted(self.others),
+            self._resources,
+            storage=storage,
+            modules=self._modules,
+            needs=self._needs,
+            say=self._say,
         )
 
     @property

@@ -79,7 +79,8 @@ def test_groups_stay_for_the_runs_that_confirm_the_winner(tmp_path: Path) -> Non
         cluster.end(trial)
     assert (wanted().groups, wanted().kept) == (1, 4)
     cluster.end(5)
-    assert wanted().groups == 4
+    assert (wanted().groups, wanted().kept) == (1, 4)
+    assert wanted(3).groups == 3, "once they are to be made"
 
 
 def test_an_autoscaler_is_asked_for_what_the_trials_need(tmp_path: Path) -> None:
