@@ -136,6 +136,7 @@ EXAMPLES: dict[str, object] = {
     "search.storage": "postgresql+psycopg://optuna@db/optuna",
     "scheduler.interval_percent": 25,
     "confirm.tie": "cheapest",
+    "resources.concurrent": {"max": 32},
     "resources.max_failures": 5,
     "resources.timeout": "10m",
     "budget.patience": 10,
@@ -310,6 +311,8 @@ def _json_type(schema: dict[str, Any]) -> str:
     names |= {"array": "list", "object": "mapping", "null": "null", "files": "file, or list of files"}
     signs = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
     limits = " and ".join(f"{sign} {schema[name]:,.12g}" for name, sign in signs if name in schema)
+    if "$ref" in schema:
+        return "mapping"
     return f"{names[schema['type']]} {limits}".strip() if "type" in schema else "any"
 
 

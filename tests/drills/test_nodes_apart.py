@@ -15,16 +15,13 @@ import pytest
 from safetensors.torch import load_file
 
 from kobert_core.checkpoint import WEIGHTS
-from kobert_core.tasks import task_class
-from kobert_core.training import train
 from tests.drills.conftest import Drill
 from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED, environment
 from tests.fixtures.nodes import Nodes, may_mount, ray_nodes
 from tests.fixtures.object_store import BUCKET, S3Server
-from tests.fixtures.sweeps import records_of, reported_curves, without_times
-from tests.fixtures.undisturbed import Until
+from tests.fixtures.sweeps import records_of
+from tests.fixtures.undisturbed import count_differences
 from tuning.storage.store import Store
-from tuning.study import load_study
 from tuning.sweep_dir.layout import CHECKPOINTS, trial_folder
 
 pytestmark = pytest.mark.slow
@@ -69,18 +66,9 @@ def test_no_trial_is_lost_with_a_node(s3: S3Server, study: Path, tmp_path: Path,
     logs = [(store.get(f"trials/{trial:04d}/log.txt") or b"").decode() for trial in range(TRIALS)]
     assert sorted(log.count("worker(s):") for log in logs)[-1] == 2, "one trial went on after its node was killed"
 
-    config, curves = load_study(sweep / "study.yaml"), reported_curves(sweep)
-    differing = evaluations = 0
-    for record in records.values():
-        undisturbed = Until(record["progress"])
-        config_of_it = config.train_config(record["values"])
-        train(config_of_it, task_class(config_of_it.task)(config_of_it, cache=cache), undisturbed)
-        for step, report in undisturbed.reports.items():
-            evaluations += 1
-            told = curves.pop((str(record["trial"]), step), {})
-            differing += any(told.get(name) != value for name, value in without_times(report.metrics).items())
+    differing, evaluations, besides = count_differences(sweep, cache)
     drill.lost("evaluations that are other than undisturbed", differing, of=evaluations)
-    drill.lost("evaluations that nobody made", len(curves), of=evaluations)
+    drill.lost("evaluations that nobody made", besides, of=evaluations)
 
     kept = {each for each in store.folders("trials") if f"/{CHECKPOINTS}/" in each}
     wanted = {

@@ -20,7 +20,7 @@ set_environment()
 from tuning.study import ResourcesConfig  # noqa: E402
 from tuning.workers.broker import packed  # noqa: E402
 from tuning.workers.group_runtime import as_content  # noqa: E402
-from tuning.workers.worker_groups import WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
+from tuning.workers.worker_groups import Wanted, WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
 
 
 def process(runtime: Any) -> int:
@@ -133,4 +133,36 @@ def test_a_start_that_nobody_waits_for_is_cancelled(groups: WorkerGroups, tmp_pa
     ray.get(others.broker.is_awaited.remote())  # its broker is up
     others.close()
     assert not any(thread.is_alive() for thread in others._threads)
+    assert groups.run(process) > 0
+
+
+@pytest.mark.slow
+def test_a_machine_without_the_sweeps_files_takes_no_task(groups: WorkerGroups, tmp_path: Path) -> None:
+    others = WorkerGroups(1, ResourcesConfig(), storage=tmp_path, needs=tmp_path / "study.yaml")
+    try:
+        with pytest.raises(RuntimeError, match=r"does not have .*study\.yaml: the sweep's folder must be a shared one"):
+            others.wait_until_ready()
+    finally:
+        others.close()
+    assert groups.run(process) > 0
+
+
+@pytest.mark.slow
+def test_groups_come_when_there_is_room_and_go_when_nothing_is_left_to_do(groups: WorkerGroups, tmp_path: Path) -> None:
+    """One waits for room that another one has; what it asked for is gone with it."""
+    import ray
+
+    cores = int(ray.cluster_resources()["CPU"])
+    wanted = [Wanted(groups=cores + 1, room=cores)]
+    elastic = WorkerGroups(lambda: wanted[0], ResourcesConfig(), storage=tmp_path)
+    try:
+        elastic.wait_until_ready()
+        wanted[0] = Wanted(groups=0, room=cores, kept=1)
+        deadline = time.monotonic() + 60
+        while len(elastic._trainers) > 1 and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert len(elastic._trainers) == 1, "those that wait, and those that are idle, have ended"
+        assert elastic.run(process) > 0
+    finally:
+        elastic.close()
     assert groups.run(process) > 0

@@ -343,7 +343,8 @@ class Look:
             again = [run.state == TrialState.COMPLETE for run in self._confirmations]
             line += f", confirming: {sum(again)} runs with other seeds" if again else ""
         began = min((record.started for record in self.table if record.started), default=time.time())
-        groups = self.heard.groups or max(1, self.table.states().get(TrialState.RUNNING, 1))
+        running = self.table.states().get(TrialState.RUNNING, 1)
+        groups = max(1, self.heard.groups or 1, running)  # more may have come since
         left = TimeLeft(self.table, trials=trials, groups=groups).seconds()
         return f"{line}, {span(time.time() - began)}{time_left_as_text(left, None)}"
 

@@ -72,6 +72,7 @@ class SweepProgress:
 
     def __str__(self) -> str:
         line = f"{how_far(self._table, self._trials)}, {span(time.monotonic() - self._begin)}"
+        self._left.groups = self._budget.groups  # machines may join and leave
         confirming, left, limit = self._budget.reserve(), self._left.seconds(), self._budget.seconds_left
         line += time_left_as_text(
             None if left is None else left + confirming, None if limit is None else limit + confirming

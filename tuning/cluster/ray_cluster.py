@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from kobert_core.errors import InputError
 from tuning.cluster.head import check_head, named_address, refused_token, starts_here
-from tuning.study import ResourcesConfig
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +29,7 @@ PREFERRED = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # those of trials that are stopped; the others are told by the sweep
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what Ray says in the driver of processes that died: the sweep says it in a line
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",  # for room: a group waits until it is told not to
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so soon is the end of a group noticed
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # its controller runs in the driver
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a trial prints is in its log, once
@@ -142,29 +142,3 @@ def on_every_node(function: Callable[P, T], *arguments: P.args, **options: P.kwa
         except Exception as error:  # what the function raised, or that the machine is gone or does not answer
             results[name] = RuntimeError((str(error).strip().splitlines() or [type(error).__name__])[-1])
     return results
-
-
-def groups_that_fit(nodes: Sequence[Mapping[str, float]], resources: ResourcesConfig) -> int:
-    """How many worker groups run at once: as many as fit, but no more than the study says.
-
-    Args:
-        nodes: Resources of each machine, such as `{"CPU": 16, "GPU": 2}`; a worker has all of its own on one.
-        resources: What the study asks for.
-
-    Raises:
-        InputError: there is no room for one.
-    """
-    asked = {"CPU": float(resources.cpus_per_worker), "GPU": resources.gpus_per_worker}
-    asked = {kind: amount for kind, amount in asked.items() if amount}
-    workers = sum(min(int(node.get(kind, 0.0) / amount + 1e-9) for kind, amount in asked.items()) for node in nodes)
-    groups = workers // resources.workers
-    if not groups:
-        there = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}s" for kind in ("CPU", "GPU"))
-        wanted = " and ".join(f"{amount:g} {kind}s" for kind, amount in asked.items())
-        raise InputError(
-            f"a trial asks for {resources.workers} worker(s) with {wanted} each, but the cluster has {there} "
-            f"on {len(nodes)} machine(s)",
-            where="resources",
-            fix="ask for less",
-        )
-    return groups if resources.concurrent == "auto" else min(groups, resources.concurrent)

@@ -15,7 +15,7 @@ class TimeLeft:
 
     def __init__(self, table: TrialTable, *, trials: int, groups: int) -> None:
         """`groups`: the number of the `trials` that run at once."""
-        self._table, self._trials, self._groups = table, trials, groups
+        self._table, self._trials, self.groups = table, trials, groups
         self._heard: dict[int, float] = {}
 
     def hear(self, record: TrialRecord) -> None:
@@ -39,7 +39,7 @@ class TimeLeft:
         begun.sort(key=lambda record: record.state != TrialState.RUNNING)
         jobs = [max(0.0, wholes.get(record.trial, mean) - self._spent(record)) for record in begun]
         jobs += [mean] * (self._trials - len(ended) - len(begun))
-        free_at = [0.0] * self._groups
+        free_at = [0.0] * self.groups
         for seconds in jobs:
             heapq.heapreplace(free_at, free_at[0] + seconds)
         return max(free_at)

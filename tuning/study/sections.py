@@ -116,6 +116,13 @@ class SchedulerConfig(FrozenConfig):
     quarter continues from the weights of one of the best, with values near to its."""
 
 
+class ConcurrencyConfig(FrozenConfig):
+    """How many trials run at once, in a cluster that grows and shrinks."""
+
+    max: PositiveInt
+    """No more than so many."""
+
+
 class ResourcesConfig(FrozenConfig):
     """What a trial runs on, and how many run at once."""
 
@@ -125,14 +132,28 @@ class ResourcesConfig(FrozenConfig):
     """CPU cores, and so threads, of one worker."""
     gpus_per_worker: Annotated[float, Field(ge=0, le=1)] = 0
     """1 for a GPU of its own; a fraction to share one, and to have that part of its memory."""
-    concurrent: PositiveInt | Literal["auto"] = "auto"
-    """Trials at once; `auto`: as many as the CPUs and GPUs allow."""
+    concurrent: PositiveInt | Literal["auto"] | ConcurrencyConfig = "auto"
+    """Trials at once; `auto`: as many as the CPUs and GPUs of the cluster allow, also when machines join or leave it; a
+    number: no more than so many; `{max: 32}`: no more than so many, and where there is no room for one yet, the sweep
+    waits for machines to join."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a trial goes on from its newest checkpoint after its workers were lost (a machine that is gone, a
     process that was killed, a worker that hangs), or found too little memory or disk space. Any other error, such as a
     loss that is NaN, would come again: it fails the trial at once."""
     timeout: Duration = 1800
     """A worker that has not ended a step or reported for so long (such as `30m`) hangs, and is replaced."""
+
+    @property
+    def most_at_once(self) -> int | None:
+        """The trials that may run at once; None without a bound."""
+        if isinstance(self.concurrent, ConcurrencyConfig):
+            return self.concurrent.max
+        return None if self.concurrent == "auto" else self.concurrent
+
+    @property
+    def waits_for_machines(self) -> bool:
+        """Whether a sweep waits where there is no room for a trial, although no autoscaler is known."""
+        return isinstance(self.concurrent, ConcurrencyConfig)
 
     @model_validator(mode="after")
     def _workers_do_not_share(self) -> ResourcesConfig:

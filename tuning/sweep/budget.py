@@ -30,7 +30,7 @@ class Budget(DriverOnly, Stopper):
     def __init__(
         self,
         study: StudyConfig,
-        groups: int,
+        groups: Callable[[], int],
         tell: Callable[[], object],
         *,
         folder: Path,
@@ -41,22 +41,20 @@ class Budget(DriverOnly, Stopper):
 
         Args:
             study: Sets it.
-            groups: The number of worker groups, whose resources are held as long as the sweep runs.
+            groups: The number of worker groups, whose resources are held as long as it is so.
             tell: Is called when it ends.
             folder: On a disk that must not become full …
             least_free: … but have so many bytes free.
             session: Knows when the budget began, and why trials have failed.
         """
         resources, budget = study.resources, study.budget
-        self.groups = groups
-        """So many trials run at once."""
-        held = groups * resources.workers
-        limits = [budget.wall_time]
+        self._wall_time = budget.wall_time
+        limits = list[float]()
         if budget.gpu_hours is not None and resources.gpus_per_worker:
-            limits.append(budget.gpu_hours * 3600 / (held * resources.gpus_per_worker))
+            limits.append(budget.gpu_hours * 3600 / (resources.workers * resources.gpus_per_worker))
         if budget.cpu_hours is not None:
-            limits.append(budget.cpu_hours * 3600 / (held * resources.cpus_per_worker))
-        self.seconds = min((limit for limit in limits if limit is not None), default=None)
+            limits.append(budget.cpu_hours * 3600 / (resources.workers * resources.cpus_per_worker))
+        self._group_seconds = min(limits, default=None)
         self.reserve: Callable[[], float] = lambda: 0.0
         """Seconds that are kept for what follows the search; half of the budget at most."""
         self.check: Callable[[], object] = lambda: None
@@ -68,13 +66,31 @@ class Budget(DriverOnly, Stopper):
         self._folder, self._least_free = folder, least_free
         self._tell, self._told = tell, False
         self._begin = session.begin_budget()
+        self._groups, self._lock = groups, threading.Lock()
+        self._counted = time.monotonic(), groups()
+
+    @property
+    def groups(self) -> int:
+        """So many trials run at once."""
+        return self._groups()
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the budget is spent; None without a limit of time."""
-        if self.seconds is None:
+        """Until the budget is spent, with as many groups as there are now; None without a limit of time."""
+        now = time.monotonic()
+        with self._lock:
+            before, groups = self._counted
+            self._session.hold((now - before) * groups)
+            self._counted = now, self._groups()
+        left = list[float]()
+        if self._wall_time is not None:
+            left.append(self._wall_time - (now - self._begin))
+        if self._group_seconds is not None:
+            left.append((self._group_seconds - self._session.group_seconds) / self._counted[1])
+        if not left:
             return None
-        return max(0.0, self.seconds - min(self.reserve(), self.seconds / 2) - (time.monotonic() - self._begin))
+        whole = min(left) + (now - self._begin)
+        return max(0.0, min(left) - min(self.reserve(), whole / 2))
 
     def release_reserve(self) -> None:
         """The search has ended: what was kept is there for what follows."""

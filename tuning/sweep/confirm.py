@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -172,11 +172,18 @@ class Confirmation:
     def _train(self, stage: Stage, wanted: Sequence[tuple[int, int]]) -> None:
         """Train, on all groups, what of `wanted`, trials and indices of seeds, is not done yet."""
         runs = [self._runs.get(stage, trial, self._seed(stage, trial, index)) for trial, index in wanted]
-        with ThreadPoolExecutor(self._groups.count, thread_name_prefix="confirm") as threads:
-            asked = [threads.submit(self._train_one, run) for run in runs if run.state != TrialState.COMPLETE]
-            while asked and wait(asked, timeout=SECONDS_BETWEEN_LOOKS).not_done:
+        left = [run for run in runs if run.state != TrialState.COMPLETE]
+        asked, running = list[Future[None]](), set[Future[None]]()
+        with ThreadPoolExecutor(max(1, len(left)), thread_name_prefix="confirm") as threads:
+            while left or running:
+                self._groups.others = len(left) + len(running)
+                for _ in range(min(len(left), self._groups.count - len(running))):
+                    asked.append(threads.submit(self._train_one, left.pop(0)))
+                    running.add(asked[-1])
+                running = wait(running, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED).not_done
                 if self._budget.stop_all():
                     self._groups.stop_all()
+        self._groups.others = 0
         for future in asked:
             future.result()
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from kobert_core.errors import InputError
+from tuning.cluster.group_count import groups_that_fit, room_for_groups
 from tuning.cluster.head import starts_here
-from tuning.cluster.ray_cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
+from tuning.cluster.nodes import has_autoscaler
+from tuning.cluster.ray_cluster import on_every_node, ray_cluster, set_environment
 from tuning.cluster.shared_storage import storage_problems
 from tuning.storage.check import check_store
 from tuning.study import StudyConfig
@@ -62,7 +64,7 @@ def examine(
         here += object_store(home)
     if starts_here(address):
         here += [*differences({"this machine": look(tracking_uri)}, tracking_uri), disk(output)]
-        return [*here, room([this_machine()], study)] if study else here
+        return [*here, room([this_machine()], study, may_grow=False)] if study else here
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -186,9 +188,13 @@ def object_store(home: str) -> list[Finding]:
     return [Finding("ok" if check.ok else "wrong", check.what) for check in check_store(home)]
 
 
-def room(cluster: list[dict[str, float]], study: StudyConfig) -> Finding:
+def room(cluster: list[dict[str, float]], study: StudyConfig, *, may_grow: bool = True) -> Finding:
     """Whether the cluster has room for the study's trials, and for how many at once."""
+    resources = study.resources
+    if may_grow and not room_for_groups(cluster, resources) and (resources.waits_for_machines or has_autoscaler()):
+        return Finding("ok", f"a sweep of `{study.name}` waits for machines to join: there is no room for a trial yet")
     try:
-        return Finding("ok", f"{groups_that_fit(cluster, study.resources)} trial(s) of `{study.name}` run at once")
+        fitting = groups_that_fit(cluster, resources, may_grow=may_grow)
+        return Finding("ok", f"{fitting} trial(s) of `{study.name}` run at once")
     except InputError as error:
         return Finding("wrong", str(error))

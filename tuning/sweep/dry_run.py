@@ -9,8 +9,10 @@ from kobert_core.data.set_aside import PLACES_SHOWN
 from kobert_core.data.source import Source
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks.base import Examples, Task
+from tuning.cluster.group_count import groups_that_fit, room_for_groups
 from tuning.cluster.head import starts_here
-from tuning.cluster.ray_cluster import groups_that_fit, ray_cluster, set_environment
+from tuning.cluster.nodes import has_autoscaler
+from tuning.cluster.ray_cluster import ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
 from tuning.search.warm_start import in_words, read_earlier
 from tuning.statistics.halving import total_runs
@@ -153,7 +155,10 @@ def count_trials_at_once(study: StudyConfig, folder: Path, address: str | None) 
     with ray_cluster(address) as cluster:
         if len(cluster) > 1 and study.home is None:
             check_shared(next(each for each in folder.parents if each.is_dir()), files_of(study))
-        return groups_that_fit(cluster, study.resources)
+        has_room = room_for_groups(cluster, study.resources) > 0
+        if not has_room and (study.resources.waits_for_machines or has_autoscaler()):
+            return 1  # once a machine has joined
+        return groups_that_fit(cluster, study.resources, may_grow=True)
 
 
 def set_aside(study: StudyConfig, task: Task[Examples]) -> list[tuple[Source, str]]:

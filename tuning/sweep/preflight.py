@@ -217,7 +217,7 @@ def prepare(study: StudyConfig, folder: Path, *, progress: Progress = unseen) ->
     if not all(len(fold.train) and len(fold.dev) for _, task in checked.tasks for fold in task.folds()):
         raise InputError("no examples are left to train or to compare on", where=study.name)
     concurrent = study.resources.concurrent
-    checked.disk_needs(running=1 if concurrent == "auto" else concurrent).check(folder)
+    checked.disk_needs(running=concurrent if isinstance(concurrent, int) else 1).check(folder)
     if study.data.test is not None:
         for _, task in checked.tasks:
             task.read(study.data.test)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 
+from ray.tune.search import Searcher
+
 from kobert_core.errors import InputError
+from tuning.search.at_once import AsManyAsGroups
 from tuning.search.optuna_study import open_optuna_study
 from tuning.search.population import start_population
 from tuning.search.promotion import Promotion
@@ -18,6 +21,7 @@ from tuning.sweep.session import Session
 from tuning.sweep_dir.home import Commits
 from tuning.sweep_dir.layout import CACHE, PBT_CHECKPOINTS, SCRATCH, STUDY, TRIALS
 from tuning.sweep_dir.trial_table import TrialTable
+from tuning.workers.results import TrialConfig
 from tuning.workers.trial import make_tuner, train_trial
 from tuning.workers.worker_pool import WorkerPool
 
@@ -124,6 +128,11 @@ class TrialRunner:
             earlier=self._table,
             further=study.further,
         )
+        limited: Searcher | list[TrialConfig]
+        if isinstance(configs, OptunaSearcher):
+            limited = AsManyAsGroups(configs, lambda: self._groups.count, most=max(trials, self._groups.count))
+        else:
+            limited = configs
         if searcher is not None and isinstance(scheduler, Promotion):
             searcher.promotion = scheduler
             self._recorder.is_paused = lambda trial: trial in scheduler.waiting
@@ -132,7 +141,7 @@ class TrialRunner:
             self._groups,
             *self._groups.placed(train_trial, fixed),
             metric=objective.metric,
-            configs=configs,
+            configs=limited,
             scheduler=scheduler,
             trials=trials,
             storage=folder / SCRATCH,

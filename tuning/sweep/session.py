@@ -17,6 +17,8 @@ class Session:
     begin: float = field(default_factory=time.monotonic)
     budget_begin: float | None = None
     """When Ray and the data were first ready: the budget counts from then on."""
+    group_seconds: float = 0.0
+    """So long were worker groups held since then, all together."""
     failures: list[str] = field(default_factory=list)
     """Why trials have failed."""
     reports: int = 0
@@ -36,6 +38,11 @@ class Session:
             self.budget_begin = time.monotonic()
             self._save()
         return self.budget_begin
+
+    def hold(self, group_seconds: float) -> None:
+        """Worker groups were held so long, all together. What is not written by the next report is lost with the
+        process."""
+        self.group_seconds += group_seconds
 
     def count_report(self) -> None:
         """A trial has a new report."""

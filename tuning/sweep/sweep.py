@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_json, atomic_write_text, is_disk_full
 from kobert_core.io.checksums import sealed
+from tuning.cluster.group_count import groups_that_fit
 from tuning.cluster.head import starts_here
-from tuning.cluster.ray_cluster import groups_that_fit, on_every_node, ray_cluster, set_environment
+from tuning.cluster.ray_cluster import on_every_node, ray_cluster, set_environment
 from tuning.cluster.shared_storage import check_shared
 from tuning.search.optuna_study import refuse_other_search
 from tuning.search.warm_start import in_words, take_earlier
@@ -48,7 +49,17 @@ from tuning.sweep.verdict import Verdict
 from tuning.sweep_dir.confirm_runs import ConfirmRuns
 from tuning.sweep_dir.disk_full import DiskFull
 from tuning.sweep_dir.home import Commits, OnDisk, stored_sweep
-from tuning.sweep_dir.layout import CACHE, ENVIRONMENT, MODEL, MODEL_FILES, SCRATCH, WINNER, checkpoint_of, trial_folder
+from tuning.sweep_dir.layout import (
+    CACHE,
+    ENVIRONMENT,
+    MODEL,
+    MODEL_FILES,
+    SCRATCH,
+    STUDY,
+    WINNER,
+    checkpoint_of,
+    trial_folder,
+)
 from tuning.sweep_dir.opening import open_sweep_dir
 from tuning.sweep_dir.plans import take_plan
 from tuning.sweep_dir.provenance import write_provenance
@@ -229,6 +240,7 @@ class Sweep:
     def _worker_groups(self, address: str | None, reading: Future[CheckedStudy]) -> Iterator[WorkerPool]:
         """Ray with worker groups that are starting: this takes longest, and runs while the data is read."""
         from tuning.cluster.ray_watch import ending_with_ray
+        from tuning.sweep.elastic_groups import ElasticGroups
         from tuning.workers.worker_pool import WorkerPool, modules_for
 
         if reading.done():
@@ -238,12 +250,13 @@ class Sweep:
                 reading.result()  # or at least before its workers do
             if len(cluster) > 1 and self.home is None:
                 check_shared(self.folder, files_of(self.study))
-            count = min(groups_that_fit(cluster, self.study.resources), max(1, self.table.trials_left(self.study)))
+            wanted = ElasticGroups(self.study, self.table, joined=not starts_here(address), say=self.display.say)
             groups = WorkerPool(
-                count,
+                wanted,
                 self.study.resources,
                 storage=self.folder / SCRATCH,
                 modules=modules_for(self.study),
+                needs=self.folder / STUDY if self.home is None else None,
                 say=self.display.say,
             )
             try:
@@ -263,7 +276,12 @@ class Sweep:
 
         study, table, session, say = self.study, self.table, self.session, self.display.say
         budget = Budget(
-            study, groups.count, groups.stop_all, folder=self.folder, least_free=disk.least_free, session=session
+            study,
+            lambda: groups.count,
+            groups.stop_all,
+            folder=self.folder,
+            least_free=disk.least_free,
+            session=session,
         )
         budget.check = self.commits.check
         budget.reserve = lambda: seconds_to_confirm(study, table, groups.count)

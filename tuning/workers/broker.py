@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Concatenate, Generic, Literal, NotRequired, ParamSpec, TypedDict, TypeVar
 
@@ -18,10 +18,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Function = Callable[..., object]
 """Runs on every worker of a group as `function(runtime, **arguments)`; what rank 0 returns is the task's value."""
-Kind = Literal["report", "value", "error", "input", "short", "lost"]
+Kind = Literal["report", "value", "error", "input", "short", "lost", "moved"]
 Message = tuple[Kind, object]
 """`("report", …)` any number of times, then `("value", …)`, `("error", traceback)`, `("input", line)` for what a user
-gave, `("short", traceback)` where memory or disk space ran out or a store was away, or `("lost", reason)`."""
+gave, `("short", traceback)` where memory or disk space ran out or a store was away, `("lost", reason)`, or
+`("moved", reason)` where the node is about to leave: the task is to go on in another group."""
 
 
 class ReportContent(TypedDict):
@@ -53,6 +54,9 @@ class Lease:
     """From `packed`."""
     outcome: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """It is over, or to be."""
+    leave: asyncio.Event = field(default_factory=asyncio.Event)
+    """Its workers are to leave it at their next step."""
     told: int = 0
     """Reports so far."""
     asked: int = 0
@@ -66,6 +70,15 @@ class Lease:
         """Whether its workers wait for a decision on their report."""
         return self.asked <= self.told and not self.stop.is_set()
 
+    def end(self) -> None:
+        """Stop it."""
+        self.stop.set()
+        self.leave.set()
+
+    def moves(self) -> bool:
+        """Whether its workers leave it for another group."""
+        return self.leave.is_set() and not self.stop.is_set()
+
 
 @dataclass(eq=False)
 class Ticket:
@@ -78,14 +91,16 @@ class Ticket:
 class Broker:
     """Runs as an actor between trials, which lease groups, and the workers of the groups."""
 
-    def __init__(self, groups: int, workers: int) -> None:
-        """For so many groups of so many workers."""
-        self._groups_left, self._workers = groups, workers
+    def __init__(self, workers: int) -> None:
+        """For groups of so many workers."""
+        self._workers = workers
         self._leases: list[Lease] = []
         self._inboxes: dict[tuple[str, int], asyncio.Queue[int | None]] = {}
         self._waiting: dict[str, int] = {}
         self._worn_out: set[str] = set()
         self._handles: dict[str, dict[int, bytes]] = {}
+        self._nodes: dict[str, set[str]] = {}
+        self._leaving: set[str] = set()
         self._silent: dict[str, str] = {}
         self._free: deque[str] = deque()
         self._tickets: deque[Ticket] = deque()
@@ -132,7 +147,7 @@ class Broker:
 
     async def stop(self, number: int) -> None:
         """Ask a task's workers to leave at their next step."""
-        self._leases[number].stop.set()
+        self._leases[number].end()
         await self._notify()
 
     async def stop_owned_by(self, owner: int) -> None:
@@ -193,44 +208,95 @@ class Broker:
                 handles += self._handles[lease.group].values()
         return handles
 
-    async def lost(self, group: str, reason: str, *, for_good: bool) -> tuple[str, list[int]]:
-        """A group is gone: whoever leases it hears why; `for_good` means that it is not replaced.
+    async def lost(self, group: str, reason: str) -> tuple[str, list[int]]:
+        """A group is gone: whoever leases it hears why.
 
         Returns:
             The reason, which the broker knows better for workers without heartbeats, and the owners of the leases.
         """
         reason = self._silent.get(group, reason)
+        self._nodes.pop(group, None)
         if group in self._free:
             self._free.remove(group)
-        self._groups_left -= for_good
-        if not self._groups_left:
-            self._broken = reason
         cut_off = [lease for lease in self._leases if lease.group == group and len(lease.ended) < self._workers]
         for lease in cut_off:
-            lease.stop.set()
+            lease.outcome.put_nowait(("moved" if lease.moves() else "lost", reason))
+            lease.end()
             lease.ended.update(range(self._workers))
-            lease.outcome.put_nowait(("lost", reason))
         await self._notify()
         return reason, [lease.owner for lease in cut_off if lease.owner is not None]
 
-    async def next(self, group: str, rank: int, worker: bytes, *, worn_out: bool) -> tuple[int, bytes] | None:
+    async def give_up(self, reason: str) -> None:
+        """No group is left, and none will come: whoever waits for one hears why."""
+        self._broken = reason
+        await self._notify()
+
+    async def call_off(self, group: str) -> bool:
+        """No task goes to a group that has not waited for one yet; whether this is one."""
+        if group in self._waiting:
+            return False
+        self._leaving.add(group)
+        return True
+
+    async def retire(self, count: int, nodes: Collection[str] = ()) -> list[str]:
+        """End groups that have nothing to do.
+
+        Args:
+            count: So many are too many, with those that were on a node that is gone: they end by themselves.
+            nodes: Ids of those that are there.
+
+        Returns:
+            Their names: `count`, or fewer.
+        """
+        count -= sum(bool(nodes and on - set(nodes)) for on in self._nodes.values())
+        ended: list[str] = []
+        while self._free and len(ended) < count and not self._tickets:
+            ended.append(self._free.pop())
+            self._dismiss(ended[-1])
+        return ended
+
+    async def leave(self, nodes: Collection[str]) -> tuple[list[str], list[int]]:
+        """These nodes are about to be taken away: what has a worker on one of them takes no more tasks, and what it
+        does goes on in another group, from a checkpoint that it writes at its next step.
+
+        Returns:
+            The groups that end, and the owners of the tasks that move; of each call those that no earlier one named.
+        """
+        gone = [group for group, on in self._nodes.items() if on & set(nodes) and group not in self._leaving]
+        self._leaving.update(gone)
+        for group in [each for each in self._free if each in self._leaving]:
+            self._free.remove(group)
+            self._dismiss(group)
+        moving = [
+            lease
+            for lease in self._leases
+            if lease.group in gone and len(lease.ended) < self._workers and not lease.stop.is_set()
+        ]
+        for lease in moving:
+            lease.leave.set()
+        return gone, [lease.owner for lease in moving if lease.owner is not None]
+
+    async def next(
+        self, group: str, rank: int, worker: bytes, *, node: str = "", worn_out: bool
+    ) -> tuple[int, bytes] | None:
         """For a worker: number and content of the next task of its group; None when there will be no more.
 
         Args:
             group: Name of its group.
             rank: Its rank.
             worker: Its actor, pickled: to know one is to import Ray Train.
+            node: Id of the node that it is on.
             worn_out: Whether its process must be replaced; one such worker ends the group, and a new one follows.
         """
         if self._closed:
             return None
         self._handles.setdefault(group, {})[rank] = worker
+        self._nodes.setdefault(group, set()).add(node)
         self._worn_out |= {group} if worn_out else set()
         self._waiting[group] = self._waiting.get(group, 0) + 1
         if self._waiting[group] == self._workers:
-            if group in self._worn_out:
-                for each in range(self._workers):
-                    self._inbox(group, each).put_nowait(None)
+            if group in self._worn_out | self._leaving:
+                self._dismiss(group)
             else:
                 self._free.append(group)
             await self._notify()
@@ -256,14 +322,18 @@ class Broker:
         self._leases[number].alive[rank] = time.monotonic()
 
     async def end(self, number: int, rank: int, kind: Kind, content: object) -> None:
-        """For a worker: its task ended with a `value` (rank 0's counts), or otherwise (the first end counts)."""
+        """For a worker: its task ended with a `value`, or was left before its end and is `moved` unless somebody has
+        stopped it (rank 0's counts), or otherwise (the first end counts)."""
         lease = self._leases[number]
         if kind == "short" and lease.stop.is_set():
             kind = "error"  # it is to stop anyway
+        if kind == "moved" and not lease.moves():
+            kind = "value"  # it was stopped, or another worker has ended it
         lease.ended.add(rank)
-        lease.stop.set()
+        if kind != "moved" or len(lease.ended) == self._workers:
+            lease.end()
         lease.alive = dict.fromkeys(lease.alive, time.monotonic())
-        if rank == 0 or kind != "value":
+        if rank == 0 or kind not in ("value", "moved"):
             lease.outcome.put_nowait((kind, content))
         await self._notify()
 
@@ -274,8 +344,8 @@ class Broker:
             await self._changed.wait_for(lambda: len(lease.ended) == self._workers)
 
     async def stopped(self, number: int) -> None:
-        """For a worker: returns when its task is to stop, or has ended."""
-        await self._leases[number].stop.wait()
+        """For a worker: returns when it is to leave its task, or this has ended."""
+        await self._leases[number].leave.wait()
 
     def _is_busy_for(self, owner: int | None) -> bool:
         return owner is not None and any(
@@ -285,7 +355,7 @@ class Broker:
     async def _stop_where(self, applies: Callable[[Lease | Ticket], bool]) -> None:
         for lease in self._leases:
             if applies(lease):
-                lease.stop.set()
+                lease.end()
         for ticket in self._tickets:
             ticket.cancelled = ticket.cancelled or applies(ticket)
         await self._notify()
@@ -293,6 +363,11 @@ class Broker:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+    def _dismiss(self, group: str) -> None:
+        """End the workers of a group, all of which wait for a task."""
+        for rank in range(self._workers):
+            self._inbox(group, rank).put_nowait(None)
 
     def _inbox(self, group: str, rank: int) -> asyncio.Queue[int | None]:
         return self._inboxes.setdefault((group, rank), asyncio.Queue())
@@ -325,6 +400,10 @@ if TYPE_CHECKING:
         was_ready = _remote(Broker.was_ready)
         silent = _remote(Broker.silent)
         lost = _remote(Broker.lost)
+        give_up = _remote(Broker.give_up)
+        call_off = _remote(Broker.call_off)
+        retire = _remote(Broker.retire)
+        leave = _remote(Broker.leave)
         next = _remote(Broker.next)
         report = _remote(Broker.report)
         heartbeat = _remote(Broker.heartbeat)

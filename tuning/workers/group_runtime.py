@@ -58,6 +58,8 @@ class GroupRuntime:
         """Called with each report before it is handed on."""
         self.costs: Mapping[str, float] = {}
         """Of the model: a part of the metrics of each report."""
+        self.was_stopped = False
+        """Whether the task was told to end before its end."""
         self._broker, self._number, self._cpu_group = broker, number, cpu_group
         self._asked_to_stop = threading.Event()
         self._steps, self._reported = 0, False
@@ -99,10 +101,12 @@ class GroupRuntime:
         self._send_heartbeat(range(self.workers))
 
     def should_stop(self) -> bool:
-        """Whether the lease has ended. Workers agree through the CPU, so that the device never waits."""
+        """Whether the lease has ended, or is to go on in another group. Workers agree through the CPU, so that the
+        device never waits."""
         self._send_heartbeat()
         if self.workers == 1:
-            return self._asked_to_stop.is_set()
+            self.was_stopped = self._asked_to_stop.is_set()
+            return self.was_stopped
         self._steps += 1
         if not self._reported and self._steps % STEPS_BETWEEN_AGREEMENTS:
             return False
@@ -110,7 +114,8 @@ class GroupRuntime:
         asked = torch.tensor([float(self._asked_to_stop.is_set())])
         with collective():
             dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self._cpu_group)
-        return bool(asked.item())
+        self.was_stopped = bool(asked.item())
+        return self.was_stopped
 
     def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
         """Sum over the group, in one message for each dtype."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import ray
 from pyarrow.fs import LocalFileSystem
 from ray import tune
+from ray.tune.search import ConcurrencyLimiter
 
 from kobert_core.config import MODEL_COSTS
 from kobert_core.data.source import Source
@@ -107,7 +108,10 @@ class Trial(tune.Trainable):
                 raise TrialFailed(content)
             if kind == "value":
                 raise RuntimeError("the trial was stopped before its end")
-            self._lease, self._failures = None, self._failures + 1
+            self._lease = None
+            if kind == "moved":
+                continue
+            self._failures += 1
             if self._failures > self._shared["max_failures"]:
                 lost = f"the trial's workers were lost (failure {self._failures}): {in_one_line(content)}"
                 raise TrialFailed(lost if kind == "lost" else content)
@@ -165,11 +169,13 @@ def make_tuner(
     """A Ray Tune run of so many trials on worker groups.
 
     Args:
-        groups: They do the work, as many trials at once as there are groups. function: Runs on the workers as
-        `function(runtime, trial=…, values=…, **fixed)` and reports. fixed: Its arguments that are the same for all
-        trials. metric: The name, in a report, of what trials are compared by. configs: Of the trials: a searcher that
-        gives one when a group is free, or a list. With a list all trials begin at
-            once and share the groups: a trial gives up its group after a report when another one waits.
+        groups: They do the work, as many trials at once as there are groups.
+        function: Runs on the workers as `function(runtime, trial=…, values=…, **fixed)` and reports.
+        fixed: Its arguments that are the same for all trials.
+        metric: The name, in a report, of what trials are compared by.
+        configs: Of the trials: a searcher that gives one when a group is free (a `ConcurrencyLimiter` knows itself how
+            many run at once), or a list. With a list all trials begin at once and share the groups: a trial gives up
+            its group after a report when another one waits.
         scheduler: Stops trials; its metric is `objective`, its clock `progress`.
         trials: How many.
         storage: Folder for Tune's own files.
@@ -200,7 +206,7 @@ def make_tuner(
                 reuse_actors=True,
                 scheduler=scheduler,
                 num_samples=trials,
-                max_concurrent_trials=groups.count,
+                max_concurrent_trials=None if isinstance(configs, ConcurrencyLimiter) else groups.count,
                 search_alg=configs,
             ),
         )

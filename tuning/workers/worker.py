@@ -41,6 +41,8 @@ class WorkerConfig(TypedDict):
     timeout: float
     max_tasks: int
     modules: Sequence[str]
+    needs: str | None
+    """A file without which no task can run here."""
 
 
 def serve(config: WorkerConfig) -> None:
@@ -49,15 +51,18 @@ def serve(config: WorkerConfig) -> None:
     from ray.train.torch import get_device
 
     broker, group = config["broker"], config["group"]
+    if config["needs"] is not None and not os.path.isfile(config["needs"]):
+        raise RuntimeError(f"a machine does not have {config['needs']}: the sweep's folder must be a shared one")
     rank, workers = get_context().get_world_rank(), get_context().get_world_size()
     device = get_device()
     if 0 < config["gpus"] < 1:
         keep_to_share_of_memory(device, config["gpus"])
     cpu_group = dist.new_group(backend="gloo") if workers > 1 else None
-    actor, wear = cloudpickle.dumps(ray.get_runtime_context().current_actor), Wear(config["max_tasks"])
+    here, wear = ray.get_runtime_context(), Wear(config["max_tasks"])
+    actor, node = cloudpickle.dumps(here.current_actor), here.get_node_id()
     prepare(config["modules"], device)
     gc.freeze()  # what is imported by now stays: a collection after each task looks at the task alone
-    while (task := ray.get(broker.next.remote(group, rank, actor, worn_out=wear.is_out()))) is not None:
+    while (task := ray.get(broker.next.remote(group, rank, actor, node=node, worn_out=wear.is_out()))) is not None:
         number, content = task
         runtime = GroupRuntime(broker, number, device=device, rank=rank, workers=workers, cpu_group=cpu_group)
         runtime.seconds_between_heartbeats = min(config["timeout"] / 4, SECONDS_BETWEEN_HEARTBEATS)
@@ -78,7 +83,8 @@ def serve(config: WorkerConfig) -> None:
             except ray.exceptions.GetTimeoutError:
                 os._exit(1)
         else:
-            ray.get(broker.end.remote(number, rank, "value", value if rank == 0 else None))
+            kind = "moved" if runtime.was_stopped else "value"  # the broker knows whether it was stopped for good
+            ray.get(broker.end.remote(number, rank, kind, value if rank == 0 else None))
 
 
 def prepare(modules: Sequence[str], device: torch.device) -> None:

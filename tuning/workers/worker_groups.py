@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_FAILED_STARTS = 3
-"""A group that is lost more often in a row than this before its workers wait for a task is not started again."""
+"""When more groups in a row than this are lost before their workers wait for a task, there will be one group less."""
+SECONDS_BETWEEN_LOOKS = 3.0
+"""At the cluster: so soon after a machine has joined does a group start there."""
 MAX_WAITING = 10_000
 """Calls of the broker that can wait at the same time: each worker waits for a task, and for a stop."""
 SECONDS_TO_CLOSE = 60.0
@@ -38,42 +41,75 @@ SECONDS_TO_CLOSE = 60.0
 MAX_TASKS = 500
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is wanted of worker groups at one moment."""
+
+    groups: int
+    """So many are to be there, or to wait for room."""
+    room: int
+    """So many of them find room now."""
+    kept: int = 0
+    """Of those that are there, so many stay, although fewer are wanted."""
+    nodes: frozenset[str] = frozenset()
+    """Ids of the nodes of the cluster."""
+    leaving: frozenset[str] = frozenset()
+    """Those of them that are about to be taken away."""
+
+
 class WorkerGroups:
-    """Worker groups as the driver sees them: it starts them, replaces lost ones, and ends them."""
+    """Worker groups as the driver sees them: it starts them, replaces lost ones, and ends them.
+
+    A group that finds no room waits for it with a placement group of Ray, which is also what Ray's autoscaler goes by.
+    It is gone with this process, whatever ends that. (`ray.autoscaler.sdk.request_resources` has one request for all
+    of a cluster, and keeps it after its process was killed.)
+    """
 
     def __init__(
         self,
-        count: int,
+        wanted: int | Callable[[], Wanted],
         resources: ResourcesConfig,
         *,
         storage: Path,
         modules: Sequence[str] = (),
+        needs: Path | None = None,
         max_tasks: int = MAX_TASKS,
         say: Callable[[str], object] = lambda line: None,
     ) -> None:
-        """Start `count` groups, each with the workers of one trial, without waiting for them.
+        """Start groups, each with the workers of one trial, without waiting for them.
 
         Args:
-            count: Number of groups.
+            wanted: How many groups; a function is asked again and again, in a thread.
             resources: What a group consists of.
             storage: Folder for what Ray Train writes for itself.
             modules: Names of those that tasks need: workers import them before their first task.
+            needs: A file that every machine must have.
             max_tasks: After so many tasks a group is replaced by a fresh one.
             say: Is called with a line, in a thread, when a trial has lost its workers.
         """
         from tuning.workers.group_trainer import trainer_class
 
         actor = ray.remote(num_cpus=0)(Broker).options(max_concurrency=MAX_WAITING, scheduling_strategy=beside_us())
-        self.broker = cast("BrokerActor", actor.remote(count, resources.workers))
-        self.count, self._resources, self._storage = count, resources, storage
-        self._modules, self._max_tasks = modules, max_tasks
+        self.broker = cast("BrokerActor", actor.remote(resources.workers))
+        self._resources, self._storage = resources, storage
+        self._modules, self._needs, self._max_tasks = modules, needs, max_tasks
         self._say, self._closing = say, threading.Event()
         self._trainer_class = trainer_class()  # not first in the threads: Ray Train and Tune import each other
-        self._trainers: dict[str, GroupTrainer] = {}
-        self._threads = [threading.Thread(target=self._keep_alive, args=(i,), daemon=True) for i in range(count)]
-        self._threads.append(threading.Thread(target=self._end_hung_groups, daemon=True))
+        self._ask = wanted if callable(wanted) else lambda: Wanted(groups=wanted, room=wanted)
+        self._wanted = self._ask()
+        self._lock, self._changed = threading.Lock(), threading.Event()
+        self._numbers = itertools.count()
+        self._trainers: dict[str, GroupTrainer | None] = {}
+        self._ending: set[str] = set()
+        self._failed_starts = self._given_up = 0
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._follow, self._end_hung_groups)]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def count(self) -> int:
+        """So many tasks can run at once; 1 at least."""
+        return max(1, min(self._wanted.groups, self._wanted.room))
 
     def wait_until_ready(self, give_up: Callable[[], bool] = lambda: False) -> None:
         """Wait until the workers of a group wait for a task, or `give_up` returns true.
@@ -106,6 +142,8 @@ class WorkerGroups:
                 return cast(T, content)
             if kind == "report":
                 on_report(cast("ReportContent", content))
+            elif kind == "moved":
+                number = ray.get(self.broker.submit.remote(packed(function, **arguments)))
             else:
                 raise (GroupLost if kind == "lost" else RuntimeError)(content)
 
@@ -129,35 +167,95 @@ class WorkerGroups:
 
     def close(self, timeout: float = SECONDS_TO_CLOSE) -> None:
         """End all groups and free their resources."""
-        self._closing.set()
+        with self._lock:
+            self._closing.set()  # from here on no group starts
+        self._changed.set()
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self.broker.close.remote(), timeout=timeout)
-            for group, trainer in list(self._trainers.items()):
+            for group in list(self._trainers):
                 if not ray.get(self.broker.was_ready.remote(group), timeout=timeout):
-                    trainer.cancel_start()  # to wait for its start, only to end it then, would take long
+                    self._cancel_start(group)  # to wait for its start, only to end it then, would take long
         for thread in self._threads:
             thread.join(timeout)
-        for trainer in list(self._trainers.values()):
-            trainer.cancel_start()  # workers that hang, or that nobody can reach, must not outlive their group
+        for group in list(self._trainers):
+            self._cancel_start(group)  # workers that hang, or that nobody can reach, must not outlive their group
         with contextlib.suppress(ray.exceptions.RayError):
             self._end_groups_silent_for(0.0, timeout=timeout)
 
-    def _keep_alive(self, index: int) -> None:
-        failures = 0
-        for incarnation in itertools.count():
-            group = f"{index}.{incarnation}"
-            reason = self._run_group(group)
+    def _cancel_start(self, group: str) -> None:
+        if (trainer := self._trainers.get(group)) is not None:
+            trainer.cancel_start()
+
+    def _follow(self) -> None:
+        """Start and end groups, until all are to end."""
+        while not self._closing.is_set():
+            try:
+                self._adjust()
+            except ray.exceptions.RayError:
+                return  # without a broker groups have nothing to do; whoever asks it will start others
+            self._changed.wait(SECONDS_BETWEEN_LOOKS)
+            self._changed.clear()
+
+    def _adjust(self) -> None:
+        before, self._wanted = self._wanted, self._ask()
+        wanted = self._wanted
+        if wanted.nodes != before.nodes:
+            self._failed_starts = self._given_up = 0  # it may have been a machine's fault
+        if wanted.leaving:
+            groups, owners = ray.get(self.broker.leave.remote(list(wanted.leaving)))
+            self._ending.update(groups)
+            for trial in owners:
+                self._say(f"trial {trial}: its machine is about to be taken away: it goes on elsewhere")
+        if not wanted.room and before.room:
+            self._say("the cluster has no room for a trial any more: waiting for a machine")
+        there = [group for group in list(self._trainers) if group not in self._ending]
+        for _ in range(wanted.groups - self._given_up - len(there)):
+            self._start_group()
+        surplus = len(there) - max(wanted.groups, wanted.kept)
+        for group in reversed(there):
+            if surplus > 0 and ray.get(self.broker.call_off.remote(group)):
+                self._ending.add(group)
+                self._cancel_start(group)
+                surplus -= 1
+        if surplus > 0:
+            retired = ray.get(self.broker.retire.remote(surplus, list(wanted.nodes)))
+            self._ending.update(retired)
+
+    def _start_group(self) -> None:
+        with self._lock:
             if self._closing.is_set():
                 return
-            try:
-                failures = 0 if ray.get(self.broker.was_ready.remote(group)) else failures + 1
-                reason, owners = ray.get(self.broker.lost.remote(group, reason, for_good=failures > MAX_FAILED_STARTS))
-            except ray.exceptions.RayError:
-                return  # without a broker a group has nothing to do; whoever asks it will start other groups
-            for trial in owners:
-                self._say(f"trial {trial}: {in_one_line(reason)}")
-            if failures > MAX_FAILED_STARTS:
-                return
+            group = str(next(self._numbers))
+            self._trainers[group] = None  # until its thread has one
+            thread = threading.Thread(target=self._watch_group, args=(group,), daemon=True)
+            self._threads = [each for each in self._threads if each.is_alive()] + [thread]
+            thread.start()
+
+    def _watch_group(self, group: str) -> None:
+        try:
+            reason = self._run_group(group)
+        finally:
+            self._trainers.pop(group, None)
+        was_to_end = group in self._ending
+        self._ending.discard(group)
+        if self._closing.is_set():
+            return
+        try:
+            was_ready = ray.get(self.broker.was_ready.remote(group))
+            has_failed = not was_ready and not was_to_end
+            reason, owners = ray.get(self.broker.lost.remote(group, reason))
+            with self._lock:
+                self._failed_starts = 0 if was_ready else self._failed_starts + has_failed
+                if self._failed_starts > MAX_FAILED_STARTS:
+                    self._failed_starts, self._given_up = 0, self._given_up + 1
+                is_last = has_failed and self._given_up >= self.count
+            if is_last:
+                ray.get(self.broker.give_up.remote(reason))
+        except ray.exceptions.RayError:
+            return  # as in `_follow`
+        for trial in owners:
+            self._say(f"trial {trial}: {in_one_line(reason)}")
+        self._changed.set()
 
     def _end_hung_groups(self) -> None:
         timeout = self._resources.timeout
@@ -185,6 +283,7 @@ class WorkerGroups:
             "timeout": self._resources.timeout,
             "max_tasks": self._max_tasks,
             "modules": self._modules,
+            "needs": None if self._needs is None else str(self._needs),
         }
         trainer = self._trainer_class(
             serve,
@@ -201,12 +300,10 @@ class WorkerGroups:
         )
         self._trainers[group] = trainer
         try:
-            if not self._closing.is_set():
+            if not self._closing.is_set() and group not in self._ending:
                 trainer.fit()
         except Exception as error:  # Train wraps what a worker raised, Ray raises its own when processes die
             return f"the worker group was lost: {error}"
-        finally:
-            del self._trainers[group]
         return "the worker group ended"
 
 

@@ -15,7 +15,7 @@ from kobert_core.tasks import SPECS
 from tuning.study import ResourcesConfig, StudyConfig
 from tuning.study.encoders import encoders_of
 from tuning.workers.failures import MAX_LOSSES, in_one_line, is_infrastructure
-from tuning.workers.worker_groups import GroupLost, WorkerGroups
+from tuning.workers.worker_groups import GroupLost, Wanted, WorkerGroups
 
 if TYPE_CHECKING:
     from tuning.storage.node import StoredSweep
@@ -39,16 +39,19 @@ class WorkerPool:
 
     def __init__(
         self,
-        count: int,
+        wanted: Callable[[int], Wanted],
         resources: ResourcesConfig,
         *,
         storage: Path,
         modules: Sequence[str],
+        needs: Path | None = None,
         say: Callable[[str], object],
     ) -> None:
-        """See `WorkerGroups`; `say` is also told why a task runs again."""
-        self.count, self._resources, self._storage = count, resources, storage
-        self._modules, self._say = modules, say
+        """See `WorkerGroups`; `wanted` is told how many `others` there are, `say` also why a task runs again."""
+        self._wanted, self._resources, self._storage = wanted, resources, storage
+        self._modules, self._needs, self._say = modules, needs, say
+        self.others = 0
+        """Runs that are to be made besides the trials of the search."""
         self._lock, self._starts = threading.Lock(), 0
         self.stored: StoredSweep | None = None
         """Of a sweep in an object store: what the workers must know of it before their first task."""
@@ -57,7 +60,19 @@ class WorkerPool:
     def _start(self) -> WorkerGroups:
         self._starts += 1
         storage = self._storage / f"groups-{self._starts}"
-        return WorkerGroups(self.count, self._resources, storage=storage, modules=self._modules, say=self._say)
+        return WorkerGroups(
+            lambda: self._wanted(self.others),
+            self._resources,
+            storage=storage,
+            modules=self._modules,
+            needs=self._needs,
+            say=self._say,
+        )
+
+    @property
+    def count(self) -> int:
+        """So many tasks can run at once; 1 at least."""
+        return self._groups.count
 
     @property
     def broker(self) -> BrokerActor:
