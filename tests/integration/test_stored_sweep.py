@@ -70,7 +70,7 @@ def test_the_page_is_done_as_it_says(server: Server, tmp_path: Path) -> None:
     for what, this in CHANGED.items():
         assert what in study
         study = study.replace(what, this)
-    (storage,) = reader.page.code("yaml")
+    storage, _ = reader.page.code("yaml")
     study += storage.replace("s3://team-bucket", f"s3://{BUCKET}") + f"tracking: {{uri: {server.url}}}\n"
     (tmp_path / "study.yaml").write_text(study, encoding="utf-8")
     reader.read()

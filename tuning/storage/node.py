@@ -39,6 +39,11 @@ def node_folder() -> Path:
     return folder
 
 
+def inputs_here() -> Path:
+    """The copies of data files and encoders, of all sweeps of this machine, by their content."""
+    return node_folder() / "inputs"
+
+
 @dataclass(frozen=True)
 class StoredSweep:
     """What a node must know of a sweep in an object store. It is pickled with each task.
@@ -75,8 +80,8 @@ class StoredSweep:
 
     @property
     def inputs_here(self) -> Path:
-        """The copies of data files and encoders, of all sweeps of this machine."""
-        return node_folder() / "inputs"
+        """See `inputs_here`."""
+        return inputs_here()
 
     def key_of(self, path: str | os.PathLike[str]) -> str:
         """The key of a file or folder below the sweep's folder on the driver's machine."""

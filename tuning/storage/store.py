@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_file, atomic_folder
 from kobert_core.io.checksums import sha256_file
+from kobert_core.io.remote import SCHEMES
+from kobert_core.io.remote import is_address as is_address
 from kobert_core.texts import printable
 from tuning.tracking.uris import redact_uri
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-SCHEMES = ("s3", "gs", "az", "file")
 COMMITTED = ".committed.json"
 """Within a folder: its size and SHA-256 of each file. It is written last, and a folder without it does not exist."""
 PATIENCE = 15 * 60.0
@@ -74,11 +75,6 @@ class Stored(NamedTuple):
     content: bytes
     etag: str
     """What `put` takes as `if_match`."""
-
-
-def is_address(text: object) -> bool:
-    """Whether this is the address of an object store, and not the path of a folder."""
-    return isinstance(text, str) and re.match(rf"(?:{'|'.join(SCHEMES)})://", text) is not None
 
 
 def check_address(address: str) -> str:
@@ -230,6 +226,21 @@ class Store:
             return {each["path"]: each["size"] for chunk in found for each in chunk}
 
         return dict(sorted(self._repeated(read, prefix, missing={}).items()))
+
+    def versions(self, key: str) -> dict[str, list[object]]:
+        """What tells the present object at a key from any other; where there is none, of each of those below it, as
+        below a folder; by key."""
+        import obstore
+
+        def of(meta: Any) -> list[object]:
+            return [meta.get("e_tag"), meta.get("version"), meta["size"], meta["last_modified"].timestamp()]
+
+        def read() -> dict[str, list[object]]:
+            found = obstore.list(self._objects, key, chunk_size=1000)
+            return {each["path"]: of(each) for chunk in found for each in chunk}
+
+        one = self._repeated(lambda: of(obstore.head(self._objects, key)), key, missing=None)
+        return self._repeated(read, key, missing={}) if one is None else {key: one}
 
     def names(self, prefix: str = "") -> list[str]:
         """The names of the folders right below a prefix: what is listed is one level alone, however much is below."""

@@ -249,6 +249,7 @@ def train_trial(
     from kobert_core.pretrained import save_model_files
     from kobert_core.tasks import task_class
     from kobert_core.training import train
+    from tuning.sweep_dir.provenance import refuse_changed_addresses
 
     study_config = study_of(Path(study), file_digest(Path(study)))
     config = study_config.train_config(values)
@@ -259,6 +260,8 @@ def train_trial(
     here = trial_folder(Path(folder), trial)
     with printing_to(here / LOG, rank=runtime.rank):
         print(f"trial {trial} on {runtime.device}, {runtime.workers} worker(s): {json.dumps(values)}")
+        if stored is None:
+            refuse_changed_addresses(Path(study).parent, study_config)
         task = task_class(config.task)(stored.config_here(config) if stored else config, cache=Path(cache))
         runtime.checkpoints, runtime.resume = here / CHECKPOINTS, True
         if runtime.rank == 0:
