@@ -76,7 +76,7 @@ def run(store: Store | None, folder: Path, options: argparse.Namespace, cache: P
         optim={"batch_size": BATCH},
         train={"epochs": options.steps * BATCH / TRAIN_ROWS, "eval_percent": 25},
     )
-    uploads = Uploads(store, "checkpoints", folder / "outbox") if store else None
+    uploads = Uploads(store, folder / "checkpoints", folder / "outbox") if store else None
     runtime = StepTimes(
         device=torch.device("cpu"), checkpoints=folder / "checkpoints", copies=uploads, outbox=folder / "outbox"
     )

@@ -363,6 +363,23 @@ class Store:
         """The keys of all whole folders below a prefix, sorted."""
         return [key.removesuffix(f"/{COMMITTED}") for key in self.objects(prefix) if key.endswith(f"/{COMMITTED}")]
 
+    def copy_folder(self, key: str, to: str) -> None:
+        """Make a folder once more below another key, without bringing it here.
+
+        Raises:
+            InputError: it is not there.
+        """
+        import obstore
+
+        files = self.folder_files(key)
+        for name, digest in (files or {}).items():
+            source, target = _object_of(key, name, digest), _object_of(to, name, digest)
+            self._repeated(partial(obstore.copy, self._objects, source, target), source, missing=None)
+        marker = self.get(f"{key}/{COMMITTED}")
+        if marker is None:
+            raise InputError("this folder is not in the object store any more", where=f"{self.address}/{key}")
+        self.put(f"{to}/{COMMITTED}", marker)
+
     def delete_folder(self, key: str) -> None:
         """Remove a folder: from its marker on, it does not exist."""
         self.delete([f"{key}/{COMMITTED}"])

@@ -124,13 +124,19 @@ class Trial(tune.Trainable):
 
             assert self._report["checkpoint"] is not None
             checkpoint = Path(self._report["checkpoint"])
-            donations = checkpoint.parents[1] / PBT_CHECKPOINTS
-            before = sorted(int(folder.name) for folder in donations.glob("*"))
-            # By number, not by step: a trial that went back to another's weights comes to the same step again.
-            held = donations / str(before[-1] + 1 if before else 0) / checkpoint.name
-            link_checkpoint(checkpoint, held)
-            for number in before[: 1 - MAX_PBT_CHECKPOINTS]:
-                shutil.rmtree(donations / str(number))
+            if stored := self._shared["fixed"].get("sweep"):
+                run = stored.key_of(trial_folder(Path(self._shared["fixed"]["folder"]), self.config["trial"]))
+                held = stored.donate(
+                    f"{run}/{CHECKPOINTS}/{checkpoint.name}", f"{run}/{PBT_CHECKPOINTS}", most=MAX_PBT_CHECKPOINTS
+                )
+            else:
+                donations = checkpoint.parents[1] / PBT_CHECKPOINTS
+                before = sorted(int(folder.name) for folder in donations.glob("*"))
+                # By number, not by step: a trial that went back to another's weights comes to the same step again.
+                held = donations / str(before[-1] + 1 if before else 0) / checkpoint.name
+                link_checkpoint(checkpoint, held)
+                for number in before[: 1 - MAX_PBT_CHECKPOINTS]:
+                    shutil.rmtree(donations / str(number))
         return {"trial": self.config["trial"], "heard": self._heard, "checkpoint": str(held) if held else None}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
@@ -270,7 +276,8 @@ def train_trial(
             save_model_files(here / MODEL_FILES, task, config)
             if adopt is not None:
                 print(f"goes on from {adopt}")
-                adopt_checkpoint(Path(adopt), here / CHECKPOINTS)
+                if stored is None:  # else it lies there already
+                    adopt_checkpoint(Path(adopt), here / CHECKPOINTS)
             asked = {each.metric for each in study_config.further}
             if seed is None and (names := [name for name in MODEL_COSTS if name in asked]):
                 agree = stored.agree_on if stored else None

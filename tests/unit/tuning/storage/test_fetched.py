@@ -139,7 +139,7 @@ def test_a_study_names_an_address(study: StudyConfig, bucket: str, tmp_path: Pat
     refuse_changed_addresses(tmp_path, study)
     Store.at(bucket).upload(SAMPLE / "test.tsv", "train.tsv")
     fetched.cache_clear()
-    with pytest.raises(InputError, match=r"`data\.train`: 'train\.tsv' has another content"):
+    with pytest.raises(InputError, match=r"`data\.train`: .train\.tsv. has another content"):
         refuse_changed_addresses(tmp_path, study)
 
 

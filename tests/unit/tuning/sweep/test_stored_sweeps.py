@@ -203,6 +203,7 @@ def test_a_trial_is_followed(tmp_path: Path, home: str, monkeypatch: pytest.Monk
         open_sweep_dir(here.study, here.sweep, resume=False),
     ):
         table = TrialTable.of(here.sweep, here.study)
+        commits.commit()
 
         def train() -> None:
             for printed, now in ("50%\n", replace(trial(0), state=TrialState.RUNNING)), ("50%\n100%\n", trial(0)):
@@ -215,7 +216,7 @@ def test_a_trial_is_followed(tmp_path: Path, home: str, monkeypatch: pytest.Monk
             trained = worker.submit(train)
             said = tune_here("logs", f"{home}/one", "0", "--follow", cwd=tmp_path)
             trained.result()
-    assert (said.stdout, said.stderr) == ("50%\n100%\n", "complete\n")
+    assert (said.stdout, said.stderr) == ("50%\n100%\n", "trial 0, complete\n")
 
 
 def test_who_has_read_a_test_file_is_kept_without_the_lock(
