@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_bytes, atomic_write_json
+from kobert_core.io.checksums import SUMS, file_digest
 from tuning.storage.node import node_folder
 from tuning.storage.records import Head, Records, StorageLost, download_records, read_head
 from tuning.storage.store import Store
@@ -278,6 +280,9 @@ def copy_here(address: str) -> Path:
         raise InputError("there is no sweep here", where=store.address, fix="see `kobert-tune list --output ADDRESS`")
     for name in set(record_files(folder)) - head.files.keys():
         (folder / name).unlink()
+    model = folder / MODEL
+    if model.is_dir() and (store.folder_files(MODEL) or {}).get(SUMS) != file_digest(model / SUMS):
+        shutil.rmtree(model)  # of an earlier winner
     atomic_write_json(
         folder / HOME,
         {"address": store.address, "token": OF_A_COPY, "running": head.is_running, "ended": head.ended},
