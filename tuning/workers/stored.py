@@ -14,6 +14,7 @@ from kobert_core.data.source import Source
 from kobert_core.io.checksums import file_digest
 from tuning.storage.inputs import only_one
 from tuning.storage.node import StoredSweep
+from tuning.storage.store import stay_behind
 from tuning.storage.uploads import Uploads
 from tuning.sweep_dir.layout import CHECKPOINTS, LOG, OUTBOX, trial_folder
 from tuning.workers.trial import study_of, train_trial
@@ -39,6 +40,7 @@ class Brought:
 
 def run_stored(runtime: GroupRuntime, *, sweep: StoredSweep, task: Function, **arguments: Any) -> Brought:
     """On the workers of a group: run a function of `trial.py` whose arguments name paths on the driver's machine."""
+    stay_behind()
     if task is train_trial:
         train_stored(runtime, sweep, **arguments)
         return Brought(None, {})
