@@ -179,9 +179,8 @@ def test_who_trains_comes_before_what_is_sent() -> None:
     """In a process of its own: the threads of the library begin once."""
     code = """
 import os, threading
-from tuning.storage.store import Store, stay_behind
+from tuning.storage.store import stay_behind
 stay_behind()
-Store.at("file:///tmp").names()
 nice = {
     os.getpriority(os.PRIO_PROCESS, int(task))
     for task in os.listdir("/proc/self/task")
