@@ -21,7 +21,7 @@ test-whole: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow" tests/integration tests/drills
 
 test-slow: $(INSTALLED)  ## The slow tests: kills, hangs, clusters of several nodes, pictures
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not long"
 
 cases: $(INSTALLED)  ## The inputs of ../shared/cases, which once went wrong
 	$(BIN)/python -m pytest tests/integration/test_cases.py

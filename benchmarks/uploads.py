@@ -28,7 +28,7 @@ from kobert_core.tasks import task_class
 from kobert_core.training import train
 from tests.fixtures.object_store import BUCKET, S3Server
 from tests.fixtures.tiny import tiny_config
-from tuning.storage.store import Store
+from tuning.storage.store import Store, stay_behind
 from tuning.storage.uploads import Uploads
 
 BATCH, TRAIN_ROWS = 8, 360
@@ -76,7 +76,7 @@ def run(store: Store | None, folder: Path, options: argparse.Namespace, cache: P
         optim={"batch_size": BATCH},
         train={"epochs": options.steps * BATCH / TRAIN_ROWS, "eval_percent": 25},
     )
-    uploads = Uploads(store, "checkpoints", folder / "outbox") if store else None
+    uploads = Uploads(store, folder / "checkpoints", folder / "outbox") if store else None
     runtime = StepTimes(
         device=torch.device("cpu"), checkpoints=folder / "checkpoints", copies=uploads, outbox=folder / "outbox"
     )
@@ -94,8 +94,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--store", choices=["s3", "file"], default="s3")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--behind", action=argparse.BooleanOptionalAction, default=True, help="as workers do")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.behind:
+        stay_behind()  # as workers do
     with tempfile.TemporaryDirectory() as name, S3Server() if options.store == "s3" else nullcontext() as server:
         folder = Path(name)
         if server is not None:

@@ -32,6 +32,8 @@ from kobert_core.io.checksums import SUMS, read_sums, sha256_file, write_sums
 _log = logging.getLogger(__name__)
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.pt", "state.pt"
+FOLDS = "folds.json"
+"""In the folder of a run's checkpoints, where the run is one over folds: what it knows of them."""
 
 
 def fold_folder(checkpoints: Path, fold: int) -> Path:
@@ -51,8 +53,17 @@ class CheckpointCopies(Protocol):
         """A checkpoint was written: copy it, in the order of these calls. Waits while too many wait for it."""
         ...
 
-    def keep(self, names: set[str]) -> None:
-        """Once all that was added before is copied, remove the copies of older checkpoints but those of these names."""
+    def add_file(self, path: Path) -> None:
+        """Copy a small file beside the checkpoints as it is now, in the order of these calls and those of `add`."""
+        ...
+
+    def keep(self, checkpoints: Path, names: set[str]) -> None:
+        """Once all that was added before is copied, remove the copies of older checkpoints of this folder, the run's or
+        that of a fold, but those of these names."""
+        ...
+
+    def keep_only(self, names: set[str]) -> None:
+        """Likewise, all copies of the run's checkpoints but those of these names: newer ones and those of folds too."""
         ...
 
 
@@ -115,7 +126,7 @@ class CheckpointWriter:
         self._wait_for_removal()
         self._removal = self._threads.submit(prune_checkpoints, checkpoints, keep)
         if self._copies is not None:
-            self._copies.keep(keep)
+            self._copies.keep(checkpoints, keep)
 
     def _wait_for_removal(self) -> None:
         if self._removal is not None:

@@ -79,8 +79,8 @@ class DataConfig(FrozenConfig):
     """What every task says of its data; a task adds its own fields."""
 
     train: Source
-    """Labelled file to train on; also a list of files, a pattern, or a data set. A relative path is relative to the
-    study file."""
+    """Labelled file to train on; also a list of files, a pattern, an address such as `s3://bucket/train.tsv`, or a data
+    set. A relative path is relative to the study file."""
     dev: Source | None = None
     """Labelled file that trials are compared on; without it a part of `train` is set aside."""
     test: Source | None = None
@@ -158,7 +158,8 @@ class ModelConfig(FrozenConfig):
     """The encoder and its tokenizer; a task adds its head."""
 
     backbone: str | None = None
-    """Hub name or local folder of an encoder of a known family. May be left out with `init: random` and `config`."""
+    """Hub name or local folder of an encoder of a known family, or its address, such as `s3://bucket/encoder`. May be
+    left out with `init: random` and `config`."""
     revision: str | None = None
     """Branch, tag or commit of `backbone` on the hub."""
     init: Literal["pretrained", "random"] = "pretrained"

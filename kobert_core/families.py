@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from kobert_core.errors import InputError
+from kobert_core.io.remote import here
 from kobert_core.packed.layers import (
     run_first_tokens_like_bert,
     run_first_tokens_like_deberta,
@@ -277,12 +278,13 @@ def family_of(config: PretrainedConfig) -> Family:
 
 
 def known_type(backbone: str, revision: str | None = None) -> str | None:
-    """The `model_type` of a folder, or of a model on the hub that was downloaded; None where nothing here says it."""
+    """The `model_type` of a folder, of one in an object store, or of a model on the hub that was downloaded; None where
+    nothing here says it."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        file = Path(backbone) / "config.json"
-        if not Path(backbone).is_dir():
+        file = Path(here(backbone)) / "config.json"
+        if not file.parent.is_dir():
             file = Path(str(try_to_load_from_cache(backbone, "config.json", revision=revision)))
         kind = json.loads(file.read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, LookupError, TypeError):  # whoever needs the encoder will say what is wrong

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from kobert_core.checkpoint import fold_folder, prune_checkpoints
+from kobert_core.checkpoint import FOLDS, fold_folder, prune_checkpoints
 from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_json
@@ -26,8 +26,6 @@ from kobert_core.training import train
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-FOLDS = "folds.json"
-"""In the folder of a run's checkpoints."""
 SPREAD = "folds/std"
 """The metric that is the standard deviation of the objective over the folds, as scikit-learn's `std_test_score` is."""
 OnEvaluation = Callable[[int, Report], object]
@@ -63,10 +61,12 @@ class RunSoFar:
         self.finished.append(FoldResult(self.best[-1], last))
         self.best = []
 
-    def write(self, checkpoints: Path | None) -> None:
-        """Keep it on disk, where checkpoints are."""
-        if checkpoints is not None:
-            atomic_write_json(checkpoints / FOLDS, sealed(asdict(self)))
+    def write(self, run: Runtime) -> None:
+        """Keep it where the run's checkpoints are, and where they are copied to."""
+        if run.checkpoints is not None:
+            atomic_write_json(run.checkpoints / FOLDS, sealed(asdict(self)))
+            if run.copies is not None:
+                run.copies.add_file(run.checkpoints / FOLDS)
 
     @classmethod
     def read(cls, checkpoints: Path | None) -> RunSoFar:
@@ -103,7 +103,7 @@ class FoldRuntime:
         self.last = replace(report, checkpoint=report.checkpoint and Path(report.checkpoint).name)
         if self.rank == 0:
             self._so_far.hear(self.last)
-            self._so_far.write(self._run.checkpoints)
+            self._so_far.write(self._run)
         return True
 
     def should_stop(self) -> bool:
@@ -155,10 +155,13 @@ def train_folds(
         assert inside.last is not None
         if runtime.rank == 0:
             so_far.finish_fold(inside.last)
-            so_far.write(runtime.checkpoints)
+            so_far.write(runtime)
         so_far = runtime.all_gather(so_far)[0]  # no worker reads the fold's checkpoints any more
         if runtime.checkpoints is not None and runtime.rank == 0:
-            prune_checkpoints(runtime.checkpoints, keep={so_far.finished[0].best.checkpoint or ""})
+            kept = {so_far.finished[0].best.checkpoint or ""}
+            prune_checkpoints(runtime.checkpoints, keep=kept)
+            if runtime.copies is not None:
+                runtime.copies.keep_only(kept)
         runtime.report(mean_report(so_far.finished, config, task, runtime.checkpoints))
         if runtime.should_stop():
             return

@@ -8,11 +8,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kobert_core.io.remote import fetch_with
+
 if TYPE_CHECKING:
     from tuning.api.study import Study
     from tuning.api.sweep import Sweep
     from tuning.api.trial import Model
     from tuning.tracking import Callback
+
+fetch_with("tuning.storage.fetched")
 
 __all__ = ["Callback", "Model", "Study", "Sweep"]
 _PLACES = {"Study": "api.study", "Sweep": "api.sweep", "Model": "api.trial", "Callback": "tracking"}

@@ -1,5 +1,5 @@
-"""What `data.train`, `data.dev` and `data.test` may be: a file, several files, a pattern, or a data set of
-HuggingFace's `datasets`."""
+"""What `data.train`, `data.dev` and `data.test` may be: a file, several files, a pattern, any of these in an object
+store, or a data set of HuggingFace's `datasets`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kobert_core.errors import InputError
 from kobert_core.io.checksums import file_digest
+from kobert_core.io.remote import here, is_address, matching
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
@@ -55,7 +56,8 @@ class Source:
     """Where rows come from, as a study names it. Equal to another that is written in the same way."""
 
     entries: tuple[str, ...]
-    """Each a path, a pattern, `folder:split`, `workbook.xlsx:sheet`, or `hf://name[:config][:split]`."""
+    """Each a path, a pattern, `folder:split`, `workbook.xlsx:sheet`, the address of such a thing in an object store, or
+    `hf://name[:config][:split]`."""
 
     @classmethod
     def of(cls, value: object) -> Source:
@@ -66,7 +68,7 @@ class Source:
         if not entries or not all(isinstance(entry, str | os.PathLike) for entry in entries):
             raise ValueError(f"give a file, a pattern such as parts/*.tsv, or a list of them, not {value!r:.40}")
         texts = [os.fspath(entry) for entry in entries]
-        return cls(tuple(text if text.startswith(HUB) else str(Path(text)) for text in texts))
+        return cls(tuple(text if text.startswith(HUB) or is_address(text) else str(Path(text)) for text in texts))
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
@@ -108,15 +110,21 @@ class Source:
         return [part for entry in self.entries for part in _parts(entry)]
 
     def local_paths(self) -> list[Path]:
-        """The files and folders that are read here."""
+        """The files and folders that are read here; those of an address are fetched first."""
         return [part.path for part in self.parts() if isinstance(part, LocalPart)]
 
     def files(self) -> list[Path]:
-        """All files that are read here, those within folders too."""
-        return [file for path in self.local_paths() for file in _files(path)]
+        """The files that must lie here, those within folders too; what has an address is fetched where it is read."""
+        own = Source(tuple(entry for entry in self.entries if not is_address(entry)))
+        return [file for path in own.local_paths() for file in _files(path)]
+
+    @property
+    def has_address(self) -> bool:
+        """Whether some of it lies in an object store."""
+        return any(map(is_address, self.entries))
 
     def is_here(self) -> bool:
-        """Whether all of it is on this machine; data sets of the hub count as absent."""
+        """Whether all of it is on this machine, or could be fetched; data sets of the hub count as absent."""
         try:
             parts = self.parts()
         except InputError:
@@ -143,6 +151,8 @@ def _parts(entry: str) -> list[Part]:
     if entry.startswith(HUB):
         name, *within = _hub_names(entry)
         return [HubPart(name, tuple(within))]
+    if is_address(entry):
+        return _parts_at(entry)
     if not os.path.exists(entry):
         head, _, within_it = entry.rpartition(":")
         if head and (os.path.isdir(head) or Path(head).suffix.lower() in WORKBOOKS):
@@ -153,6 +163,14 @@ def _parts(entry: str) -> list[Part]:
                 raise InputError("no file matches this pattern", where=entry, fix="check its folder and its suffix")
             return [LocalPart(Path(each)) for each in found]
     return [LocalPart(Path(entry))]
+
+
+def _parts_at(address: str) -> list[Part]:
+    head, _, within = address.rpartition(":")
+    if is_address(head) and "/" not in within and Path(head).suffix.lower() in ("", *WORKBOOKS):
+        return [LocalPart(Path(here(head)), within)]
+    found = matching(address) if re.search(r"[*?[]", address) else [address]
+    return [LocalPart(Path(here(each))) for each in found]
 
 
 def _hub_names(entry: str) -> list[str]:
@@ -167,6 +185,8 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _absolute(entry: str, folder: Path) -> str:
+    if is_address(entry):
+        return entry
     if not entry.startswith(HUB):
         return os.path.abspath(folder / entry)
     name, *within = _hub_names(entry)

@@ -27,6 +27,7 @@ from kobert_core.families import (
     spread,
     weights_of_layers,
 )
+from kobert_core.io.remote import here
 from kobert_core.tokenization import Tokenizer
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def load_encoder(
     Raises:
         InputError: the encoder is not there, is of no known family, lacks weights, or does not fit its tokenizer.
     """
+    config = _with_backbone_here(config)
     whole = _whole_config(config, tokenizer, longest, segments)
     its_config = _with_layers(whole, config.keep_layers)
     if config.init == "random":
@@ -145,6 +147,7 @@ def check_encoder(
     Raises:
         InputError: `load_encoder` would raise it.
     """
+    config = _with_backbone_here(config)
     whole = _whole_config(config, tokenizer, longest, segments)
     its_config = _with_layers(whole, config.keep_layers)
     if config.init == "pretrained" and weights:
@@ -262,6 +265,7 @@ def _weight_files(backbone: str, revision: str) -> list[str]:
 
 def has_pooler(config: ModelConfig) -> bool:
     """Whether the weights of a pretrained backbone have a pooler, where they are found as transformers keeps them."""
+    config = _with_backbone_here(config)
     assert config.backbone is not None
     stored = _stored_shapes(config.backbone, config.revision or "main") or {}
     return any(name.endswith("pooler.dense.weight") for name in stored)
@@ -331,7 +335,14 @@ def encoder_config(config: ModelConfig, tokenizer: Tokenizer, *, longest: int, s
     Raises:
         InputError: the backbone is not there, is of no family that is known, or does not fit the tokenizer.
     """
+    config = _with_backbone_here(config)
     return _with_layers(_whole_config(config, tokenizer, longest, segments), config.keep_layers)
+
+
+def _with_backbone_here(config: ModelConfig) -> ModelConfig:
+    """The config with the folder of this machine that the address of its backbone was fetched to, if it has one."""
+    found = config.backbone and here(config.backbone)
+    return config if found == config.backbone else config.model_copy(update={"backbone": found})
 
 
 def _whole_config(config: ModelConfig, tokenizer: Tokenizer, longest: int, segments: int) -> PretrainedConfig:

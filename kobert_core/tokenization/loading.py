@@ -10,6 +10,7 @@ from pathlib import Path
 import sentencepiece
 
 from kobert_core.errors import InputError, reason_of
+from kobert_core.io.remote import here
 
 UNK, PAD, CLS, SEP, MASK = SPECIAL_TOKENS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -38,12 +39,13 @@ _PROBE, _PROBE_NORMALISED = " \u1112\u1161\u11ab  ㅋㅠﬁ ", "▁한▁큐fi"
 
 
 def find_folder(name: str | PathLike[str], revision: str | None = None) -> Path:
-    """The local folder of this name, or the one that the hub's files are downloaded to, at a branch, tag or commit.
+    """The local folder of this name, or the one that its address in an object store or the hub's files are downloaded
+    to, of the hub at a branch, tag or commit.
 
     Raises:
-        InputError: neither is there.
+        InputError: none is there.
     """
-    folder = Path(name)
+    folder = Path(here(str(name)))
     if folder.is_dir():
         return folder
     if not _HUB_NAME.fullmatch(str(name)):

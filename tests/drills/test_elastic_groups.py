@@ -13,7 +13,7 @@ import pytest
 from tests.drills.conftest import Drill
 from tests.fixtures.nodes import Nodes, ray_nodes
 from tests.fixtures.sweeps import records_of, reported_curves, start_sweep
-from tests.fixtures.undisturbed import count_differences
+from tests.fixtures.undisturbed import count_other_evaluations
 
 pytestmark = pytest.mark.slow
 SECONDS_TO_FOLLOW = 60.0
@@ -94,7 +94,7 @@ def check(watched: Watched, drill: Drill, cache: Path) -> None:
     records = records_of(watched.sweep)
     assert {record["state"] for record in records.values()} == {"COMPLETE"}, watched.printed()
     drill.lost("trials", len(set(range(watched.trials)) ^ records.keys()), of=watched.trials)
-    differing, evaluations, besides = count_differences(watched.sweep, cache)
+    differing, evaluations, besides = count_other_evaluations(watched.sweep, cache)
     drill.lost("evaluations that are other than undisturbed", differing, of=evaluations)
     drill.lost("evaluations that nobody made", besides, of=evaluations)
 

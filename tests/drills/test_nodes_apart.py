@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -19,8 +20,9 @@ from tests.drills.conftest import Drill
 from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED, environment
 from tests.fixtures.nodes import Nodes, may_mount, ray_nodes
 from tests.fixtures.object_store import BUCKET, S3Server
-from tests.fixtures.sweeps import records_of
-from tests.fixtures.undisturbed import count_differences
+from tests.fixtures.outcomes import Outcome, count_differences
+from tests.fixtures.sweeps import records_of, sweep_to_its_end
+from tests.fixtures.undisturbed import count_other_evaluations
 from tuning.storage.store import Store
 from tuning.sweep_dir.layout import CHECKPOINTS, trial_folder
 
@@ -66,7 +68,7 @@ def test_no_trial_is_lost_with_a_node(s3: S3Server, study: Path, tmp_path: Path,
     logs = [(store.get(f"trials/{trial:04d}/log.txt") or b"").decode() for trial in range(TRIALS)]
     assert sorted(log.count("worker(s):") for log in logs)[-1] == 2, "one trial went on after its node was killed"
 
-    differing, evaluations, besides = count_differences(sweep, cache)
+    differing, evaluations, besides = count_other_evaluations(sweep, cache)
     drill.lost("evaluations that are other than undisturbed", differing, of=evaluations)
     drill.lost("evaluations that nobody made", besides, of=evaluations)
 
@@ -86,17 +88,50 @@ def test_no_trial_is_lost_with_a_node(s3: S3Server, study: Path, tmp_path: Path,
     drill.lost("exported tensors", sum(bool((there[name] != exported[name]).any()) for name in there), of=len(there))
 
 
-def run_and_kill(study: Path, nodes: Nodes, output: Path) -> Path:
-    """Run a sweep on the nodes, and kill one in which a trial has come to its second evaluation; the sweep's folder."""
-    options = ["--trials", str(TRIALS), "--set", f"train.epochs={EPOCHS}", *UNCONFIRMED, "--name", "apart"]
+@pytest.mark.skipif(not may_mount(), reason="gives each node a /tmp of its own, which takes root's rights")
+def test_trials_of_workers_on_two_nodes(s3: S3Server, study: Path, tmp_path: Path, drill: Drill) -> None:
+    """Trials whose two workers are on nodes without any common folder: one of three nodes is killed under a trial."""
+    options = ["--trials", "3", "--set", "train.epochs=8", "--set", "resources={workers: 2, concurrent: 1}"]
+    output = tmp_path / "output.txt"
+    with ray_nodes(tmp_path, head_cpus=0, worker_cpus=[1, 1, 1], apart=True, **s3.environment()) as nodes:
+        driver = start_driver(study, nodes, output, *options, *UNCONFIRMED)
+        try:
+            until(lambda: any(20 <= each["progress"] < 70 for each in running(study.parent)), driver)
+            used = [number for number, node in enumerate(nodes.workers) if has_a_worker(node)]
+            assert len(used) == 2, "each worker has a node"
+            nodes.kill_worker_node(used[0])
+            assert driver.wait(400) == 0, output.read_text()
+        finally:
+            driver.kill()
+    sweep = sweep_folder(study.parent)
+    store = Store.at(f"s3://{BUCKET}/team/{sweep.name}")
+    logs = [(store.get(f"trials/{trial:04d}/log.txt") or b"").decode() for trial in range(3)]
+    assert sum(log.count("2 worker(s):") for log in logs) == 4, "the trial went on after its node was killed"
+    sweep_to_its_end(tmp_path / "local", "one", *options, study=ROOT / "search_spaces" / "quickstart.yaml")
+    count_differences(drill, Outcome.of(sweep), Outcome.of(tmp_path / "local" / "one"))
+
+
+def has_a_worker(node: subprocess.Popen[bytes]) -> bool:
+    """Whether a worker of a group runs on a node."""
+    lines = (" ".join(child.cmdline()) for child in psutil.Process(node.pid).children(recursive=True))
+    return any("TrainWorker" in line for line in lines)
+
+
+def start_driver(study: Path, nodes: Nodes, output: Path, *options: str) -> subprocess.Popen[bytes]:
     with open(output, "wb") as printed:
-        driver = subprocess.Popen(
-            [*TUNE, "sweep", str(study), "--address", nodes.address, *options],
+        return subprocess.Popen(
+            [*TUNE, "sweep", str(study), "--address", nodes.address, *options, "--name", "apart"],
             cwd=study.parent,
             env=environment(),
             stdout=printed,
             stderr=subprocess.STDOUT,
         )
+
+
+def run_and_kill(study: Path, nodes: Nodes, output: Path) -> Path:
+    """Run a sweep on the nodes, and kill one in which a trial has come to its second evaluation; the sweep's folder."""
+    options = ["--trials", str(TRIALS), "--set", f"train.epochs={EPOCHS}", *UNCONFIRMED]
+    driver = start_driver(study, nodes, output, *options)
     try:
         until(lambda: sum(20 <= each["progress"] < 60 for each in running(study.parent)) == 2, driver)
         nodes.kill_worker_node(1)

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ruamel.yaml import YAML
 
 from tests.drills.conftest import Drill
+from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED, environment
 from tests.fixtures.object_store import BUCKET, S3Server
 from tests.fixtures.outcomes import Outcome, count_differences
 from tests.fixtures.sweeps import ONE_AT_A_TIME, children_of, ending_all, progress_of, start_sweep, wait_for
@@ -47,6 +49,28 @@ class Machine:
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
         return start_sweep(self.output, "one", *STORED, *arguments, TMPDIR=str(self.temporary), **variables)
+
+    def start_job(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """The command of docker/kuberay/rayjob.yaml, without a cluster, in a container that has nothing."""
+        home = self.folder / "home"
+        home.mkdir(parents=True)
+        job = YAML(typ="safe").load((ROOT / "docker" / "kuberay" / "rayjob.yaml").read_text(encoding="utf-8"))
+        here = {"/opt/kobert-tuning": str(ROOT), "s3://my-bucket/sweeps": f"s3://{BUCKET}/team"}
+        here |= {"/tmp/sweeps": str(self.output), "--address auto ": "", "--name quickstart": "--name one"}
+        line = job["spec"]["entrypoint"]
+        for what, this in here.items():
+            assert what in line
+            line = line.replace(what, this)
+        with open(self.folder / "one.out", "wb") as printed:
+            self.printed = Path(printed.name)
+            return subprocess.Popen(
+                [*TUNE, *line.split()[1:], *arguments],
+                cwd=home,
+                env=environment() | {"HOME": str(home), "TMPDIR": str(self.temporary)},
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def finish(self, *arguments: str) -> None:
         process = self.start(*arguments)
@@ -103,8 +127,12 @@ def test_the_drivers_machine_lost_twenty_times(s3: S3Server, tmp_path: Path, tem
     count_differences(drill, Outcome.of(last.sweep), undisturbed(tmp_path / "undisturbed", *LONGER))
 
 
-def test_two_drivers_of_which_the_first_is_stopped(s3: S3Server, tmp_path: Path, temporary: Path, drill: Drill) -> None:
+@pytest.mark.parametrize("seconds", [0, pytest.param(300, marks=pytest.mark.long)])
+def test_two_drivers_of_which_the_first_is_stopped(
+    s3: S3Server, tmp_path: Path, temporary: Path, drill: Drill, seconds: int
+) -> None:
     """Two drivers, the first stopped for longer than its lease: one commits, the other ends with one line."""
+    drill.title = f"{drill.title}; stopped until the other has ended, and for {seconds} s at least"
     first, second = Machine(tmp_path / "first", temporary), Machine(tmp_path / "second", temporary)
     process = first.start(*SHORT)
     with ending_all(process):
@@ -112,7 +140,9 @@ def test_two_drivers_of_which_the_first_is_stopped(s3: S3Server, tmp_path: Path,
         stopped = [psutil.Process(process.pid), *children_of(process)]
         for each in stopped:
             each.suspend()
+        since = time.monotonic()
         second.finish(*SHORT)
+        time.sleep(max(0.0, since + seconds - time.monotonic()))
         store = Store.at(f"s3://{BUCKET}/team/one")
         committed, there = store.get(HEAD), store.objects()
         for each in stopped:
@@ -124,6 +154,26 @@ def test_two_drivers_of_which_the_first_is_stopped(s3: S3Server, tmp_path: Path,
     drill.lost("heads that the first one changed", int(store.get(HEAD) != committed), of=1)
     drill.lost("objects that the first one removed", len(there.keys() - store.objects().keys()), of=len(there))
     count_differences(drill, Outcome.of(second.sweep), undisturbed(tmp_path / "undisturbed", *SHORT))
+
+
+def test_a_job_that_is_tried_again(s3: S3Server, tmp_path: Path, temporary: Path, drill: Drill) -> None:
+    """The command of a RayJob in a fresh container, killed in its midst, twice, and tried again."""
+    told: list[str] = []
+    for try_, percent in enumerate((30, 110, None)):
+        container = Machine(tmp_path / f"try-{try_}", temporary)
+        process = container.start_job(*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=2", *UNCONFIRMED)
+        with ending_all(process):
+            if percent is None:
+                assert process.wait(timeout=500) == 0, container.printed.read_text()
+            else:
+                assert wait_for(process, lambda c=container, p=percent: progress_of(c.sweep) >= p)  # type: ignore[misc]
+                told.append(container.printed.read_text())
+                container.lose(process)
+    told.append(container.printed.read_text())
+    assert "Traceback" not in "".join(told)
+    drill.lost("tries that found the name in use", sum("in use" in each for each in told), of=len(told))
+    drill.lost("tries that began anew", sum("are taken from" not in each for each in told[1:]), of=len(told) - 1)
+    count_differences(drill, Outcome.of(container.sweep), undisturbed(tmp_path / "undisturbed", *SHORT))
 
 
 def test_a_second_driver_does_not_get_in(s3: S3Server, tmp_path: Path, temporary: Path, drill: Drill) -> None:

@@ -7,6 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from tuning.storage.store import Store
 
 pytestmark = pytest.mark.slow
 OPTIONS = ("--trials", "3", "--set", "train.epochs=4", *ONE_AT_A_TIME, "--set", "confirm={top: 1, seeds: 2}")
-SECONDS_AWAY = 40
 TIMES = ("seconds", "started", "landed")
 
 
@@ -61,19 +61,46 @@ class OneInFive(dict[int, str]):
         return ("503", "reset", "lost")[number // 5 % 3] if number % 5 == 4 else default
 
 
-@pytest.mark.parametrize("faults", ["none", "one in five, and away for 40 s"])
+@dataclass(frozen=True)
+class Faults:
+    """What befalls the store."""
+
+    of_five: int = 0
+    """How many of five requests fail."""
+    seconds_away: int = 0
+    """For so long nothing gets through, in the midst of the sweep."""
+    latency: float = 0.0
+    """Seconds that each request takes longer."""
+
+    def __str__(self) -> str:
+        said = [f"{self.of_five} of 5 requests fail"] * bool(self.of_five)
+        said += [f"away for {self.seconds_away} s"] * bool(self.seconds_away)
+        said += [f"{self.latency:g} s later"] * bool(self.latency)
+        return ", ".join(said) or "none"
+
+
+ALL_FAULTS = [
+    Faults(),
+    Faults(of_five=1, seconds_away=40),
+    pytest.param(Faults(seconds_away=600), marks=pytest.mark.long),
+    pytest.param(Faults(latency=2.0), marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize("faults", ALL_FAULTS, ids=str)
 def test_the_sweep_is_that_of_a_folder(
-    s3: S3Server, local: Path, temporary: str, tmp_path: Path, drill: Drill, faults: str
+    s3: S3Server, local: Path, temporary: str, tmp_path: Path, drill: Drill, faults: Faults
 ) -> None:
     """A sweep in an object store beside the same one in a folder."""
     drill.title = f"{drill.title}; faults: {faults}"
     address = f"s3://{BUCKET}/{tmp_path.name}"
     stored = ("--set", f"storage={address}")
-    if faults == "none":
+    if faults == Faults():
         sweep_to_its_end(tmp_path, "one", *OPTIONS, *stored, TMPDIR=temporary, **s3.environment())
     else:
         with faulty_proxy(s3.port) as proxy:
-            through_faults(proxy, tmp_path, *OPTIONS, *stored, TMPDIR=temporary, **s3.environment(proxy.url))
+            environment = {"TMPDIR": temporary, **s3.environment(proxy.url)}
+            drill.title += through_faults(proxy, faults, tmp_path, *OPTIONS, *stored, **environment)
     compare(local, tmp_path / "one", drill)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3.environment().items():
@@ -87,19 +114,23 @@ def test_the_sweep_is_that_of_a_folder(
     assert (tmp_path / "exported" / WEIGHTS).read_bytes() == (local / "model" / WEIGHTS).read_bytes()
 
 
-def through_faults(proxy: FaultyProxy, output: Path, *arguments: object, **variables: str) -> None:
-    """Run a sweep to its end; the store is away in its midst."""
-    proxy.faults = OneInFive()
+def through_faults(proxy: FaultyProxy, faults: Faults, output: Path, *arguments: object, **variables: str) -> str:
+    """Run a sweep to its end; the store is away in its midst. How long it took, and how many requests, in words."""
+    proxy.faults, proxy.delay = OneInFive() if faults.of_five else {}, faults.latency
+    began = time.monotonic()
     process = start_sweep(output, "one", *arguments, **variables)
     with ending_all(process):
-        assert wait_for(process, lambda: progress_of(output / "one") >= 80), (output / "one.out").read_text()
-        proxy.always = "reset"
-        time.sleep(SECONDS_AWAY)
-        assert process.poll() is None, (output / "one.out").read_text()
-        proxy.always = None
-        assert process.wait(timeout=500) == 0, (output / "one.out").read_text()
+        if faults.seconds_away:
+            assert wait_for(process, lambda: progress_of(output / "one") >= 80), (output / "one.out").read_text()
+            proxy.always = "reset"
+            time.sleep(faults.seconds_away)
+            assert process.poll() is None, (output / "one.out").read_text()
+            proxy.always = None
+        assert process.wait(timeout=1500) == 0, (output / "one.out").read_text()
+    told = f" ({time.monotonic() - began:.0f} s, {proxy.connections:,} requests)"
     printed = (output / "one.out").read_text(encoding="utf-8")
     assert "Traceback" not in printed, printed
+    return told
 
 
 def kept_in(sweep: Path) -> list[Path]:

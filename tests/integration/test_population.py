@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ruamel.yaml import YAML
+from safetensors.torch import load_file
 
+from kobert_core.checkpoint import WEIGHTS
 from tests.fixtures.commands import ROOT, tune_forked
+from tuning.storage.store import Store
 
 pytestmark = pytest.mark.slow
 TRIALS = 4
 RATES = ("optim.backbone_lr", "optim.classifier_lr")
+ALIKE = ("trial", "state", "values", "progress", "value", "curve", "lineage", "checkpoint", "best_progress")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,20 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         YAML().dump(study, file)
     tune_forked("sweep", "study.yaml", "--name", "population", cwd=folder)
     yield folder / "sweeps" / "population"
+
+
+def test_in_an_object_store_it_comes_to_the_same(sweep: Path, tmp_path: Path) -> None:
+    address = f"file://{tmp_path}/store"
+    study = sweep.parents[1] / "study.yaml"
+    tune_forked("sweep", study, "--name", "population", "--set", f"storage={address}", cwd=tmp_path)
+    theirs = records(tmp_path / "sweeps" / "population")
+    for ours, stored in zip(records(sweep), theirs, strict=True):
+        assert {name: ours[name] for name in ALIKE} == {name: stored[name] for name in ALIKE}
+    kept = {f"{each['trial']:04d}/checkpoints/{each['checkpoint']}" for each in theirs if each["checkpoint"]}
+    there = Store.at(address).folders("population/trials")
+    assert {each.split("/", 2)[2] for each in there if not each.endswith("/model")} == kept
+    model, other = (load_file(each / "model" / WEIGHTS) for each in (sweep, tmp_path / "sweeps" / "population"))
+    assert all(torch.equal(model[name], other[name]) for name in model)
 
 
 def records(sweep: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from tests.fixtures.commands import ROOT, tune
 from tests.fixtures.mlflow_server import Server
 from tests.fixtures.object_store import BUCKET
 from tests.fixtures.reader import Reader
-from tests.fixtures.sweeps import ONE_AT_A_TIME, sweep_to_its_end
+from tests.fixtures.sweeps import ONE_AT_A_TIME, reported_curves, sweep_to_its_end
 from tuning import Sweep
+from tuning.storage.store import Store
 
 ADDRESS = f"s3://{BUCKET}/team/one"
 SAMPLE = ROOT / "search_spaces" / "sample"
@@ -63,6 +65,24 @@ def test_everything_is_had_from_the_address(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("s3")
+def test_data_with_an_address_gives_the_numbers_of_a_file(tmp_path: Path) -> None:
+    store, options = Store.at(f"s3://{BUCKET}/data"), (*ONE_AT_A_TIME, "--trials", "2", "--set", "train.epochs=2")
+    addresses: list[str] = []
+    for split in ("train", "test"):
+        store.upload(SAMPLE / f"{split}.tsv", f"{split}.tsv")
+        addresses += ["--set", f"data.{split}={store.address}/{split}.tsv"]
+    sweep_to_its_end(tmp_path, "files", *options)
+    temporary = {"TMPDIR": tempfile.mkdtemp(prefix="stored-")}
+    sweep_to_its_end(tmp_path, "fetched", *options, *addresses, **temporary)
+    sweep_to_its_end(tmp_path, "stored", *options, *addresses, "--set", f"storage=s3://{BUCKET}/team", **temporary)
+    shutil.rmtree(temporary["TMPDIR"], ignore_errors=True)
+    assert reported_curves(tmp_path / "files") == reported_curves(tmp_path / "fetched")
+    assert reported_curves(tmp_path / "files") == reported_curves(tmp_path / "stored")
+    assert f"{store.address}/train.tsv" in (tmp_path / "stored" / "study.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("s3")
 def test_the_page_is_done_as_it_says(server: Server, tmp_path: Path) -> None:
     shutil.copyfile(TEST, tmp_path / "test.tsv")
     reader = Reader("docs/object-storage.md", tmp_path, {"s3://team-bucket": f"s3://{BUCKET}"})
@@ -70,7 +90,7 @@ def test_the_page_is_done_as_it_says(server: Server, tmp_path: Path) -> None:
     for what, this in CHANGED.items():
         assert what in study
         study = study.replace(what, this)
-    (storage,) = reader.page.code("yaml")
+    storage, _ = reader.page.code("yaml")
     study += storage.replace("s3://team-bucket", f"s3://{BUCKET}") + f"tracking: {{uri: {server.url}}}\n"
     (tmp_path / "study.yaml").write_text(study, encoding="utf-8")
     reader.read()

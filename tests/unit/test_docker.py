@@ -167,9 +167,12 @@ def test_kubernetes_takes_the_pods(path: Path) -> None:
             check_kubernetes(mistyped)
 
 
-def test_kubernetes_takes_the_storage() -> None:
-    for resource in YAML(typ="safe").load_all((DOCKER / "kuberay" / "storage.yaml").read_text(encoding="utf-8")):
-        check_kubernetes(resource)
+@pytest.mark.parametrize("name", ["storage", "settings"])
+def test_kubernetes_takes_what_is_beside_them(name: str) -> None:
+    path = DOCKER / "kuberay" / f"{name}.yaml"
+    check_kubernetes(manifest(path))
+    with_all = re.sub(r"(?m)^#(  [A-Z])", r"\1", path.read_text(encoding="utf-8")).replace("data: {}", "data:")
+    check_kubernetes(dict(YAML(typ="safe").load(with_all)))
 
 
 def fields(required: dict[str, Any], optional: dict[str, Any]) -> dict[str, Any]:
@@ -200,6 +203,7 @@ CLUSTER = fields(
         "rayVersion": TEXT,
         "authOptions": fields({"mode": {"enum": ["disabled", "token"]}}, {}),
         "enableInTreeAutoscaling": TRUE,
+        "autoscalerOptions": fields({}, {"version": {"enum": ["v1", "v2"]}, "idleTimeoutSeconds": WHOLE}),
         "suspend": TRUE,
     },
 )
@@ -228,12 +232,38 @@ def test_kuberay_knows_the_fields(path: Path, kind: str, schema: dict[str, Any])
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
 
 
-def test_a_job_has_the_cluster_of_the_cluster_manifest() -> None:
+def test_a_job_has_the_cluster_of_the_cluster_manifest_but_for_the_folder_that_its_nodes_share() -> None:
     cluster, job = map(cluster_spec, MANIFESTS)
+    for template, other in zip(templates(cluster), templates(job), strict=True):
+        (shared,), (own,) = template["spec"].pop("volumes"), other["spec"].pop("volumes")
+        assert "persistentVolumeClaim" in shared and "emptyDir" in own
+        for each, volume in ((template, shared), (other, own)):
+            (container,) = each["spec"]["containers"]
+            assert [mount["name"] for mount in container.pop("volumeMounts")] == [volume["name"]]
     assert job == cluster
 
 
-def test_the_job_is_a_command_that_exists() -> None:
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_a_cluster_grows_from_no_workers(path: Path) -> None:
+    spec = cluster_spec(path)
+    assert spec["enableInTreeAutoscaling"] and spec["authOptions"] == {"mode": "token"}
+    assert {group["groupName"] for group in spec["workerGroupSpecs"]} == {"cpu", "gpu", "gpu-spot"}
+    assert all(group["replicas"] == group["minReplicas"] == 0 for group in spec["workerGroupSpecs"])
+    assert all(template["spec"]["restartPolicy"] == "Never" for template in templates(spec))
+
+
+def test_a_job_is_tried_again_and_may_wait_in_a_queue() -> None:
+    text = MANIFESTS[1].read_text(encoding="utf-8")
+    job = dict(YAML(typ="safe").load(re.sub(r"(?m)^  # (labels|annotations):", r"  \1:", text)))
+    assert job["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "kobert-sweeps"}
+    assert job["metadata"]["annotations"] == {"kueue.x-k8s.io/elastic-job": "true"}
+    assert job["spec"]["shutdownAfterJobFinishes"], "Kueue wants it so"
+    assert len(job["spec"]["rayClusterSpec"]["workerGroupSpecs"]) <= 7, "and no more groups than this"
+    assert job["spec"]["backoffLimit"] > 0 and "storage=s3://" in job["spec"]["entrypoint"]
+    assert "--resume" not in job["spec"]["entrypoint"]
+
+
+def test_the_job_is_a_command_that_exists(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from tuning.cli.app import app
@@ -244,9 +274,11 @@ def test_the_job_is_a_command_that_exists() -> None:
     installed = next(argument for argument in arguments if argument.endswith(".yaml"))
     here = installed.replace("/opt/kobert-tuning", str(ROOT))
     assert "WORKDIR /opt/kobert-tuning\n" in DOCKERFILE
-    line = [here if argument == installed else argument for argument in arguments]
+    replaced = {installed: here, "storage=s3://my-bucket/sweeps": f"storage=file://{tmp_path}/bucket"}
+    replaced["/tmp/sweeps"] = f"{tmp_path}/sweeps"
+    line = [replaced.get(argument, argument) for argument in arguments]
     assert line[2:4] == ["--address", "auto"]  # a dry run would ask the cluster, which is not here
     del line[2:4]
     result = CliRunner().invoke(app, [*line, "--dry-run"])
     assert result.exit_code == 0, result.output
-    assert "/shared/sweeps/quickstart" in result.output
+    assert f"{tmp_path}/sweeps/quickstart" in result.output

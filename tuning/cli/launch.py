@@ -17,11 +17,12 @@ from tuning.cli.options import (
     AsJson,
     Name,
     Overrides,
+    Place,
     Resume,
     StudyFile,
     SweepsFolder,
     Trials,
-    folder_only,
+    complete_sweeps,
     print_json,
     with_trials,
 )
@@ -122,11 +123,13 @@ def _exit_of(result: SweepResult) -> None:
 @commands.command()
 def distill(
     teacher: Annotated[
-        Path,
+        Place,
         typer.Argument(
             metavar="SWEEP_DIR",
-            help="The sweep whose confirmed models teach, or else its winner; or an exported model.",
-            parser=folder_only("export its model first, and give that"),
+            help="The sweep whose confirmed models teach, or else its winner, by its folder or its address; or the "
+            "folder of an exported model.",
+            autocompletion=complete_sweeps,
+            parser=Place,
         ),
     ],
     student: Annotated[Path, typer.Option("--student", metavar="STUDY", help="The study file of a smaller model.")],
@@ -160,7 +163,12 @@ def distill(
         from tuning.cli.distill import teach
 
         soft_labels, models = teach(
-            study, folder, teacher, [Source.of(file) for file in unlabelled or ()], resume=resume, say=display.say
+            study,
+            folder,
+            teacher.sweep(),
+            [Source.of(file) for file in unlabelled or ()],
+            resume=resume,
+            say=display.say,
         )
         study, folder = study_and_folder(student, [*replaced, f"distill.soft_labels={soft_labels}"], name, output)
         taught.append((study, folder, models))

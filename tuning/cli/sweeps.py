@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 commands = typer.Typer()
-POLL_SECONDS = 0.5
+POLL_SECONDS, POLL_SECONDS_OF_STORE = 0.5, 5.0
 
 
 @commands.command("list")
@@ -182,17 +182,14 @@ def logs(
         bool, typer.Option("-f", "--follow", help="Go on with what it prints until it ends, or Ctrl-C.")
     ] = False,
 ) -> None:
-    """What a trial printed."""
+    """What a trial printed; of a sweep in an object store, as far as it was uploaded with a checkpoint."""
     from tuning.sweep_dir.home import bring
     from tuning.sweep_dir.layout import LOG, trial_folder
     from tuning.sweep_dir.lock import is_running
     from tuning.sweep_dir.trial_table import standing
 
-    if follow and sweep_dir.is_address:
-        what = "a trial in an object store cannot be followed"
-        raise InputError(what, where=sweep_dir, fix="leave out --follow, and look again")
     folder = sweep_dir.sweep()
-    record, read = _begun(folder, trial) if follow else _table_of(folder)[trial], 0
+    record, read = _begun(sweep_dir, trial) if follow else _table_of(folder)[trial], 0
     while True:
         # Whether it goes on is asked before the log is read: what it printed was there before its end.
         goes_on = follow and not record.has_ended and is_running(folder)
@@ -206,8 +203,10 @@ def logs(
             echo(new.decode(encoding="utf-8", errors="replace"), nl=False)
         if not goes_on:
             break
-        time.sleep(POLL_SECONDS)
-        record = _table_of(folder)[trial]
+        _pause(sweep_dir)
+        record = _table_of(sweep_dir.sweep())[trial]
+        if record.has_ended and sweep_dir.is_address:
+            _pause(sweep_dir)  # its worker uploads the last lines after its end
     if record.reason and not log.is_file():
         echo(record.reason)
     if follow:
@@ -240,14 +239,19 @@ def report(
         typer.launch(path.resolve().as_uri())
 
 
-def _begun(sweep_dir: Path, trial: int) -> TrialRecord:
+def _pause(sweep_dir: Place) -> None:
+    time.sleep(POLL_SECONDS_OF_STORE if sweep_dir.is_address else POLL_SECONDS)
+
+
+def _begun(sweep_dir: Place, trial: int) -> TrialRecord:
     """Wait for a trial that has not begun yet."""
     from tuning.sweep_dir.lock import is_running
     from tuning.sweep_dir.saved_study import load_sweep_study
 
-    trials = load_sweep_study(sweep_dir).budget.trials
+    trials = load_sweep_study(sweep_dir.sweep()).budget.trials
     while True:
-        runs, table = is_running(sweep_dir), _table_of(sweep_dir)
+        folder = sweep_dir.sweep()
+        runs, table = is_running(folder), _table_of(folder)
         if trial in table or trial >= trials or not runs:
             return table[trial]
-        time.sleep(POLL_SECONDS)
+        _pause(sweep_dir)

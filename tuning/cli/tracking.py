@@ -23,7 +23,7 @@ from tuning.cli.options import (
     Output,
     Place,
     SweepDir,
-    folder_only,
+    complete_sweeps,
     print_json,
 )
 from tuning.cli.terminal import echo
@@ -132,11 +132,12 @@ def tell(found: Promotion, *, as_json: bool = False) -> None:
 @commands.command()
 def ui(
     sweep_dir: Annotated[
-        Path | None,
+        Place | None,
         typer.Argument(
             metavar="[SWEEP_DIR]",
-            help="A sweep whose store to show.",
-            parser=folder_only("give a sweep's working folder, or set MLFLOW_TRACKING_URI and give none"),
+            help="A sweep whose store to show, by its folder or its address.",
+            autocompletion=complete_sweeps,
+            parser=Place,
         ),
     ] = None,
     output: Output = SWEEPS,
@@ -149,13 +150,14 @@ def ui(
     from tuning.sweep_dir.saved_study import load_sweep_study
     from tuning.tracking import resolve_tracking_uri, show_ui
 
-    study = load_sweep_study(sweep_dir) if sweep_dir else None
-    uri = resolve_tracking_uri(
-        study.tracking.uri if study else None, sweep_dir.resolve().parent if sweep_dir else output
-    )
+    folder = sweep_dir.sweep() if sweep_dir else None
+    if sweep_dir and folder:
+        refuse_without_server(sweep_dir, folder, None)
+    study = load_sweep_study(folder) if folder else None
+    uri = resolve_tracking_uri(study.tracking.uri if study else None, folder.resolve().parent if folder else output)
     of_sweep: dict[str, Any] = {}
-    if sweep_dir and study:
+    if folder and study:
         searched = [name for name, each in study.space.items() if not isinstance(each, Constant)]
-        of_sweep = {"spool": sweep_dir / SPOOL, "objective": study.objective, "parameters": searched}
+        of_sweep = {"spool": folder / SPOOL, "objective": study.objective, "parameters": searched}
         of_sweep["further"] = study.further
     raise typer.Exit(show_ui(uri, host=host, port=port, say=echo, **of_sweep))

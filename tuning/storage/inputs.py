@@ -16,6 +16,7 @@ from kobert_core.config import TrainConfig
 from kobert_core.data.source import HUB, HubPart, Source
 from kobert_core.errors import InputError
 from kobert_core.io.checksums import file_digest
+from kobert_core.io.remote import here_or_none
 from tuning.storage.store import Damaged, Store
 
 
@@ -63,13 +64,18 @@ def put_input(store: Store, path: Path) -> StoredInput:
     return given
 
 
+def place_of_input(given: StoredInput, folder: Path) -> Path:
+    """Where it lies on a machine, below the folder of all inputs."""
+    return folder / given.digest / given.name
+
+
 def fetch_input(store: Store, given: StoredInput, folder: Path) -> Path:
     """Its path on this machine, below `folder`: the first process that asks for it fetches it, others wait.
 
     Raises:
         InputError: it is not there as it was put, or the store does not answer.
     """
-    place = folder / given.digest / given.name
+    place = place_of_input(given, folder)
     with only_one(folder / f"{given.digest}.lock"):
         if place.exists():
             return place
@@ -103,7 +109,7 @@ class Inputs:
 
     store: Store
     paths: Mapping[str, StoredInput]
-    """By the absolute path on the driver's machine."""
+    """By the absolute path on the driver's machine; an encoder that has an address, by that."""
     entries: Mapping[str, tuple[tuple[str, str, str], ...]]
     """Of each entry of a source what it stands for: a prefix, a path, and what follows it."""
 
@@ -114,15 +120,15 @@ class Inputs:
         Args:
             store: Of all inputs.
             sources: Of rows; data sets of the hub are left to the workers.
-            folders: Of encoders and tokenizers, or names on the hub, which are left to the workers.
+            folders: Of encoders and tokenizers, or their addresses; or names on the hub, which are left to the workers.
 
         Raises:
             InputError: something cannot be read, or the store refuses it.
         """
         entries = {entry: tuple(_parts(entry)) for source in sources for entry in source.entries}
-        paths = [path for parts in entries.values() for _, path, _ in parts]
-        paths += [folder for folder in folders if Path(folder).is_dir()]
-        return cls(store, {path: put_input(store, Path(path)) for path in dict.fromkeys(paths)}, entries)
+        paths = {path: Path(path) for parts in entries.values() for _, path, _ in parts}
+        paths |= {name: folder for name in folders if (folder := here_or_none(name)) is not None}
+        return cls(store, {name: put_input(store, path) for name, path in paths.items()}, entries)
 
     def here(self, path: str, folder: Path) -> str:
         """The path on this machine of a path on the driver's; what is not in the store stays as it is."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kobert_core.checkpoint import WEIGHTS
+from kobert_core.checkpoint import FOLDS, WEIGHTS
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_bytes, atomic_write_json
 from kobert_core.io.checksums import SUMS, write_sums
@@ -37,6 +37,11 @@ def node_folder() -> Path:
     if owner != os.getuid():
         raise InputError("the folder is another user's", where=folder, fix="set TMPDIR")
     return folder
+
+
+def inputs_here() -> Path:
+    """The copies of data files and encoders, of all sweeps of this machine, by their content."""
+    return node_folder() / "inputs"
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,8 @@ class StoredSweep:
 
     @property
     def inputs_here(self) -> Path:
-        """The copies of data files and encoders, of all sweeps of this machine."""
-        return node_folder() / "inputs"
+        """See `inputs_here`."""
+        return inputs_here()
 
     def key_of(self, path: str | os.PathLike[str]) -> str:
         """The key of a file or folder below the sweep's folder on the driver's machine."""
@@ -91,7 +96,7 @@ class StoredSweep:
 
         Args:
             key: Of the folder of its checkpoints.
-            names: Of those to hold.
+            names: Of those to hold, by their paths in it.
 
         Returns:
             Of these the ones that are what was written.
@@ -101,18 +106,54 @@ class StoredSweep:
         """
         checkpoints = self.folder_here / key
         with only_one(checkpoints.parent / ".lock"):
-            there = [each.name for each in checkpoints.iterdir()] if checkpoints.is_dir() else []
-            for name in there:
-                if name not in names or not self._is_here(f"{key}/{name}"):
-                    shutil.rmtree(checkpoints / name)
+            for each in [each for pattern in ("*", "fold-*/*") for each in checkpoints.glob(pattern)]:
+                name = each.relative_to(checkpoints).as_posix()
+                is_needed = each.match("fold-*") or (name in names and self._is_here(f"{key}/{name}"))
+                if not is_needed:
+                    shutil.rmtree(each) if each.is_dir() else each.unlink()
+            so_far = self.store.get(f"{key}/{FOLDS}")
+            if so_far is not None:
+                atomic_write_bytes(checkpoints / FOLDS, so_far)
             for name in names:
                 if not (checkpoints / name).exists():
                     self._download(f"{key}/{name}", checkpoints / name)
             return [name for name in names if (checkpoints / name).exists()]
 
     def landed(self, key: str) -> list[str]:
-        """The names of the checkpoints of a run that are whole in the store, oldest first."""
-        return [each.rpartition("/")[2] for each in self.store.folders(key)]
+        """The checkpoints of a run that are whole in the store, by their paths in its folder; of each folder the oldest
+        first."""
+        return [each.removeprefix(f"{key}/") for each in self.store.folders(key)]
+
+    def donate(self, checkpoint: str, donations: str, *, most: int) -> str:
+        """Keep a checkpoint for other trials of a population.
+
+        Args:
+            checkpoint: Its key.
+            donations: The key of the folder for those of its trial.
+            most: So many of them stay there, the newest.
+
+        Returns:
+            The key of the copy.
+
+        Raises:
+            InputError: it is not there.
+        """
+        before = sorted(map(int, self.store.names(donations)))
+        # By number, not by step: a trial that went back to another's weights comes to the same step again.
+        held = f"{donations}/{before[-1] + 1 if before else 0}/{checkpoint.rpartition('/')[2]}"
+        self.store.copy_folder(checkpoint, held)
+        for number in before[: 1 - most]:
+            self.store.delete_folder(f"{donations}/{number}")
+        return held
+
+    def forget_donations(self, trials: str, donations: str) -> None:
+        """Remove what was kept for other trials, in all folders of this name below the key of the trials."""
+        self.store.delete(key for key in self.store.objects(trials) if f"/{donations}/" in key)
+
+    def adopt(self, donation: str, key: str) -> None:
+        """Make another trial's checkpoint the only one of a run, whose folder of checkpoints has this key."""
+        self.store.delete(self.store.objects(key))
+        self.store.copy_folder(donation, f"{key}/{donation.rpartition('/')[2]}")
 
     def _is_here(self, key: str) -> bool:
         """Whether a checkpoint on this machine is the one in the store; its files are compared when it is loaded."""

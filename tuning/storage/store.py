@@ -13,10 +13,11 @@ import json
 import os
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
@@ -26,13 +27,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_file, atomic_folder
 from kobert_core.io.checksums import sha256_file
+from kobert_core.io.remote import SCHEMES
+from kobert_core.io.remote import is_address as is_address
 from kobert_core.texts import printable
 from tuning.tracking.uris import redact_uri
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-SCHEMES = ("s3", "gs", "az", "file")
 COMMITTED = ".committed.json"
 """Within a folder: its size and SHA-256 of each file. It is written last, and a folder without it does not exist."""
 PATIENCE = 15 * 60.0
@@ -41,6 +43,8 @@ _PART = 8 << 20
 """Bytes of a part of an upload; S3 takes 10,000 parts, so files up to 80 GiB."""
 _STALLED = 60
 """Seconds without a byte after which a request is given up and repeated."""
+_BEHIND = 10
+"""As `nice` counts: a tenth of the share of a thread that trains."""
 _Answer = TypeVar("_Answer")
 _RAISED = object()
 _METADATA = re.compile(r"/latest/(?:api/token|meta-data)|/computeMetadata/|/metadata/identity/")
@@ -76,11 +80,6 @@ class Stored(NamedTuple):
     """What `put` takes as `if_match`."""
 
 
-def is_address(text: object) -> bool:
-    """Whether this is the address of an object store, and not the path of a folder."""
-    return isinstance(text, str) and re.match(rf"(?:{'|'.join(SCHEMES)})://", text) is not None
-
-
 def check_address(address: str) -> str:
     """An address that a user gave, without a slash at its end.
 
@@ -102,6 +101,27 @@ def check_address(address: str) -> str:
     if any(part in ("", ".", "..") for part in prefix.split("/")[: None if prefix else 0]):
         raise InputError("an address has no empty parts, `.` or `..` in it", where=where, fix=fix)
     return address.rstrip("/")
+
+
+@cache
+def stay_behind() -> None:
+    """Let what this process sends to stores wait for what it computes; before its first request to one.
+
+    The threads that sign, copy and encrypt are the library's own, and have the priority of the thread that begins them.
+    """
+
+    def begin() -> None:
+        import obstore
+        from obstore.store import MemoryStore
+
+        with suppress(OSError, AttributeError):  # where a thread has no priority of its own
+            here = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, here, os.getpriority(os.PRIO_PROCESS, here) + _BEHIND)
+        obstore.put(MemoryStore(), "first", b"")
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    thread.join()
 
 
 class Store:
@@ -231,6 +251,21 @@ class Store:
 
         return dict(sorted(self._repeated(read, prefix, missing={}).items()))
 
+    def versions(self, key: str) -> dict[str, list[object]]:
+        """What tells the present object at a key from any other; where there is none, of each of those below it, as
+        below a folder; by key."""
+        import obstore
+
+        def of(meta: Any) -> list[object]:
+            return [meta.get("e_tag"), meta.get("version"), meta["size"], meta["last_modified"].timestamp()]
+
+        def read() -> dict[str, list[object]]:
+            found = obstore.list(self._objects, key, chunk_size=1000)
+            return {each["path"]: of(each) for chunk in found for each in chunk}
+
+        one = self._repeated(lambda: of(obstore.head(self._objects, key)), key, missing=None)
+        return self._repeated(read, key, missing={}) if one is None else {key: one}
+
     def names(self, prefix: str = "") -> list[str]:
         """The names of the folders right below a prefix: what is listed is one level alone, however much is below."""
         import obstore
@@ -351,6 +386,23 @@ class Store:
     def folders(self, prefix: str = "") -> list[str]:
         """The keys of all whole folders below a prefix, sorted."""
         return [key.removesuffix(f"/{COMMITTED}") for key in self.objects(prefix) if key.endswith(f"/{COMMITTED}")]
+
+    def copy_folder(self, key: str, to: str) -> None:
+        """Make a folder once more below another key, without bringing it here.
+
+        Raises:
+            InputError: it is not there.
+        """
+        import obstore
+
+        files = self.folder_files(key)
+        for name, digest in (files or {}).items():
+            source, target = _object_of(key, name, digest), _object_of(to, name, digest)
+            self._repeated(partial(obstore.copy, self._objects, source, target), source, missing=None)
+        marker = self.get(f"{key}/{COMMITTED}")
+        if marker is None:
+            raise InputError("this folder is not in the object store any more", where=f"{self.address}/{key}")
+        self.put(f"{to}/{COMMITTED}", marker)
 
     def delete_folder(self, key: str) -> None:
         """Remove a folder: from its marker on, it does not exist."""

@@ -34,7 +34,7 @@ class Uploads:
     def __init__(
         self,
         store: Store,
-        checkpoints: str,
+        folder: Path,
         outbox: Path,
         *,
         landed: Iterable[str] = (),
@@ -45,17 +45,17 @@ class Uploads:
 
         Args:
             store: Of the run.
-            checkpoints: The key in it below which each checkpoint is a folder.
+            folder: Of the run's checkpoints, and of its folds with theirs; in the store it has the same name.
             outbox: Folder on the disk of the run's checkpoints: what is on its way is linked there, since the run
                 removes its own.
-            landed: Names of checkpoints that are whole in the store already.
+            landed: Checkpoints that are whole in the store already, by their paths in `folder`.
             beside: Files that grow, such as a log: after each checkpoint they are uploaded as they are then.
             alive: Is called again and again while the run waits.
         """
-        self._store, self._checkpoints, self._outbox = store, checkpoints, outbox
+        self._store, self._folder, self._outbox = store, folder, outbox
         self._beside, self._alive, self._added = beside, alive, set(landed)
         self.newest: str | None = max(self._added, default=None)
-        """The name of the newest checkpoint that has landed."""
+        """The newest checkpoint that has landed, by its path in the folder."""
         self._room = threading.Semaphore(MAX_ON_THE_WAY)
         self._asked: Queue[Callable[[], object] | None] = Queue()
         self._error: InputError | None = None
@@ -69,39 +69,53 @@ class Uploads:
         Raises:
             InputError: the store has refused an upload.
         """
-        if folder.name in self._added:  # the same state: it was written twice within a step
+        name = folder.relative_to(self._folder).as_posix()
+        if name in self._added:  # the same state: it was written twice within a step
             return
-        self._added.add(folder.name)
+        self._added.add(name)
         self._wait_for(self._room)
-        held = self._outbox / folder.name
+        held = self._outbox / name
         link_checkpoint(folder, held)
 
         def upload() -> None:
-            self._store.upload_folder(held, f"{self._checkpoints}/{folder.name}", known=read_sums(held))
-            self.newest = folder.name
+            self._store.upload_folder(held, self._key_of(folder), known=read_sums(held))
+            self.newest = name
             shutil.rmtree(held)
             self._room.release()
 
         self._asked.put(upload)
         self._ask_for_beside()
 
-    def keep(self, names: set[str]) -> None:
-        """Remove older checkpoints than the newest of `names` but these. What is newer is of a later life of the run:
-        this one has been given up, and does not know it."""
+    def add_file(self, path: Path) -> None:
+        """Upload a small file of the folder of checkpoints as it is now. All lands in the order in which it is asked
+        for: what has landed was all that there was at one moment."""
+        content = path.read_bytes()
+        self._asked.put(lambda: self._store.put(self._key_of(path), content))
 
-        def remove() -> None:
-            for name in self._store.names(self._checkpoints):
-                if name < max(names) and name not in names:
-                    self._store.delete_folder(f"{self._checkpoints}/{name}")
+    def keep(self, checkpoints: Path, names: set[str]) -> None:
+        """Remove older checkpoints of a folder than the newest of `names` but these. What is newer is of a later life
+        of the run: this one has been given up, and does not know it."""
+        self._asked.put(partial(self._remove, checkpoints, lambda name: name < max(names) and name not in names))
 
-        self._asked.put(remove)
+    def keep_only(self, names: set[str]) -> None:
+        """Remove all checkpoints but these, at the end of a fold: each life of the run comes to the same ones."""
+        self._asked.put(partial(self._remove, self._folder, lambda name: name not in names))
+
+    def _remove(self, checkpoints: Path, is_old: Callable[[str], bool]) -> None:
+        key = self._key_of(checkpoints)
+        for name in filter(is_old, self._store.names(key)):
+            self._store.delete_folder(f"{key}/{name}")
+
+    def _key_of(self, path: Path) -> str:
+        return path.relative_to(self._folder.parent).as_posix()
 
     def add_folder(self, folder: Path) -> None:
         """Upload another folder of the run, in which nothing changes, under its own name."""
         self._asked.put(lambda: self._store.upload_folder(folder, folder.name))
 
     def flush(self) -> None:
-        """Wait until all is done that was asked for. Raises as `add`."""
+        """Wait until all that was asked for is done, and the files beside are there as they are. Raises as `add`."""
+        self._ask_for_beside()
         done = threading.Semaphore(0)
         self._asked.put(done.release)
         self._wait_for(done)
@@ -109,7 +123,6 @@ class Uploads:
     def close(self) -> None:
         """`flush`, and end the thread."""
         try:
-            self._ask_for_beside()
             self.flush()
         finally:
             self._asked.put(None)

@@ -40,6 +40,7 @@ from tuning.sweep.compare_models import model_of
 from tuning.sweep_dir.confirm_runs import confirmed_models
 from tuning.sweep_dir.home import bring, bring_confirmed
 from tuning.sweep_dir.layout import MODEL, SOFT_LABELS, SOFT_LABELS_MADE_OF, STUDENTS, STUDY
+from tuning.sweep_dir.provenance import digest_of
 from tuning.sweep_dir.saved_study import load_sweep_study
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -211,7 +212,7 @@ def other_split(sweep: Path, student: StudyConfig) -> str | None:
     for name in ("train", "dev"):
         wanted = getattr(ours, name) and getattr(ours, name).digest()
         try:
-            given = getattr(theirs, name) and getattr(theirs, name).digest()
+            given = getattr(theirs, name) and digest_of(sweep, f"data.{name}", getattr(theirs, name))
         except InputError:  # its file is not there any more, which its models do not need
             return unknown
         if given != wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tuning.cluster.ray_cluster import on_every_node, ray_cluster, set_environme
 from tuning.cluster.shared_storage import storage_problems
 from tuning.storage.check import check_store
 from tuning.study import StudyConfig
+from tuning.sweep.node_disk import disk_for, disks_of_nodes, needs_of
 from tuning.sweep.preflight import check_study, files_of, this_machine, tracking_problem
 from tuning.sweep_dir.layout import CACHE
 from tuning.tracking import redact_uri
@@ -56,14 +58,19 @@ def examine(
     """
     missing = [path for path in (files_of(study) if study else []) if not path.is_file()]
     here = [Finding("wrong", f"{path} is not there, or is no file") for path in missing]
+    checkpoint = None
     if study is not None and not missing:
-        here.append(model(study, output / CACHE))
+        finding, checkpoint = model(study, output / CACHE)
+        here.append(finding)
     if study is not None and study.search.storage:
         here.append(search_storage(study.search.storage))
     if home is not None:
         here += object_store(home)
     if starts_here(address):
         here += [*differences({"this machine": look(tracking_uri)}, tracking_uri), disk(output)]
+        if study is not None and home is not None and checkpoint is not None:
+            problem = disk_for(*needs_of(study, checkpoint), at_once=1).problem
+            here += [Finding("wrong", problem)] if problem else []
         return [*here, room([this_machine()], study, may_grow=False)] if study else here
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -97,6 +104,8 @@ def examine(
                 else:
                     findings += [Finding(each.level, f"{node}: {each.what}") for each in found if each.level != "ok"]
         findings.append(disk(output))
+        if study is not None and home is not None and checkpoint is not None:
+            findings += nodes(study, checkpoint)
         if study is not None:
             findings.append(room(cluster, study))
     return findings
@@ -108,6 +117,7 @@ class Machine(TypedDict):
     versions: dict[str, str]
     gpus: list[str]
     free: int
+    temporary: str
     clock: float
     mlflow: str | None
 
@@ -119,7 +129,8 @@ def look(tracking_uri: str) -> Machine:
     return {
         "versions": {"Python": platform.python_version()} | {name: version_of(name) for name in PACKAGES},
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "free": shutil.disk_usage("/tmp").free,
+        "free": shutil.disk_usage(tempfile.gettempdir()).free,
+        "temporary": tempfile.gettempdir(),
         "clock": time.time(),
         "mlflow": tracking_problem(tracking_uri),
     }
@@ -150,7 +161,8 @@ def differences(seen: Mapping[str, Machine], tracking_uri: str) -> list[Finding]
     for node, said in seen.items():
         gpus = ", ".join(said["gpus"]) or "no GPU"
         low = said["free"] < LITTLE_DISK
-        findings.append(Finding("warning" if low else "ok", f"{node}: {gpus}, {said['free'] / 2**30:.0f} GiB in /tmp"))
+        free = f"{said['free'] / 2**30:.0f} GiB in {said['temporary']}"
+        findings.append(Finding("warning" if low else "ok", f"{node}: {gpus}, {free}"))
         if said["mlflow"]:
             findings.append(Finding("wrong", f"{node}: {said['mlflow']}"))
     if not any(said["mlflow"] for said in seen.values()):
@@ -165,13 +177,24 @@ def disk(output: Path) -> Finding:
     return Finding("warning" if free < LITTLE_DISK else "ok", f"{free / 2**30:.0f} GiB are free in {output}")
 
 
-def model(study: StudyConfig, cache: Path) -> Finding:
-    """Whether the study's models can be built, and their weights are there."""
+def model(study: StudyConfig, cache: Path) -> tuple[Finding, int | None]:
+    """Whether the study's models can be built, and their weights are there; and the bytes of a checkpoint, if so."""
     try:
-        check_study(study, cache if cache.is_dir() else None)
-        return Finding("ok", f"the model of `{study.name}` can be built")
+        checked = check_study(study, cache if cache.is_dir() else None)
+        return Finding("ok", f"the model of `{study.name}` can be built"), checked.checkpoint
     except InputError as error:
-        return Finding("wrong", str(error))
+        return Finding("wrong", str(error)), None
+
+
+def nodes(study: StudyConfig, checkpoint: int) -> list[Finding]:
+    """Whether each node has room for what a sweep in an object store keeps there."""
+    findings = []
+    for node, room in disks_of_nodes(study, checkpoint).items():
+        if isinstance(room, RuntimeError):
+            findings.append(Finding("wrong", f"{node}: {room}"))
+        elif room.problem is not None:
+            findings.append(Finding("wrong" if room.free < room.one else "warning", f"{node}: {room.problem}"))
+    return findings
 
 
 def search_storage(uri: str) -> Finding:

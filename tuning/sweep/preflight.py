@@ -120,9 +120,12 @@ def naming(values: dict[str, object]) -> Iterator[None]:
 
 
 def is_here(study: StudyConfig) -> bool:
-    """Whether all files and models of a study are on this machine; names on the hub count as absent."""
+    """Whether all files and models of a study are on this machine; names on the hub and addresses in an object store
+    count as absent."""
+    sources = study.sources.values()
     models = [Path(source) for encoder in encoders_of(study) for source in encoder.sources.values()]
-    return all(source.is_here() for source in study.sources.values()) and all(path.is_dir() for path in models)
+    are_files = not any(source.has_address for source in sources)
+    return are_files and all(source.is_here() for source in sources) and all(path.is_dir() for path in models)
 
 
 def shapes(
@@ -231,7 +234,7 @@ def tracking_warnings(tracking_uri: str) -> list[str]:
 
 
 def files_of(study: StudyConfig) -> list[Path]:
-    """The files that the workers read: data, and the models that are folders."""
+    """The files that the workers read: data, and the models that are folders; not what they fetch by its address."""
     sources = dict.fromkeys(source for encoder in encoders_of(study) for source in encoder.sources.values())
     folders = [Path(source) for source in sources if Path(source).is_dir()]
     files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]

@@ -156,3 +156,5 @@ class TrialRunner:
     def _remove_pbt_checkpoints(self) -> None:
         for folder in (self._table.folder / TRIALS).glob(f"*/{PBT_CHECKPOINTS}"):
             shutil.rmtree(folder)
+        if self._study.scheduler.name == "pbt" and self._groups.stored is not None:
+            self._groups.stored.forget_donations(TRIALS, PBT_CHECKPOINTS)

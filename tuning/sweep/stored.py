@@ -29,18 +29,6 @@ INPUTS = ".inputs"
 """Beside the sweeps of a store: what their studies name."""
 
 
-def refuse_in_store(study: StudyConfig) -> None:
-    """Refuse what a sweep in an object store cannot do.
-
-    Raises:
-        InputError: the study asks for it.
-    """
-    asked = {"scheduler.name": study.scheduler.name == "pbt", "data.folds": study.data.folds is not None}
-    for key in (key for key, is_asked in asked.items() if is_asked):
-        what = "this is not possible yet where `storage` is the address of an object store"
-        raise InputError(what, where=key, fix="leave it out, or give a folder that all machines share")
-
-
 def put_in_store(study: StudyConfig, folder: Path, store: Store, inputs: Store) -> StoredSweep:
     """Put the files that a study names into a store, those that are not there yet.
 
@@ -150,6 +138,7 @@ class StoredCheckpoints:
         key = self._key_of(checkpoints)
         for name in self._store.names(key):
             self._store.delete_folder(f"{key}/{name}")
+        self._store.delete(self._store.objects(key))  # what is known of folds
         shutil.rmtree(checkpoints, ignore_errors=True)
 
     def may_be_in(self, checkpoints: Path) -> bool:
@@ -174,6 +163,8 @@ class StoredCheckpoints:
         groups.settle()
         for record in table:
             if not record.has_ended or record.checkpoint is None or self._has(checkpoint_of(folder, record)):
+                continue
+            if record.lineage:  # a way that no trial can go again; in a population none ends before it has landed
                 continue
             say(f"trial {record.trial}: its checkpoint was lost with its node, and is trained again")
             try:

@@ -32,6 +32,7 @@ from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.display import SweepDisplay
 from tuning.sweep.export import export_model
 from tuning.sweep.extras import DecodingScores, SeedScores
+from tuning.sweep.node_disk import check_nodes
 from tuning.sweep.preflight import CheckedStudy, files_of, prepare, spoilers_of, survey, this_machine, tracking_warnings
 from tuning.sweep.result import SweepResult
 from tuning.sweep.session import Session
@@ -42,7 +43,6 @@ from tuning.sweep.stored import (
     StoredCheckpoints,
     kept_of,
     put_in_store,
-    refuse_in_store,
 )
 from tuning.sweep.tracking import callbacks_of, end_tracking, listen, log_results, log_winner, start_tracking
 from tuning.sweep.verdict import Verdict
@@ -102,7 +102,6 @@ def run_sweep(
     with ExitStack() as opened:
         commits: Commits = OnDisk()
         if study.home is not None:
-            refuse_in_store(study)
             uri = resolve_tracking_uri(study.tracking.uri, folder.parent)
             commits = opened.enter_context(
                 stored_sweep(study.home, folder, resume=resume, tracking_uri=uri, say=display.say)
@@ -190,6 +189,8 @@ class Sweep:
             groups.stored = self.stored
             task, disk = checked.task, checked.disk_needs(running=groups.count)
             disk.check(folder)
+            if self.stored is not None:
+                self._warn(check_nodes(study, checked.checkpoint))
             write_environment(folder / ENVIRONMENT)
             write_provenance(folder, study)
             tracker = start_tracking(study, self.table, task, uri=self.uri, limit=self.commits.limit)

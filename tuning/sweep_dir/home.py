@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_bytes, atomic_write_json
+from kobert_core.io.checksums import SUMS, file_digest
 from tuning.storage.node import node_folder
 from tuning.storage.records import Head, Records, StorageLost, download_records, read_head
 from tuning.storage.store import Store
@@ -35,6 +37,7 @@ from tuning.sweep_dir.layout import (
     STUDY,
     SUM,
     TABLE,
+    TEST_SET_LOG,
     TRIALS,
     checkpoint_of,
     trial_folder,
@@ -54,6 +57,9 @@ SECONDS_TO_ANSWER = 30.0
 """So long does a command try to reach a store."""
 OF_A_COPY = 0
 """The token of a folder in which no driver has written."""
+READINGS, READINGS_HOME = "readings", ".readings.json"
+"""Below a sweep's address: readings of test files by its exported model, by the model's version; and the file beside a
+copy of a model that says where these are."""
 FOLDERS_APART = (SCRATCH, MODEL, TRIALS)
 """Folders that are no records: the exported model is whole or not there, as a folder of the store, and so is all that
 trials have."""
@@ -274,6 +280,9 @@ def copy_here(address: str) -> Path:
         raise InputError("there is no sweep here", where=store.address, fix="see `kobert-tune list --output ADDRESS`")
     for name in set(record_files(folder)) - head.files.keys():
         (folder / name).unlink()
+    model = folder / MODEL
+    if model.is_dir() and (store.folder_files(MODEL) or {}).get(SUMS) != file_digest(model / SUMS):
+        shutil.rmtree(model)  # of an earlier winner
     atomic_write_json(
         folder / HOME,
         {"address": store.address, "token": OF_A_COPY, "running": head.is_running, "ended": head.ended},
@@ -304,7 +313,36 @@ def model_here(address: str) -> Path:
     folder = _copies(store) / f"{MODEL}-{version}" / store.address.rpartition("/")[2]
     if not folder.is_dir():
         store.download_folder(MODEL, folder)
+    readings = store / READINGS / version
+    atomic_write_json(folder.parent / READINGS_HOME, {"address": readings.address})
+    log = folder / TEST_SET_LOG
+    known = log.read_bytes() if log.is_file() else b""
+    for name in readings.objects():
+        line = readings.get(name)
+        if line is not None and line not in known:
+            known += line
+    if known:
+        atomic_write_bytes(log, known)
     return folder
+
+
+def keep_readings(model: Path) -> None:
+    """Where a model is a copy of one in an object store: keep its log of readings there too. Each reading is an object
+    of its own, below its hash, so that it needs no lock and meets no driver.
+
+    Raises:
+        InputError: the store cannot be used.
+    """
+    try:
+        home = json.loads((model.parent / READINGS_HOME).read_text(encoding="utf-8"))["address"]
+    except (OSError, ValueError, LookupError):
+        return
+    readings = Store.at(home, patience=SECONDS_TO_ANSWER)
+    there = readings.objects()
+    for line in (model / TEST_SET_LOG).read_bytes().splitlines(keepends=True):
+        name = f"{hashlib.sha256(line).hexdigest()[:32]}.jsonl"
+        if name not in there:
+            readings.put(name, line)
 
 
 def has_sweep(address: str) -> bool:

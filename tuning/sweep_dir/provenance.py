@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 from kobert_core.config import NUMBERS
+from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_json
 from kobert_core.io.checksums import file_digest, sealed, unsealed
+from kobert_core.io.remote import here_or_none, is_address
 from search_spaces.validation import show
 from tuning.study import StudyConfig
 from tuning.study.encoders import encoders_of
@@ -80,6 +82,32 @@ def refuse_other_provenance(
     return notes
 
 
+def digest_of(folder: Path, key: str, source: Source) -> str:
+    """The SHA-256 of a source of a sweep's study, such as `data.train`, when the sweep began; where nothing says it,
+    the present one.
+
+    Raises:
+        InputError: nothing says it, and the source is not here.
+    """
+    if (folder / PROVENANCE).is_file():
+        for digest in read_provenance(folder / PROVENANCE)["files"].get(key, {}).values():
+            return digest
+    return source.digest()
+
+
+def refuse_changed_addresses(folder: Path, study: StudyConfig) -> None:
+    """On a worker: refuse what is in an object store and not what the sweep began with. The driver has looked, but this
+    machine may have fetched it later.
+
+    Raises:
+        InputError: something there has changed.
+    """
+    sources = [source.has_address for source in study.sources.values()]
+    models = [is_address(source) for source, _ in sources_of(study).values()]
+    if any([*sources, *models]) and (folder / PROVENANCE).is_file():
+        refuse_other_provenance(folder, study)
+
+
 def changed_libraries(folder: Path) -> list[str]:
     """The libraries that have another version than when a sweep began: `torch 2.8.0, now 2.9.0`."""
     then, now = read_provenance(folder / PROVENANCE)["libraries"], libraries()
@@ -122,8 +150,8 @@ def libraries() -> dict[str, str]:
 
 
 def _hashes_of_model(source: str, revision: str | None) -> Hashes:
-    folder = Path(source)
-    if folder.is_dir():
+    folder = here_or_none(source)
+    if folder is not None:
         return {file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.suffix in READ_OF_A_MODEL}
     from kobert_core.tokenization.loading import find_folder
 

@@ -12,6 +12,7 @@ from typing import NotRequired, TypedDict, cast
 from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.io.checksums import sealed_line, unsealed_line
+from tuning.sweep_dir.home import keep_readings
 from tuning.sweep_dir.layout import TEST_SET_LOG
 
 _WHOLE = rb'"crc32":"[0-9a-f]{8}".|}$'
@@ -51,11 +52,15 @@ def record_reading_of_model(
     metrics: Mapping[str, object],
     say: Callable[[str], object],
 ) -> None:
-    """`record_reading` in the folder of a model, if that can be written; else `say` gets a line."""
+    """`record_reading` in the folder of a model, and where that is a copy of one in an object store, there too; if it
+    cannot be written, `say` gets a line."""
     try:
         record_reading(folder, file=file, sha256=sha256, by=by, metrics=metrics)
+        keep_readings(folder)
     except OSError as error:
         say(f"note: this reading could not be recorded ({folder / TEST_SET_LOG}: {error.strerror})")
+    except InputError as error:
+        say(f"note: this reading could not be recorded ({error})")
 
 
 def times_read(folder: Path, sha256: str) -> int:

@@ -54,6 +54,8 @@ class GroupRuntime:
         self.copies: Uploads | None = None
         self.end = 100
         """The progress at whose report the run ends."""
+        self.each_lands = False
+        """Whether a report waits until its checkpoint has landed in `copies`: another trial may ask for it then."""
         self.on_report: Callable[[Report], object] = lambda report: None
         """Called with each report before it is handed on."""
         self.costs: Mapping[str, float] = {}
@@ -80,7 +82,7 @@ class GroupRuntime:
             return True
         is_last, content = report.progress >= self.end, as_content(report)
         if self.copies is not None:
-            if is_last:
+            if is_last or self.each_lands:
                 self.copies.flush()  # who ends at this report is done with: it is not begun again for its checkpoint
             content["landed"] = self.copies.newest
         if not ray.get(self._broker.report.remote(self._number, content)) or (is_last and self.end < 100):

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from kobert_core.config import TrainConfig
 from kobert_core.data.source import Source
+from kobert_core.io.checksums import file_digest
 from tuning.storage.inputs import only_one
 from tuning.storage.node import StoredSweep
+from tuning.storage.store import stay_behind
 from tuning.storage.uploads import Uploads
 from tuning.sweep_dir.layout import CHECKPOINTS, LOG, OUTBOX, trial_folder
-from tuning.workers.trial import train_trial
+from tuning.workers.trial import study_of, train_trial
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
@@ -38,6 +40,7 @@ class Brought:
 
 def run_stored(runtime: GroupRuntime, *, sweep: StoredSweep, task: Function, **arguments: Any) -> Brought:
     """On the workers of a group: run a function of `trial.py` whose arguments name paths on the driver's machine."""
+    stay_behind()
     if task is train_trial:
         train_stored(runtime, sweep, **arguments)
         return Brought(None, {})
@@ -71,7 +74,15 @@ def paths_here(sweep: StoredSweep, arguments: Mapping[str, Any], folder: Path) -
 
 
 def train_stored(
-    runtime: GroupRuntime, sweep: StoredSweep, *, trial: int, study: str, folder: str, end: int = 100, **arguments: Any
+    runtime: GroupRuntime,
+    sweep: StoredSweep,
+    *,
+    trial: int,
+    study: str,
+    folder: str,
+    end: int = 100,
+    adopt: str | None = None,
+    **arguments: Any,
 ) -> None:
     """As `train_trial`, from what has landed of the trial, while what it writes is uploaded.
 
@@ -82,10 +93,13 @@ def train_stored(
         study: The sweep's study file on the driver's machine: its content is known here.
         folder: Of the trials, on the driver's machine.
         end: The progress at which to end.
+        adopt: The key of another trial's checkpoint, to go on from instead.
         arguments: Others of `train_trial`.
     """
     key = sweep.key_of(trial_folder(Path(folder), trial))
     here, checkpoints = sweep.folder_here / key, f"{key}/{CHECKPOINTS}"
+    if runtime.rank == 0 and adopt is not None:
+        runtime.apart(sweep.adopt, adopt, checkpoints)
     landed = runtime.all_gather(runtime.apart(sweep.landed, checkpoints) if runtime.rank == 0 else None)[0]
     whole = runtime.apart(sweep.restore, checkpoints, landed)
     own = runtime.apart(sweep.study_here)
@@ -94,19 +108,21 @@ def train_stored(
         runtime.apart(sweep.bring_log, f"{key}/{LOG}")
         uploads = Uploads(
             sweep.store / key,
-            CHECKPOINTS,
+            here / CHECKPOINTS,
             here / OUTBOX,
             landed=whole,
             beside=[here / LOG],
             alive=runtime.say_all_live,
         )
     runtime.copies, runtime.end = uploads, end
+    runtime.each_lands = study_of(own, file_digest(own)).scheduler.name == "pbt"
     try:
         train_trial(
             runtime,
             trial=trial,
             study=str(own),
             folder=str(sweep.folder_here / sweep.key_of(folder)),
+            adopt=adopt,
             stored=StoredRun(sweep, runtime),
             **arguments | {"cache": str(sweep.cache)},
         )

@@ -128,13 +128,19 @@ class Trial(tune.Trainable):
 
             assert self._report["checkpoint"] is not None
             checkpoint = Path(self._report["checkpoint"])
-            donations = checkpoint.parents[1] / PBT_CHECKPOINTS
-            before = sorted(int(folder.name) for folder in donations.glob("*"))
-            # By number, not by step: a trial that went back to another's weights comes to the same step again.
-            held = donations / str(before[-1] + 1 if before else 0) / checkpoint.name
-            link_checkpoint(checkpoint, held)
-            for number in before[: 1 - MAX_PBT_CHECKPOINTS]:
-                shutil.rmtree(donations / str(number))
+            if stored := self._shared["fixed"].get("sweep"):
+                run = stored.key_of(trial_folder(Path(self._shared["fixed"]["folder"]), self.config["trial"]))
+                held = stored.donate(
+                    f"{run}/{CHECKPOINTS}/{checkpoint.name}", f"{run}/{PBT_CHECKPOINTS}", most=MAX_PBT_CHECKPOINTS
+                )
+            else:
+                donations = checkpoint.parents[1] / PBT_CHECKPOINTS
+                before = sorted(int(folder.name) for folder in donations.glob("*"))
+                # By number, not by step: a trial that went back to another's weights comes to the same step again.
+                held = donations / str(before[-1] + 1 if before else 0) / checkpoint.name
+                link_checkpoint(checkpoint, held)
+                for number in before[: 1 - MAX_PBT_CHECKPOINTS]:
+                    shutil.rmtree(donations / str(number))
         return {"trial": self.config["trial"], "heard": self._heard, "checkpoint": str(held) if held else None}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
@@ -255,6 +261,7 @@ def train_trial(
     from kobert_core.pretrained import save_model_files
     from kobert_core.tasks import task_class
     from kobert_core.training import train
+    from tuning.sweep_dir.provenance import refuse_changed_addresses
 
     study_config = study_of(Path(study), file_digest(Path(study)))
     config = study_config.train_config(values)
@@ -265,6 +272,8 @@ def train_trial(
     here = trial_folder(Path(folder), trial)
     with printing_to(here / LOG, rank=runtime.rank):
         print(f"trial {trial} on {runtime.device}, {runtime.workers} worker(s): {json.dumps(values)}")
+        if stored is None:
+            refuse_changed_addresses(Path(study).parent, study_config)
         task = task_class(config.task)(stored.config_here(config) if stored else config, cache=Path(cache))
         runtime.checkpoints, runtime.resume = here / CHECKPOINTS, True
         if runtime.rank == 0:
@@ -273,7 +282,8 @@ def train_trial(
             save_model_files(here / MODEL_FILES, task, config)
             if adopt is not None:
                 print(f"goes on from {adopt}")
-                adopt_checkpoint(Path(adopt), here / CHECKPOINTS)
+                if stored is None:  # else it lies there already
+                    adopt_checkpoint(Path(adopt), here / CHECKPOINTS)
             asked = {each.metric for each in study_config.further}
             if seed is None and (names := [name for name in MODEL_COSTS if name in asked]):
                 agree = stored.agree_on if stored else None

@@ -40,12 +40,12 @@ def test_nothing_is_lost(proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest
     train.write_text("text\tlabel\n")
     inputs = Inputs(store / ".inputs", {str(train): put_input(store / ".inputs", train)}, {})
     sweep = StoredSweep(store, "/driver", inputs.paths[str(train)], inputs)
-    uploads = Uploads(store / "trials/0000", "checkpoints", tmp_path / "outbox")
+    uploads = Uploads(store / "trials/0000", tmp_path / "checkpoints", tmp_path / "outbox")
     for step in range(1, 6):
-        folder = tmp_path / "made" / f"update-{step:08d}"
+        folder = tmp_path / "checkpoints" / f"update-{step:08d}"
         save_checkpoint(folder, nn.Linear(2, 2), {"step": step})
         uploads.add(folder)
-        uploads.keep({folder.name, f"update-{max(1, step - 1):08d}"})
+        uploads.keep(tmp_path / "checkpoints", {folder.name, f"update-{max(1, step - 1):08d}"})
     uploads.close()
     key = "trials/0000/checkpoints"
     landed = sweep.landed(key)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from kobert_core.checkpoint import WEIGHTS
 from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from tests.fixtures.checkpoints import save_checkpoint
@@ -118,6 +119,27 @@ def test_a_damaged_checkpoint_is_passed_over(sweep: StoredSweep, store: Store, t
     before = (stale.parent / "update-00000005" / "state.pt").stat().st_ino
     sweep.restore("run/checkpoints", landed[:1])
     assert (stale.parent / "update-00000005" / "state.pt").stat().st_ino == before, "what is here is not fetched again"
+
+
+def test_a_checkpoint_is_kept_for_other_trials_and_adopted(sweep: StoredSweep, store: Store, tmp_path: Path) -> None:
+    for trial, step in (("0000", 5), ("0001", 3), ("0001", 9)):
+        folder = tmp_path / trial / f"update-{step:08d}"
+        save_checkpoint(folder, nn.Linear(2, 2), {"step": step})
+        store.upload_folder(folder, f"trials/{trial}/checkpoints/{folder.name}")
+    run = "trials/0000"
+    held = [sweep.donate(f"{run}/checkpoints/update-00000005", f"{run}/donations", most=2) for _ in range(11)]
+    assert held[-2:] == [f"{run}/donations/{number}/update-00000005" for number in (9, 10)]
+    assert store.names(f"{run}/donations") == ["10", "9"]
+    store.delete_folder(f"{run}/checkpoints/update-00000005")
+    sweep.adopt(held[-1], "trials/0001/checkpoints")
+    assert sweep.landed("trials/0001/checkpoints") == ["update-00000005"], "nor a newer one of its own"
+    sweep.restore("trials/0001/checkpoints", ["update-00000005"])
+    there = sweep.folder_here / "trials/0001/checkpoints/update-00000005" / WEIGHTS
+    assert there.read_bytes() == (tmp_path / "0000" / "update-00000005" / WEIGHTS).read_bytes()
+    sweep.forget_donations("trials", "donations")
+    assert store.names(run) == [] and store.names("trials/0001") == ["checkpoints"]
+    with pytest.raises(InputError, match="is not in the object store any more"):
+        sweep.donate(f"{run}/checkpoints/update-00000005", f"{run}/donations", most=2)
 
 
 def test_nodes_agree_on_a_file_that_the_first_has_written(sweep: StoredSweep) -> None:

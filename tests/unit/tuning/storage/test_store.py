@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kobert_core.errors import InputError
+from tests.fixtures.commands import environment
 from tests.fixtures.object_store import BUCKET, FaultyProxy, S3Server, faulty_proxy
 from tuning.storage.store import COMMITTED, Conflict, Store, StoreAway, check_address, is_address
 
@@ -170,6 +173,25 @@ def test_what_cannot_be_is_one_line_without_secrets(s3: S3Server, monkeypatch: p
         with pytest.raises(InputError, match=r"s3://no-such-bucket/prefix: there is no such bucket; ") as error:
             ask()
         assert "very-secret" not in str(error.value)
+
+
+def test_who_trains_comes_before_what_is_sent() -> None:
+    """In a process of its own: the threads of the library begin once."""
+    code = """
+import os, threading
+from tuning.storage.store import stay_behind
+stay_behind()
+nice = {
+    os.getpriority(os.PRIO_PROCESS, int(task))
+    for task in os.listdir("/proc/self/task")
+    if open(f"/proc/self/task/{task}/comm").read().startswith("tokio")
+}
+here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+print(here, *(each - here for each in nice))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
+    here, behind = map(int, done.stdout.split())
+    assert behind == min(10, 19 - here)
 
 
 def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,10 +40,10 @@ def written(folder: Path, step: int) -> Path:
 def test_checkpoints_land_in_order_and_old_ones_go(store: Store, tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text("so far")
-    uploads = Uploads(store, "checkpoints", tmp_path / "outbox", beside=[log])
+    uploads = Uploads(store, tmp_path / "checkpoints", tmp_path / "outbox", beside=[log])
     for step in (5, 7, 9):
-        uploads.add(written(tmp_path, step))
-    uploads.keep({"update-00000009", "update-00000005"})
+        uploads.add(written(tmp_path / "checkpoints", step))
+    uploads.keep(tmp_path / "checkpoints", {"update-00000009", "update-00000005"})
     uploads.flush()
     assert uploads.newest == "update-00000009"
     assert store.folders("checkpoints") == ["checkpoints/update-00000005", "checkpoints/update-00000009"]
@@ -53,21 +53,21 @@ def test_checkpoints_land_in_order_and_old_ones_go(store: Store, tmp_path: Path)
 
 
 def test_a_life_that_was_given_up_removes_nothing_newer(store: Store, tmp_path: Path) -> None:
-    later = Uploads(store, "checkpoints", tmp_path / "later")
-    later.add(written(tmp_path, 9))
+    later = Uploads(store, tmp_path / "checkpoints", tmp_path / "later")
+    later.add(written(tmp_path / "checkpoints", 9))
     later.close()
-    earlier = Uploads(store, "checkpoints", tmp_path / "earlier")
-    earlier.add(written(tmp_path, 5))
-    earlier.keep({"update-00000005"})
+    earlier = Uploads(store, tmp_path / "checkpoints", tmp_path / "earlier")
+    earlier.add(written(tmp_path / "checkpoints", 5))
+    earlier.keep(tmp_path / "checkpoints", {"update-00000005"})
     earlier.close()
     assert store.names("checkpoints") == ["update-00000005", "update-00000009"]
 
 
 def test_a_run_may_remove_what_is_still_on_its_way(store: Store, tmp_path: Path) -> None:
-    uploads = Uploads(store, "checkpoints", tmp_path / "outbox")
+    uploads = Uploads(store, tmp_path / "checkpoints", tmp_path / "outbox")
     go_on = threading.Event()
     uploads._asked.put(go_on.wait)  # the store is slow
-    folder = written(tmp_path, 5)
+    folder = written(tmp_path / "checkpoints", 5)
     uploads.add(folder)
     for file in folder.iterdir():
         file.unlink()
@@ -94,8 +94,10 @@ def test_while_the_store_is_away_training_waits_for_its_queue_alone(
         store = Store.at(f"s3://{BUCKET}/{tmp_path.name}", patience=0.5)
         proxy.always = "reset"
         signs: list[float] = []
-        uploads = Uploads(store, "checkpoints", tmp_path / "outbox", alive=lambda: signs.append(time.monotonic()))
-        folders = [written(tmp_path, step) for step in range(1, MAX_ON_THE_WAY + 2)]
+        uploads = Uploads(
+            store, tmp_path / "checkpoints", tmp_path / "outbox", alive=lambda: signs.append(time.monotonic())
+        )
+        folders = [written(tmp_path / "checkpoints", step) for step in range(1, MAX_ON_THE_WAY + 2)]
         for folder in folders[:-1]:
             uploads.add(folder)
         assert not signs, "up to here there is room"
@@ -115,12 +117,12 @@ def test_what_the_store_refuses_ends_the_run_in_one_line(
 ) -> None:
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
-    uploads = Uploads(Store.at("s3://no-such-bucket/sweep", patience=1), "checkpoints", tmp_path / "outbox")
-    uploads.add(written(tmp_path, 1))
+    uploads = Uploads(Store.at("s3://no-such-bucket/sweep", patience=1), tmp_path / "checkpoints", tmp_path / "outbox")
+    uploads.add(written(tmp_path / "checkpoints", 1))
     with pytest.raises(InputError, match="no such bucket"):
         uploads.flush()
     with pytest.raises(InputError, match="no such bucket"):
-        uploads.add(written(tmp_path, 2))
+        uploads.add(written(tmp_path / "checkpoints", 2))
 
 
 @dataclass(kw_only=True)
@@ -154,8 +156,9 @@ def test_a_run_goes_on_elsewhere_from_what_has_landed(
 
     alone = Killed(device=torch.device("cpu"), checkpoints=tmp_path / "alone")
     undisturbed = run(alone)
-    uploads = Uploads(store / "trials/0000", "checkpoints", tmp_path / "outbox")
-    first = Killed(device=alone.device, checkpoints=tmp_path / "first", copies=uploads, at=at)
+    folder = tmp_path / "first" / "checkpoints"
+    uploads = Uploads(store / "trials/0000", folder, tmp_path / "outbox")
+    first = Killed(device=alone.device, checkpoints=folder, copies=uploads, at=at)
     with pytest.raises(KeyboardInterrupt):
         run(first)
     uploads.flush()
@@ -172,7 +175,7 @@ def test_a_run_goes_on_elsewhere_from_what_has_landed(
         device=alone.device,
         checkpoints=here,
         resume=True,
-        copies=Uploads(store / "trials/0000", "checkpoints", tmp_path / "outbox", landed=landed),
+        copies=Uploads(store / "trials/0000", here, tmp_path / "outbox", landed=landed),
     )
     weights = run(second).state_dict()
     assert second.steps < alone.steps

@@ -12,14 +12,17 @@ import pandas
 import pytest
 import torch
 
+from kobert_core.checkpoint import WEIGHTS
 from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from kobert_core.inference import Predictor
+from kobert_core.io.checksums import sha256_file
 from kobert_core.pretrained import save_model_files, save_weights
 from kobert_core.tasks import parse_train_config, task_class
 from kobert_core.tasks.labelled_texts.task import LabelledTexts
 from tests.fixtures.tiny import SAMPLE, SIZES, tiny_config
 from tuning.cli.distill import teach
+from tuning.storage.store import Store
 from tuning.study import dump_study, load_study
 from tuning.sweep.distill import (
     TEACHER,
@@ -31,8 +34,10 @@ from tuning.sweep.distill import (
     teachers_of,
     write_soft_labels,
 )
+from tuning.sweep_dir.home import copy_here, stored_sweep
 from tuning.sweep_dir.layout import SOFT_LABELS, SOFT_LABELS_MADE_OF, STUDY
 from tuning.sweep_dir.lock import sweep_lock
+from tuning.sweep_dir.provenance import write_provenance
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord
 
@@ -207,6 +212,32 @@ def test_a_teacher_whose_data_is_gone_may_know_the_dev_split(tmp_path: Path) -> 
     Path(str(train)).unlink()
     told = other_split(sweep, load_study(study, [f"data.train={moved}"]))
     assert told == "whether sweep was trained on texts of the student's dev split is not known"
+
+
+def test_a_sweep_in_an_object_store_teaches(
+    models: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuning.sweep_dir.home.node_folder", lambda: tmp_path / "node")
+    train = table(tmp_path / "train.tsv", MORE, id=[1, 2, 3], label=[0, 1, 0])
+    (tmp_path / "study.yaml").write_text(STUDENT_STUDY.format(train=train), encoding="utf-8")
+    study, home = load_study(tmp_path / "study.yaml"), f"file://{tmp_path}/bucket"
+    sweep = tmp_path / "driver" / "one"
+    with stored_sweep(home, sweep, resume=False, tracking_uri="", say=print) as commits:
+        dump_study(study, sweep / STUDY)
+        write_provenance(sweep, study)
+        commits.commit()
+    moved = str(shutil.copy(str(train), tmp_path / "moved.tsv"))
+    Path(str(train)).unlink()
+    for model in models:  # the second is that of a later winner
+        Store.at(home).upload_folder(model, "one/model")
+        teacher = copy_here(f"{home}/one")
+        (found,) = teachers_of(teacher)
+        assert sha256_file(found / WEIGHTS) == sha256_file(model / WEIGHTS)
+        assert teachers_of(copy_here(f"{home}/one")) == (found,)
+    assert other_split(teacher, load_study(tmp_path / "study.yaml", [f"data.train={moved}"])) is None
+    other = str(table(tmp_path / "other.tsv", MORE[:2], id=[1, 2], label=[0, 1]))
+    told = other_split(teacher, load_study(tmp_path / "study.yaml", [f"data.train={other}"]))
+    assert told is not None and told.startswith("`data.train` is not that of one")
 
 
 def test_a_sweep_is_taught_by_one_process_at_a_time(models: tuple[Path, ...], tmp_path: Path) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from tests.fixtures.commands import ROOT, tune_here
 from tuning import Sweep
 from tuning.storage.records import StorageLost
 from tuning.storage.store import Store
 from tuning.study import StudyConfig, load_study
-from tuning.sweep_dir.home import stored_sweep
-from tuning.sweep_dir.layout import HOME, LEDGER, SPOOL, STUDY, TRIALS
+from tuning.sweep_dir.home import model_here, stored_sweep
+from tuning.sweep_dir.layout import HOME, LEDGER, MODEL, SPOOL, STUDY, TRIALS
 from tuning.sweep_dir.opening import open_sweep_dir
+from tuning.sweep_dir.test_set_log import read_log, record_reading, record_reading_of_model, times_read
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import Tracker, default_tracking_uri
@@ -168,6 +174,7 @@ def test_commands_take_addresses(tmp_path: Path, home: str) -> None:
     found = json.loads(tune_here("list", address, "--json", cwd=tmp_path).stdout)
     assert (found["sweep"], len(found["trials"]), found["cut_off"]) == (address, 3, False)
     assert tune_here("logs", address, "1", cwd=tmp_path).stdout == "학습\n"
+    assert tune_here("logs", address, "1", "--follow", cwd=tmp_path).stdout == "학습\n"
     tune_here("report", address, "--output", "report.html", cwd=tmp_path)
     assert (tmp_path / "report.html").is_file()
     opened = Sweep.open(address)
@@ -175,7 +182,6 @@ def test_commands_take_addresses(tmp_path: Path, home: str) -> None:
 
     for command in (
         ["list", f"{home}/two"],
-        ["logs", address, "1", "--follow"],
         ["report", address],
         ["export", address, "--output", "model"],
         ["evaluate", address, "data.tsv"],
@@ -186,6 +192,59 @@ def test_commands_take_addresses(tmp_path: Path, home: str) -> None:
         done = tune_here(*command, cwd=tmp_path, code=2)
         assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: "), done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "bucket", "node", "report.html"]
+
+
+def test_a_trial_is_followed(tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuning.cli.sweeps.POLL_SECONDS_OF_STORE", 0.05)
+    here, log = machine(tmp_path, "a", home), "one/trials/0000/log.txt"
+    assert here.study.home is not None
+    with (
+        stored_sweep(here.study.home, here.sweep, resume=False, tracking_uri="", say=print) as commits,
+        open_sweep_dir(here.study, here.sweep, resume=False),
+    ):
+        table = TrialTable.of(here.sweep, here.study)
+        commits.commit()
+
+        def train() -> None:
+            for printed, now in ("50%\n", replace(trial(0), state=TrialState.RUNNING)), ("50%\n100%\n", trial(0)):
+                time.sleep(0.3)
+                Store.at(home).put(log, printed.encode())
+                table.put(now)
+                commits.commit()
+
+        with ThreadPoolExecutor(1) as worker:
+            trained = worker.submit(train)
+            said = tune_here("logs", f"{home}/one", "0", "--follow", cwd=tmp_path)
+            trained.result()
+    assert (said.stdout, said.stderr) == ("50%\n100%\n", "trial 0, complete\n")
+
+
+def test_who_has_read_a_test_file_is_kept_without_the_lock(
+    tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(tmp_path, "a", home).run(1)
+    made = tmp_path / "exported"
+    made.mkdir()
+    record_reading(made, file=Source.of("test.tsv"), sha256="a", by="sweep", metrics={})
+    (Store.at(home) / "one").upload_folder(made, MODEL)
+    said: list[str] = []
+    with stored_sweep(home, tmp_path / "a" / "one", resume=True, tracking_uri="", say=print):  # a driver holds it
+        for node, read in enumerate((["a"], ["a", "b"], ["a", "b", "b"])):
+            monkeypatch.setattr("tuning.sweep_dir.home.node_folder", lambda node=node: tmp_path / f"node-{node}")
+            for _ in range(2):
+                model = model_here(f"{home}/one")
+            assert sorted(reading["sha256"] for reading in read_log(model)) == read
+            given = {"file": Source.of("x.tsv"), "sha256": "b", "by": "evaluate", "metrics": {"node": node}}
+            record_reading_of_model(model, **given, say=said.append)  # type: ignore[arg-type]
+    assert times_read(model_here(f"{home}/one"), "b") == 3 and said == []
+    made.joinpath("more").touch()
+    (Store.at(home) / "one").upload_folder(made, MODEL)
+    assert times_read(model_here(f"{home}/one"), "b") == 0, "another model has read nothing"
+    shutil.rmtree(tmp_path / "bucket")
+    (tmp_path / "bucket").write_text("no store")
+    record_reading_of_model(model, **given, say=said.append)  # type: ignore[arg-type]
+    (note,) = said
+    assert note.startswith("note: this reading could not be recorded (")
 
 
 def test_the_doctor_tries_the_store(tmp_path: Path, home: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +12,15 @@ import pytest
 import torch
 
 from kobert_core.checkpoint import WEIGHTS
-from kobert_core.errors import InputError
+from kobert_core.io.checksums import sha256_file
 from kobert_core.runtime import LocalRuntime, Report
 from tests.fixtures.commands import ROOT
 from tests.fixtures.sweeps import without_times
 from tuning.storage.node import StoredSweep, node_folder
 from tuning.storage.store import Store
 from tuning.storage.uploads import Uploads
-from tuning.study import SchedulerConfig, StudyConfig, dump_study, load_study
-from tuning.sweep.stored import StoredCheckpoints, put_in_store, refuse_in_store
+from tuning.study import StudyConfig, dump_study, load_study
+from tuning.sweep.stored import StoredCheckpoints, put_in_store
 from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, MODEL_FILES, STUDY, trial_folder
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -44,6 +45,7 @@ class OneWorker(LocalRuntime):
     end: int = 100
     lost_at: int = 101
     """The progress at whose report its machine is lost."""
+    each_lands: bool = False
     costs: dict[str, float] = field(default_factory=dict)
     reports: dict[int, Report] = field(default_factory=dict)
 
@@ -74,6 +76,10 @@ def study() -> StudyConfig:
 def sweep(study: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoredSweep:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
+    return new_sweep(study, tmp_path)
+
+
+def new_sweep(study: StudyConfig, tmp_path: Path) -> StoredSweep:
     folder = tmp_path / "driver" / "sweep"
     folder.mkdir(parents=True)
     dump_study(study, folder / STUDY)
@@ -181,11 +187,51 @@ def test_the_folder_of_a_node_is_its_users_alone(sweep: StoredSweep, tmp_path: P
     assert sweep.folder_here.is_relative_to(folder)
 
 
-def test_what_needs_a_shared_folder_is_refused(study: StudyConfig) -> None:
-    population = study.model_copy(update={"scheduler": SchedulerConfig(name="pbt")})
-    with pytest.raises(InputError, match=r"scheduler.name: this is not possible yet"):
-        refuse_in_store(population)
-    folds = study.model_copy(update={"data": study.data.model_copy(update={"folds": 3})})
-    with pytest.raises(InputError, match=r"data.folds: this is not possible yet"):
-        refuse_in_store(folds)
-    refuse_in_store(study)
+@pytest.mark.parametrize("landed", [4, 13, 19])
+def test_a_trial_over_folds_goes_on_from_whatever_has_landed(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, landed: int
+) -> None:
+    """`landed`: how many of its uploads and removals are done when its node is lost."""
+    text = (ROOT / "search_spaces" / "quickstart.yaml").read_text(encoding="utf-8")
+    text = re.sub(r"dev_fraction: [\d.]+", "folds: 3", text).replace("sample/", f"{ROOT}/search_spaces/sample/")
+    (tmp_path / "folds.yaml").write_text(text, encoding="utf-8")
+    study = load_study(tmp_path / "folds.yaml", ["confirm=null", "train.epochs=1", "train.eval_percent=50"])
+    sweep, alone = new_sweep(study, tmp_path), tmp_path / "alone"
+    alone.mkdir()
+    dump_study(study, alone / STUDY)
+    undisturbed, second = OneWorker(), OneWorker()
+    train_trial(undisturbed, trial=3, values=VALUES, **arguments(alone) | {"cache": str(cache)})  # type: ignore[arg-type]
+    task = {"task": train_trial, "sweep": sweep, "trial": 3, "values": VALUES, **arguments(Path(sweep.folder))}
+    done: list[Any] = []
+    with monkeypatch.context() as lost:
+        is_done = Uploads._is_done
+
+        def do(uploads: Uploads, what: Callable[[], object]) -> bool:
+            done.append(what)
+            if len(done) <= landed or "Semaphore" in repr(what):
+                return is_done(uploads, what)
+            if "upload" in repr(what):
+                uploads._room.release()
+            return True
+
+        lost.setattr(Uploads, "_is_done", do)
+        lost.setattr("tempfile.tempdir", str(new_folder(tmp_path / "first")))
+        run_stored(OneWorker(), **task)  # type: ignore[arg-type]
+    assert len(done) > landed + 5
+    monkeypatch.setattr("tempfile.tempdir", str(new_folder(tmp_path / "second")))
+    run_stored(second, **task)  # type: ignore[arg-type]
+    assert undisturbed.reports.keys() == {33, 66, 100} >= second.reports.keys()
+    for progress, report in second.reports.items():
+        assert without_times(report.metrics) == without_times(undisturbed.reports[progress].metrics)
+    (kept,) = (trial_folder(alone, 3) / CHECKPOINTS).glob("update-*")
+    checkpoints = trial_folder(Path(), 3) / CHECKPOINTS
+    assert sweep.store.names(checkpoints.as_posix()) == [kept.name]
+    files = sweep.store.folder_files((checkpoints / kept.name).as_posix())
+    assert files is not None and files[WEIGHTS] == sha256_file(kept / WEIGHTS)
+    StoredCheckpoints(sweep).remove(Path(sweep.folder) / checkpoints)
+    assert sweep.store.objects(checkpoints.as_posix()) == {}
+
+
+def new_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
