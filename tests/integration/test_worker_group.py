@@ -18,6 +18,7 @@ from tuning.cluster.ray_cluster import ray_cluster, set_environment
 set_environment()
 
 from tuning.study import ResourcesConfig  # noqa: E402
+from tuning.workers import group_trainer  # noqa: E402
 from tuning.workers.broker import packed  # noqa: E402
 from tuning.workers.group_runtime import as_content  # noqa: E402
 from tuning.workers.worker_groups import Wanted, WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
@@ -152,6 +153,8 @@ def test_groups_come_when_there_is_room_and_go_when_nothing_is_left_to_do(groups
     """One waits for room that another one has; what it asked for is gone with it."""
     import ray
 
+    if group_trainer.trainer_class() is group_trainer.StockTorchTrainer:
+        pytest.skip("Ray Train's own asks for room twice: groups that wait may overtake it")
     cores = int(ray.cluster_resources()["CPU"])
     wanted = [Wanted(groups=cores + 1, room=cores)]
     elastic = WorkerGroups(lambda: wanted[0], ResourcesConfig(), storage=tmp_path)

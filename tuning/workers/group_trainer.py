@@ -32,6 +32,7 @@ class StockTorchTrainer(TorchTrainer):
     """Ray Train's own, on any Ray.
 
     `fit` first waits until there is room for the workers: this wait can be cancelled, the one of Ray Train cannot.
+    Between the two another group that waits may take the room: where many wait for machines, a start can take long.
     """
 
     def __init__(self, *arguments: Any, scaling_config: Any, **options: Any) -> None:
