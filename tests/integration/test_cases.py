@@ -60,11 +60,12 @@ def without_unanswerable(here: Path, work: Path) -> Path:
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line that says why nothing was done; warnings, and how a file was read, may stand before it."""
-    *before, last = done.stderr.splitlines()
-    told = all(line.startswith("WARNING ") or ": read as " in line for line in before)
-    assert last.startswith("error: ") and told, done.stderr
-    return last
+    """The one line that says why nothing was done. Warnings, and how a file was read, may stand beside it: the data is
+    read in a thread."""
+    *others, error = sorted(done.stderr.splitlines(), key=lambda line: line.startswith("error: "))
+    told = all(line.startswith("WARNING ") or ": read as " in line for line in others)
+    assert error.startswith("error: ") and told, done.stderr
+    return error
 
 
 def rows_of(sweep: Path) -> list[dict[str, str]]:

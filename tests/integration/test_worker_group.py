@@ -14,6 +14,7 @@ import torch
 from kobert_core.runtime import Report, Runtime
 from tests.fixtures.runtimes import CHECKS
 from tuning.cluster.ray_cluster import ray_cluster, set_environment
+from tuning.sweep.background import in_background
 
 set_environment()
 
@@ -22,6 +23,7 @@ from tuning.workers import group_trainer  # noqa: E402
 from tuning.workers.broker import packed  # noqa: E402
 from tuning.workers.group_runtime import as_content  # noqa: E402
 from tuning.workers.worker_groups import Wanted, WorkerGroups  # noqa: E402  (Ray reads its settings when it is imported)
+from tuning.workers.worker_pool import WorkerPool  # noqa: E402
 
 
 def process(runtime: Any) -> int:
@@ -123,6 +125,29 @@ def test_a_task_that_nobody_can_stop_any_more_is_stopped_by_its_owner(groups: Wo
     with pytest.raises(ray.exceptions.RayTaskError, match="stopped before it began"):
         ray.get(waiting)
     assert groups.run(process) > 0
+
+
+def test_what_waits_when_all_is_stopped_is_not_tried_again(groups: WorkerGroups, tmp_path: Path) -> None:
+    """As when a sweep is interrupted: nobody starts other groups for it."""
+    import ray
+
+    class Pool(WorkerPool):
+        def _start(self) -> WorkerGroups:
+            return groups
+
+    said: list[str] = []
+    wanted = Wanted(groups=1, room=1)
+    pool = Pool(lambda others: wanted, ResourcesConfig(), storage=tmp_path, modules=[], say=said.append)
+    number = ray.get(groups.broker.submit.remote(packed(report_until_stopped)))
+    waiting = in_background(lambda: pool.run(process))
+    while not ray.get(groups.broker.is_awaited.remote()):
+        time.sleep(0.01)
+    pool.stop_all()
+    with pytest.raises(RuntimeError, match=r"^the task was stopped before it began$"):
+        waiting.result(30)
+    while ray.get(groups.broker.take.remote(number))[0] == "report":
+        pass
+    assert not said and pool.run(process) > 0
 
 
 def test_a_start_that_nobody_waits_for_is_cancelled(groups: WorkerGroups, tmp_path: Path) -> None:

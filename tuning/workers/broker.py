@@ -25,6 +25,10 @@ gave, `("short", traceback)` where memory or disk space ran out or a store was a
 `("moved", reason)` where the node is about to leave: the task is to go on in another group."""
 
 
+class TaskStopped(RuntimeError):
+    """Nobody wants a task any more that waited for a group."""
+
+
 class ReportContent(TypedDict):
     """A `kobert_core.runtime.Report` as plain values."""
 
@@ -113,7 +117,8 @@ class Broker:
         workers of its owner's last task are done, which may still be writing.
 
         Raises:
-            RuntimeError: no group is left, or the task was stopped before it began.
+            TaskStopped: the task was stopped before it began.
+            RuntimeError: no group is left.
         """
         ticket = Ticket(owner)
         self._tickets.append(ticket)
@@ -127,8 +132,10 @@ class Broker:
             )
             self._tickets.remove(ticket)
             self._changed.notify_all()
-            if ticket.cancelled or self._broken:
-                raise RuntimeError(self._broken or "the task was stopped before it began")
+            if self._broken:
+                raise RuntimeError(self._broken)
+            if ticket.cancelled:
+                raise TaskStopped("the task was stopped before it began")
             group = self._free.popleft()
         number = len(self._leases)
         lease = Lease(group, owner, task)

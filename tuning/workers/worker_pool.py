@@ -14,6 +14,7 @@ from kobert_core.io.atomic import atomic_write_bytes
 from kobert_core.tasks import SPECS
 from tuning.study import ResourcesConfig, StudyConfig
 from tuning.study.encoders import encoders_of
+from tuning.workers.broker import TaskStopped
 from tuning.workers.failures import MAX_LOSSES, in_one_line, is_infrastructure
 from tuning.workers.worker_groups import GroupLost, Wanted, WorkerGroups
 
@@ -52,7 +53,7 @@ class WorkerPool:
         self._modules, self._needs, self._say = modules, needs, say
         self.others = 0
         """Runs that are to be made besides the trials of the search."""
-        self._lock, self._starts = threading.Lock(), 0
+        self._lock, self._starts, self._is_closed = threading.Lock(), 0, False
         self.stored: StoredSweep | None = None
         """Of a sweep in an object store: what the workers must know of it before their first task."""
         self._groups = self._start()
@@ -106,10 +107,12 @@ class WorkerPool:
             try:
                 received: T = self._received(groups.run(task, on_report=on_report, **arguments))
                 return received
+            except TaskStopped:  # as Ray hands it on, with a traceback
+                raise RuntimeError("the task was stopped before it began") from None
             except Exception as error:
                 if not isinstance(error, GroupLost) and not is_infrastructure(error):
                     raise
-                if not left:
+                if not left or self._is_closed:
                     raise RuntimeError(in_one_line(error)) from error
                 self._say(f"{in_one_line(error)}: trying again")
                 if not isinstance(error, GroupLost):  # another group takes the place of the one that was lost
@@ -150,10 +153,12 @@ class WorkerPool:
 
     def close(self) -> None:
         """End all groups and free their resources."""
-        self._groups.close()
+        with self._lock:
+            self._is_closed = True
+            self._groups.close()
 
     def _renew(self, groups: WorkerGroups) -> None:
         with self._lock:
-            if groups is self._groups:  # nobody was faster
+            if groups is self._groups and not self._is_closed:  # nobody was faster
                 groups.close()
                 self._groups = self._start()
