@@ -126,7 +126,7 @@ def through_faults(proxy: FaultyProxy, faults: Faults, output: Path, *arguments:
             time.sleep(faults.seconds_away)
             assert process.poll() is None, (output / "one.out").read_text()
             proxy.always = None
-        assert process.wait(timeout=1500) == 0, (output / "one.out").read_text()
+        assert process.wait(timeout=3000) == 0, (output / "one.out").read_text()
     told = f" ({time.monotonic() - began:.0f} s, {proxy.connections:,} requests)"
     printed = (output / "one.out").read_text(encoding="utf-8")
     assert "Traceback" not in printed, printed
