@@ -6,6 +6,7 @@ of transformers; the numbers are those of its padded model, to rounding.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -167,14 +168,9 @@ class _Distances:
 
     def __init__(self, attention: Any, relative: torch.Tensor, terms: list[str], longest: int) -> None:
         """`terms`: content to position, position to content, or both. `longest`: tokens of the longest sequence."""
-        from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
-
-        span, buckets, farthest = attention.pos_ebd_size, attention.position_buckets, attention.max_relative_positions
-        with torch.device("cpu"):  # numbers, also where a model is tried on the meta device
-            distances = torch.arange(1 - longest, longest)
-            if buckets > 0:
-                distances = make_log_bucket_position(distances, buckets, farthest)
-            rows = (distances.long() + span).clamp(0, 2 * span - 1)
+        rows = _rows_of_distances(
+            longest, attention.pos_ebd_size, attention.position_buckets, attention.max_relative_positions
+        )
         lowest, highest = int(rows[0]), int(rows[-1])
         there, rows = attention.pos_dropout(relative[lowest : highest + 1]), rows - lowest
 
@@ -208,6 +204,18 @@ class _Distances:
                 products = (key.flatten(1, 2) @ queries.transpose(-1, -2)).unflatten(1, key.shape[1:3])
                 added = added + _skewed(products).transpose(-1, -2)
         return added
+
+
+@cache
+def _rows_of_distances(longest: int, span: int, buckets: int, farthest: int) -> torch.Tensor:
+    """Of each distance, from the lowest on, the row of the embeddings; the same in all layers and batches."""
+    from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+
+    with torch.device("cpu"):  # numbers, also where a model is tried on the meta device
+        distances = torch.arange(1 - longest, longest)
+        if buckets > 0:
+            distances = make_log_bucket_position(distances, buckets, farthest)
+        return (distances.long() + span).clamp(0, 2 * span - 1)
 
 
 def _skewed(products: torch.Tensor) -> torch.Tensor:
