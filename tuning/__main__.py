@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tuning.cli.app import main
+from tuning.cli import main
 
 if __name__ == "__main__":
     main()

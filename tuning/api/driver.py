@@ -25,6 +25,7 @@ from kobert_core.errors import InputError
 from kobert_core.progress import Progress
 from kobert_core.texts import printable
 from tuning.api.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_NOTHING_WON
+from tuning.api.process_end import ProcessEnd
 from tuning.api.supervisor import supervised
 from tuning.cluster.head import starts_here
 from tuning.study import StudyConfig, load_dumped_study
@@ -140,4 +141,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ProcessEnd().of():
+        main()
