@@ -16,10 +16,10 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache, partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
@@ -43,6 +43,8 @@ _PART = 8 << 20
 """Bytes of a part of an upload; S3 takes 10,000 parts, so files up to 80 GiB."""
 _STALLED = 60
 """Seconds without a byte after which a request is given up and repeated."""
+_AT_ONCE = 8
+"""Requests for the files of a folder."""
 _BEHIND = 10
 """As `nice` counts: a tenth of the share of a thread that trains."""
 _Answer = TypeVar("_Answer")
@@ -212,13 +214,7 @@ class Store:
 
     def put_all(self, contents: Mapping[str, bytes]) -> None:
         """Write several objects, side by side."""
-        if len(contents) < 2:
-            for key, content in contents.items():
-                self.put(key, content)
-            return
-        with ThreadPoolExecutor(min(8, len(contents)), thread_name_prefix="put") as threads:
-            for done in [threads.submit(self.put, key, content) for key, content in contents.items()]:
-                done.result()
+        _side_by_side(partial(self.put, key, content) for key, content in contents.items())
 
     def read(self, key: str) -> Stored | None:
         """An object and its ETag; None where there is none."""
@@ -284,8 +280,9 @@ class Store:
         if self.address.startswith("s3:") and keys:  # in one request, where what is not there is no error
             self._repeated(lambda: obstore.delete(self._objects, keys), "")
             return
-        for key in keys:
-            self._repeated(partial(obstore.delete, self._objects, key), key, missing=None)
+        _side_by_side(
+            partial(self._repeated, partial(obstore.delete, self._objects, key), key, missing=None) for key in keys
+        )
 
     def upload(self, path: Path, key: str) -> None:
         """Write a file as an object, in parts that are sent side by side where it is large."""
@@ -331,8 +328,10 @@ class Store:
         marker = json.dumps({"files": files}, ensure_ascii=False).encode()
         if self.get(f"{key}/{COMMITTED}") == marker:
             return
-        for name, file in files.items():
-            self.upload(folder / name, _object_of(key, name, str(file["sha256"])))
+        _side_by_side(
+            partial(self.upload, folder / name, _object_of(key, name, str(file["sha256"])))
+            for name, file in files.items()
+        )
         self.put(f"{key}/{COMMITTED}", marker)
 
     def download_folder(self, key: str, folder: Path, *, only: Collection[str] = ()) -> bool:
@@ -352,18 +351,21 @@ class Store:
         if files is None:
             return False
         with atomic_folder(folder) as temporary:
-            for name, digest in files.items():
-                if only and name not in only:
-                    continue
-                place = _object_of(key, name, digest)
-                where = f"{self.address}/{place}"
-                try:
-                    found = self.download(place, temporary / name)
-                except FileNotFoundError:
-                    raise Damaged("the object is missing in a folder that was whole", where=where) from None
-                if found != digest:
-                    raise Damaged("the object is damaged: its SHA-256 is not the one written", where=where)
+            _side_by_side(
+                partial(self._download_checked, _object_of(key, name, digest), temporary / name, digest)
+                for name, digest in files.items()
+                if not only or name in only
+            )
         return True
+
+    def _download_checked(self, key: str, path: Path, sha256: str) -> None:
+        where = f"{self.address}/{key}"
+        try:
+            found = self.download(key, path)
+        except FileNotFoundError:
+            raise Damaged("the object is missing in a folder that was whole", where=where) from None
+        if found != sha256:
+            raise Damaged("the object is damaged: its SHA-256 is not the one written", where=where)
 
     def folder_files(self, key: str) -> dict[str, str] | None:
         """The SHA-256 of each file of a folder, by its path in it; None where there is no whole folder.
@@ -395,10 +397,12 @@ class Store:
         """
         import obstore
 
-        files = self.folder_files(key)
-        for name, digest in (files or {}).items():
+        def copy(name: str, digest: str) -> None:
             source, target = _object_of(key, name, digest), _object_of(to, name, digest)
             self._repeated(partial(obstore.copy, self._objects, source, target), source, missing=None)
+
+        files = self.folder_files(key) or {}
+        _side_by_side(partial(copy, name, digest) for name, digest in files.items())
         marker = self.get(f"{key}/{COMMITTED}")
         if marker is None:
             raise InputError("this folder is not in the object store any more", where=f"{self.address}/{key}")
@@ -461,6 +465,17 @@ class Store:
         else:
             what, fix = f"the object store cannot do this ({_shown(error)})", "check the address and the endpoint"
         return InputError(what, where=self.address, fix=fix)
+
+
+def _side_by_side(calls: Iterable[Callable[[], object]]) -> None:
+    """Make several calls at once, in threads that the end of the process does not wait for; raises what one raised."""
+    waiting = [*calls]
+    if len(waiting) < 2:
+        for call in waiting:
+            call()
+        return
+    with ThreadPool(min(_AT_ONCE, len(waiting))) as threads:
+        threads.map(lambda call: call(), waiting, chunksize=1)
 
 
 def _object_of(folder: str, name: str, sha256: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +109,31 @@ def test_a_marker_that_is_none_is_refused(store: Store, marker: bytes, tmp_path:
     store.put(f"model/{COMMITTED}", marker)
     with pytest.raises(InputError, match="this is no marker"):
         store.download_folder("model", tmp_path / "back")
+
+
+def test_the_files_of_a_folder_travel_side_by_side(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each request takes long, a checkpoint of many files does not take many times as long."""
+    there, upload, download = threading.Barrier(4), Store.upload, Store.download
+
+    def upload_together(self: Store, path: Path, key: str) -> None:
+        there.wait(timeout=30)  # broken, and an error, where one comes after the other
+        upload(self, path, key)
+
+    def download_together(self: Store, key: str, path: Path) -> str:
+        there.wait(timeout=30)
+        return download(self, key, path)
+
+    monkeypatch.setattr(Store, "upload", upload_together)
+    monkeypatch.setattr(Store, "download", download_together)
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for number in range(4):
+        (folder / str(number)).write_text(str(number))
+    store.upload_folder(folder, "folder")
+    assert store.download_folder("folder", tmp_path / "again")
+    assert {path.name: path.read_text() for path in (tmp_path / "again").iterdir()} == {each: each for each in "0123"}
 
 
 def test_a_large_file_goes_in_parts(store: Store, tmp_path: Path) -> None:
