@@ -13,7 +13,7 @@ from kobert_core.config import TrainConfig
 from kobert_core.data.source import Source
 from kobert_core.io.checksums import file_digest
 from tuning.storage.inputs import only_one
-from tuning.storage.node import StoredSweep
+from tuning.storage.node import StoredSweep, inputs_here
 from tuning.storage.store import stay_behind
 from tuning.storage.uploads import Uploads
 from tuning.sweep_dir.layout import CHECKPOINTS, LOG, OUTBOX, trial_folder
@@ -69,7 +69,7 @@ def paths_here(sweep: StoredSweep, arguments: Mapping[str, Any], folder: Path) -
     for name in arguments.keys() & set(FILES):
         here[name] = str(folder / name)
     if ROWS in arguments:
-        here[ROWS] = sweep.inputs.source_here(Source.of(arguments[ROWS]), sweep.inputs_here).as_json()
+        here[ROWS] = sweep.inputs.source_here(Source.of(arguments[ROWS]), inputs_here()).as_json()
     return here
 
 
@@ -142,7 +142,7 @@ class StoredRun:
 
     def config_here(self, config: TrainConfig) -> TrainConfig:
         """The config with the run's files and encoder as they lie on this machine, where they are fetched first."""
-        return self.runtime.apart(self.sweep.inputs.config_here, config, self.sweep.inputs_here)
+        return self.runtime.apart(self.sweep.inputs.config_here, config, inputs_here())
 
     def begin(self, task: Task[Any], model: Path) -> None:
         """Before the first step: upload what a model's folder has besides its weights, before any checkpoint, and make
