@@ -26,9 +26,9 @@ from kobert_core.tasks import task_class
 from tuning.statistics.halving import better, rounds
 from tuning.study import StudyConfig
 from tuning.sweep.budget import Budget
+from tuning.sweep.checkpoints import Checkpoints, LocalCheckpoints
 from tuning.sweep.extras import SeedScores
-from tuning.sweep.recording import run_params
-from tuning.sweep.stored import Checkpoints, LocalCheckpoints
+from tuning.sweep.tracking import run_params
 from tuning.sweep.verdict import Verdict, judge, on_holdout, unconfirmed
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns, Stage, model_of
 from tuning.sweep_dir.home import Commits, OnDisk

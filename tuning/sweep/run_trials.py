@@ -15,9 +15,9 @@ from tuning.search.schedulers import make_scheduler
 from tuning.search.searcher import OptunaSearcher, Teller
 from tuning.search.warm_start import begun_with
 from tuning.study import StudyConfig
-from tuning.sweep.recording import Recorder
 from tuning.sweep.recovery import Rounds
 from tuning.sweep.session import Session
+from tuning.sweep.trial_recorder import TrialRecorder
 from tuning.sweep_dir.home import Commits
 from tuning.sweep_dir.layout import CACHE, PBT_CHECKPOINTS, SCRATCH, STUDY, TRIALS
 from tuning.sweep_dir.trial_table import TrialTable
@@ -37,7 +37,7 @@ class TrialRunner:
         study: StudyConfig,
         table: TrialTable,
         groups: WorkerPool,
-        recorder: Recorder,
+        recorder: TrialRecorder,
         rounds: Rounds,
         session: Session,
         *,

@@ -27,6 +27,7 @@ from tuning.storage.node import StoredSweep
 from tuning.storage.store import Store
 from tuning.study import StudyConfig
 from tuning.sweep.background import in_background
+from tuning.sweep.checkpoints import Checkpoints, LocalCheckpoints, StoredCheckpoints, kept_of
 from tuning.sweep.comparison import Comparison, compare
 from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.display import SweepDisplay
@@ -36,14 +37,7 @@ from tuning.sweep.node_disk import check_nodes
 from tuning.sweep.preflight import CheckedStudy, files_of, prepare, spoilers_of, survey, this_machine, tracking_warnings
 from tuning.sweep.result import SweepResult
 from tuning.sweep.session import Session
-from tuning.sweep.stored import (
-    INPUTS,
-    Checkpoints,
-    LocalCheckpoints,
-    StoredCheckpoints,
-    kept_of,
-    put_in_store,
-)
+from tuning.sweep.stored_inputs import INPUTS, put_in_store
 from tuning.sweep.tracking import callbacks_of, end_tracking, listen, log_results, log_winner, start_tracking
 from tuning.sweep.verdict import Verdict
 from tuning.sweep_dir.confirm_runs import ConfirmRuns
@@ -269,11 +263,11 @@ class Sweep:
     def _search_and_judge(self, groups: WorkerPool, disk: DiskNeeds, tracker: Tracker) -> Outcome:
         from tuning.sweep.budget import Budget, stopping_cleanly
         from tuning.sweep.confirm import Confirmation, seconds_to_confirm
-        from tuning.sweep.recording import Recorder
         from tuning.sweep.recovery import Rounds
         from tuning.sweep.review import review_winner, tune_winner_decoding
         from tuning.sweep.run_trials import TrialRunner
         from tuning.sweep.test_set import read_test_set
+        from tuning.sweep.trial_recorder import TrialRecorder
 
         study, table, session, say = self.study, self.table, self.session, self.display.say
         budget = Budget(
@@ -287,7 +281,7 @@ class Sweep:
         budget.check = self.commits.check
         budget.reserve = lambda: seconds_to_confirm(study, table, groups.count)
         rounds = Rounds(table, groups, budget, session, patience=study.budget.patience, say=say)
-        recorder = Recorder(study, table, tracker, rounds, budget, disk, self.checkpoints, self.commits)
+        recorder = TrialRecorder(study, table, tracker, rounds, budget, disk, self.checkpoints, self.commits)
         with stopping_cleanly(budget):
             with self.display.showing(table, study, budget):
                 TrialRunner(

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from tuning.workers.broker import Function, ReportContent
     from tuning.workers.group_runtime import GroupRuntime
     from tuning.workers.results import HoldoutScores, TogetherScores, TrialConfig, TrialResult, TunedDecoding
-    from tuning.workers.stored import StoredRun
+    from tuning.workers.stored_tasks import StoredRun
     from tuning.workers.worker_groups import WorkerGroups
     from tuning.workers.worker_pool import WorkerPool
 

@@ -123,7 +123,7 @@ class WorkerPool:
         """A task whose arguments name paths of the sweep's folder, for workers that may not have that folder."""
         if self.stored is None:
             return function, arguments
-        from tuning.workers.stored import run_stored
+        from tuning.workers.stored_tasks import run_stored
 
         return run_stored, {"sweep": self.stored, "task": function, **arguments}
 
