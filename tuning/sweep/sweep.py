@@ -33,7 +33,7 @@ from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.display import SweepDisplay
 from tuning.sweep.export import export_model
 from tuning.sweep.extras import DecodingScores, SeedScores
-from tuning.sweep.node_disk import check_nodes
+from tuning.sweep.node_disk import DiskWatch, check_nodes
 from tuning.sweep.preflight import CheckedStudy, files_of, prepare, spoilers_of, survey, this_machine, tracking_warnings
 from tuning.sweep.result import SweepResult
 from tuning.sweep.session import Session
@@ -64,6 +64,7 @@ from tuning.tracking import Status, Tracker, resolve_tracking_uri, shown_uri
 from tuning.workers.failures import was_infrastructure
 
 if TYPE_CHECKING:
+    from tuning.sweep.elastic_groups import ElasticGroups
     from tuning.workers.worker_pool import WorkerPool
 
 
@@ -178,11 +179,14 @@ class Sweep:
             lambda: self._warn(tracking_warnings(self.uri))
         )  # a server may take its time: nothing waits for it
         with ExitStack() as ray_is_up:
-            groups = ray_is_up.enter_context(self._worker_groups(address, reading))
+            groups, elastic = ray_is_up.enter_context(self._worker_groups(address, reading))
             checked = reading.result()
             groups.stored = self.stored
-            task, disk = checked.task, checked.disk_needs(running=groups.count)
+            may_join = 0 if starts_here(address) else study.resources.most_at_once or 0
+            running = max(groups.count, may_join)
+            task, disk = checked.task, checked.disk_needs(running=running)
             disk.check(folder)
+            elastic.on_join = DiskWatch(study, checked.checkpoint, folder, running=running, say=say)
             if self.stored is not None:
                 self._warn(check_nodes(study, checked.checkpoint))
             write_environment(folder / ENVIRONMENT)
@@ -232,8 +236,11 @@ class Sweep:
             self.display.say(f"warning: {warning}")
 
     @contextmanager
-    def _worker_groups(self, address: str | None, reading: Future[CheckedStudy]) -> Iterator[WorkerPool]:
-        """Ray with worker groups that are starting: this takes longest, and runs while the data is read."""
+    def _worker_groups(
+        self, address: str | None, reading: Future[CheckedStudy]
+    ) -> Iterator[tuple[WorkerPool, ElasticGroups]]:
+        """Ray with worker groups that are starting, and what says how many: this takes longest, and runs while the data
+        is read."""
         from tuning.cluster.ray_watch import ending_with_ray
         from tuning.sweep.elastic_groups import ElasticGroups
         from tuning.workers.worker_pool import WorkerPool, modules_for
@@ -255,7 +262,7 @@ class Sweep:
                 say=self.display.say,
             )
             try:
-                yield groups
+                yield groups, wanted
             finally:
                 groups.close()
                 shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
