@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 class Checkpoints(Protocol):
     """The checkpoints and models of a sweep's trials; folders are named by their paths in the sweep's folder."""
 
+    def has(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint is there."""
+        ...
+
     def keep(self, checkpoints: Path, name: str) -> None:
         """Of a trial's checkpoints keep this one."""
         ...
@@ -65,6 +69,9 @@ class Checkpoints(Protocol):
 class LocalCheckpoints:
     """Those in the sweep's folder."""
 
+    def has(self, checkpoint: Path) -> bool:
+        return checkpoint.is_dir()
+
     def keep(self, checkpoints: Path, name: str) -> None:
         prune_checkpoints(checkpoints, {name})
 
@@ -96,10 +103,13 @@ class StoredCheckpoints:
     def __init__(self, sweep: StoredSweep) -> None:
         self._store, self._key_of, self._lock = sweep.store, sweep.key_of, threading.Lock()
 
+    def has(self, checkpoint: Path) -> bool:
+        return self._store.folder_files(self._key_of(checkpoint)) is not None
+
     def keep(self, checkpoints: Path, name: str) -> None:
         key = self._key_of(checkpoints)
         names = self._store.names(key)
-        for other in names if self._has(checkpoints / name) else ():
+        for other in names if self.has(checkpoints / name) else ():
             if other != name:
                 self._store.delete_folder(f"{key}/{other}")
 
@@ -134,7 +144,7 @@ class StoredCheckpoints:
         folder = table.folder
         groups.settle()
         for record in table:
-            if not record.has_ended or record.checkpoint is None or self._has(checkpoint_of(folder, record)):
+            if not record.has_ended or record.checkpoint is None or self.has(checkpoint_of(folder, record)):
                 continue
             if record.lineage:  # a way that no trial can go again; in a population none ends before it has landed
                 continue
@@ -160,8 +170,14 @@ class StoredCheckpoints:
                 if name != names[checkpoints]:
                     self._store.delete_folder(f"{checkpoints}/{name}")
 
-    def _has(self, checkpoint: Path) -> bool:
-        return self._store.folder_files(self._key_of(checkpoint)) is not None
+
+def forget_given_up(table: TrialTable, checkpoints: Checkpoints) -> None:
+    """A trial of a population that was stopped as it took another trial's weights has lost its own best ones, and no
+    report has named others yet: it cannot win by them. When it goes on, its first report is its best one."""
+    for record in table:
+        if record.checkpoint is not None and not checkpoints.has(checkpoint_of(table.folder, record)):
+            record.value, record.best_progress, record.checkpoint, record.metrics = None, None, None, {}
+            table.put(record)
 
 
 def kept_of(table: TrialTable) -> dict[Path, str | None]:

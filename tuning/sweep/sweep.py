@@ -27,7 +27,7 @@ from tuning.storage.node import StoredSweep
 from tuning.storage.store import Store
 from tuning.study import StudyConfig
 from tuning.sweep.background import in_background
-from tuning.sweep.checkpoints import Checkpoints, LocalCheckpoints, StoredCheckpoints, kept_of
+from tuning.sweep.checkpoints import Checkpoints, LocalCheckpoints, StoredCheckpoints, forget_given_up, kept_of
 from tuning.sweep.comparison import Comparison, compare
 from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.display import SweepDisplay
@@ -299,6 +299,9 @@ class Sweep:
                 say(f"all points of the space are tried: {ended} trials, and not {study.budget.trials}")
             if not budget.interrupted:
                 self.checkpoints.mend(groups, table, say)
+                if study.scheduler.name == "pbt":
+                    groups.settle()  # or one might still take another trial's weights
+                    forget_given_up(table, self.checkpoints)
             recorder.close()
             winner = None if budget.interrupted or budget.gave_up else table.winner()
             confirmation = Confirmation(study, table, groups, budget, tracker, self.checkpoints, self.commits, say=say)
