@@ -20,7 +20,7 @@ from search_spaces.validation import show
 from tuning.cluster.web import problem_at
 from tuning.study import StudyConfig
 from tuning.study.encoders import Encoder, encoders_of, short_names
-from tuning.study.file import CHANGEABLE
+from tuning.study.searchable_keys import CHANGEABLE
 from tuning.sweep.disk import DiskNeeds, checkpoint_bytes
 from tuning.sweep.guards import resolution, spoilers
 from tuning.sweep_dir.layout import CACHE

@@ -321,7 +321,7 @@ def costs_of(
     from kobert_core.costs import model_costs
     from kobert_core.io.atomic import atomic_write_json
     from kobert_core.io.checksums import sealed, unsealed
-    from tuning.study.file import CHANGEABLE
+    from tuning.study.searchable_keys import CHANGEABLE
 
     shape = {name: value for name, value in values.items() if name.startswith(("data.", "model."))}
     shape = {name: value for name, value in sorted(shape.items()) if name not in CHANGEABLE}
