@@ -139,7 +139,7 @@ class StoredCheckpoints:
     def mend(self, groups: WorkerPool, table: TrialTable, say: Callable[[str], object]) -> None:
         """Train trials once more, to where their best checkpoints were, if these have not landed: their node was lost
         as they ended. The checkpoints are the same, bit for bit on CPU."""
-        from tuning.workers.trial import train_trial
+        from tuning.workers.train_trial import train_trial
 
         folder = table.folder
         groups.settle()

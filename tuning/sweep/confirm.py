@@ -46,7 +46,8 @@ from tuning.sweep_dir.trial_status import RUN_STATUS, TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import DESCRIPTION_TAG, Tracker
 from tuning.workers.broker import ReportContent
-from tuning.workers.trial import score_holdout, score_together, train_trial
+from tuning.workers.checkpoint_tasks import score_holdout, score_together
+from tuning.workers.train_trial import train_trial
 from tuning.workers.worker_pool import WorkerPool
 
 SECONDS_BETWEEN_LOOKS = 0.5

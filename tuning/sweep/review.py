@@ -10,8 +10,8 @@ from tuning.study import StudyConfig
 from tuning.sweep.extras import DecodingScores
 from tuning.sweep_dir.layout import CACHE, MODEL_FILES, REVIEW, checkpoint_of, trial_folder
 from tuning.sweep_dir.trial_table import TrialRecord
+from tuning.workers.checkpoint_tasks import review_checkpoint, tune_checkpoint_decoding
 from tuning.workers.results import TunedDecoding
-from tuning.workers.trial import review_checkpoint, tune_checkpoint_decoding
 from tuning.workers.worker_pool import WorkerPool
 
 

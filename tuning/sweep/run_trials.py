@@ -22,7 +22,8 @@ from tuning.sweep_dir.home import Commits
 from tuning.sweep_dir.layout import CACHE, PBT_CHECKPOINTS, SCRATCH, STUDY, TRIALS
 from tuning.sweep_dir.trial_table import TrialTable
 from tuning.workers.results import TrialConfig
-from tuning.workers.trial import make_tuner, train_trial
+from tuning.workers.train_trial import train_trial
+from tuning.workers.trial import make_tuner
 from tuning.workers.worker_pool import WorkerPool
 
 UNLIMITED = -1

@@ -17,7 +17,7 @@ from tuning.sweep_dir.confirm_runs import ConfirmRun
 from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, MODEL_FILES, checkpoint_of, confirm_folder, trial_folder
 from tuning.sweep_dir.test_set_log import read_before, record_reading
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
-from tuning.workers.trial import evaluate_checkpoint
+from tuning.workers.checkpoint_tasks import evaluate_checkpoint
 from tuning.workers.worker_pool import WorkerPool
 
 SECONDS_BETWEEN_LOOKS = 0.2

@@ -17,7 +17,7 @@ from tuning.storage.node import StoredSweep, inputs_here
 from tuning.storage.store import stay_behind
 from tuning.storage.uploads import Uploads
 from tuning.sweep_dir.layout import CHECKPOINTS, LOG, OUTBOX, trial_folder
-from tuning.workers.trial import study_of, train_trial
+from tuning.workers.train_trial import study_of, train_trial
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tuning.workers.group_runtime import GroupRuntime
 
 FOLDERS, FILES, ROWS = ("model", "checkpoint", "models"), ("output", "review"), "file"
-"""Arguments of the functions in `trial.py` that run on a model: folders that they read, files that they write, and the
-rows that they read."""
+"""Arguments of the functions in `checkpoint_tasks.py`: folders that they read, files that they write, and the rows that
+they read."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Brought:
 
 
 def run_stored(runtime: GroupRuntime, *, sweep: StoredSweep, task: Function, **arguments: Any) -> Brought:
-    """On the workers of a group: run a function of `trial.py` whose arguments name paths on the driver's machine."""
+    """On the workers of a group: run a task whose arguments name paths on the driver's machine."""
     stay_behind()
     if task is train_trial:
         train_stored(runtime, sweep, **arguments)

@@ -25,8 +25,9 @@ from tuning.sweep.stored_inputs import put_in_store
 from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, MODEL_FILES, STUDY, trial_folder
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
+from tuning.workers.checkpoint_tasks import evaluate_checkpoint, review_checkpoint
 from tuning.workers.stored_tasks import run_stored
-from tuning.workers.trial import evaluate_checkpoint, review_checkpoint, train_trial
+from tuning.workers.train_trial import train_trial
 
 VALUES: dict[str, object] = {
     "optim.backbone_lr": 1e-3,
