@@ -16,8 +16,9 @@ from kobert_core.checkpoint import FOLDS, WEIGHTS
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_bytes, atomic_write_json
 from kobert_core.io.checksums import SUMS, write_sums
+from tuning.storage.connection import Conflict
 from tuning.storage.inputs import Inputs, StoredInput, fetch_input, only_one
-from tuning.storage.store import Conflict, Damaged, Store
+from tuning.storage.store import Damaged, Store
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from kobert_core.config import TrainConfig
 from kobert_core.data.source import Source
 from kobert_core.io.checksums import file_digest
+from tuning.storage.connection import stay_behind
 from tuning.storage.inputs import only_one
 from tuning.storage.node import StoredSweep, inputs_here
-from tuning.storage.store import stay_behind
 from tuning.storage.uploads import Uploads
 from tuning.sweep_dir.layout import CHECKPOINTS, LOG, OUTBOX, trial_folder
 from tuning.workers.train_trial import study_of, train_trial
