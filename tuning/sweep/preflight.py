@@ -15,7 +15,8 @@ from kobert_core.errors import InputError
 from kobert_core.pretrained import caveats_of
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks import task_class
-from kobert_core.tasks.base import Examples, Task
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.examples import Examples
 from search_spaces.validation import show
 from tuning.cluster.web import problem_at
 from tuning.study import StudyConfig

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
-from kobert_core.tasks.base import Examples, Task
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.examples import Examples
 from tuning.study import StudyConfig
 from tuning.study.objectives import constraints_in, goals_in
 from tuning.sweep.comparison import baselines_of, compared

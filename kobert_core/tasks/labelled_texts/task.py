@@ -22,7 +22,8 @@ from kobert_core.data.splits import sample, stratified_split
 from kobert_core.data.survey import CutOff, Digests, Survey, share_of, text_digests
 from kobert_core.families import family_of, pooling_values, takes_plain_head
 from kobert_core.models.backbone import encoder_config
-from kobert_core.tasks.base import Inputs, Outcome, Purpose, Task, TextsByKind
+from kobert_core.tasks.base import Outcome, Purpose, Task, TextsByKind
+from kobert_core.tasks.examples import Inputs
 from kobert_core.tasks.labelled_texts.config import (
     NO_CLASS_OF_TRANSFORMERS,
     PLAIN_HEAD,

@@ -27,7 +27,8 @@ from kobert_core.families import family_of
 from kobert_core.models.backbone import encoder_config
 from kobert_core.packed.attention import in_rows, rows_of
 from kobert_core.progress import Progress, unseen
-from kobert_core.tasks.base import Chance, Inputs, Outcome, Purpose, Task, TextsByKind
+from kobert_core.tasks.base import Chance, Outcome, Purpose, Task, TextsByKind
+from kobert_core.tasks.examples import Inputs
 from kobert_core.tasks.token_classification.config import SPEC, TokenClassificationData, TokenClassificationModel
 from kobert_core.tasks.token_classification.decoding import (
     Outputs,
