@@ -20,7 +20,7 @@ from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.set_aside import SetAside
 from kobert_core.data.source import Source
-from kobert_core.data.splits import FOLDS_OF, Indices
+from kobert_core.data.splits import FOLDS_OF, Indices, sample, stratified_split
 from kobert_core.data.survey import CutOff, Digests, Leak, Survey, same_files, warn_of_same_files
 from kobert_core.errors import InputError
 from kobert_core.models.backbone import check_encoder, load_encoder
@@ -184,6 +184,20 @@ class Task(ABC, Generic[E]):
 
         Those of `train` can be trained on; those of the others are all that scores count.
         """
+
+    def _split_by_class(self, train: np.ndarray, dev: np.ndarray | None) -> dict[str, np.ndarray]:
+        """What `_split` gives, where each split is to have the classes in the same proportions.
+
+        Args:
+            train, dev: Class of each item of either file; `dev` is None where there is no dev file.
+        """
+        data, dev_classes = self.data, train if dev is None else dev
+        train_items, dev_items = self._carve(stratified_split, train, dev)
+        dev_items = sample(dev_items, data.max_dev_examples, seed=data.split_seed, labels=dev_classes[dev_items])
+        return {
+            "train": sample(train_items, data.max_train_examples, seed=data.split_seed, labels=train[train_items]),
+            **self._hold_out(stratified_split, dev_items, dev_classes[dev_items]),
+        }
 
     def _hold_out(self, split: Split, dev: np.ndarray, kinds: Sequence[Hashable] | np.ndarray) -> dict[str, np.ndarray]:
         """The splits `dev` and `holdout`: all items of dev, and none, or its two parts.

@@ -20,6 +20,7 @@ from tuning.sweep.session import Session
 from tuning.sweep.trial_recorder import TrialRecorder
 from tuning.sweep_dir.home import Commits
 from tuning.sweep_dir.layout import CACHE, PBT_CHECKPOINTS, SCRATCH, STUDY, TRIALS
+from tuning.sweep_dir.trial_status import last_line
 from tuning.sweep_dir.trial_table import TrialTable
 from tuning.workers.results import TrialConfig
 from tuning.workers.train_trial import train_trial
@@ -109,7 +110,7 @@ class TrialRunner:
         except RuntimeError as error:
             if self._session.losses:
                 raise  # there were groups before
-            reason = str(error).strip().splitlines()[-1]
+            reason = last_line(str(error))
             raise InputError(f"no worker group can be started on this cluster ({reason})", where="resources") from error
 
     def _tune(self, searcher: OptunaSearcher | None, *, trials: int) -> None:
