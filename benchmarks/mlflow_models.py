@@ -29,7 +29,7 @@ from kobert_core.pretrained import save_model_files, save_weights
 from kobert_core.tasks import parse_train_config, task_class
 from tests.fixtures.nodes import free_port
 from tuning.tracking.mlflow_model import write_mlflow_model
-from tuning.tracking.store import prepare_environment
+from tuning.tracking.mlflow_store import prepare_environment
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TOKENIZER = str(DATA.parent / "models" / "skt-kobert-base-v1")

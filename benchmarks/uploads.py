@@ -28,7 +28,8 @@ from kobert_core.tasks import task_class
 from kobert_core.training import train
 from tests.fixtures.object_store import BUCKET, S3Server
 from tests.fixtures.tiny import tiny_config
-from tuning.storage.store import Store, stay_behind
+from tuning.storage.connection import stay_behind
+from tuning.storage.store import Store
 from tuning.storage.uploads import Uploads
 
 BATCH, TRAIN_ROWS = 8, 360

@@ -12,7 +12,8 @@ from torch import nn
 from kobert_core.config import Objective
 from kobert_core.data.batching import batches_of_tokens
 from kobert_core.runtime import Runtime, in_precision
-from kobert_core.tasks.base import Examples, Task
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.examples import Examples
 
 TOKENS_PER_BATCH = {"cpu": 8_192, "cuda": 32_768}
 """Tokens that go through the model together: evaluation needs no memory for gradients."""

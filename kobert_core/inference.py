@@ -14,7 +14,7 @@ from kobert_core.onnx.files import Backend
 from kobert_core.pretrained import Pretrained, load_pretrained
 from kobert_core.progress import Progress, unseen
 from kobert_core.runtime import LocalRuntime
-from kobert_core.tasks.base import Inputs
+from kobert_core.tasks.examples import Inputs
 
 
 class Predictor:

@@ -71,6 +71,11 @@ def split_weights(task: type[Task], weights: Mapping[str, torch.Tensor]) -> dict
     return {WEIGHTS: {key: tensor for key, tensor in weights.items() if key not in apart}} | files
 
 
+def caveats_of(task: type[Task], weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """What who loads an export of these weights must know, in words."""
+    return [task.caveats[name] for name, part in split_weights(task, weights).items() if part and name in task.caveats]
+
+
 def keep_chosen(
     folder: Path,
     task: type[Task],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from kobert_core.tasks.base import Examples, Task
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.examples import Examples
 
 GROUPS = 50
 """Parts that examples are cut into at most: each costs a score of all others."""

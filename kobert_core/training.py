@@ -33,9 +33,9 @@ from kobert_core.families import layers_of
 from kobert_core.memory import Attempt, half_of, keep_freed_memory, tokens_that_fit
 from kobert_core.models.heads import EncoderWithHead
 from kobert_core.optim import make_optimizer, make_schedule
-from kobert_core.passes import make_forward_backward, make_optimizer_step
 from kobert_core.runtime import Report, Runtime, deterministic, in_precision, own_stream
 from kobert_core.tasks.base import Task
+from kobert_core.train_step import make_forward_backward, make_optimizer_step
 
 log = logging.getLogger(__name__)
 

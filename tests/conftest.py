@@ -13,7 +13,7 @@ import pytest
 from tests.fixtures.disks import Mount, small_disk
 from tests.fixtures.mlflow_server import Server
 from tests.fixtures.object_store import S3Server
-from tuning.storage import store
+from tuning.storage import connection
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -49,7 +49,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     with S3Server() as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
-        store._opened.cache_clear()  # connections to the server of another test
+        connection.opened.cache_clear()  # connections to the server of another test
         yield server
 
 

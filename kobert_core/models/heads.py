@@ -23,9 +23,6 @@ class EncoderWithHead(nn.Module, ABC):
     All modules and weights have the names of transformers, so that its Auto classes load them.
     """
 
-    caveat: str | None = None
-    """What who exports such a model should know, in words."""
-
     def __init__(
         self,
         encoder: Any,

@@ -16,7 +16,7 @@ from torch import nn
 
 from kobert_core.models.heads import EncoderWithHead
 from kobert_core.models.packed_encoder import use_packed_attention
-from kobert_core.tasks.base import Examples
+from kobert_core.tasks.examples import Examples
 
 if TYPE_CHECKING:
     import onnx

@@ -13,7 +13,7 @@ from torch import nn
 
 from kobert_core.data.batching import Batch
 from kobert_core.progress import Progress, unseen
-from kobert_core.tasks.base import Examples
+from kobert_core.tasks.examples import Examples
 
 THREADS, SIZES = (1, 2), (1, 32)
 BATCHES = 25

@@ -7,26 +7,28 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import torch
 from torch import nn
-from typing_extensions import TypeVar
 
 from kobert_core.config import DataConfig, ModelConfig, Objective, TrainConfig
 from kobert_core.data.batching import Batch
 from kobert_core.data.cache import cached_arrays
 from kobert_core.data.set_aside import SetAside
 from kobert_core.data.source import Source
-from kobert_core.data.splits import FOLDS_OF, Indices
+from kobert_core.data.splits import FOLDS_OF, Indices, sample, stratified_split
 from kobert_core.data.survey import CutOff, Digests, Leak, Survey, same_files, warn_of_same_files
 from kobert_core.errors import InputError
 from kobert_core.models.backbone import check_encoder, load_encoder
 from kobert_core.progress import Progress, unseen
+from kobert_core.tasks.examples import EXAMPLE_TEXTS as EXAMPLE_TEXTS
+from kobert_core.tasks.examples import E
+from kobert_core.tasks.examples import Examples as Examples
+from kobert_core.tasks.examples import Inputs as Inputs
 from kobert_core.tasks.spec import TaskSpec
 from kobert_core.tokenization import Tokenizer, load_tokenizer, train_model, trained_tokenizer
 
@@ -34,44 +36,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from kobert_core.models.heads import EncoderWithHead
-
-
-class Examples(Protocol):
-    """Examples of one split, read by position."""
-
-    lengths: np.ndarray
-    """Tokens of each example, special ones counted: int array of shape (examples,)."""
-    unit: ClassVar[str]
-    """What an example is called, in the plural."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def items(self) -> int:
-        """The rows or questions that the examples are of: scores are a mean over these."""
-        ...
-
-    def __str__(self) -> str:
-        """How many there are, in words: `360 examples`."""
-        ...
-
-    @property
-    def clusters(self) -> np.ndarray:
-        """Of each item a number that those share which are no independent observations, such as the questions on one
-        article: int array of shape (items,)."""
-        ...
-
-    def take(self, items: np.ndarray, /) -> Self:
-        """The examples of some items of the file, its rows or questions."""
-        ...
-
-    def rows_of(self, items: np.ndarray, /) -> np.ndarray:
-        """The positions of the examples of `take(items)` among these."""
-        ...
-
-    def batch(self, indices: np.ndarray) -> Batch:
-        """The examples at `indices`, as tensors on the CPU."""
-        ...
 
 
 class Chance(NamedTuple):
@@ -91,17 +55,6 @@ class Outcome(NamedTuple):
     score: float
 
 
-E = TypeVar("E", bound=Examples, default=Any)
-"""A task alone stands for one with any kind of examples."""
-
-EXAMPLE_TEXTS = {
-    "text": "지루할 틈이 없었다",
-    "pair": "정말 재미있게 봤다",
-    "context": "세종은 1397년에 한양에서 태어났다.",
-    "question": "세종은 언제 태어났는가?",
-}
-"""Our own sentences, by the names of `Task.input_columns`: a model is given away, and a row of data is not."""
-
 log = logging.getLogger(__name__)
 Split = Callable[..., tuple[Indices, Indices]]
 """`stratified_split` or `grouped_split`."""
@@ -110,26 +63,6 @@ Purpose = Literal["training", "scoring"]
 TextsByKind = dict[str, list[tuple[str, ...]]]
 UNKNOWN_SAMPLE = 2000
 """Examples whose pieces tell how many of all are unknown: enough to tell 5% from 6%."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs(Generic[E]):
-    """What there is to predict: a part of a file, or rows in memory."""
-
-    ids: list[str]
-    texts: dict[str, list[str]]
-    """What the file says, by the name that it has in predictions: `text`, or `question`; in the order of `ids`."""
-    tokenize: Callable[[], E]
-    """Makes the examples, which takes the time."""
-    bad: Sequence[SetAside] = ()
-    """What was set aside."""
-    kept: list[dict[str, object]] | None = None
-    """Of each row the other columns of the file, where they were asked for."""
-
-    @cached_property
-    def examples(self) -> E:
-        """The examples, as the model takes them."""
-        return self.tokenize()
 
 
 class Task(ABC, Generic[E]):
@@ -251,6 +184,20 @@ class Task(ABC, Generic[E]):
 
         Those of `train` can be trained on; those of the others are all that scores count.
         """
+
+    def _split_by_class(self, train: np.ndarray, dev: np.ndarray | None) -> dict[str, np.ndarray]:
+        """What `_split` gives, where each split is to have the classes in the same proportions.
+
+        Args:
+            train, dev: Class of each item of either file; `dev` is None where there is no dev file.
+        """
+        data, dev_classes = self.data, train if dev is None else dev
+        train_items, dev_items = self._carve(stratified_split, train, dev)
+        dev_items = sample(dev_items, data.max_dev_examples, seed=data.split_seed, labels=dev_classes[dev_items])
+        return {
+            "train": sample(train_items, data.max_train_examples, seed=data.split_seed, labels=train[train_items]),
+            **self._hold_out(stratified_split, dev_items, dev_classes[dev_items]),
+        }
 
     def _hold_out(self, split: Split, dev: np.ndarray, kinds: Sequence[Hashable] | np.ndarray) -> dict[str, np.ndarray]:
         """The splits `dev` and `holdout`: all items of dev, and none, or its two parts.

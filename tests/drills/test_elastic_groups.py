@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.drills.conftest import Drill
+from tests.fixtures.disks import Mount
 from tests.fixtures.nodes import Nodes, ray_nodes
 from tests.fixtures.sweeps import records_of, reported_curves, start_sweep
 from tests.fixtures.undisturbed import count_other_evaluations
@@ -127,6 +129,19 @@ def test_groups_follow_nodes(tmp_path: Path, cache: Path, drill: Drill) -> None:
     drill.lost("times that groups did not follow", sum(each > SECONDS_TO_FOLLOW for each in slowest), of=3)
     drill.lost("moments at which a group idled while trials waited", watched.idle, of=watched.looks)
     check(watched, drill, cache)
+
+
+def test_a_node_that_joins_with_too_small_a_disk_is_told(tmp_path: Path, mount_small_disk: Mount) -> None:
+    """Nodes below whose TMPDIR no checkpoint finds room; a sweep in an object store looks at each as it joins."""
+    small = mount_small_disk(tmp_path / "small", 8 * 1024)
+    with ray_nodes(tmp_path, head_cpus=0, TMPDIR=str(small), RAY_TMPDIR="/tmp") as nodes:
+        options = ("--set", "resources.concurrent={max: 1}", "--set", f"storage=file://{tmp_path}/store")
+        with sweep_on(nodes, tmp_path / "sweeps", trials=1, epochs=1, more=options) as watched:
+            watched.until((watched.sweep / "tracking.jsonl").is_file, 120)
+            assert "warning" not in watched.printed()
+            nodes.join(1)
+            told = f"a trial takes up to [\\d.]+MiB in {small}/kobert-tune-\\d+, but [\\d.]+[KM]iB are free"
+            watched.until(lambda: bool(re.search(f"warning: node [\\d.]+.*: {told}", watched.printed())), 60)
 
 
 def test_an_autoscaler_starts_what_trials_need(tmp_path: Path, cache: Path, drill: Drill) -> None:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from kobert_core.inference import Predictor
-from kobert_core.tasks.base import EXAMPLE_TEXTS
+from kobert_core.tasks.examples import EXAMPLE_TEXTS
 from tests.fixtures.nodes import ray_nodes
 from tests.fixtures.serving import Served, make_model, served
 

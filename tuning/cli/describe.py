@@ -12,7 +12,8 @@ from kobert_core.io.atomic import atomic_write_text, check_writable
 from kobert_core.pretrained import TRAIN_CONFIG, read_train_config
 from kobert_core.progress import Progress
 from kobert_core.tasks import SPECS, parse_train_config, task_class
-from kobert_core.tasks.base import Examples, Task
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.examples import Examples
 from kobert_core.tokenization import load_tokenizer
 from tuning.study import load_study
 

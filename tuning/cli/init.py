@@ -26,7 +26,8 @@ from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_text, check_output
 from kobert_core.progress import Progress
 from kobert_core.tasks import SPECS
-from kobert_core.tasks.base import Examples, Task
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.examples import Examples
 from kobert_core.tasks.labelled_texts.columns import DEFAULT_ID
 from kobert_core.tokenization import load_tokenizer
 from search_spaces.validation import show, suggest_known

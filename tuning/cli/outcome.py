@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
     from tuning.sweep.dry_run import DryRun
     from tuning.sweep.result import SweepResult
 
+LEAST_WIDTH, MOST_WIDTH = 24, 40
+"""Of the labels of a dry run, in columns of a terminal: they may have the name of a file in them, of any length."""
+
 
 def show_dry_run(found: DryRun, console: Console) -> None:
     """What a sweep would do, and what is probably a mistake."""
     from tuning.cli.display import Display
 
-    for key, value in found.lines():
-        Display(console).say(f"{key:24} {value}")
+    lines = [(printable(key), value) for key, value in found.lines()]
+    width = min(MOST_WIDTH, max(LEAST_WIDTH, *(cell_len(key) for key, _ in lines)))
+    for key, value in lines:
+        Display(console).say(f"{key}{' ' * (width - cell_len(key))} {value}")
     for warning in found.warnings:
         console.print(Text.assemble(("warning:", "yellow"), f" {printable(warning)}"), soft_wrap=True)
 

@@ -23,7 +23,7 @@ from kobert_core.io.record_files import PartFiles, Records, as_json_lines, forma
 from kobert_core.onnx.files import Backend
 from kobert_core.pretrained import load_pretrained, read_train_config
 from kobert_core.progress import Progress, unseen
-from kobert_core.tasks.base import Inputs
+from kobert_core.tasks.examples import Inputs
 from tuning.sweep.evaluation import evaluate_model
 
 STANDARD = "-"

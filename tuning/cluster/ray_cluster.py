@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
@@ -123,17 +123,26 @@ def on_every_node(function: Callable[P, T], *arguments: P.args, **options: P.kwa
         What it returned, or a RuntimeError that says why it did not, by the machine's address, with a number where one
         address has several nodes.
     """
+    return on_nodes(None, function, *arguments, **options)
+
+
+def on_nodes(
+    ids: Collection[str] | None, function: Callable[P, T], *arguments: P.args, **options: P.kwargs
+) -> dict[str, T | RuntimeError]:
+    """As `on_every_node`, on the nodes with these ids alone; None for all."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     remote = ray.remote(num_cpus=0, max_retries=0)(function)
-    asked = {}
+    names, asked = set[str](), {}
     for node in sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"]):
         address, number = node["NodeManagerAddress"], 1
-        while (name := address if number == 1 else f"{address} (node {number})") in asked:
+        while (name := address if number == 1 else f"{address} (node {number})") in names:
             number += 1
-        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[name] = remote.options(scheduling_strategy=here).remote(*arguments, **options)
+        names.add(name)
+        if ids is None or node["NodeID"] in ids:
+            here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[name] = remote.options(scheduling_strategy=here).remote(*arguments, **options)
     ray.wait(list(asked.values()), num_returns=len(asked), timeout=SECONDS_TO_ANSWER)
     results: dict[str, T | RuntimeError] = {}
     for name, reference in asked.items():

@@ -19,7 +19,8 @@ from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
 from kobert_core.profiling import TimedRuntime
 from kobert_core.tasks import task_class
-from kobert_core.tasks.base import Examples, Task
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.examples import Examples
 from kobert_core.training import train
 from tuning.sweep.preflight import CheckedStudy, shapes
 

@@ -9,7 +9,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from kobert_core.errors import InputError
-from tuning.storage.store import Conflict, Store
+from tuning.storage.connection import Conflict
+from tuning.storage.store import Store
 
 SECONDS_TO_ANSWER = 10.0
 MUCH_CLOCK_SKEW = 5.0

@@ -16,9 +16,10 @@ from typing import TypedDict
 
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_json
+from tuning.storage.connection import StoreAway, check_address
 from tuning.storage.inputs import StoredInput, only_one, place_of_input
 from tuning.storage.node import inputs_here, node_folder
-from tuning.storage.store import Damaged, Store, StoreAway, check_address
+from tuning.storage.store import Damaged, Store
 
 SECONDS_TO_ANSWER = 60.0
 """So long is a store asked for what is not here yet, or may be another there now."""

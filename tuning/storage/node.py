@@ -16,8 +16,9 @@ from kobert_core.checkpoint import FOLDS, WEIGHTS
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_bytes, atomic_write_json
 from kobert_core.io.checksums import SUMS, write_sums
+from tuning.storage.connection import Conflict
 from tuning.storage.inputs import Inputs, StoredInput, fetch_input, only_one
-from tuning.storage.store import Conflict, Damaged, Store
+from tuning.storage.store import Damaged, Store
 
 log = logging.getLogger(__name__)
 
@@ -78,18 +79,13 @@ class StoredSweep:
         """Features and weights as arrays, of all sweeps of this machine."""
         return node_folder() / "cache"
 
-    @property
-    def inputs_here(self) -> Path:
-        """See `inputs_here`."""
-        return inputs_here()
-
     def key_of(self, path: str | os.PathLike[str]) -> str:
         """The key of a file or folder below the sweep's folder on the driver's machine."""
         return Path(path).relative_to(self.folder).as_posix()
 
     def study_here(self) -> Path:
         """The study file on this machine."""
-        return fetch_input(self.inputs.store, self.study, self.inputs_here)
+        return fetch_input(self.inputs.store, self.study, inputs_here())
 
     def restore(self, key: str, names: Sequence[str]) -> list[str]:
         """Make a run's folder of checkpoints on this machine hold what has landed of it, and nothing else.
@@ -213,7 +209,7 @@ class StoredSweep:
 
         if not (model / TRAIN_CONFIG).is_file():
             return
-        config = self.inputs.config_here(read_train_config(model), self.inputs_here, model=False)
+        config = self.inputs.config_here(read_train_config(model), inputs_here(), model=False)
         atomic_write_json(model / TRAIN_CONFIG, config.model_dump(mode="json", exclude_unset=True))
         write_sums(model)
 

@@ -24,7 +24,8 @@ import psutil
 
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_bytes
-from tuning.storage.store import PATIENCE, Conflict, Store, StoreAway
+from tuning.storage.connection import PATIENCE, Conflict, StoreAway
+from tuning.storage.store import Store
 
 HEAD, PARTS = "head.json", "records"
 LEASE_SECONDS = 60.0

@@ -1,73 +1,39 @@
 """Files and folders in an object store: S3, Google Cloud Storage, Azure, or a folder by a `file://` address.
 
-Only this module imports obstore. Credentials and endpoints come from the environment or the machine's role, and never
-from an address.
+Only this module and `connection.py` import obstore.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
 import os
-import random
-import re
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from datetime import timedelta
-from functools import cache, partial
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_file, atomic_folder
 from kobert_core.io.checksums import sha256_file
-from kobert_core.io.remote import SCHEMES
 from kobert_core.io.remote import is_address as is_address
-from kobert_core.texts import printable
-from tuning.tracking.uris import redact_uri
+from tuning.storage.connection import PATIENCE, RAISED, Conflict, check_address, folder_at, opened, repeated
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
+_Answer = TypeVar("_Answer")
 COMMITTED = ".committed.json"
 """Within a folder: its size and SHA-256 of each file. It is written last, and a folder without it does not exist."""
-PATIENCE = 15 * 60.0
-"""Seconds for which a request is repeated while the store does not answer, or is busy."""
 _PART = 8 << 20
 """Bytes of a part of an upload; S3 takes 10,000 parts, so files up to 80 GiB."""
-_STALLED = 60
-"""Seconds without a byte after which a request is given up and repeated."""
 _AT_ONCE = 8
 """Requests for the files of a folder."""
-_BEHIND = 10
-"""As `nice` counts: a tenth of the share of a thread that trains."""
-_Answer = TypeVar("_Answer")
-_RAISED = object()
-_METADATA = re.compile(r"/latest/(?:api/token|meta-data)|/computeMetadata/|/metadata/identity/")
-"""Where a machine asks for the credentials of its role: what fails there, fails for want of any."""
-_NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist")
-_NO_FOLDER = f"(os error {errno.ENOTDIR})"
-"""In a `file://` store: a part of the key is a file."""
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT")
-_CREDENTIALS = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role",
-    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or give the machine a service account",
-    "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or give the machine an identity",
-}
-
-
-class Conflict(Exception):
-    """An object was not written, because it is there already, or is no more the one that was read."""
-
-
-class StoreAway(InputError):
-    """The store has not answered for as long as a request is repeated."""
 
 
 class Damaged(InputError):
@@ -80,50 +46,6 @@ class Stored(NamedTuple):
     content: bytes
     etag: str
     """What `put` takes as `if_match`."""
-
-
-def check_address(address: str) -> str:
-    """An address that a user gave, without a slash at its end.
-
-    Raises:
-        InputError: it is of another kind, names no bucket, or holds a secret.
-    """
-    where, fix = redact_uri(address), "use s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///DIR"
-    scheme, _, rest = address.partition("://")
-    bucket, _, prefix = rest.rstrip("/").partition("/")
-    if scheme not in SCHEMES:
-        raise InputError(f"there is no object store of the kind `{printable(scheme)}`", where=where, fix=fix)
-    if "@" in bucket or "?" in rest or "#" in rest:
-        what = "an address has no name, password or options in it"
-        raise InputError(what, where=where, fix="give them in the environment, as AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL")
-    if scheme == "file" and (bucket or not prefix):
-        raise InputError("the address of a folder has three slashes and a path", where=where, fix="use file:///DIR")
-    if scheme != "file" and not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,62}", bucket):
-        raise InputError("the address names no bucket", where=where, fix=fix)
-    if any(part in ("", ".", "..") for part in prefix.split("/")[: None if prefix else 0]):
-        raise InputError("an address has no empty parts, `.` or `..` in it", where=where, fix=fix)
-    return address.rstrip("/")
-
-
-@cache
-def stay_behind() -> None:
-    """Let what this process sends to stores wait for what it computes; before its first request to one.
-
-    The threads that sign, copy and encrypt are the library's own, and have the priority of the thread that begins them.
-    """
-
-    def begin() -> None:
-        import obstore
-        from obstore.store import MemoryStore
-
-        with suppress(OSError, AttributeError):  # where a thread has no priority of its own
-            here = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, here, os.getpriority(os.PRIO_PROCESS, here) + _BEHIND)
-        obstore.put(MemoryStore(), "first", b"")
-
-    thread = threading.Thread(target=begin)
-    thread.start()
-    thread.join()
 
 
 class Store:
@@ -146,7 +68,7 @@ class Store:
             InputError: it is no address of a store, or obstore is not installed.
         """
         store = cls(check_address(address), patience=patience)
-        _opened(store.address, patience)
+        opened(store.address, patience)
         return store
 
     def __truediv__(self, key: str) -> Self:
@@ -164,7 +86,7 @@ class Store:
 
     @property
     def _objects(self) -> ObjectStore:
-        return _opened(self.address, self.patience)
+        return opened(self.address, self.patience)
 
     def patient(self, seconds: float) -> Self:
         """The same store, with another `patience`."""
@@ -198,7 +120,7 @@ class Store:
             return self._repeated(write, key)
         try:
             if self.address.startswith("file:"):
-                with _alone(_folder(self.address)):
+                with _alone(folder_at(self.address)):
                     if create:
                         return self._repeated(write, key)
                     there = self.read(key)
@@ -413,116 +335,40 @@ class Store:
         self.delete([f"{key}/{COMMITTED}"])
         self.delete(self.objects(key))
 
-    def _repeated(self, ask: Callable[[], _Answer], key: str, missing: Any = _RAISED) -> _Answer:
-        """The answer to a request, or `missing` where the object is not there."""
-        from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
-
-        end, pause = time.monotonic() + self.patience, 1.0
-        while True:
-            try:
-                return ask()
-            except (AlreadyExistsError, PreconditionError) as error:
-                raise Conflict(key) from error
-            except FileNotFoundError as error:
-                if _NO_BUCKET.search(str(error)):
-                    raise self._error(error) from None
-                if missing is _RAISED:
-                    raise
-                return cast(_Answer, missing)
-            except (BaseError, TimeoutError, ConnectionError) as error:
-                if _NO_FOLDER in str(error) and missing is not _RAISED:
-                    return cast(_Answer, missing)
-                if not self._is_away(error):
-                    raise self._error(error) from None
-                if time.monotonic() + pause > end:
-                    what = f"the object store did not answer for {self.patience:.0f} s ({_shown(error)})"
-                    fix = "check the network, and the endpoint in the environment"
-                    raise StoreAway(what, where=self.address, fix=fix) from None
-                time.sleep(pause * random.uniform(0.5, 1))
-                pause = min(2 * pause, 30.0)
+    def _repeated(self, ask: Callable[[], _Answer], key: str, missing: Any = RAISED) -> _Answer:
+        return repeated(ask, key, address=self.address, patience=self.patience, missing=missing)
 
     def _etag(self, meta: Any) -> str:
         """What a later put is held against: a generation on Google Cloud, else the ETag."""
         return str(meta["version"] if self.address.startswith("gs:") else meta["e_tag"])
 
-    def _is_away(self, error: Exception) -> bool:
-        """Whether a request that failed so may succeed later."""
-        text = str(error)
-        status = re.search(r"status code: (\d{3})", text)
-        if self.address.startswith("file:") or _METADATA.search(text) or _NO_BUCKET.search(text):
-            return False
-        return status is None or status[1][0] == "5" or status[1] in ("408", "409", "429")
-
-    def _error(self, error: Exception) -> InputError:
-        """One line for an error that no repetition mends."""
-        text = str(error)
-        if _METADATA.search(text):
-            what, fix = "there are no credentials for this object store", _CREDENTIALS[self.address.partition(":")[0]]
-        elif _NO_BUCKET.search(text):
-            what, fix = "there is no such bucket", "make it, or give the address of another"
-        elif re.search(r"status code: (401|403)", text):
-            what, fix = f"the object store refuses this ({_shown(error)})", "check the credentials and their rights"
-        else:
-            what, fix = f"the object store cannot do this ({_shown(error)})", "check the address and the endpoint"
-        return InputError(what, where=self.address, fix=fix)
-
 
 def _side_by_side(calls: Iterable[Callable[[], object]]) -> None:
-    """Make several calls at once, in threads that the end of the process does not wait for; raises what one raised."""
+    """Make several calls at once, in threads that the end of the process does not wait for. Once one has raised an
+    error no more begin; it is raised when those that had begun have ended."""
     waiting = [*calls]
     if len(waiting) < 2:
         for call in waiting:
             call()
         return
+    has_failed = threading.Event()
+
+    def make(call: Callable[[], object]) -> None:
+        if has_failed.is_set():
+            return
+        try:
+            call()
+        except BaseException:
+            has_failed.set()
+            raise
+
     with ThreadPool(min(_AT_ONCE, len(waiting))) as threads:
-        threads.map(lambda call: call(), waiting, chunksize=1)
+        threads.map(make, waiting, chunksize=1)
 
 
 def _object_of(folder: str, name: str, sha256: str) -> str:
     """The key of a file in a folder."""
     return f"{folder}/{sha256[:16]}/{name}"
-
-
-def _shown(error: Exception) -> str:
-    """What a library says of a request, short and without secrets: the code that the server gave, or the first line."""
-    text = str(error)
-    status, code = re.search(r"status code: (\d{3}[^:\n]*)", text), re.search(r"<Code>(\w+)</Code>", text)
-    if status:
-        return f"{status[1].strip()}{f', {code[1]}' if code else ''}"
-    first = text.partition("\n")[0]
-    return redact_uri(re.sub(r"^Generic \w+ error: ", "", first))[:200]
-
-
-@cache
-def _opened(address: str, patience: float) -> ObjectStore:
-    """The library's object of an address, one for each process."""
-    try:
-        from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
-    except ImportError:
-        fix = "install it with `pip install kobert-tuning[object-storage]`"
-        raise InputError("an object store needs the package `obstore`", where=address, fix=fix) from None
-    scheme, _, rest = address.partition("://")
-    if scheme == "file":
-        return LocalStore(_folder(address), mkdir=True, automatic_cleanup=True)
-    bucket, _, prefix = rest.partition("/")
-    kinds: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
-    endpoints = (os.environ.get(name, "") for name in _ENDPOINTS)
-    opened: ObjectStore = kinds[scheme](
-        bucket,
-        prefix=prefix or None,
-        client_options={
-            "allow_http": any(endpoint.startswith("http://") for endpoint in endpoints),
-            "connect_timeout": timedelta(seconds=5),
-            "read_timeout": timedelta(seconds=_STALLED),
-            "timeout": timedelta(hours=1),
-        },
-        retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=min(60.0, patience))},
-    )
-    return opened
-
-
-def _folder(address: str) -> Path:
-    return Path(address.removeprefix("file://"))
 
 
 @contextmanager

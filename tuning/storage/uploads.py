@@ -14,7 +14,8 @@ from queue import Queue
 from kobert_core.checkpoint import link_checkpoint
 from kobert_core.errors import InputError
 from kobert_core.io.checksums import read_sums
-from tuning.storage.store import Store, StoreAway
+from tuning.storage.connection import StoreAway
+from tuning.storage.store import Store
 
 MAX_ON_THE_WAY = 2
 """Checkpoints that can be on their way at the same time; before there is one more, training waits."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tuning.study.config import StudyConfig
-from tuning.study.file import dump_study, load_dumped_study, load_study, searchable, study_of
+from tuning.study.file import dump_study, load_dumped_study, load_study, study_of
+from tuning.study.searchable_keys import searchable
 from tuning.study.sections import BudgetConfig, ResourcesConfig, SchedulerConfig, SearchConfig, TrackingConfig
 
 __all__ = [

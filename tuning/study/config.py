@@ -25,7 +25,7 @@ from kobert_core.data.source import Source
 from kobert_core.errors import InputError
 from search_spaces.distributions import Constant, Space
 from search_spaces.validation import Problems, Where, nowhere, show, validate
-from tuning.storage.store import check_address
+from tuning.storage.connection import check_address
 from tuning.study.objectives import Further
 from tuning.study.sections import (
     BudgetConfig,

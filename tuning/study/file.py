@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from kobert_core.config import DataConfig, DistillConfig, FrozenConfig, ModelConfig, Objective, OptimConfig, RunConfig
-from kobert_core.data.source import Source
+from kobert_core.config import DistillConfig, FrozenConfig, Objective, OptimConfig, RunConfig
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_text
 from kobert_core.tasks import SPECS
@@ -25,8 +22,19 @@ from kobert_core.tasks.spec import TaskSpec
 from search_spaces.distributions import Space
 from search_spaces.loader import RawStudy, load_study_file, raw_study
 from search_spaces.validation import Problems, show, suggest_known, validate
+from tuning.study.checks import (
+    HOLDOUT_FRACTION,
+    check_confirm,
+    check_distill,
+    check_folds,
+    check_further,
+    check_names,
+    check_population,
+    check_search,
+)
 from tuning.study.config import StudyConfig, StudyHead, check_files
-from tuning.study.objectives import COSTS, Further, FurtherObjective, goals_in
+from tuning.study.objectives import COSTS, LOOP_METRICS, Further, FurtherObjective
+from tuning.study.paths import FOLDERS, make_absolute, with_absolute_folders
 from tuning.study.sections import (
     BudgetConfig,
     ConfirmConfig,
@@ -35,43 +43,9 @@ from tuning.study.sections import (
     SearchConfig,
     TrackingConfig,
 )
-from tuning.tracking.uris import escaped_path
 
-LOOP_METRICS = ("train/loss", "train/examples_per_second")
-"""What the loop reports besides the metrics of the task."""
-SEARCHABLE = (
-    *(f"optim.{name}" for name in OptimConfig.model_fields if name != "betas"),
-    "train.epochs",
-    "train.seed",
-    "model.backbone",
-    "model.tokenizer",
-    "model.revision",
-    "model.keep_layers",
-    "model.freeze",
-    "model.dropout",
-    "model.hidden_dropout",
-    "model.attention_dropout",
-)
-"""Searchable for every task. What sets the split, the rungs or the files is not: trials would not compare."""
-CHANGEABLE = (
-    "optim.backbone_lr",
-    "optim.classifier_lr",
-    "optim.weight_decay",
-    "optim.max_grad_norm",
-    "model.dropout",
-    "model.hidden_dropout",
-    "model.attention_dropout",
-    "model.label_smoothing",
-)
-"""What population based training may change in the middle of a run: not its length, its data, or its model's shape."""
-FOLDERS = ("model.backbone", "model.tokenizer")
-"""Keys whose values are folders, or names on the hub."""
 OPTIONAL = ("confirm", "distill")
 """Sections without which a study does something less; the others are there with their defaults."""
-ADDRESSES = (("search", "storage"), ("tracking", "uri"))
-"""Keys whose values may be the address of a database in a file."""
-HOLDOUT_FRACTION = 0.3333
-"""Of a study with `confirm` that does not say."""
 SOME_CORNERS = 64
 """Enough to find nearly all mistakes whenever a study is loaded; `StudyConfig.check` tries more."""
 
@@ -103,7 +77,7 @@ def study_of(values: Mapping[str, Any], *, where: str = "Study") -> StudyConfig:
 
 
 def _checked(raw: RawStudy) -> StudyConfig:
-    raw = replace(raw, space=_with_absolute_folders(raw))
+    raw = replace(raw, space=with_absolute_folders(raw))
     task = _task_of(raw)
     problems = Problems()
     models: dict[str, type[FrozenConfig]] = {
@@ -137,21 +111,21 @@ def _checked(raw: RawStudy) -> StudyConfig:
     }
     head = {name: value for name, value in values.items() if name in StudyHead.model_fields}
     checked = validate(StudyHead, head, key="", problems=problems)
-    _check_names(raw.space, task, sections["objective"], problems)
+    check_names(raw.space, task, sections["objective"], problems)
     if further and sections["search"] and sections["scheduler"]:
-        _check_further(further, sections["search"], sections["scheduler"], problems)
+        check_further(further, sections["search"], sections["scheduler"], problems)
     if sections["search"]:
-        _check_search(raw.space, sections["search"], problems)
+        check_search(raw.space, sections["search"], problems)
     if sections["search"] and sections["scheduler"] and sections["scheduler"].name == "pbt":
-        _check_population(raw.space, sections["search"], sections["budget"], problems)
+        check_population(raw.space, sections["search"], sections["budget"], problems)
     if sections.get("confirm") and sections["data"] and sections["search"] and sections["scheduler"]:
-        _check_confirm(sections["data"], sections["search"], sections["scheduler"], problems)
+        check_confirm(sections["data"], sections["search"], sections["scheduler"], problems)
         if sections["objective"] and sections["objective"].metric in LOOP_METRICS:
             what = f"`confirm` compares on rows that are held out, where there is no `{sections['objective'].metric}`"
             problems.add("objective.metric", what, f"take one of the task's, such as {task.objective.metric}")
-    _check_distill(raw.space, task, values, sections, problems)
+    check_distill(raw.space, task, values, sections, problems)
     if sections["data"] and sections["data"].folds is not None and sections["scheduler"]:
-        _check_folds(sections["scheduler"], problems)
+        check_folds(sections["scheduler"], problems)
     problems.raise_first(raw.where)
     assert checked is not None
     budget = sections["budget"]
@@ -204,22 +178,6 @@ def load_dumped_study(path: Path) -> StudyConfig:
     return study
 
 
-def searchable(task: TaskSpec) -> list[str]:
-    """The dotted keys that a study of this task may search: numbers, switches and choices."""
-    own = (("data", task.Data, DataConfig), ("model", task.Model, ModelConfig))
-    return [
-        *SEARCHABLE,
-        *(("distill.weight", "distill.temperature") if task.takes_soft_labels else ()),
-        *(
-            f"{section}.{name}"
-            for section, model, base in own
-            for name, field in model.model_fields.items()
-            if name not in base.model_fields
-            and any(kind in (int, float, bool) or get_origin(kind) is Literal for kind in _kinds(field.annotation))
-        ),
-    ]
-
-
 def _task_of(raw: RawStudy) -> TaskSpec:
     name = raw.values.get("task")
     if name is None:
@@ -247,7 +205,7 @@ def _complete(raw: RawStudy, task: TaskSpec, sections: Iterable[str], problems: 
                 each["mode"] = task.objective.mode
             elif each.get("metric") in (*task.metrics, *LOOP_METRICS):
                 problems.add(key, f"`{key}.mode` must be given", "max or min")
-    _make_absolute(raw, task, values)
+    make_absolute(raw, task, values)
     if isinstance(values["data"], dict):
         if "confirm" in values and "folds" not in values["data"]:
             values["data"].setdefault("holdout_fraction", HOLDOUT_FRACTION)
@@ -312,192 +270,3 @@ def _stand_ins(space: Space, model: Any) -> dict[str, str]:
         return {}
     searched = {key.removeprefix("model."): space[key] for key in FOLDERS if key in space and not space[key].when}
     return {field: str(each.ends()[0]) for field, each in searched.items() if field not in model}
-
-
-def _with_absolute_folders(raw: RawStudy) -> Space:
-    """The space, where encoders and tokenizers that are folders have absolute paths; in conditions on them, too."""
-    parameters = raw.space.to_dict()
-    for name, content in parameters.items():
-        start = raw.folder_of(f"parameters.{name}")
-        for key in FOLDERS if "when" in content else ():
-            if key in content["when"]:
-                content["when"][key] = [_folder_or_name(value, start) for value in content["when"][key]]
-        if name in FOLDERS and "values" in content:
-            content["values"] = [_folder_or_name(value, start) for value in content["values"]]
-        elif name in FOLDERS and "value" in content:
-            content["value"] = _folder_or_name(content["value"], start)
-    return Space.from_dict(parameters, where=raw.where)
-
-
-def _folder_or_name(value: Any, start: Path) -> Any:
-    """What looks like a folder or is one as an absolute path, anything else as it is: a name on the hub."""
-    if not isinstance(value, str):
-        return value
-    path = os.path.abspath(start / value)
-    return path if value.startswith(("./", "../", "/")) or os.path.isdir(path) else value
-
-
-def _make_absolute(raw: RawStudy, task: TaskSpec, values: dict[str, Any]) -> None:
-    """Files of the data, encoders and tokenizers that are folders, the storage, SQLite's files of an address."""
-    for section, model in (("data", task.Data), ("model", task.Model), ("distill", DistillConfig)):
-        content: Any = values.get(section)
-        for name, value in list(content.items()) if isinstance(content, dict) else ():
-            if name not in model.model_fields:
-                continue
-            folder = raw.folder_of(f"{section}.{name}")
-            if Source in _kinds(model.model_fields[name].annotation):
-                with contextlib.suppress(ValueError):  # what is none is told with all else that is wrong
-                    content[name] = Source.of(value).starting_from(folder).as_json()
-            elif f"{section}.{name}" in FOLDERS and isinstance(value, str):
-                content[name] = _folder_or_name(value, folder)
-    points = values["search"].get("points") if isinstance(values["search"], dict) else None
-    if isinstance(points, list):
-        values["search"]["points"] = [
-            {
-                name: _folder_or_name(value, raw.folder_of(f"search.points.{place}")) if name in FOLDERS else value
-                for name, value in point.items()
-            }
-            if isinstance(point, dict)
-            else point
-            for place, point in enumerate(points)
-        ]
-    sweeps = values["search"].get("warm_start") if isinstance(values["search"], dict) else None
-    if isinstance(sweeps, list):
-        values["search"]["warm_start"] = [
-            os.path.abspath(raw.folder_of(f"search.warm_start.{place}") / sweep)
-            if isinstance(sweep, str) and "://" not in sweep
-            else sweep
-            for place, sweep in enumerate(sweeps)
-        ]
-    storage = values.get("storage")
-    if isinstance(storage, str) and "://" not in storage:
-        values["storage"] = os.path.abspath(raw.folder_of("storage") / storage)
-    for section, name in ADDRESSES:
-        content = values[section]
-        if isinstance(content, dict) and isinstance(address := content.get(name), str):
-            content[name] = with_absolute_path(address, raw.folder_of(f"{section}.{name}"))
-
-
-def with_absolute_path(address: str, folder: Path) -> str:
-    """An address whose database is a file under a relative path, such as `sqlite:///runs.db`, with the absolute path
-    that starts from a folder; every other address as it is."""
-    match = re.fullmatch(r"(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)([^?]+)(\?.*)?", address)
-    if match is None:
-        return address
-    return f"{match[1]}{os.path.abspath(Path(escaped_path(folder)) / match[2])}{match[3] or ''}"
-
-
-def _check_names(space: Space, task: TaskSpec, objective: Objective | None, problems: Problems) -> None:
-    """Parameters and the objective's metric must be there to be searched and reported."""
-    known = searchable(task)
-    for name in space:
-        if name not in known:
-            fix = suggest_known(name, known)
-            problems.add(f"parameters.{name}", f"`{name}` is not a parameter that can be searched", fix)
-    metrics = (*task.metrics, *LOOP_METRICS)
-    if objective is not None and objective.metric not in metrics:
-        what = f"`objective.metric` cannot be {show(objective.metric)}"
-        problems.add("objective.metric", what, suggest_known(objective.metric, metrics))
-
-
-def _check_further(further: Further, search: SearchConfig, scheduler: SchedulerConfig, problems: Problems) -> None:
-    """The search must be able to follow several objectives, or to learn of constraints."""
-    what_for = "several objectives" if goals_in(further) else "constraints"
-    if scheduler.name == "pbt":
-        what = f"`scheduler.name: pbt` copies trials by one objective, and knows nothing of {what_for}"
-        problems.add("objective", what, "name one objective, or use another scheduler")
-    if search.algorithm in ("cmaes", "gp"):
-        what = f"`search.algorithm: {search.algorithm}` knows nothing of {what_for}"
-        problems.add("search.algorithm", what, "take tpe, random or grid")
-    if search.warm_start:
-        what = f"`search.warm_start` takes trials of one objective, and of no constraint, but there are {what_for}"
-        problems.add("search.warm_start", what, "leave it out, or name one objective")
-
-
-def _check_search(space: Space, search: SearchConfig, problems: Problems) -> None:
-    """The algorithm must be able to search the space, and the points must lie in it."""
-    conditional = [name for name, each in space.items() if each.when]
-    if search.algorithm in ("grid", "cmaes", "gp") and conditional:
-        key = f"parameters.{conditional[0]}.when"
-        what = f"`search.algorithm: {search.algorithm}` needs all parameters in every trial, but `{key}` is there"
-        problems.add(key, what, "remove the condition, or use tpe or random")
-    if search.algorithm == "grid":
-        try:
-            space.grid_size()
-        except InputError as error:
-            problems.add("search.algorithm", str(error))
-    if search.warm_start and search.algorithm in ("random", "grid", "cmaes"):
-        what = f"`search.algorithm: {search.algorithm}` learns from no other sweep, but `search.warm_start` is given"
-        problems.add("search.warm_start", what, "leave it out, or take tpe or gp")
-    for place, point in enumerate(search.points):
-        space.find_problems(point, key=f"search.points.{place}", problems=problems)
-
-
-def _check_population(space: Space, search: SearchConfig, budget: BudgetConfig | None, problems: Problems) -> None:
-    """Population based training takes the place of the search, and changes values in the middle of a run."""
-    if budget and budget.patience is not None:
-        what = "`scheduler.name: pbt` begins all trials at once, but `budget.patience` is given"
-        problems.add("budget.patience", what, "remove `budget.patience`, or use another scheduler")
-    unused = SearchConfig()
-    for name in ("algorithm", "storage", "startup_trials", "warm_start"):
-        if getattr(search, name) == getattr(unused, name):
-            continue
-        what = f"`scheduler.name: pbt` takes the place of the search, but `search.{name}` is given"
-        problems.add(f"search.{name}", what, f"remove `search.{name}`, or use another scheduler")
-    for name in space:
-        if name not in CHANGEABLE:
-            what = f"`{name}` cannot change in the middle of a run, as `scheduler.name: pbt` would have it"
-            problems.add(f"parameters.{name}", what, f"search some of {', '.join(CHANGEABLE)}")
-
-
-def _check_confirm(data: DataConfig, search: SearchConfig, scheduler: SchedulerConfig, problems: Problems) -> None:
-    """What is confirmed is trained again, compared with a baseline, on data that chose nothing."""
-    if not search.baselines:
-        problems.add("confirm", "`confirm` compares with a baseline, but `search.baselines` names none", "name trial 0")
-    if data.folds is not None:
-        what = "`confirm` needs rows that no trial is chosen by, but with `data.folds` trials are chosen by all"
-        problems.add("confirm", what, "leave out `confirm`, or `data.folds`")
-    elif not data.holdout_fraction:
-        what = "`confirm` needs a part of the dev split that no trial is chosen by, but `data.holdout_fraction` is null"
-        problems.add("data.holdout_fraction", what, f"leave it out, which makes it {HOLDOUT_FRACTION}")
-    if scheduler.name == "pbt":
-        what = "`scheduler.name: pbt` changes values in the middle of a run: no trial can be trained again as it was"
-        problems.add("confirm", what, "leave out `confirm`, or use another scheduler")
-
-
-def _check_distill(
-    space: Space, task: TaskSpec, values: Mapping[str, Any], sections: Mapping[str, Any], problems: Problems
-) -> None:
-    """What a teacher says must be there, and be something that the task can learn from."""
-    searched = [name for name in space if name.startswith("distill.")]
-    if "distill" not in values:
-        for name in searched:
-            problems.add(f"parameters.{name}", f"`{name}` is searched, but there is no `distill`", "add that section")
-        return
-    if not task.takes_soft_labels:
-        able = ", ".join(name for name, spec in SPECS.items() if spec.takes_soft_labels)
-        problems.add("distill", f"`task: {task.name}` cannot learn from a teacher", f"leave out `distill` ({able} can)")
-    if "model.class_weights" in space or getattr(sections["model"], "class_weights", None) is not None:
-        what = "a teacher's answers have no class to weigh, but `model.class_weights` is given"
-        problems.add("model.class_weights", what, "leave it out where there is `distill`")
-    if sections["data"] and sections["data"].folds is not None:
-        what = "a teacher has seen the rows of all folds, so that no score on one is worth anything"
-        problems.add("data.folds", what, "leave out `data.folds`, or `distill`")
-
-
-def _check_folds(scheduler: SchedulerConfig, problems: Problems) -> None:
-    """A trial over folds trains many models: none of them is the one that others could go on from."""
-    if scheduler.name == "pbt":
-        what = "`scheduler.name: pbt` goes on from other trials' weights, but with `data.folds` a trial has many"
-        problems.add("data.folds", what, "remove `data.folds`, or use another scheduler")
-
-
-def _kinds(annotation: object) -> Iterator[object]:
-    """The types that a value may have: the branches of unions, without what is annotated to them."""
-    if get_origin(annotation) is Annotated:
-        yield from _kinds(get_args(annotation)[0])
-    elif get_origin(annotation) in (Union, UnionType):
-        for branch in get_args(annotation):
-            yield from _kinds(branch)
-    else:
-        yield annotation

@@ -11,6 +11,8 @@ from kobert_core.config import MODEL_COSTS, Objective
 
 TRAIN_SECONDS = "cost/train_seconds"
 """Wall time of a trial on its workers, over all its sessions: reading, training, evaluating."""
+LOOP_METRICS = ("train/loss", "train/examples_per_second")
+"""What the loop reports besides the metrics of the task."""
 COSTS = (*MODEL_COSTS, TRAIN_SECONDS)
 """Metrics that are measured where a study names one of them."""
 

@@ -23,8 +23,8 @@ from kobert_core.tasks import SPECS
 from kobert_core.tasks.spec import TaskSpec, infer_nothing
 from search_spaces.distributions import DISTRIBUTIONS
 from tuning.study.config import StudyHead
-from tuning.study.file import CHANGEABLE, LOOP_METRICS, searchable
-from tuning.study.objectives import COSTS, FurtherObjective
+from tuning.study.objectives import COSTS, LOOP_METRICS, FurtherObjective
+from tuning.study.searchable_keys import CHANGEABLE, searchable
 from tuning.study.sections import (
     BudgetConfig,
     ConfirmConfig,

@@ -26,9 +26,9 @@ from kobert_core.tasks import task_class
 from tuning.statistics.halving import better, rounds
 from tuning.study import StudyConfig
 from tuning.sweep.budget import Budget
+from tuning.sweep.checkpoints import Checkpoints, LocalCheckpoints
 from tuning.sweep.extras import SeedScores
-from tuning.sweep.recording import run_params
-from tuning.sweep.stored import Checkpoints, LocalCheckpoints
+from tuning.sweep.tracking import run_params
 from tuning.sweep.verdict import Verdict, judge, on_holdout, unconfirmed
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns, Stage, model_of
 from tuning.sweep_dir.home import Commits, OnDisk
@@ -46,7 +46,8 @@ from tuning.sweep_dir.trial_status import RUN_STATUS, TrialState, last_line
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import DESCRIPTION_TAG, Tracker
 from tuning.workers.broker import ReportContent
-from tuning.workers.trial import score_holdout, score_together, train_trial
+from tuning.workers.checkpoint_tasks import score_holdout, score_together
+from tuning.workers.train_trial import train_trial
 from tuning.workers.worker_pool import WorkerPool
 
 SECONDS_BETWEEN_LOOKS = 0.5

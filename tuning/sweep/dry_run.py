@@ -8,7 +8,8 @@ from pathlib import Path
 from kobert_core.data.set_aside import PLACES_SHOWN
 from kobert_core.data.source import Source
 from kobert_core.progress import Progress, unseen
-from kobert_core.tasks.base import Examples, Task
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.examples import Examples
 from tuning.cluster.group_count import groups_that_fit, room_for_groups
 from tuning.cluster.head import starts_here
 from tuning.cluster.nodes import has_autoscaler

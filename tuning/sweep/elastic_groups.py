@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
+from functools import partial
 
 from tuning.cluster.group_count import groups_that_fit, groups_wanted, room_for_groups
 from tuning.cluster.nodes import Node, has_autoscaler, nodes_now
@@ -46,6 +47,9 @@ class ElasticGroups:
         if joined and not waits:
             self._autoscaler = in_background(autoscaler)  # takes seconds
         self._more_may_come = joined and waits
+        self.on_join: Callable[[Collection[str], int], object] = lambda nodes, running: None
+        """Is called in a thread with the ids of nodes that have joined, and how many trials can run at once now."""
+        self._known: set[str] = set()
         here = self._usable(nodes())
         if room_for_groups(here, self._resources):
             return
@@ -62,6 +66,10 @@ class ElasticGroups:
         room = room_for_groups(self._usable(nodes), self._resources)
         runs, later = max(self._trials(), others), self._runs_to_confirm()
         most, more = self._resources.most_at_once, self._more_may_come
+        new = {node.id for node in nodes} - self._known
+        if self._known and new:
+            in_background(partial(self.on_join, new, room if most is None else min(room, most)))
+        self._known |= new
         wanted = groups_wanted(room=room, runs=runs, most=most, more_may_come=more)
         return Wanted(
             groups=wanted,

@@ -13,7 +13,7 @@ from kobert_core.data.source import Source
 from kobert_core.evaluation import predict
 from kobert_core.pretrained import Pretrained
 from kobert_core.runtime import LocalRuntime
-from kobert_core.tasks.base import Examples
+from kobert_core.tasks.examples import Examples
 from tuning.sweep_dir.test_set_log import record_reading_of_model, times_read
 
 E = TypeVar("E", bound=Examples)

@@ -21,7 +21,7 @@ from kobert_core.io.atomic import atomic_folder, atomic_write_json, atomic_write
 from kobert_core.io.checksums import check_sums, write_sums
 from kobert_core.pretrained import TRAIN_CONFIG, empty_model, exported_weights, keep_chosen, save_weights
 from kobert_core.tasks import SPECS, task_class
-from kobert_core.tasks.base import EXAMPLE_TEXTS
+from kobert_core.tasks.examples import EXAMPLE_TEXTS
 from kobert_core.texts import printable
 from tuning.study import StudyConfig
 from tuning.sweep.comparison import Comparison, test_name

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from kobert_core.data.description import unknown_characters
 from kobert_core.data.source import Source
 from kobert_core.errors import InputError
-from kobert_core.tasks.base import Examples, Task
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.examples import Examples
 
 EXPLAINED = 2000
 """Texts whose unknown characters are counted."""

@@ -1,20 +1,22 @@
-"""The disk space that the nodes of a sweep in an object store need, each on a disk of its own."""
+"""The disk space that the nodes of a sweep in an object store need, each on a disk of its own; and what nodes that join
+mean for the disks of any sweep."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import ByteSize
 
 from kobert_core.errors import InputError
 from kobert_core.io.remote import here_or_none
-from tuning.cluster.ray_cluster import on_every_node
+from tuning.cluster.ray_cluster import on_nodes
 from tuning.storage.node import node_folder
 from tuning.study import ResourcesConfig, StudyConfig
 from tuning.study.encoders import encoders_of
-from tuning.sweep.disk import bytes_in
+from tuning.sweep.disk import DiskNeeds, bytes_in
 
 EACH_RUNNING = 6
 """Checkpoints of a trial on the node that it runs on: four as in a folder, and two that are on their way."""
@@ -84,9 +86,16 @@ def disk_for(inputs: int, trial: int, *, at_once: int) -> NodeDisk:
     return NodeDisk(str(folder), free, inputs + trial, inputs + at_once * trial)
 
 
-def disks_of_nodes(study: StudyConfig, checkpoint: int) -> Mapping[str, NodeDisk | RuntimeError]:
-    """The disks of all nodes of the cluster that this process has joined, by their addresses; why a node cannot say."""
-    return on_every_node(disk_here, *needs_of(study, checkpoint), study.resources)
+def disks_of_nodes(
+    study: StudyConfig, checkpoint: int, nodes: Collection[str] | None = None
+) -> Mapping[str, NodeDisk | RuntimeError]:
+    """The disks of nodes of the cluster that this process has joined, by their addresses; why a node cannot say.
+
+    Args:
+        study, checkpoint: As for `needs_of`.
+        nodes: Their ids; None for all.
+    """
+    return on_nodes(nodes, disk_here, *needs_of(study, checkpoint), study.resources)
 
 
 def check_nodes(study: StudyConfig, checkpoint: int) -> list[str]:
@@ -98,11 +107,50 @@ def check_nodes(study: StudyConfig, checkpoint: int) -> list[str]:
     Raises:
         InputError: a node has too little for one.
     """
-    lines = []
-    for node, disk in disks_of_nodes(study, checkpoint).items():
-        if isinstance(disk, RuntimeError) or disk.problem is None:  # a node that is leaving needs none
-            continue
-        if disk.free < disk.one:
+    disks = disks_of_nodes(study, checkpoint)
+    for node, disk in disks.items():
+        if isinstance(disk, NodeDisk) and disk.problem and disk.free < disk.one:
             raise InputError(disk.problem, where=f"node {node}")
-        lines.append(f"node {node}: {disk.problem}")
-    return lines
+    return problems_in(disks)
+
+
+def problems_in(disks: Mapping[str, NodeDisk | RuntimeError]) -> list[str]:
+    """A line for each disk with too little room; a node that cannot say is leaving, and needs none."""
+    known = {node: disk for node, disk in disks.items() if isinstance(disk, NodeDisk)}
+    return [f"node {node}: {disk.problem}" for node, disk in known.items() if disk.problem]
+
+
+class DiskWatch:
+    """Looks at the disks again when nodes join, and warns in a line where there is too little room."""
+
+    def __init__(
+        self, study: StudyConfig, checkpoint: int, folder: Path, *, running: int, say: Callable[[str], object]
+    ) -> None:
+        """For a sweep whose disks have been checked.
+
+        Args:
+            study: Of the sweep.
+            checkpoint: The bytes of the largest checkpoint.
+            folder: Of the sweep; where its home is no object store, all trials write there.
+            running: With so many trials at once it has been checked.
+            say: Is called with a line.
+        """
+        self._study, self._checkpoint, self._folder, self._say = study, checkpoint, folder, say
+        self._running = running
+
+    def __call__(self, nodes: Collection[str], running: int) -> None:
+        """Nodes with these ids have joined: so many trials can run at once now."""
+        for problem in self._problems(nodes, running):
+            self._say(f"warning: {problem}")
+
+    def _problems(self, nodes: Collection[str], running: int) -> list[str]:
+        if self._study.home is not None:
+            return problems_in(disks_of_nodes(self._study, self._checkpoint, nodes))
+        if running <= self._running:
+            return []
+        self._running = running
+        try:
+            DiskNeeds.of(self._study, self._checkpoint, running=running).check(self._folder)
+        except InputError as error:
+            return [str(error)]
+        return []

@@ -33,7 +33,8 @@ from kobert_core.pretrained import load_pretrained, task_of
 from kobert_core.progress import Progress, unseen
 from kobert_core.runtime import LocalRuntime
 from kobert_core.tasks import task_class
-from kobert_core.tasks.base import Examples, Task
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.examples import Examples
 from kobert_core.tokenization import load_tokenizer
 from tuning.study import StudyConfig
 from tuning.sweep.compare_models import objective_of

@@ -12,14 +12,16 @@ from pathlib import Path
 
 from kobert_core.data.survey import CutOff, Survey
 from kobert_core.errors import InputError
+from kobert_core.pretrained import caveats_of
 from kobert_core.progress import Progress, unseen
 from kobert_core.tasks import task_class
-from kobert_core.tasks.base import Examples, Task
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.examples import Examples
 from search_spaces.validation import show
 from tuning.cluster.web import problem_at
 from tuning.study import StudyConfig
 from tuning.study.encoders import Encoder, encoders_of, short_names
-from tuning.study.file import CHANGEABLE
+from tuning.study.searchable_keys import CHANGEABLE
 from tuning.sweep.disk import DiskNeeds, checkpoint_bytes
 from tuning.sweep.guards import resolution, spoilers
 from tuning.sweep_dir.layout import CACHE
@@ -66,7 +68,7 @@ def check_study(study: StudyConfig, cache: Path | None, *, progress: Progress = 
     study.check_files()
     example = study.example_values()
     tasks: list[tuple[Encoder, Task[Examples]]] = []
-    facts, sizes, caveats = list[tuple[str, str]](), list[int](), set[str]()
+    facts, sizes, caveats = list[tuple[str, str]](), list[int](), list[str]()
     for encoder in encoders_of(study):
         values = study.example_values(encoder.values)
         task = task_class(study.task)(study.train_config(values), cache=cache, progress=progress)
@@ -77,13 +79,12 @@ def check_study(study: StudyConfig, cache: Path | None, *, progress: Progress = 
             with naming(shaping):
                 model = shaped.check_model(weights=not number)  # which are the same for all
             sizes.append(checkpoint_bytes(model))
-            if model.caveat is not None:
-                caveats.add(model.caveat)
+            caveats += caveats_of(type(shaped), model.state_dict())
         if encoder.is_searched:
             weights = sum(parameter.numel() for parameter in model.encoder.parameters())
             told = f"{model.encoder.config.model_type}, {weights / 1e6:,.1f}M weights, {pieces:,} pieces"
             facts.append((f"encoder {encoder.name}", told))
-    for caveat in caveats:
+    for caveat in dict.fromkeys(caveats):
         log.warning(caveat)
     first = next(task for encoder, task in tasks if encoder.is_of(example))
     if study.data.holdout_fraction:

@@ -9,9 +9,10 @@ from kobert_core.tasks import task_class
 from tuning.study import StudyConfig
 from tuning.sweep.extras import DecodingScores
 from tuning.sweep_dir.layout import CACHE, MODEL_FILES, REVIEW, checkpoint_of, trial_folder
+from tuning.sweep_dir.trial_status import last_line
 from tuning.sweep_dir.trial_table import TrialRecord
+from tuning.workers.checkpoint_tasks import review_checkpoint, tune_checkpoint_decoding
 from tuning.workers.results import TunedDecoding
-from tuning.workers.trial import review_checkpoint, tune_checkpoint_decoding
 from tuning.workers.worker_pool import WorkerPool
 
 
@@ -30,7 +31,7 @@ def review_winner(groups: WorkerPool, sweep: Path, winner: TrialRecord, *, say: 
             output=str(sweep / REVIEW),
         )
     except RuntimeError as error:
-        say(f"the winner's answers were not written: {str(error).strip().splitlines()[-1]}")
+        say(f"the winner's answers were not written: {last_line(str(error))}")
 
 
 def tune_winner_decoding(
@@ -51,7 +52,7 @@ def tune_winner_decoding(
             mode=objective.mode,
         )
     except RuntimeError as error:
-        say(f"the settings of decoding were not tried: {str(error).strip().splitlines()[-1]}")
+        say(f"the settings of decoding were not tried: {last_line(str(error))}")
         return None
     if found is None:
         return None

@@ -15,14 +15,16 @@ from tuning.search.schedulers import make_scheduler
 from tuning.search.searcher import OptunaSearcher, Teller
 from tuning.search.warm_start import begun_with
 from tuning.study import StudyConfig
-from tuning.sweep.recording import Recorder
 from tuning.sweep.recovery import Rounds
 from tuning.sweep.session import Session
+from tuning.sweep.trial_recorder import TrialRecorder
 from tuning.sweep_dir.home import Commits
 from tuning.sweep_dir.layout import CACHE, PBT_CHECKPOINTS, SCRATCH, STUDY, TRIALS
+from tuning.sweep_dir.trial_status import last_line
 from tuning.sweep_dir.trial_table import TrialTable
 from tuning.workers.results import TrialConfig
-from tuning.workers.trial import make_tuner, train_trial
+from tuning.workers.train_trial import train_trial
+from tuning.workers.trial import make_tuner
 from tuning.workers.worker_pool import WorkerPool
 
 UNLIMITED = -1
@@ -37,7 +39,7 @@ class TrialRunner:
         study: StudyConfig,
         table: TrialTable,
         groups: WorkerPool,
-        recorder: Recorder,
+        recorder: TrialRecorder,
         rounds: Rounds,
         session: Session,
         *,
@@ -108,7 +110,7 @@ class TrialRunner:
         except RuntimeError as error:
             if self._session.losses:
                 raise  # there were groups before
-            reason = str(error).strip().splitlines()[-1]
+            reason = last_line(str(error))
             raise InputError(f"no worker group can be started on this cluster ({reason})", where="resources") from error
 
     def _tune(self, searcher: OptunaSearcher | None, *, trials: int) -> None:

@@ -27,23 +27,17 @@ from tuning.storage.node import StoredSweep
 from tuning.storage.store import Store
 from tuning.study import StudyConfig
 from tuning.sweep.background import in_background
+from tuning.sweep.checkpoints import Checkpoints, LocalCheckpoints, StoredCheckpoints, forget_given_up, kept_of
 from tuning.sweep.comparison import Comparison, compare
 from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.display import SweepDisplay
 from tuning.sweep.export import export_model
 from tuning.sweep.extras import DecodingScores, SeedScores
-from tuning.sweep.node_disk import check_nodes
+from tuning.sweep.node_disk import DiskWatch, check_nodes
 from tuning.sweep.preflight import CheckedStudy, files_of, prepare, spoilers_of, survey, this_machine, tracking_warnings
 from tuning.sweep.result import SweepResult
 from tuning.sweep.session import Session
-from tuning.sweep.stored import (
-    INPUTS,
-    Checkpoints,
-    LocalCheckpoints,
-    StoredCheckpoints,
-    kept_of,
-    put_in_store,
-)
+from tuning.sweep.stored_inputs import INPUTS, put_in_store
 from tuning.sweep.tracking import callbacks_of, end_tracking, listen, log_results, log_winner, start_tracking
 from tuning.sweep.verdict import Verdict
 from tuning.sweep_dir.confirm_runs import ConfirmRuns
@@ -70,6 +64,7 @@ from tuning.tracking import Status, Tracker, resolve_tracking_uri, shown_uri
 from tuning.workers.failures import was_infrastructure
 
 if TYPE_CHECKING:
+    from tuning.sweep.elastic_groups import ElasticGroups
     from tuning.workers.worker_pool import WorkerPool
 
 
@@ -184,11 +179,14 @@ class Sweep:
             lambda: self._warn(tracking_warnings(self.uri))
         )  # a server may take its time: nothing waits for it
         with ExitStack() as ray_is_up:
-            groups = ray_is_up.enter_context(self._worker_groups(address, reading))
+            groups, elastic = ray_is_up.enter_context(self._worker_groups(address, reading))
             checked = reading.result()
             groups.stored = self.stored
-            task, disk = checked.task, checked.disk_needs(running=groups.count)
+            may_join = 0 if starts_here(address) else study.resources.most_at_once or 0
+            running = max(groups.count, may_join)
+            task, disk = checked.task, checked.disk_needs(running=running)
             disk.check(folder)
+            elastic.on_join = DiskWatch(study, checked.checkpoint, folder, running=running, say=say)
             if self.stored is not None:
                 self._warn(check_nodes(study, checked.checkpoint))
             write_environment(folder / ENVIRONMENT)
@@ -238,8 +236,11 @@ class Sweep:
             self.display.say(f"warning: {warning}")
 
     @contextmanager
-    def _worker_groups(self, address: str | None, reading: Future[CheckedStudy]) -> Iterator[WorkerPool]:
-        """Ray with worker groups that are starting: this takes longest, and runs while the data is read."""
+    def _worker_groups(
+        self, address: str | None, reading: Future[CheckedStudy]
+    ) -> Iterator[tuple[WorkerPool, ElasticGroups]]:
+        """Ray with worker groups that are starting, and what says how many: this takes longest, and runs while the data
+        is read."""
         from tuning.cluster.ray_watch import ending_with_ray
         from tuning.sweep.elastic_groups import ElasticGroups
         from tuning.workers.worker_pool import WorkerPool, modules_for
@@ -261,7 +262,7 @@ class Sweep:
                 say=self.display.say,
             )
             try:
-                yield groups
+                yield groups, wanted
             finally:
                 groups.close()
                 shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
@@ -269,11 +270,11 @@ class Sweep:
     def _search_and_judge(self, groups: WorkerPool, disk: DiskNeeds, tracker: Tracker) -> Outcome:
         from tuning.sweep.budget import Budget, stopping_cleanly
         from tuning.sweep.confirm import Confirmation, seconds_to_confirm
-        from tuning.sweep.recording import Recorder
         from tuning.sweep.recovery import Rounds
         from tuning.sweep.review import review_winner, tune_winner_decoding
         from tuning.sweep.run_trials import TrialRunner
         from tuning.sweep.test_set import read_test_set
+        from tuning.sweep.trial_recorder import TrialRecorder
 
         study, table, session, say = self.study, self.table, self.session, self.display.say
         budget = Budget(
@@ -287,7 +288,7 @@ class Sweep:
         budget.check = self.commits.check
         budget.reserve = lambda: seconds_to_confirm(study, table, groups.count)
         rounds = Rounds(table, groups, budget, session, patience=study.budget.patience, say=say)
-        recorder = Recorder(study, table, tracker, rounds, budget, disk, self.checkpoints, self.commits)
+        recorder = TrialRecorder(study, table, tracker, rounds, budget, disk, self.checkpoints, self.commits)
         with stopping_cleanly(budget):
             with self.display.showing(table, study, budget):
                 TrialRunner(
@@ -298,6 +299,9 @@ class Sweep:
                 say(f"all points of the space are tried: {ended} trials, and not {study.budget.trials}")
             if not budget.interrupted:
                 self.checkpoints.mend(groups, table, say)
+                if study.scheduler.name == "pbt":
+                    groups.settle()  # or one might still take another trial's weights
+                    forget_given_up(table, self.checkpoints)
             recorder.close()
             winner = None if budget.interrupted or budget.gave_up else table.winner()
             confirmation = Confirmation(study, table, groups, budget, tracker, self.checkpoints, self.commits, say=say)

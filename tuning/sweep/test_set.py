@@ -16,8 +16,9 @@ from tuning.sweep.comparison import baselines_of, compared
 from tuning.sweep_dir.confirm_runs import ConfirmRun
 from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, MODEL_FILES, checkpoint_of, confirm_folder, trial_folder
 from tuning.sweep_dir.test_set_log import read_before, record_reading
+from tuning.sweep_dir.trial_status import last_line
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
-from tuning.workers.trial import evaluate_checkpoint
+from tuning.workers.checkpoint_tasks import evaluate_checkpoint
 from tuning.workers.worker_pool import WorkerPool
 
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -68,7 +69,7 @@ def read_test_set(
                 return {}
         found = {what: future.result() for what, future in asked.items()}
     except RuntimeError as error:
-        say(f"the test file was not read: {str(error).strip().splitlines()[-1]}")
+        say(f"the test file was not read: {last_line(str(error))}")
         return {}
     metrics = {name: found[what] for name, what in weights.items() if what in found}
     record_reading(table.folder, file=file, sha256=file.digest(), by="sweep", metrics=metrics, weights=weights)

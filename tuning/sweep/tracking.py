@@ -8,8 +8,10 @@ import shlex
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
-from kobert_core.tasks.base import Examples, Task
+from kobert_core.tasks.base import Task
+from kobert_core.tasks.examples import Examples
 from tuning.study import StudyConfig
 from tuning.study.objectives import constraints_in, goals_in
 from tuning.sweep.comparison import baselines_of, compared
@@ -88,6 +90,28 @@ def sweep_params(study: StudyConfig) -> dict[str, object]:
         "seed": study.search.seed,
         "parameters": json.dumps(list(study.space)),
     }
+
+
+def run_params(config: TrainConfig) -> dict[str, object]:
+    """The parameters of a run in MLflow."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    if "effective_batch_size" in values["optim"]:
+        del values["optim"]["accumulation"]  # it follows
+    if "folds" in values["data"]:
+        del values["data"]["dev_fraction"]
+    return flatten(values)
+
+
+def flatten(values: dict[str, object]) -> dict[str, object]:
+    """Nested sections as dotted keys. What is nested deeper becomes JSON, because its keys, such as labels, are texts
+    of users."""
+    result: dict[str, object] = {}
+    for section, content in values.items():
+        fields = content if isinstance(content, dict) else {"": content}
+        for name, value in fields.items():
+            plain = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+            result[f"{section}.{name}".removesuffix(".")] = plain
+    return result
 
 
 def log_datasets(study: StudyConfig, task: Task[Examples], tracker: Tracker) -> None:

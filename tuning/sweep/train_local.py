@@ -11,7 +11,7 @@ import torch
 
 from kobert_core.folds import train_folds
 from kobert_core.io.atomic import check_writable
-from kobert_core.pretrained import save_model_files
+from kobert_core.pretrained import caveats_of, save_model_files
 from kobert_core.profiling import ProfilingRuntime
 from kobert_core.progress import Progress, unseen
 from kobert_core.runtime import LocalRuntime, Report
@@ -67,7 +67,7 @@ def train_once(
     model = task.check_model()
     for problem in spoilers([task], None):
         raise problem
-    caveats = [] if model.caveat is None else [model.caveat]
+    caveats = caveats_of(type(task), model.state_dict())
     for warning in [*caveats, *task.survey(None).warnings, *too_much_cut_off(task.cut_off())]:
         warn(warning)
     record = TrialRecord(0, TrialState.RUNNING, values)

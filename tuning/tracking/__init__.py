@@ -6,9 +6,9 @@ from __future__ import annotations
 from .backends import make_backend
 from .callbacks import Callback, Listener, OnReport, TrialKey, callbacks_named, read_reports
 from .dead_letters import count_dead_letters, dead_letters_path
+from .mlflow_store import DESCRIPTION_TAG
 from .registry import TASK_TAG, RegisteredVersion, Registry, check_alias, logged_model
 from .sender import state_path
-from .store import DESCRIPTION_TAG
 from .tracker import INTERRUPTED_TAGS, End, Ends, Status, SyncResult, Tracker, send_spool
 from .ui import reach, serve_ui, show_ui, ui_command, ui_environment
 from .uris import address_problem, default_tracking_uri, is_server, redact_uri, resolve_tracking_uri, shown_uri

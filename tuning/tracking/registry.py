@@ -13,9 +13,9 @@ from pathlib import Path
 from kobert_core.errors import InputError
 
 from .accepted import accepted_text
+from .mlflow_store import store_of
 from .sender import reason_of
 from .spool import header_of, now_ms
-from .store import store_of
 from .ui import check_store_file, reach
 from .uris import is_server, shown_uri
 

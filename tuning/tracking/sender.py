@@ -16,8 +16,8 @@ from kobert_core.io.atomic import atomic_write_json
 from kobert_core.io.checksums import sealed
 
 from .dead_letters import DeadLetters
+from .mlflow_store import MetricPoint, MlflowStore, is_refusal
 from .spool import Record, Spool, record_of
-from .store import MetricPoint, Store, is_refusal
 from .uris import redact_uri
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class Sender:
     (what the store refused for good, with its reason).
     """
 
-    def __init__(self, spool: Spool, store: Store, *, uri: str) -> None:
+    def __init__(self, spool: Spool, store: MlflowStore, *, uri: str) -> None:
         self.refused = 0
         self._spool, self._store, self._uri = spool, store, redact_uri(uri)
         self._state_path = state_path(spool.path)

@@ -12,10 +12,10 @@ from typing import Literal
 from kobert_core.errors import InputError
 
 from .dead_letters import count_dead_letters, dead_letters_path
+from .mlflow_store import DESCRIPTION_TAG, prepare_environment, store_of
 from .origin import origin_tags
 from .sender import Sender, reason_of
 from .spool import Spool
-from .store import DESCRIPTION_TAG, prepare_environment, store_of
 from .system_metrics import SystemMetrics
 
 Status = Literal["FINISHED", "KILLED", "FAILED", "SCHEDULED"]

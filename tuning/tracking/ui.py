@@ -17,9 +17,9 @@ from urllib.parse import quote, urlencode
 
 from kobert_core.errors import InputError
 
+from .mlflow_store import open_client, prepare_environment
 from .sender import reason_of
 from .spool import header_of
-from .store import open_client, prepare_environment
 from .uris import artifact_root, is_server, page_of, redact_uri, shown_uri, sqlite_path
 from .view import make_view
 

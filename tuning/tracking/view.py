@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .accepted import accepted_key
-from .store import SWEEP_TAG, TRIAL_TAG
+from .mlflow_store import SWEEP_TAG, TRIAL_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -25,6 +25,9 @@ gave, `("short", traceback)` where memory or disk space ran out or a store was a
 `("moved", reason)` where the node is about to leave: the task is to go on in another group."""
 
 
+STOPPED_FIRST = "the task was stopped before it began"
+
+
 class TaskStopped(RuntimeError):
     """Nobody wants a task any more that waited for a group."""
 
@@ -135,7 +138,7 @@ class Broker:
             if self._broken:
                 raise RuntimeError(self._broken)
             if ticket.cancelled:
-                raise TaskStopped("the task was stopped before it began")
+                raise TaskStopped(STOPPED_FIRST)
             group = self._free.popleft()
         number = len(self._leases)
         lease = Lease(group, owner, task)

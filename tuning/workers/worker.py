@@ -19,7 +19,7 @@ from ray import cloudpickle
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import is_disk_full
 from kobert_core.memory import is_out_of_memory
-from tuning.storage.store import StoreAway
+from tuning.storage.connection import StoreAway
 from tuning.workers.broker import Kind
 from tuning.workers.group_runtime import SECONDS_BETWEEN_HEARTBEATS, GroupRuntime, WorkerLost
 

@@ -14,7 +14,7 @@ from kobert_core.io.atomic import atomic_write_bytes
 from kobert_core.tasks import SPECS
 from tuning.study import ResourcesConfig, StudyConfig
 from tuning.study.encoders import encoders_of
-from tuning.workers.broker import TaskStopped
+from tuning.workers.broker import STOPPED_FIRST, TaskStopped
 from tuning.workers.failures import MAX_LOSSES, in_one_line, is_infrastructure
 from tuning.workers.worker_groups import GroupLost, Wanted, WorkerGroups
 
@@ -108,7 +108,7 @@ class WorkerPool:
                 received: T = self._received(groups.run(task, on_report=on_report, **arguments))
                 return received
             except TaskStopped:  # as Ray hands it on, with a traceback
-                raise RuntimeError("the task was stopped before it began") from None
+                raise RuntimeError(STOPPED_FIRST) from None
             except Exception as error:
                 if not isinstance(error, GroupLost) and not is_infrastructure(error):
                     raise
@@ -123,7 +123,7 @@ class WorkerPool:
         """A task whose arguments name paths of the sweep's folder, for workers that may not have that folder."""
         if self.stored is None:
             return function, arguments
-        from tuning.workers.stored import run_stored
+        from tuning.workers.stored_tasks import run_stored
 
         return run_stored, {"sweep": self.stored, "task": function, **arguments}
 

@@ -16,7 +16,6 @@ from kobert_core.models.distillation import class_losses, label_losses
 from kobert_core.models.heads import EncoderWithHead, mean_probabilities
 from kobert_core.models.packed_encoder import encode
 from kobert_core.packed.attention import rows_of
-from kobert_core.tasks.labelled_texts.config import NO_CLASS_OF_TRANSFORMERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -105,7 +104,6 @@ class TextClassifier(EncoderWithHead):
         its_own = getattr(encoder.config, "classifier_pooling", "cls")
         self.takes_mean = (its_own if pooling == "auto" else pooling) == "mean"
         self.has_plain_head = bool(own)
-        self.caveat = NO_CLASS_OF_TRANSFORMERS if own else None
         self.label_smoothing = label_smoothing
         self.distill = distill
         self.class_weights: torch.Tensor | None

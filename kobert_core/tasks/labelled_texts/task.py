@@ -18,11 +18,11 @@ from kobert_core.data.cache import cached_arrays, joined
 from kobert_core.data.description import PAIR_ENDS
 from kobert_core.data.set_aside import PLACES_SHOWN, BadRow
 from kobert_core.data.source import Source
-from kobert_core.data.splits import sample, stratified_split
 from kobert_core.data.survey import CutOff, Digests, Survey, share_of, text_digests
 from kobert_core.families import family_of, pooling_values, takes_plain_head
 from kobert_core.models.backbone import encoder_config
-from kobert_core.tasks.base import Inputs, Outcome, Purpose, Task, TextsByKind
+from kobert_core.tasks.base import Outcome, Purpose, Task, TextsByKind
+from kobert_core.tasks.examples import Inputs
 from kobert_core.tasks.labelled_texts.config import (
     NO_CLASS_OF_TRANSFORMERS,
     PLAIN_HEAD,
@@ -429,14 +429,8 @@ class LabelledTexts(Task[TextExamples]):
         """Rows of the train and the dev split: of `train` both, or of `train` and of `dev`."""
         data = self.data
         train_strata = self._strata(self._facts(data.train)["labels"])
-        dev_strata = train_strata if data.dev is None else self._strata(self._facts(data.dev)["labels"])
-        train, dev = self._carve(stratified_split, train_strata, None if data.dev is None else dev_strata)
-        seed = data.split_seed
-        dev = sample(dev, data.max_dev_examples, seed=seed, labels=dev_strata[dev])
-        return {
-            "train": sample(train, data.max_train_examples, seed=seed, labels=train_strata[train]),
-            **self._hold_out(stratified_split, dev, dev_strata[dev]),
-        }
+        dev_strata = None if data.dev is None else self._strata(self._facts(data.dev)["labels"])
+        return self._split_by_class(train_strata, dev_strata)
 
 
 def _facts_of(rows: Rows) -> Facts:

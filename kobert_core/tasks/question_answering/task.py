@@ -20,7 +20,8 @@ from kobert_core.data.survey import ContextLeak, CutOff, Digests, Leak, Survey, 
 from kobert_core.errors import InputError
 from kobert_core.families import family_of
 from kobert_core.models.backbone import encoder_config
-from kobert_core.tasks.base import Chance, Inputs, Purpose, Task, TextsByKind
+from kobert_core.tasks.base import Chance, Purpose, Task, TextsByKind
+from kobert_core.tasks.examples import Inputs
 from kobert_core.tasks.question_answering.config import KORQUAD, QA, QuestionAnsweringData, QuestionAnsweringModel
 from kobert_core.tasks.question_answering.decoding import (
     Answers,

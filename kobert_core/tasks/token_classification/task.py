@@ -20,14 +20,14 @@ from kobert_core.data.cache import cached_arrays
 from kobert_core.data.class_weights import balanced_weights
 from kobert_core.data.set_aside import PLACES_SHOWN, BadRow
 from kobert_core.data.source import Source
-from kobert_core.data.splits import sample, stratified_split
 from kobert_core.data.survey import CutOff, Digests, Survey, text_digests
 from kobert_core.errors import InputError
 from kobert_core.families import family_of
 from kobert_core.models.backbone import encoder_config
 from kobert_core.packed.attention import in_rows, rows_of
 from kobert_core.progress import Progress, unseen
-from kobert_core.tasks.base import Chance, Inputs, Outcome, Purpose, Task, TextsByKind
+from kobert_core.tasks.base import Chance, Outcome, Purpose, Task, TextsByKind
+from kobert_core.tasks.examples import Inputs
 from kobert_core.tasks.token_classification.config import SPEC, TokenClassificationData, TokenClassificationModel
 from kobert_core.tasks.token_classification.decoding import (
     Outputs,
@@ -421,14 +421,8 @@ class TokenClassification(Task[TokenExamples]):
         """Texts of the train and the dev split, by their rarest labels: of `train` both, or of `train` and of `dev`."""
         data = self.data
         train_classes = _rarest_labels(self._texts(data.train), data)
-        dev_classes = train_classes if data.dev is None else _rarest_labels(self._texts(data.dev), data)
-        train, dev = self._carve(stratified_split, train_classes, None if data.dev is None else dev_classes)
-        seed = data.split_seed
-        dev = sample(dev, data.max_dev_examples, seed=seed, labels=dev_classes[dev])
-        return {
-            "train": sample(train, data.max_train_examples, seed=seed, labels=train_classes[train]),
-            **self._hold_out(stratified_split, dev, dev_classes[dev]),
-        }
+        dev_classes = None if data.dev is None else _rarest_labels(self._texts(data.dev), data)
+        return self._split_by_class(train_classes, dev_classes)
 
 
 def _entities_by_label(tags: np.ndarray, data: TokenClassificationData) -> list[int]:

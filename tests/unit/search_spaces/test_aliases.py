@@ -103,7 +103,7 @@ def test_spelling_is_the_last_resort() -> None:
 def test_every_alias_leads_to_something_that_is_there() -> None:
     """Whatever a section is renamed to, its aliases go with it."""
     from tuning.study.config import StudyConfig, StudyHead
-    from tuning.study.file import LOOP_METRICS
+    from tuning.study.objectives import LOOP_METRICS
 
     names = {*StudyHead.model_fields, *DISTRIBUTIONS, *SPECS, *LOOP_METRICS, "parameters"}
     for field in ("min", "max", "q", "values", "when"):

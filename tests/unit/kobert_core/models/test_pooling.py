@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from kobert_core.errors import InputError
 from kobert_core.families import FAMILIES, IN_TRANSFORMERS
-from kobert_core.pretrained import load_pretrained, save_model_files, save_weights
+from kobert_core.pretrained import caveats_of, load_pretrained, save_model_files, save_weights
 from kobert_core.tasks import task_class
 from tests.fixtures.encoders import classification, make_encoder
 from tests.unit.kobert_core.models.test_families import padded
@@ -58,7 +58,7 @@ def test_a_head_that_transformers_has_not_is_a_linear_layer_on_its_states(
     task = task_class("nsmc")(
         classification(make_encoder(family, tmp_path / "hub"), tmp_path / "data.tsv", pooling=pooling)
     )
-    assert task.check_model().caveat is not None
+    assert caveats_of(type(task), task.check_model().state_dict())
     model = task.build_model().eval()
     save_model_files(tmp_path / "export", task)
     save_weights(tmp_path / "export", type(task), {key: each.clone() for key, each in model.state_dict().items()})

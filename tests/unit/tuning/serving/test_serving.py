@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from kobert_core.errors import InputError
 from kobert_core.inference import Predictor
-from kobert_core.tasks.base import EXAMPLE_TEXTS
+from kobert_core.tasks.examples import EXAMPLE_TEXTS
 from tests.fixtures.commands import ROOT, environment, tune_here
 from tests.fixtures.serving import TASKS, Served, make_model, served
 from tuning.cli.app import app

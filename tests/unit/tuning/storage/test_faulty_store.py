@@ -13,7 +13,7 @@ from kobert_core.checkpoint import newest_checkpoint
 from tests.fixtures.checkpoints import save_checkpoint
 from tests.fixtures.object_store import BUCKET, FaultyProxy, S3Server, faulty_proxy
 from tuning.storage.inputs import Inputs, put_input
-from tuning.storage.node import StoredSweep
+from tuning.storage.node import StoredSweep, inputs_here
 from tuning.storage.store import Store
 from tuning.storage.uploads import Uploads
 
@@ -52,5 +52,5 @@ def test_nothing_is_lost(proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest
     assert landed == ["update-00000004", "update-00000005"]
     assert sweep.restore(key, landed) == landed
     assert newest_checkpoint(sweep.folder_here / key) == sweep.folder_here / key / landed[-1]
-    assert Path(inputs.here(str(train), sweep.inputs_here)).read_text() == "text\tlabel\n"
+    assert Path(inputs.here(str(train), inputs_here())).read_text() == "text\tlabel\n"
     assert proxy.connections > 50

@@ -14,7 +14,8 @@ import pytest
 from kobert_core.errors import InputError
 from tests.fixtures.commands import environment
 from tests.fixtures.object_store import BUCKET, FaultyProxy, S3Server, faulty_proxy
-from tuning.storage.store import COMMITTED, Conflict, Store, StoreAway, check_address, is_address
+from tuning.storage.connection import Conflict, StoreAway, check_address
+from tuning.storage.store import COMMITTED, Store, is_address
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def test_who_trains_comes_before_what_is_sent() -> None:
     """In a process of its own: the threads of the library begin once."""
     code = """
 import os, threading
-from tuning.storage.store import stay_behind
+from tuning.storage.connection import stay_behind
 stay_behind()
 nice = {
     os.getpriority(os.PRIO_PROCESS, int(task))

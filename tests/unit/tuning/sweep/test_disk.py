@@ -21,8 +21,8 @@ from tuning.search.journal import SweepJournal
 from tuning.study import load_study
 from tuning.sweep.budget import Budget
 from tuning.sweep.disk import DiskNeeds, bytes_in, checkpoint_bytes
-from tuning.sweep.recording import Recorder
 from tuning.sweep.session import Session
+from tuning.sweep.trial_recorder import TrialRecorder
 from tuning.sweep_dir.disk_full import DiskFull
 from tuning.sweep_dir.layout import CHECKPOINTS, JOURNAL, trial_folder
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
@@ -106,7 +106,7 @@ def test_the_worst_of_the_trials_that_ended_give_their_checkpoints_up(
         state = "RUNNING" if number == 5 else "COMPLETE"
         table.put(TrialRecord(number, state, {}, value=value, checkpoint=folder.name))
     disk = needs(budget=budget and int(budget * SIZE))
-    recorder = Recorder(study, table, SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), disk)  # type: ignore[arg-type]
+    recorder = TrialRecorder(study, table, SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), disk)  # type: ignore[arg-type]
     recorder.close()
     there = {int(path.parts[-3]) for path in tmp_path.glob("trials/*/checkpoints/update-*")}
     assert there == kept == {record.trial for record in TrialTable(tmp_path, study.objective) if record.checkpoint}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from pathlib import Path
 
@@ -59,6 +60,21 @@ def test_groups_come_and_go_with_their_machines(tmp_path: Path) -> None:
     cluster.nodes, cluster.leaving = 0, set()
     assert (wanted().groups, wanted().room) == (1, 0)
     assert not cluster.said
+
+
+def test_who_asks_hears_of_nodes_that_join(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, "resources.concurrent={max: 3}", nodes=1)
+    wanted, heard = cluster.groups(), queue.SimpleQueue[tuple[set[str], int]]()
+    wanted.on_join = lambda nodes, running: heard.put((set(nodes), running))
+    wanted()
+    cluster.nodes = 3
+    wanted()
+    assert heard.get(timeout=10) == ({"n1", "n2"}, 3), "six find room, and three may run"
+    cluster.nodes = 0
+    wanted()
+    cluster.nodes = 1
+    wanted()
+    assert heard.empty(), "neither those of the start, nor one that was known"
 
 
 def test_no_more_groups_than_trials_are_left(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from tuning.search.optuna_study import open_optuna_study
 from tuning.search.searcher import OptunaSearcher, Teller
 from tuning.study import SearchConfig, load_study
 from tuning.sweep.budget import Budget
-from tuning.sweep.recording import Recorder
 from tuning.sweep.recovery import Rounds
 from tuning.sweep.session import Session
 from tuning.sweep.sweep import resume_lost_trials
+from tuning.sweep.trial_recorder import TrialRecorder
 from tuning.sweep_dir.layout import LEDGER
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.workers.failures import (
@@ -94,7 +94,7 @@ class Bench:
         self.ends = dict[str, str]()
         tracker: Any = SimpleNamespace(end_trial=lambda trial, status, tags: self.ends.update({trial: status}))
         disk: Any = SimpleNamespace(for_ended=lambda live: 0)
-        self.recorder = Recorder(STUDY, self.table, tracker, self.rounds, self.budget, disk)
+        self.recorder = TrialRecorder(STUDY, self.table, tracker, self.rounds, self.budget, disk)
 
     def end(self, number: int, error: Exception) -> Any:
         """A trial ends with this error, as Ray Tune tells it."""

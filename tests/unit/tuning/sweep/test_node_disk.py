@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tests.fixtures.commands import ROOT
 from tests.fixtures.disks import Mount
 from tuning.storage.node import node_folder
 from tuning.study import load_study
-from tuning.sweep.node_disk import EACH_RUNNING, FILES_TWICE, NodeDisk, disk_for, needs_of
+from tuning.sweep.node_disk import EACH_RUNNING, FILES_TWICE, DiskWatch, NodeDisk, disk_for, needs_of, problems_in
 
 MIB = 2**20
 
@@ -32,6 +33,29 @@ def test_what_a_node_needs() -> None:
 )
 def test_too_little_room_is_told(free: int, said: str | None) -> None:
     assert NodeDisk("/n", free * MIB, one=8 * MIB, all=26 * MIB).problem == said
+
+
+def test_who_has_too_little_room_is_told_by_its_name() -> None:
+    disks = {
+        "10.0.0.1": NodeDisk("/n", 7 * MIB, one=8 * MIB, all=26 * MIB),
+        "10.0.0.2": NodeDisk("/n", 26 * MIB, one=8 * MIB, all=26 * MIB),
+        "10.0.0.3": RuntimeError("it is leaving"),
+    }
+    (line,) = problems_in(disks)
+    assert line.startswith("node 10.0.0.1: a trial takes up to 8.0MiB")
+
+
+def test_more_trials_at_once_are_held_against_the_disk_of_the_sweep(mount_small_disk: Mount, tmp_path: Path) -> None:
+    study, said = load_study(ROOT / "search_spaces" / "quickstart.yaml", ["confirm=null"]), list[str]()
+    folder = mount_small_disk(tmp_path / "disk", 128 * 1024)
+    watch = DiskWatch(study, 4 * MIB, folder, running=1, say=said.append)
+    watch({"n1"}, 2)
+    assert not said
+    watch({"n2"}, 8)
+    (line,) = said
+    assert re.match(r"warning: .*: the sweep takes up to \d.*MiB for checkpoints of 4.0MiB, but \d.*MiB are free", line)
+    watch({"n3"}, 8)
+    assert len(said) == 1, "no more at once than before"
 
 
 def test_the_disk_is_that_of_tmpdir(mount_small_disk: Mount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

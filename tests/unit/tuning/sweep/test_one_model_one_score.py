@@ -27,7 +27,7 @@ from tuning.sweep.export import model_card
 from tuning.sweep_dir.layout import TEST_SET_LOG
 from tuning.sweep_dir.test_set_log import read_before, record_reading
 from tuning.sweep_dir.trial_table import TrialRecord
-from tuning.workers.trial import evaluate_checkpoint
+from tuning.workers.checkpoint_tasks import evaluate_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -67,9 +67,11 @@ def test_one_searched_value_that_no_model_takes_is_found_among_those_that_do(
 
 
 def test_a_dry_run_tells_what_is_in_the_data(study: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = dry_run(tmp_path, monkeypatch)
-    assert "classes in train         180 negative, 180 positive" in shown
-    assert "dev texts in train       0 of 120 (0.00%)" in shown
+    shown = dry_run(tmp_path, monkeypatch, "parameters.model.attention_dropout={min: 0.0, max: 0.5}")
+    assert "classes in train          180 negative, 180 positive" in shown
+    assert "dev texts in train        0 of 120 (0.00%)" in shown
+    assert "\n  model.attention_dropout uniform" in shown, "the longest label: all values begin behind it"
+    assert "\n  model.dropout           uniform" in shown
     assert "0.00% at 32, 0.00% at 64 tokens (data.max_length)" in shown
     assert "trial(s) at once" in shown
     assert "warning" not in shown

@@ -9,8 +9,8 @@ from typing import Any, cast
 from tests.fixtures.sweeps import QUICKSTART
 from tests.fixtures.tracking import dump, history, open_tracker, runs_of, spool_of
 from tuning.study import load_study
-from tuning.sweep.recording import Recorder
 from tuning.sweep.tracking import log_results
+from tuning.sweep.trial_recorder import TrialRecorder
 from tuning.sweep_dir.trial_status import TrialState, run_end
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 from tuning.tracking import default_tracking_uri, send_spool
@@ -19,7 +19,7 @@ STUDY = load_study(QUICKSTART)
 ROUNDS = SimpleNamespace(trial_of={}, come_further=lambda: None)
 
 
-def report(recorder: Recorder, trial: int, progress: int, accuracy: float, *, is_best: bool) -> None:
+def report(recorder: TrialRecorder, trial: int, progress: int, accuracy: float, *, is_best: bool) -> None:
     """An evaluation, as Ray Tune brings it to the recorder."""
     metrics = {"eval/accuracy": accuracy, "eval/loss": 1 - accuracy}
     said = {"progress": progress, "step": progress, "metrics": metrics, "is_best": is_best, "micro_batch": None}
@@ -34,7 +34,7 @@ def test_the_best_evaluation_of_a_trial_is_reported_once(output: Path) -> None:
     table.put(TrialRecord(0, TrialState.RUNNING, {}))
     for _ in range(2):  # the second time is that of a resumed trial, which repeats what its checkpoint knows
         tracker = open_tracker(output)
-        recorder = Recorder(STUDY, table, tracker, cast(Any, ROUNDS), cast(Any, None), cast(Any, None))
+        recorder = TrialRecorder(STUDY, table, tracker, cast(Any, ROUNDS), cast(Any, None), cast(Any, None))
         report(recorder, 0, 10, 0.7, is_best=True)
         report(recorder, 0, 20, 0.9, is_best=True)
         report(recorder, 0, 30, 0.6, is_best=False)

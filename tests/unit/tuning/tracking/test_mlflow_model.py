@@ -156,7 +156,7 @@ def test_a_folder_that_was_not_exported_is_refused(tmp_path: Path) -> None:
 def test_a_lock_file_of_the_current_folder_does_not_become_part_of_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tuning.tracking.store import prepare_environment
+    from tuning.tracking.mlflow_store import prepare_environment
 
     monkeypatch.delenv("MLFLOW_UV_AUTO_DETECT", raising=False)
     prepare_environment()

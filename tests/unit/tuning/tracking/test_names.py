@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.fixtures.tasks import model_without_weights
 from tests.fixtures.tracking import client_of, history, open_tracker, runs_of, spool_of
-from tuning.sweep.recording import flatten
+from tuning.sweep.tracking import flatten
 from tuning.tracking import dead_letters_path
 from tuning.tracking.accepted import LONGEST_KEY, accepted_key, accepted_text
 

@@ -13,7 +13,7 @@ from kobert_core.config import LATENCY, MODEL_COSTS
 from kobert_core.tasks import task_class
 from tests.fixtures.tiny import tiny_config
 from tuning.sweep_dir.layout import COSTS
-from tuning.workers.trial import costs_of
+from tuning.workers.train_trial import costs_of
 
 
 def test_each_shape_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,14 @@ from tuning.storage.node import StoredSweep, node_folder
 from tuning.storage.store import Store
 from tuning.storage.uploads import Uploads
 from tuning.study import StudyConfig, dump_study, load_study
-from tuning.sweep.stored import StoredCheckpoints, put_in_store
+from tuning.sweep.checkpoints import StoredCheckpoints
+from tuning.sweep.stored_inputs import put_in_store
 from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, MODEL_FILES, STUDY, trial_folder
 from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
-from tuning.workers.stored import run_stored
-from tuning.workers.trial import evaluate_checkpoint, review_checkpoint, train_trial
+from tuning.workers.checkpoint_tasks import evaluate_checkpoint, review_checkpoint
+from tuning.workers.stored_tasks import run_stored
+from tuning.workers.train_trial import train_trial
 
 VALUES: dict[str, object] = {
     "optim.backbone_lr": 1e-3,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kobert_core.io.checksums import file_digest
 from tuning.study import dump_study, load_study
-from tuning.workers.trial import study_of
+from tuning.workers.train_trial import study_of
 
 QUICKSTART = Path(__file__).resolve().parents[4] / "search_spaces" / "quickstart.yaml"
 

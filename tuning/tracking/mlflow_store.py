@@ -118,7 +118,7 @@ def is_refusal(error: Exception, *, attempts: int) -> bool:
     return 400 <= status < 500 and status not in (401, 403, 408, 429)
 
 
-class Store:
+class MlflowStore:
     """The runs of one sweep in one MLflow store: a parent (trial None) and a child a trial.
 
     Args:
@@ -388,9 +388,9 @@ class Store:
         return list(self._client.search_logged_models([self._experiment_id], query))
 
 
-def store_of(header: Mapping[str, Any], *, uri: str, folder: Path) -> Store:
+def store_of(header: Mapping[str, Any], *, uri: str, folder: Path) -> MlflowStore:
     """The store for the sweep of a spool, by the spool's header; `folder` is where the spool lies."""
-    return Store(
+    return MlflowStore(
         uri=uri,
         experiment=header["experiment"],
         sweep=header["sweep"],

@@ -16,14 +16,14 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
 from kobert_core.checkpoint import checkpoint_folder
-from kobert_core.config import TrainConfig
 from tuning.search.driver_only import DriverOnly
 from tuning.study import StudyConfig
 from tuning.study.objectives import TRAIN_SECONDS
 from tuning.sweep.budget import Budget
+from tuning.sweep.checkpoints import Checkpoints, LocalCheckpoints
 from tuning.sweep.disk import DiskNeeds
 from tuning.sweep.recovery import Rounds
-from tuning.sweep.stored import Checkpoints, LocalCheckpoints
+from tuning.sweep.tracking import run_params
 from tuning.sweep_dir.descriptions import describe_trial
 from tuning.sweep_dir.home import Commits, OnDisk
 from tuning.sweep_dir.layout import CHECKPOINTS, trial_folder
@@ -34,7 +34,7 @@ from tuning.workers.failures import TrialRefused, error_of, failure_of
 from tuning.workers.results import TrialResult
 
 
-class Recorder(DriverOnly, Callback):
+class TrialRecorder(DriverOnly, Callback):
     """Hears of every trial from Ray Tune."""
 
     def __init__(
@@ -214,25 +214,3 @@ class Recorder(DriverOnly, Callback):
         if record.trial in self._session:
             begin, before = self._session[record.trial]
             record.seconds = before + time.monotonic() - begin
-
-
-def run_params(config: TrainConfig) -> dict[str, object]:
-    """The parameters of a run in MLflow."""
-    values = config.model_dump(mode="json", exclude_none=True)
-    if "effective_batch_size" in values["optim"]:
-        del values["optim"]["accumulation"]  # it follows
-    if "folds" in values["data"]:
-        del values["data"]["dev_fraction"]
-    return flatten(values)
-
-
-def flatten(values: dict[str, object]) -> dict[str, object]:
-    """Nested sections as dotted keys. What is nested deeper becomes JSON, because its keys, such as labels, are texts
-    of users."""
-    result: dict[str, object] = {}
-    for section, content in values.items():
-        fields = content if isinstance(content, dict) else {"": content}
-        for name, value in fields.items():
-            plain = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
-            result[f"{section}.{name}".removesuffix(".")] = plain
-    return result

@@ -94,7 +94,7 @@ def test_graphs_change_no_bit(
 ) -> None:
     trained = []
     for most in (64, 0):
-        monkeypatch.setattr("kobert_core.passes.MOST_GRAPHS", most)
+        monkeypatch.setattr("kobert_core.train_step.MOST_GRAPHS", most)
         task = task_of(tmp_path, epochs=6, eval_percent=50, precision=precision, deterministic=True)
         trained.append(train(task.config, task, LocalRuntime()).state_dict())
     assert all(torch.equal(trained[0][name], tensor) for name, tensor in trained[1].items())

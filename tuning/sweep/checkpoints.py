@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from kobert_core.checkpoint import WEIGHTS, prune_checkpoints
 from kobert_core.errors import InputError
 from kobert_core.io.checksums import SUMS
-from tuning.storage.inputs import Inputs, put_input
 from tuning.storage.node import StoredSweep
-from tuning.storage.store import Store
-from tuning.study import StudyConfig
-from tuning.study.encoders import encoders_of
 from tuning.sweep.disk import bytes_in
 from tuning.sweep_dir.confirm_runs import ConfirmRuns
 from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, STUDY, checkpoint_of, confirm_folder, trial_folder
@@ -25,33 +21,13 @@ from tuning.sweep_dir.trial_table import TrialTable
 if TYPE_CHECKING:
     from tuning.workers.worker_pool import WorkerPool
 
-INPUTS = ".inputs"
-"""Beside the sweeps of a store: what their studies name."""
-
-
-def put_in_store(study: StudyConfig, folder: Path, store: Store, inputs: Store) -> StoredSweep:
-    """Put the files that a study names into a store, those that are not there yet.
-
-    Args:
-        study: Of the sweep.
-        folder: Of the sweep on this machine; it has the study's file.
-        store: Of the sweep.
-        inputs: Of what the studies of all sweeps name.
-
-    Raises:
-        InputError: a file cannot be read, or the store refuses it.
-    """
-    encoders = (path for encoder in encoders_of(study) for path in encoder.sources.values())
-    return StoredSweep(
-        store,
-        str(folder),
-        put_input(inputs, folder / STUDY),
-        Inputs.put(inputs, study.sources.values(), encoders),
-    )
-
 
 class Checkpoints(Protocol):
     """The checkpoints and models of a sweep's trials; folders are named by their paths in the sweep's folder."""
+
+    def has(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint is there."""
+        ...
 
     def keep(self, checkpoints: Path, name: str) -> None:
         """Of a trial's checkpoints keep this one."""
@@ -93,6 +69,9 @@ class Checkpoints(Protocol):
 class LocalCheckpoints:
     """Those in the sweep's folder."""
 
+    def has(self, checkpoint: Path) -> bool:
+        return checkpoint.is_dir()
+
     def keep(self, checkpoints: Path, name: str) -> None:
         prune_checkpoints(checkpoints, {name})
 
@@ -124,10 +103,13 @@ class StoredCheckpoints:
     def __init__(self, sweep: StoredSweep) -> None:
         self._store, self._key_of, self._lock = sweep.store, sweep.key_of, threading.Lock()
 
+    def has(self, checkpoint: Path) -> bool:
+        return self._store.folder_files(self._key_of(checkpoint)) is not None
+
     def keep(self, checkpoints: Path, name: str) -> None:
         key = self._key_of(checkpoints)
         names = self._store.names(key)
-        for other in names if self._has(checkpoints / name) else ():
+        for other in names if self.has(checkpoints / name) else ():
             if other != name:
                 self._store.delete_folder(f"{key}/{other}")
 
@@ -157,12 +139,12 @@ class StoredCheckpoints:
     def mend(self, groups: WorkerPool, table: TrialTable, say: Callable[[str], object]) -> None:
         """Train trials once more, to where their best checkpoints were, if these have not landed: their node was lost
         as they ended. The checkpoints are the same, bit for bit on CPU."""
-        from tuning.workers.trial import train_trial
+        from tuning.workers.train_trial import train_trial
 
         folder = table.folder
         groups.settle()
         for record in table:
-            if not record.has_ended or record.checkpoint is None or self._has(checkpoint_of(folder, record)):
+            if not record.has_ended or record.checkpoint is None or self.has(checkpoint_of(folder, record)):
                 continue
             if record.lineage:  # a way that no trial can go again; in a population none ends before it has landed
                 continue
@@ -188,8 +170,14 @@ class StoredCheckpoints:
                 if name != names[checkpoints]:
                     self._store.delete_folder(f"{checkpoints}/{name}")
 
-    def _has(self, checkpoint: Path) -> bool:
-        return self._store.folder_files(self._key_of(checkpoint)) is not None
+
+def forget_given_up(table: TrialTable, checkpoints: Checkpoints) -> None:
+    """A trial of a population that was stopped as it took another trial's weights has lost its own best ones, and no
+    report has named others yet: it cannot win by them. When it goes on, its first report is its best one."""
+    for record in table:
+        if record.checkpoint is not None and not checkpoints.has(checkpoint_of(table.folder, record)):
+            record.value, record.best_progress, record.checkpoint, record.metrics = None, None, None, {}
+            table.put(record)
 
 
 def kept_of(table: TrialTable) -> dict[Path, str | None]:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from kobert_core.config import TrainConfig
 from kobert_core.data.source import Source
 from kobert_core.io.checksums import file_digest
+from tuning.storage.connection import stay_behind
 from tuning.storage.inputs import only_one
-from tuning.storage.node import StoredSweep
-from tuning.storage.store import stay_behind
+from tuning.storage.node import StoredSweep, inputs_here
 from tuning.storage.uploads import Uploads
 from tuning.sweep_dir.layout import CHECKPOINTS, LOG, OUTBOX, trial_folder
-from tuning.workers.trial import study_of, train_trial
+from tuning.workers.train_trial import study_of, train_trial
 
 if TYPE_CHECKING:
     from kobert_core.tasks.base import Task
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tuning.workers.group_runtime import GroupRuntime
 
 FOLDERS, FILES, ROWS = ("model", "checkpoint", "models"), ("output", "review"), "file"
-"""Arguments of the functions in `trial.py` that run on a model: folders that they read, files that they write, and the
-rows that they read."""
+"""Arguments of the functions in `checkpoint_tasks.py`: folders that they read, files that they write, and the rows that
+they read."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Brought:
 
 
 def run_stored(runtime: GroupRuntime, *, sweep: StoredSweep, task: Function, **arguments: Any) -> Brought:
-    """On the workers of a group: run a function of `trial.py` whose arguments name paths on the driver's machine."""
+    """On the workers of a group: run a task whose arguments name paths on the driver's machine."""
     stay_behind()
     if task is train_trial:
         train_stored(runtime, sweep, **arguments)
@@ -69,7 +69,7 @@ def paths_here(sweep: StoredSweep, arguments: Mapping[str, Any], folder: Path) -
     for name in arguments.keys() & set(FILES):
         here[name] = str(folder / name)
     if ROWS in arguments:
-        here[ROWS] = sweep.inputs.source_here(Source.of(arguments[ROWS]), sweep.inputs_here).as_json()
+        here[ROWS] = sweep.inputs.source_here(Source.of(arguments[ROWS]), inputs_here()).as_json()
     return here
 
 
@@ -142,7 +142,7 @@ class StoredRun:
 
     def config_here(self, config: TrainConfig) -> TrainConfig:
         """The config with the run's files and encoder as they lie on this machine, where they are fetched first."""
-        return self.runtime.apart(self.sweep.inputs.config_here, config, self.sweep.inputs_here)
+        return self.runtime.apart(self.sweep.inputs.config_here, config, inputs_here())
 
     def begin(self, task: Task[Any], model: Path) -> None:
         """Before the first step: upload what a model's folder has besides its weights, before any checkpoint, and make
