@@ -35,7 +35,7 @@ from tuning.study.sections import (
     SearchConfig,
     TrackingConfig,
 )
-from tuning.tracking.uris import escaped_path
+from tuning.tracking.uris import escaped_path, experiment_of
 
 LOOP_METRICS = ("train/loss", "train/examples_per_second")
 """What the loop reports besides the metrics of the task."""
@@ -365,7 +365,7 @@ def _make_absolute(raw: RawStudy, task: TaskSpec, values: dict[str, Any]) -> Non
     if isinstance(sweeps, list):
         values["search"]["warm_start"] = [
             os.path.abspath(raw.folder_of(f"search.warm_start.{place}") / sweep)
-            if isinstance(sweep, str) and "://" not in sweep
+            if isinstance(sweep, str) and "://" not in sweep and experiment_of(sweep) is None
             else sweep
             for place, sweep in enumerate(sweeps)
         ]
