@@ -27,28 +27,35 @@ Samples = np.ndarray
 
 
 def report(replays: Mapping[Key, Replay], order: Sequence[str]) -> str:
-    """All tables, and what they have in common.
+    """A section for each number of workers: what the tables have in common, and all of them.
 
     Args:
-        replays: By table, search, workers, budget, number; of one number of workers and one budget.
+        replays: By table, search, workers, budget, number; of one budget.
         order: Of the searches.
     """
     if not replays:
         return "no replays\n"
+    tables, counts = sorted({key[0] for key in replays}), sorted({key[2] for key in replays})
+    budget = next(iter(replays))[3]
+    parts = [_head(tables, counts, budget)]
+    for workers in counts:
+        parts.append(f"## {workers} worker{'s' if workers > 1 else ''}")
+        parts += _section({key: each for key, each in replays.items() if key[2] == workers}, order, budget)
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(replays: Mapping[Key, Replay], order: Sequence[str], budget: float) -> list[str]:
+    """Replays with one number of workers."""
     tables = sorted({key[0] for key in replays})
-    workers, budget = next(iter(replays))[2:4]
     found = {
         table: {name: Search(those, budget) for name in order if len(those := _of(replays, table, name)) >= FEWEST}
         for table in tables
     }
-    parts = [_head(tables, workers, budget)]
-    if len(tables) > 1:
-        parts.append(_over_tables(found, order))
-    parts.append("## Against other programs")
+    parts = [_over_tables(found, order)] if len(tables) > 1 else []
+    parts.append("### Against other programs")
     parts.append(_against_peers(found, order, "less compute for the gap that both come to", Search.against))
     parts.append(_against_peers(found, order, "a smaller gap on the way", lambda ours, theirs: ours.way / theirs.way))
-    parts += [_table(table, searches, budget) for table, searches in found.items()]
-    return "\n\n".join(parts) + "\n"
+    return parts + [_table(table, searches, budget) for table, searches in found.items()]
 
 
 class Search:
@@ -96,11 +103,11 @@ def _of(replays: Mapping[Key, Replay], table: str, name: str) -> list[Replay]:
     return [each for key, each in replays.items() if key[:2] == (table, name)]
 
 
-def _head(tables: Sequence[str], workers: int, budget: float) -> str:
+def _head(tables: Sequence[str], workers: Sequence[int], budget: float) -> str:
     return f"""# Searches, side by side
 
-Written by `replay.py --write`: searches replayed on recorded learning curves ({", ".join(tables)}), with {workers}
-workers, until they have spent {budget:g} average runs. {_versions()}.
+Written by `replay.py --write`: searches replayed on recorded learning curves ({", ".join(tables)}), with
+{", ".join(map(str, workers))} workers, until they have spent {budget:g} average runs. {_versions()}.
 See [README.md](README.md) for the tables and for what was tried.
 
 - **compute to the target**: runs until the true value of what would be handed over stays within {TARGET} points of the
@@ -143,7 +150,7 @@ def _over_tables(found: Mapping[str, Mapping[str, Search]], order: Sequence[str]
     heads = ["search", "reached"]
     for reference in REFERENCES:
         heads += [f"compute to the target / {reference}", f"against {reference}", f"gap on the way / {reference}"]
-    return "## Over the tables: medians\n\n" + _markdown(heads, rows)
+    return "### Over the tables: medians\n\n" + _markdown(heads, rows)
 
 
 def _against_peers(
@@ -194,7 +201,7 @@ def _table(name: str, searches: Mapping[str, Search], budget: float) -> str:
         *(f"against {each}" for each in REFERENCES),
     ]
     heads += [*(f"gap at {stop}" for stop in stops), f"gap at {budget:g}, confirmed"]
-    return f"## {name}\n\n" + _markdown(heads, rows)
+    return f"### {name}\n\n" + _markdown(heads, rows)
 
 
 def _interval(samples: Samples) -> tuple[float, float]:

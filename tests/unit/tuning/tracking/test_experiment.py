@@ -24,8 +24,8 @@ EXPERIMENT = "experiments:/quickstart"
 
 
 def earlier_sweep(folder: Path, *overrides: str, states: list[TrialState] = STATES, **params: str) -> StudyConfig:
-    """A sweep's folder, and what MLflow has of it: trials that ended, one that failed, one that was interrupted. `params`
-    take the place of the sweep's own there."""
+    """A sweep's folder, and what MLflow has of it: trials that ended, one that failed, one that was interrupted; with
+    `params` in the place of the sweep's own."""
     study = load_study(QUICKSTART, overrides)
     folder.mkdir()
     dump_study(study, folder / STUDY)
