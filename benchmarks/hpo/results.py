@@ -52,7 +52,7 @@ def _section(replays: Mapping[Key, Replay], order: Sequence[str], budget: float)
         for table in tables
     }
     parts = [_over_tables(found, order)] if len(tables) > 1 else []
-    parts.append("### Against other programs")
+    parts.append("### Against the present default and other programs")
     parts.append(_against_peers(found, order, "less compute for the gap that both come to", Search.against))
     parts.append(_against_peers(found, order, "a smaller gap on the way", lambda ours, theirs: ours.way / theirs.way))
     return parts + [_table(table, searches, budget) for table, searches in found.items()]
@@ -159,11 +159,13 @@ def _against_peers(
     told: str,
     ratio_of: Callable[[Search, Search], Samples],
 ) -> str:
-    """On how many tables a search is ahead of each peer, and behind it; in brackets, by more than the interval."""
-    peers = [name for name in order if name.startswith(PEERS) and any(name in each for each in found.values())]
+    """On how many tables a search is ahead of the first reference and of each peer, and behind it; in brackets, by more
+    than the interval."""
+    there = [name for name in order if any(name in each for each in found.values())]
+    peers = [name for name in there if name == REFERENCES[0] or name.startswith(PEERS)]
     rows = []
-    for name in order:
-        if name.startswith(PEERS) or not any(name in each for each in found.values()):
+    for name in there:
+        if name.startswith((REFERENCES[0], *PEERS)):
             continue
         cells = []
         for peer in peers:

@@ -210,23 +210,24 @@ def test_who_is_ahead_by_how_much(_importable: None) -> None:
 def test_a_report_names_each_table_and_peer(_importable: None) -> None:
     from results import report
 
-    ours, peer = "TPE and ASHA, ours", "Optuna: TPE and HyperbandPruner"
+    ours, peer, reference = "random and ASHA", "Optuna: TPE and HyperbandPruner", "TPE and ASHA, ours"
     replays = {
         (table, name, 4, 16.0, number): replay_of((0.1, 5.0), (4.0 if name == ours else 8.0, 0.0))
         for table in ("a", "b")
-        for name in (ours, peer)
+        for name in (reference, ours, peer)
         for number in range(5)
     }
     replays |= {(*key[:2], 16, *key[3:]): each for key, each in replays.items() if key[:2] == ("a", ours)}
     replays["a", "too few", 4, 16.0, 0] = replay_of((0.1, 0.0))
-    text = report(replays, [ours, peer, "too few"])
+    text = report(replays, [reference, ours, peer, "too few"])
     text, with_16 = text.split("\n## 16 workers\n")
     assert "with\n4, 16 workers" in text and "\n## 4 workers\n" in text
     assert with_16.count(f"| {ours} |") == 3 and peer not in with_16
     assert "too few" not in text
     assert "### a\n" in text and "### b\n" in text
-    assert text.count(f"| {ours} | 2 (2) : 0 (0) |") == 2
-    assert f"| {peer} | 5 | 8.00 (8.00 to 8.00) | 100% | 2.32 (2.32 to 2.32) | 2.00 (2.00 to 2.00) |" in text
+    assert text.count(f"| {ours} | 2 (2) : 0 (0) | 2 (2) : 0 (0) |") == 2
+    assert f"| {ours} | 5 | 4.00 (4.00 to 4.00) | 100% | 0.99 (0.99 to 0.99) | 0.50 (0.50 to 0.50) |" in text
+    assert f"| {peer} | 5 | 8.00 (8.00 to 8.00) | 100% | 2.32 (2.32 to 2.32) | 1.00 (1.00 to 1.00) |" in text
 
 
 def test_what_was_replayed_is_kept(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
