@@ -166,7 +166,7 @@ def kept_in(name: str) -> Path:
 def keep(task: Task, found: Replay) -> None:
     """Add a replay to those of its table."""
     KEPT.mkdir(exist_ok=True)
-    columns = [np.round(column, 5).tolist() for column in (found.spent, found.gap, found.seconds)]
+    columns = [np.round(column, 5).tolist() for column in (found.spent, found.gap, found.weights_gap, found.seconds)]
     with kept_in(task[0]).open("a", encoding="utf-8") as file:
         file.write("\n" + json.dumps([*task[1:], *columns, found.confirmed]))  # a line that was cut off stays alone
 

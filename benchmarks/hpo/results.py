@@ -54,7 +54,8 @@ def _section(replays: Mapping[Key, Replay], order: Sequence[str], budget: float)
     parts = [_over_tables(found, order)] if len(tables) > 1 else []
     parts.append("### Against the present default and other programs")
     parts.append(_against_peers(found, order, "less compute for the gap that both come to", Search.against))
-    parts.append(_against_peers(found, order, "a smaller gap on the way", lambda ours, theirs: ours.way / theirs.way))
+    parts.append(_against_peers(found, order, "a smaller gap on the way", Search.way_against))
+    parts.append(_against_peers(found, order, "a smaller gap of the weights on the way", Search.weights_against))
     return parts + [_table(table, searches, budget) for table, searches in found.items()]
 
 
@@ -65,8 +66,7 @@ class Search:
         self.count = len(replays)
         self.reached = np.array([each.spent_until(TARGET) for each in replays])
         self.stops = np.arange(STEP, budget + STEP / 2, STEP)
-        gaps = np.array([[each.gap_at(stop) for stop in self.stops] for each in replays])
-        gaps[~np.isfinite(gaps)] = max(each.gap.max() for each in replays)
+        gaps, of_weights = (_gaps(replays, self.stops, of_weights=each) for each in (False, True))
         generator = np.random.default_rng(0)
         draws = generator.integers(self.count, size=(RESAMPLES, self.count))
         draws = np.concatenate([np.arange(self.count)[None], draws])
@@ -76,12 +76,29 @@ class Search:
         """The mean gap at each stop: (1 + resamples, stops)."""
         self.way: Samples = self.gaps[:, self.stops >= 1].mean(axis=1)
         """The mean gap from the first run on: (1 + resamples,)."""
+        self.weights_way: Samples = (weights @ of_weights)[:, self.stops >= 1].mean(axis=1)
+        """The same of the weights as they are."""
         self.confirmed: Samples = weights @ np.array([each.confirmed for each in replays])
         """The mean gap of what `confirm` chooses, its runs in the budget: (1 + resamples,)."""
 
     def against(self, other: Search) -> Samples:
         """How much of the other's compute this one needs for the gap that both come to; below 1, this one is ahead."""
         return np.array([_compute_ratio(self.stops, *pair) for pair in zip(self.gaps, other.gaps, strict=True)])
+
+    def way_against(self, other: Search) -> Samples:
+        """The gap on the way as a share of the other's."""
+        return self.way / other.way
+
+    def weights_against(self, other: Search) -> Samples:
+        """The same of the weights."""
+        return self.weights_way / other.weights_way
+
+
+def _gaps(replays: Sequence[Replay], stops: np.ndarray, *, of_weights: bool) -> np.ndarray:
+    """Of each replay at each stop; before anything is there to be handed over, the largest of all."""
+    gaps = np.array([[each.gap_at(stop, of_weights=of_weights) for stop in stops] for each in replays])
+    gaps[~np.isfinite(gaps)] = gaps[np.isfinite(gaps)].max()
+    return gaps
 
 
 def _compute_ratio(stops: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -112,8 +129,9 @@ See [README.md](README.md) for the tables and for what was tried.
 
 - **compute to the target**: runs until the true value of what would be handed over stays within {TARGET} points of the
   table's best; the median, with its 95% interval; ∞ where fewer than half of the replays come there.
-- **gap**: how many points what would be handed over is worse than the table's best, on average; **on the way**: the
-  mean of that from the first run on.
+- **gap**: how many points what would be handed over is worse than the table's best, on average, as a configuration that
+  is trained to its end; **on the way**: the mean of that from the first run on; **of the weights**: of the weights as
+  they are by then, where none has come to its end those of an unfinished run.
 - **confirmed**: of the best {TOP} trials the one that `confirm` would choose, after {total_runs(TOP)} runs with other
   seeds, for which the search has stopped earlier.
 - **against …**: the share of the other search's compute that this one needs until its mean gap is as small as the two
@@ -142,14 +160,14 @@ def _over_tables(found: Mapping[str, Mapping[str, Search]], order: Sequence[str]
             pairs = [(each[name], each[reference]) for each in there if reference in each]
             ratios = [ours.compute[0] / theirs.compute[0] for ours, theirs in pairs if np.isfinite(theirs.compute[0])]
             cells.append(_number(float(np.median(ratios))) if len(ratios) == len(found) else "")
-            shares = [ours.against(theirs)[0] for ours, theirs in pairs]
-            cells.append(_number(float(np.median(shares))) if len(shares) == len(found) else "")
-            ways = [ours.way[0] / theirs.way[0] for ours, theirs in pairs]
-            cells.append(_number(float(np.median(ways))) if len(ways) == len(found) else "")
+            for share in (Search.against, Search.way_against, Search.weights_against):
+                shares = [share(ours, theirs)[0] for ours, theirs in pairs]
+                cells.append(_number(float(np.median(shares))) if len(shares) == len(found) else "")
         rows.append([name, *cells])
     heads = ["search", "reached"]
     for reference in REFERENCES:
         heads += [f"compute to the target / {reference}", f"against {reference}", f"gap on the way / {reference}"]
+        heads += [f"of the weights / {reference}"]
     return "### Over the tables: medians\n\n" + _markdown(heads, rows)
 
 
@@ -187,7 +205,7 @@ def _table(name: str, searches: Mapping[str, Search], budget: float) -> str:
     rows = []
     for search, found in searches.items():
         cells = [str(found.count), _with_interval(found.compute), f"{np.isfinite(found.reached).mean():.0%}"]
-        cells.append(_with_interval(found.way))
+        cells += [_with_interval(found.way), _with_interval(found.weights_way)]
         for reference in REFERENCES:
             same = search == reference or reference not in searches
             cells.append("" if same else _with_interval(found.against(searches[reference])))
@@ -200,6 +218,7 @@ def _table(name: str, searches: Mapping[str, Search], budget: float) -> str:
         "compute to the target",
         "reached",
         "gap on the way",
+        "of the weights",
         *(f"against {each}" for each in REFERENCES),
     ]
     heads += [*(f"gap at {stop}" for stop in stops), f"gap at {budget:g}, confirmed"]

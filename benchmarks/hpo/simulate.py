@@ -24,15 +24,17 @@ class Replay:
     """Compute up to there, in runs to the end: (changes,)."""
     gap: np.ndarray
     """Points by which the trial that would be handed over is truly worse than the best of the table: (changes,)."""
+    weights_gap: np.ndarray
+    """The same of its weights as they are by then, which may be those of an unfinished run: (changes,)."""
     seconds: np.ndarray
     """Time up to there: (changes,)."""
     confirmed: float = np.nan
     """The gap of what `confirm` would choose of the best `TOP` trials, with its runs in the budget."""
 
-    def gap_at(self, spent: float) -> float:
+    def gap_at(self, spent: float, *, of_weights: bool = False) -> float:
         """The gap once so much is spent; infinite before any trial has reported."""
         place = int(np.searchsorted(self.spent, spent, side="right")) - 1
-        return float(self.gap[place]) if place >= 0 else np.inf
+        return float((self.weights_gap if of_weights else self.gap)[place]) if place >= 0 else np.inf
 
     def spent_until(self, gap: float) -> float:
         """Compute until the gap stays within so many points; infinite if it does not."""
@@ -60,16 +62,19 @@ def simulate(table: Table, method: Method, *, workers: int, budget: float, gener
     trials: dict[int, SimulatedTrial] = {}
     ranks: dict[int, tuple[bool, float, int]] = {}
     judged_at, chosen = END, np.nan
-    changes: list[tuple[float, float, float]] = []
+    changes: list[tuple[float, float, float, float]] = []
     for trial, now, seconds in simulate_sweep(method, curve_of, workers=workers):
         trials[trial.number] = trial
         if judged_at != (judged_at := getattr(method, "judged_at", END)):
             ranks = {each.number: rank(each, at=judged_at) for each in trials.values()}
         ranks[trial.number] = rank(trial, at=judged_at)
-        gap = float(gaps[configurations[max(ranks, key=lambda number: ranks[number])]])
+        best = max(ranks, key=lambda number: ranks[number])
+        row, done = configurations[best], len(trials[best].curve)
+        held_out = float(table.held_out[row, seeds[best], done - 1])
+        found = float(gaps[row]), POINTS * (float(table.truth.max()) - held_out)
         spent = seconds / table.one_run
-        if not changes or changes[-1][1] != gap:
-            changes.append((spent, gap, now))
+        if not changes or changes[-1][1:3] != found:
+            changes.append((spent, *found, now))
         if np.isnan(chosen) and spent >= budget - total_runs(TOP):
             top = sorted(ranks, key=lambda number: ranks[number], reverse=True)[:TOP]
             chosen = float(gaps[confirmed(table, [(configurations[each], seeds[each]) for each in top])])

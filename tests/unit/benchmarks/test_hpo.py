@@ -39,13 +39,14 @@ def table(_importable: None) -> Table:
     percents = np.arange(10, 101, 10)
     dev = np.stack([np.linspace(0.5, end, 10) for end in (0.6, 0.8, 0.7)])
     dev[2, :5] = 0.75
+    ends = np.array([[0.61, 0.59], [0.79, 0.81], [0.70, 0.70]])
     return Table(
         study=study,
         values=values,
         percents=percents,
         seconds=np.broadcast_to(np.arange(1.0, 11.0), (3, 2, 10)),
         dev=np.stack([dev, dev], axis=1),
-        held_out=np.array([[0.61, 0.59], [0.79, 0.81], [0.70, 0.70]]),
+        held_out=np.linspace(np.array([[0.51, 0.49], [0.49, 0.51], [0.50, 0.50]]), ends, 10, axis=2),
     )
 
 
@@ -83,6 +84,8 @@ def test_a_sweep_costs_what_its_trials_cost(table: Table) -> None:
     assert one.gap_at(0.05) == np.inf
     assert one.gap_at(0.1) == pytest.approx(20)
     assert one.spent_until(0.2) == pytest.approx(0.3 + 0.2)
+    assert one.gap_at(0.1, of_weights=True) == pytest.approx(30, abs=1.1), "after a tenth of a run, with either seed"
+    assert one.gap_at(1.3, of_weights=True) == pytest.approx(0, abs=1.1)
     two = simulate(table, InOrder(table.values, {}), workers=2, budget=9, generator=np.random.default_rng(0))
     assert two.seconds[0] < two.seconds[-1] <= 20
 
@@ -191,7 +194,7 @@ def replay_of(*changes: tuple[float, float]) -> Any:
     from simulate import Replay
 
     spent, gap = np.array(changes).T
-    return Replay(spent, gap, spent, 0.5)
+    return Replay(spent, gap, gap + 1, spent, 0.5)
 
 
 def test_who_is_ahead_by_how_much(_importable: None) -> None:
@@ -222,12 +225,12 @@ def test_a_report_names_each_table_and_peer(_importable: None) -> None:
     text = report(replays, [reference, ours, peer, "too few"])
     text, with_16 = text.split("\n## 16 workers\n")
     assert "with\n4, 16 workers" in text and "\n## 4 workers\n" in text
-    assert with_16.count(f"| {ours} |") == 3 and peer not in with_16
+    assert with_16.count(f"| {ours} |") == 4 and peer not in with_16
     assert "too few" not in text
     assert "### a\n" in text and "### b\n" in text
-    assert text.count(f"| {ours} | 2 (2) : 0 (0) | 2 (2) : 0 (0) |") == 2
-    assert f"| {ours} | 5 | 4.00 (4.00 to 4.00) | 100% | 0.99 (0.99 to 0.99) | 0.50 (0.50 to 0.50) |" in text
-    assert f"| {peer} | 5 | 8.00 (8.00 to 8.00) | 100% | 2.32 (2.32 to 2.32) | 1.00 (1.00 to 1.00) |" in text
+    assert text.count(f"| {ours} | 2 (2) : 0 (0) | 2 (2) : 0 (0) |") == 3
+    exact = [f"{value} ({value} to {value})" for value in ("4.00", "0.99", "1.99", "0.50")]
+    assert f"| {ours} | 5 | {exact[0]} | 100% | {' | '.join(exact[1:])} |" in text
 
 
 def test_what_was_replayed_is_kept(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
