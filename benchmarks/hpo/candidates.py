@@ -46,7 +46,7 @@ class GrowingRungs(Rungs):
             there = [curve for curve in self._curves.values() if self.top in curve]
             known = [{percent: curve[percent] for percent in curve if percent <= self.top} for curve in there]
             before, after = ([curve[level] for curve in there] for level in (self.below, self.top))
-            if not same_ranking(before, after, within=crossing_noise(known)):
+            if not same_ranking(before, after) and not same_ranking(before, after, within=crossing_noise(known)):
                 self.below, self.top = self.top, self._levels[self._levels.index(self.top) + 1]
 
     def _next(self) -> tuple[int, int] | None:
@@ -58,7 +58,7 @@ class GrowingRungs(Rungs):
         return None
 
 
-def same_ranking(before: Sequence[float], after: Sequence[float], *, within: float) -> bool:
+def same_ranking(before: Sequence[float], after: Sequence[float], *, within: float = 0.0) -> bool:
     """Whether trials have the same places by their values at two rungs, where a trial may as well have the place of one
     that was so near to it at the first of them: the paper's soft ranking.
 
@@ -111,9 +111,9 @@ class Extrapolated(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         number, curve = trial.config["trial"], self._note(trial, result)
-        comes_to = max(upper_end(curve), *curve.values())
-        stops = number not in self._baselines and comes_to < self._incumbent
-        return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
+        if number in self._baselines or max(curve.values()) >= self._incumbent:
+            return TrialScheduler.CONTINUE
+        return TrialScheduler.STOP if upper_end(curve) < self._incumbent else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         if result[CLOCK] == END:

@@ -140,8 +140,8 @@ def test_pasha_trains_to_the_end_once_the_ranking_has_changed(at_30: dict[int, f
 def test_ranks_that_differ_by_noise_are_the_same() -> None:
     from candidates import crossing_noise, same_ranking
 
-    assert same_ranking([0.7, 0.6, 0.5], [0.9, 0.8, 0.7], within=0.0)
-    assert not same_ranking([0.70, 0.69], [0.75, 0.76], within=0.0)
+    assert same_ranking([0.7, 0.6, 0.5], [0.9, 0.8, 0.7])
+    assert not same_ranking([0.70, 0.69], [0.75, 0.76])
     assert same_ranking([0.70, 0.69], [0.75, 0.76], within=0.011)
     assert not same_ranking([0.70, 0.69, 0.5], [0.75, 0.76, 0.8], within=0.011)
     crossed_twice = [{10: 0.50, 20: 0.60, 30: 0.50}, {10: 0.40, 20: 0.65, 30: 0.45}]

@@ -161,7 +161,7 @@ def test_ended_trials_with_values_in_the_space_are_taken(tmp_path: Path) -> None
     assert in_words(found) == ["3 trials of first tell the search where to begin"]
     rates = "parameters.optim.backbone_lr={distribution: log_uniform, min: 6e-4, max: 1e-3}"
     narrow = warm(rates, "search.points=[]", sweep=tmp_path / "first")
-    assert in_words(read_earlier(narrow)) == ["1 trial of first tells the search where to begin"]
+    assert in_words(read_earlier(narrow, tmp_path)) == ["1 trial of first tells the search where to begin"]
 
 
 def test_what_a_sweep_did_not_search_has_the_value_that_it_was_trained_with(tmp_path: Path) -> None:
