@@ -85,7 +85,7 @@ def test_sweeps_that_tell_nothing_are_left_out_or_refused(output: Path) -> None:
     with pytest.raises(InputError, match=r"MLflow has no experiment `quickstart`; it has other, Default"):
         read_earlier(warm(), output)
     earlier_sweep(output / "f1", "objective={metric: eval/f1, mode: max}")
-    with pytest.raises(InputError, match=r"another objective \(classification, max eval/f1\) than the study"):
+    with pytest.raises(InputError, match=r"another objective \(nsmc, max eval/f1\) than the study"):
         read_earlier(warm(), output)
     earlier_sweep(output / "copies", scheduler="pbt")
     with pytest.raises(InputError, match="changed their values in mid-run"):
