@@ -183,10 +183,13 @@ def _against_peers(
     peers = [name for name in there if name == REFERENCES[0] or name.startswith(PEERS)]
     rows = []
     for name in there:
-        if name.startswith((REFERENCES[0], *PEERS)):
+        if name.startswith(PEERS):
             continue
         cells = []
         for peer in peers:
+            if name == peer:
+                cells.append("")
+                continue
             ratios = [ratio_of(each[name], each[peer]) for each in found.values() if name in each and peer in each]
             low, high = zip(*map(_interval, ratios), strict=True) if ratios else ((), ())
             ahead, behind = (sum(compare(ratio[0]) for ratio in ratios) for compare in (_less, _more))
