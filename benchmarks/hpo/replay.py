@@ -60,6 +60,8 @@ MAKERS: dict[str, Maker] = {
     "TPE and Hyperband, ours": ours("tpe", "hyperband"),
     "TPE and median rule, ours": ours("tpe", "median"),
     "TPE and promotion": ours("tpe", "promotion"),
+    "TPE and PASHA": ours("tpe", "pasha"),
+    "TPE and extrapolated curves": ours("tpe", "power-law"),
     "TPE of all rungs and ASHA": ours("tpe-rungs", "asha"),
     "TPE of all rungs and promotion": ours("tpe-rungs", "promotion"),
     "TPE, 5 random, and ASHA": ours("tpe", "asha", startup=5),
@@ -113,11 +115,8 @@ def main() -> None:
         keep(task, found)
         if count % 100 == 0:
             print(f"{count} of {len(missing)}", flush=True)
-    replays = kept(asked.tables)
-    text = "\n".join(
-        report({key: replays[key] for key in replays if key[2:4] == (workers, asked.budget)}, list(MAKERS))
-        for workers in asked.workers
-    )
+    replays = {key: each for key, each in kept(asked.tables).items() if key[3] == asked.budget}
+    text = report(replays, list(MAKERS))
     print(text)
     if asked.write:
         RESULTS.write_text(text, encoding="utf-8")
@@ -167,7 +166,7 @@ def kept_in(name: str) -> Path:
 def keep(task: Task, found: Replay) -> None:
     """Add a replay to those of its table."""
     KEPT.mkdir(exist_ok=True)
-    columns = [np.round(column, 5).tolist() for column in (found.spent, found.gap, found.seconds)]
+    columns = [np.round(column, 5).tolist() for column in (found.spent, found.gap, found.weights_gap, found.seconds)]
     with kept_in(task[0]).open("a", encoding="utf-8") as file:
         file.write("\n" + json.dumps([*task[1:], *columns, found.confirmed]))  # a line that was cut off stays alone
 

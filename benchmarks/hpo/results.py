@@ -27,28 +27,36 @@ Samples = np.ndarray
 
 
 def report(replays: Mapping[Key, Replay], order: Sequence[str]) -> str:
-    """All tables, and what they have in common.
+    """A section for each number of workers: what the tables have in common, and all of them.
 
     Args:
-        replays: By table, search, workers, budget, number; of one number of workers and one budget.
+        replays: By table, search, workers, budget, number; of one budget.
         order: Of the searches.
     """
     if not replays:
         return "no replays\n"
+    tables, counts = sorted({key[0] for key in replays}), sorted({key[2] for key in replays})
+    budget = next(iter(replays))[3]
+    parts = [_head(tables, counts, budget)]
+    for workers in counts:
+        parts.append(f"## {workers} worker{'s' if workers > 1 else ''}")
+        parts += _section({key: each for key, each in replays.items() if key[2] == workers}, order, budget)
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(replays: Mapping[Key, Replay], order: Sequence[str], budget: float) -> list[str]:
+    """Replays with one number of workers."""
     tables = sorted({key[0] for key in replays})
-    workers, budget = next(iter(replays))[2:4]
     found = {
         table: {name: Search(those, budget) for name in order if len(those := _of(replays, table, name)) >= FEWEST}
         for table in tables
     }
-    parts = [_head(tables, workers, budget)]
-    if len(tables) > 1:
-        parts.append(_over_tables(found, order))
-    parts.append("## Against other programs")
+    parts = [_over_tables(found, order)] if len(tables) > 1 else []
+    parts.append("### Against the present default and other programs")
     parts.append(_against_peers(found, order, "less compute for the gap that both come to", Search.against))
-    parts.append(_against_peers(found, order, "a smaller gap on the way", lambda ours, theirs: ours.way / theirs.way))
-    parts += [_table(table, searches, budget) for table, searches in found.items()]
-    return "\n\n".join(parts) + "\n"
+    parts.append(_against_peers(found, order, "a smaller gap on the way", Search.way_against))
+    parts.append(_against_peers(found, order, "a smaller gap of the weights on the way", Search.weights_against))
+    return parts + [_table(table, searches, budget) for table, searches in found.items()]
 
 
 class Search:
@@ -58,8 +66,7 @@ class Search:
         self.count = len(replays)
         self.reached = np.array([each.spent_until(TARGET) for each in replays])
         self.stops = np.arange(STEP, budget + STEP / 2, STEP)
-        gaps = np.array([[each.gap_at(stop) for stop in self.stops] for each in replays])
-        gaps[~np.isfinite(gaps)] = max(each.gap.max() for each in replays)
+        gaps, of_weights = (_gaps(replays, self.stops, of_weights=each) for each in (False, True))
         generator = np.random.default_rng(0)
         draws = generator.integers(self.count, size=(RESAMPLES, self.count))
         draws = np.concatenate([np.arange(self.count)[None], draws])
@@ -69,12 +76,29 @@ class Search:
         """The mean gap at each stop: (1 + resamples, stops)."""
         self.way: Samples = self.gaps[:, self.stops >= 1].mean(axis=1)
         """The mean gap from the first run on: (1 + resamples,)."""
+        self.weights_way: Samples = (weights @ of_weights)[:, self.stops >= 1].mean(axis=1)
+        """The same of the weights as they are."""
         self.confirmed: Samples = weights @ np.array([each.confirmed for each in replays])
         """The mean gap of what `confirm` chooses, its runs in the budget: (1 + resamples,)."""
 
     def against(self, other: Search) -> Samples:
         """How much of the other's compute this one needs for the gap that both come to; below 1, this one is ahead."""
         return np.array([_compute_ratio(self.stops, *pair) for pair in zip(self.gaps, other.gaps, strict=True)])
+
+    def way_against(self, other: Search) -> Samples:
+        """The gap on the way as a share of the other's."""
+        return self.way / other.way
+
+    def weights_against(self, other: Search) -> Samples:
+        """The same of the weights."""
+        return self.weights_way / other.weights_way
+
+
+def _gaps(replays: Sequence[Replay], stops: np.ndarray, *, of_weights: bool) -> np.ndarray:
+    """Of each replay at each stop; before anything is there to be handed over, the largest of all."""
+    gaps = np.array([[each.gap_at(stop, of_weights=of_weights) for stop in stops] for each in replays])
+    gaps[~np.isfinite(gaps)] = gaps[np.isfinite(gaps)].max()
+    return gaps
 
 
 def _compute_ratio(stops: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -96,17 +120,18 @@ def _of(replays: Mapping[Key, Replay], table: str, name: str) -> list[Replay]:
     return [each for key, each in replays.items() if key[:2] == (table, name)]
 
 
-def _head(tables: Sequence[str], workers: int, budget: float) -> str:
+def _head(tables: Sequence[str], workers: Sequence[int], budget: float) -> str:
     return f"""# Searches, side by side
 
-Written by `replay.py --write`: searches replayed on recorded learning curves ({", ".join(tables)}), with {workers}
-workers, until they have spent {budget:g} average runs. {_versions()}.
+Written by `replay.py --write`: searches replayed on recorded learning curves ({", ".join(tables)}), with
+{", ".join(map(str, workers))} workers, until they have spent {budget:g} average runs. {_versions()}.
 See [README.md](README.md) for the tables and for what was tried.
 
 - **compute to the target**: runs until the true value of what would be handed over stays within {TARGET} points of the
   table's best; the median, with its 95% interval; ∞ where fewer than half of the replays come there.
-- **gap**: how many points what would be handed over is worse than the table's best, on average; **on the way**: the
-  mean of that from the first run on.
+- **gap**: how many points what would be handed over is worse than the table's best, on average, as a configuration that
+  is trained to its end; **on the way**: the mean of that from the first run on; **of the weights**: of the weights as
+  they are by then, where none has come to its end those of an unfinished run.
 - **confirmed**: of the best {TOP} trials the one that `confirm` would choose, after {total_runs(TOP)} runs with other
   seeds, for which the search has stopped earlier.
 - **against …**: the share of the other search's compute that this one needs until its mean gap is as small as the two
@@ -135,15 +160,15 @@ def _over_tables(found: Mapping[str, Mapping[str, Search]], order: Sequence[str]
             pairs = [(each[name], each[reference]) for each in there if reference in each]
             ratios = [ours.compute[0] / theirs.compute[0] for ours, theirs in pairs if np.isfinite(theirs.compute[0])]
             cells.append(_number(float(np.median(ratios))) if len(ratios) == len(found) else "")
-            shares = [ours.against(theirs)[0] for ours, theirs in pairs]
-            cells.append(_number(float(np.median(shares))) if len(shares) == len(found) else "")
-            ways = [ours.way[0] / theirs.way[0] for ours, theirs in pairs]
-            cells.append(_number(float(np.median(ways))) if len(ways) == len(found) else "")
+            for share in (Search.against, Search.way_against, Search.weights_against):
+                shares = [share(ours, theirs)[0] for ours, theirs in pairs]
+                cells.append(_number(float(np.median(shares))) if len(shares) == len(found) else "")
         rows.append([name, *cells])
     heads = ["search", "reached"]
     for reference in REFERENCES:
         heads += [f"compute to the target / {reference}", f"against {reference}", f"gap on the way / {reference}"]
-    return "## Over the tables: medians\n\n" + _markdown(heads, rows)
+        heads += [f"of the weights / {reference}"]
+    return "### Over the tables: medians\n\n" + _markdown(heads, rows)
 
 
 def _against_peers(
@@ -152,14 +177,19 @@ def _against_peers(
     told: str,
     ratio_of: Callable[[Search, Search], Samples],
 ) -> str:
-    """On how many tables a search is ahead of each peer, and behind it; in brackets, by more than the interval."""
-    peers = [name for name in order if name.startswith(PEERS) and any(name in each for each in found.values())]
+    """On how many tables a search is ahead of the first reference and of each peer, and behind it; in brackets, by more
+    than the interval."""
+    there = [name for name in order if any(name in each for each in found.values())]
+    peers = [name for name in there if name == REFERENCES[0] or name.startswith(PEERS)]
     rows = []
-    for name in order:
-        if name.startswith(PEERS) or not any(name in each for each in found.values()):
+    for name in there:
+        if name.startswith(PEERS):
             continue
         cells = []
         for peer in peers:
+            if name == peer:
+                cells.append("")
+                continue
             ratios = [ratio_of(each[name], each[peer]) for each in found.values() if name in each and peer in each]
             low, high = zip(*map(_interval, ratios), strict=True) if ratios else ((), ())
             ahead, behind = (sum(compare(ratio[0]) for ratio in ratios) for compare in (_less, _more))
@@ -178,7 +208,7 @@ def _table(name: str, searches: Mapping[str, Search], budget: float) -> str:
     rows = []
     for search, found in searches.items():
         cells = [str(found.count), _with_interval(found.compute), f"{np.isfinite(found.reached).mean():.0%}"]
-        cells.append(_with_interval(found.way))
+        cells += [_with_interval(found.way), _with_interval(found.weights_way)]
         for reference in REFERENCES:
             same = search == reference or reference not in searches
             cells.append("" if same else _with_interval(found.against(searches[reference])))
@@ -191,10 +221,11 @@ def _table(name: str, searches: Mapping[str, Search], budget: float) -> str:
         "compute to the target",
         "reached",
         "gap on the way",
+        "of the weights",
         *(f"against {each}" for each in REFERENCES),
     ]
     heads += [*(f"gap at {stop}" for stop in stops), f"gap at {budget:g}, confirmed"]
-    return f"## {name}\n\n" + _markdown(heads, rows)
+    return f"### {name}\n\n" + _markdown(heads, rows)
 
 
 def _interval(samples: Samples) -> tuple[float, float]:

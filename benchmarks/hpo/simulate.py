@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from tables import POINTS, Table
 
-from tuning.planning.simulation import Curve, Method, SimulatedTrial
+from tuning.planning.simulation import END, Curve, Method, SimulatedTrial
 from tuning.planning.simulation import simulate as simulate_sweep
 from tuning.statistics.halving import better, rounds, total_runs
 
@@ -24,15 +24,17 @@ class Replay:
     """Compute up to there, in runs to the end: (changes,)."""
     gap: np.ndarray
     """Points by which the trial that would be handed over is truly worse than the best of the table: (changes,)."""
+    weights_gap: np.ndarray
+    """The same of its weights as they are by then, which may be those of an unfinished run: (changes,)."""
     seconds: np.ndarray
     """Time up to there: (changes,)."""
     confirmed: float = np.nan
     """The gap of what `confirm` would choose of the best `TOP` trials, with its runs in the budget."""
 
-    def gap_at(self, spent: float) -> float:
+    def gap_at(self, spent: float, *, of_weights: bool = False) -> float:
         """The gap once so much is spent; infinite before any trial has reported."""
         place = int(np.searchsorted(self.spent, spent, side="right")) - 1
-        return float(self.gap[place]) if place >= 0 else np.inf
+        return float((self.weights_gap if of_weights else self.gap)[place]) if place >= 0 else np.inf
 
     def spent_until(self, gap: float) -> float:
         """Compute until the gap stays within so many points; infinite if it does not."""
@@ -45,7 +47,8 @@ def simulate(table: Table, method: Method, *, workers: int, budget: float, gener
     """Replay a sweep until its trials have cost as much as `budget` runs to the end.
 
     A trial has one of the table's seeds. What would be handed over is what a sweep of the product hands over: the best
-    of the trials that came to their end, else the best of all, each by its best evaluation.
+    of the trials that came to their end, else the best of all, each by its best evaluation. A method that trains no
+    trial to its end for now says with `judged_at` what takes the place of the end.
     """
     configurations: dict[int, int] = {}
     seeds: dict[int, int] = {}
@@ -56,23 +59,34 @@ def simulate(table: Table, method: Method, *, workers: int, budget: float, gener
         return Curve(table.percents.tolist(), table.seconds[row, seed].tolist(), table.dev[row, seed].tolist())
 
     gaps = POINTS * (table.truth.max() - table.truth)
+    trials: dict[int, SimulatedTrial] = {}
     ranks: dict[int, tuple[bool, float, int]] = {}
-    chosen = np.nan
-    best = (False, -np.inf, 0)  # whether it came to its end, its best evaluation, and less its number
-    changes: list[tuple[float, float, float]] = []
+    judged_at, chosen = END, np.nan
+    changes: list[tuple[float, float, float, float]] = []
     for trial, now, seconds in simulate_sweep(method, curve_of, workers=workers):
-        rank = ranks[trial.number] = (trial.percent == 100, max(trial.curve.values()), -trial.number)
-        best = max(best, rank)
-        gap = float(gaps[configurations[-best[2]]])
+        trials[trial.number] = trial
+        if judged_at != (judged_at := getattr(method, "judged_at", END)):
+            ranks = {each.number: rank(each, at=judged_at) for each in trials.values()}
+        ranks[trial.number] = rank(trial, at=judged_at)
+        best = max(ranks, key=lambda number: ranks[number])
+        row, done = configurations[best], len(trials[best].curve)
+        held_out = float(table.held_out[row, seeds[best], done - 1])
+        found = float(gaps[row]), POINTS * (float(table.truth.max()) - held_out)
         spent = seconds / table.one_run
-        if not changes or changes[-1][1] != gap:
-            changes.append((spent, gap, now))
+        if not changes or changes[-1][1:3] != found:
+            changes.append((spent, *found, now))
         if np.isnan(chosen) and spent >= budget - total_runs(TOP):
             top = sorted(ranks, key=lambda number: ranks[number], reverse=True)[:TOP]
             chosen = float(gaps[confirmed(table, [(configurations[each], seeds[each]) for each in top])])
         if spent >= budget:
             break
     return Replay(*(np.array(column) for column in zip(*changes, strict=True)), chosen)
+
+
+def rank(trial: SimulatedTrial, *, at: int) -> tuple[bool, float, int]:
+    """Higher for a trial that is handed over before another: that it came so far, its best evaluation up to there, and
+    less its number."""
+    return trial.percent >= at, max(value for percent, value in trial.curve.items() if percent <= at), -trial.number
 
 
 def confirmed(table: Table, candidates: Sequence[tuple[int, int]]) -> int:

@@ -43,7 +43,8 @@ class Table:
     dev: np.ndarray
     """The objective on dev, which searchers see: of that shape. Always better when higher."""
     held_out: np.ndarray
-    """The objective on rows that no searcher sees, of the weights that a sweep would keep: (configurations, seeds)."""
+    """The objective on rows that no searcher sees, of the weights that a sweep would keep at each evaluation, which are
+    those of the best one so far: of that shape."""
 
     @classmethod
     def load(cls, name: str) -> Table:
@@ -59,7 +60,8 @@ class Table:
         frame = frame[frame["configuration"].isin(whole)]
         shape = (len(whole), frame["seed"].nunique(), len(percents))
         dev = scale * frame["dev"].to_numpy().reshape(shape)
-        kept = np.argmax(dev, axis=2)  # the first of the best
+        so_far = np.maximum.accumulate(dev, axis=2)
+        kept = np.argmax(dev[:, :, None, :] >= so_far[..., None], axis=3)  # the first of the best
         held_out = scale * frame["held_out"].to_numpy().reshape(shape)
         return cls(
             study=study,
@@ -67,13 +69,14 @@ class Table:
             percents=percents,
             seconds=frame["seconds"].to_numpy().reshape(shape),
             dev=dev,
-            held_out=np.take_along_axis(held_out, kept[:, :, None], axis=2)[:, :, 0],
+            held_out=np.take_along_axis(held_out, kept, axis=2),
         )
 
     @cached_property
     def truth(self) -> np.ndarray:
-        """What each configuration is worth: the mean over the seeds, on the rows held out: (configurations,)."""
-        return self.held_out.mean(axis=1)
+        """What each configuration is worth at its end: the mean over the seeds, on the rows held out:
+        (configurations,)."""
+        return self.held_out[:, :, -1].mean(axis=1)
 
     @cached_property
     def one_run(self) -> float:

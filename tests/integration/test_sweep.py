@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from tests.fixtures.hub import TOKEN, hub
 from tests.fixtures.mlflow_server import wait_until_it_answers
 from tests.fixtures.nodes import free_port
 from tests.fixtures.sweeps import ONE_AT_A_TIME
+from tuning.search.warm_start import read_earlier
 from tuning.study import load_study
 from tuning.sweep_dir.confirm_runs import confirmed_models
 from tuning.sweep_dir.layout import confirm_folder
@@ -190,6 +192,15 @@ def test_mlflow_has_the_parent_and_a_child_a_trial(sweep: dict[str, Any]) -> Non
     assert {"study.yaml", "trials.csv", "environment.txt", "winner.json"} <= names
     models = client.search_logged_models([experiment.experiment_id])
     assert len(models) == 1 and models[0].source_run_id == by_trial[sweep["winner"]["trial"]].info.run_id
+
+
+def test_mlflow_alone_tells_a_search_what_the_folder_tells(sweep: dict[str, Any]) -> None:
+    folder, given = sweep["folder"], (str(sweep["folder"]), "experiments:/quickstart")
+    first, second = (
+        read_earlier(load_study(QUICKSTART, [f"search.warm_start=['{each}']"]), folder.parent) for each in given
+    )
+    assert [replace(trial, sweep="") for trial in second] == [replace(trial, sweep="") for trial in first]
+    assert len(first) == 8
 
 
 def rest(server: str, path: str, **content: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from kobert_core.tasks.spec import TaskSpec
 from search_spaces.distributions import Space
 from search_spaces.loader import RawStudy
 from tuning.study.searchable_keys import kinds_of
-from tuning.tracking.uris import escaped_path
+from tuning.tracking.uris import escaped_path, experiment_of
 
 FOLDERS = ("model.backbone", "model.tokenizer")
 """Keys whose values are folders, or names on the hub."""
@@ -73,7 +73,7 @@ def make_absolute(raw: RawStudy, task: TaskSpec, values: dict[str, Any]) -> None
     if isinstance(sweeps, list):
         values["search"]["warm_start"] = [
             os.path.abspath(raw.folder_of(f"search.warm_start.{place}") / sweep)
-            if isinstance(sweep, str) and "://" not in sweep
+            if isinstance(sweep, str) and "://" not in sweep and experiment_of(sweep) is None
             else sweep
             for place, sweep in enumerate(sweeps)
         ]

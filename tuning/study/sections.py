@@ -77,8 +77,9 @@ class SearchConfig(FrozenConfig):
     stopped early (in a population: never go on from another's weights), keep their checkpoint, and are scored on the
     test file beside the winner."""
     warm_start: tuple[Address, ...] = ()
-    """Folders, or addresses in an object store, of earlier sweeps with the same objective: what their trials came to,
-    as far as their values are in this space, tells `tpe` or `gp` where to begin."""
+    """Earlier sweeps with the same objective, by their folders, their addresses in an object store, or the experiment
+    that has them in this study's MLflow, `experiments:/NAME`: what their trials came to, as far as their values are in
+    this space, tells `tpe` or `gp` where to begin."""
     storage: Address | None = None
     """Optuna storage URL; a journal file in the sweep's folder when not given. A password goes into the environment
     (PostgreSQL's: `PGPASSWORD`)."""

@@ -123,7 +123,7 @@ def look(study: StudyConfig, folder: Path, address: str | None, *, progress: Pro
     at_once = count_trials_at_once(study, folder, address)
     if study.search.storage:
         check_database(study.search.storage, where="search.storage")
-    warm_start = in_words(read_earlier(study))
+    warm_start = in_words(read_earlier(study, folder.parent))
     checked = prepare(study, folder, progress=progress)
     for problem in spoilers_of(checked):
         raise problem

@@ -1,17 +1,27 @@
-"""MLflow. Only this package imports it, and a sweep only in the thread that sends. Reports go to a local spool first,
-so that a slow, broken or missing server never stops a sweep, and no report is lost or doubled."""
+"""MLflow. Only this package imports it, and a sweep only in the thread that sends, or where it begins with what an
+experiment has. Reports go to a local spool first, so that a slow, broken or missing server never stops a sweep, and no
+report is lost or doubled."""
 
 from __future__ import annotations
 
 from .backends import make_backend
 from .callbacks import Callback, Listener, OnReport, TrialKey, callbacks_named, read_reports
 from .dead_letters import count_dead_letters, dead_letters_path
+from .experiment import LoggedSweep, LoggedTrial, sweeps_in
 from .mlflow_store import DESCRIPTION_TAG
 from .registry import TASK_TAG, RegisteredVersion, Registry, check_alias, logged_model
 from .sender import state_path
 from .tracker import INTERRUPTED_TAGS, End, Ends, Status, SyncResult, Tracker, send_spool
 from .ui import reach, serve_ui, show_ui, ui_command, ui_environment
-from .uris import address_problem, default_tracking_uri, is_server, redact_uri, resolve_tracking_uri, shown_uri
+from .uris import (
+    address_problem,
+    default_tracking_uri,
+    experiment_of,
+    is_server,
+    redact_uri,
+    resolve_tracking_uri,
+    shown_uri,
+)
 
 __all__ = [
     "DESCRIPTION_TAG",
@@ -21,6 +31,8 @@ __all__ = [
     "End",
     "Ends",
     "Listener",
+    "LoggedSweep",
+    "LoggedTrial",
     "OnReport",
     "RegisteredVersion",
     "Registry",
@@ -34,6 +46,7 @@ __all__ = [
     "count_dead_letters",
     "dead_letters_path",
     "default_tracking_uri",
+    "experiment_of",
     "is_server",
     "logged_model",
     "make_backend",
@@ -46,6 +59,7 @@ __all__ = [
     "show_ui",
     "shown_uri",
     "state_path",
+    "sweeps_in",
     "ui_command",
     "ui_environment",
 ]

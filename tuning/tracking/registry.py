@@ -14,10 +14,9 @@ from kobert_core.errors import InputError
 
 from .accepted import accepted_text
 from .mlflow_store import store_of
-from .sender import reason_of
 from .spool import header_of, now_ms
-from .ui import check_store_file, reach
-from .uris import is_server, shown_uri
+from .ui import asking, check_store_file, reach
+from .uris import is_server
 
 LONGEST_TEXT = 5000
 """MLflow's limit of a version's description, and of its tags, in characters."""
@@ -60,7 +59,7 @@ class Registry:
         """All versions, the newest first; none where nothing has this name."""
         from mlflow.exceptions import MlflowException
 
-        with _asking(self._uri):
+        with asking(self._uri):
             try:
                 aliases = self._client.get_registered_model(self.name).aliases
             except MlflowException as error:
@@ -90,7 +89,7 @@ class Registry:
         import mlflow
 
         known = next((version.number for version in self.versions() if version.model_id == model_id), None)
-        with _asking(self._uri):
+        with asking(self._uri):
             if known is None:
                 with _store_of_process(self._uri), contextlib.redirect_stderr(io.StringIO()):  # it prints what it does
                     known = int(mlflow.register_model(f"{_MODELS}{model_id}", self.name).version)
@@ -100,7 +99,7 @@ class Registry:
 
     def tag(self, version: int, tags: Mapping[str, str]) -> None:
         """Put tags on a version."""
-        with _asking(self._uri):
+        with asking(self._uri):
             for key, value in tags.items():
                 text = accepted_text(value, LONGEST_TEXT)
                 self._client.set_model_version_tag(self.name, str(version), key, text)
@@ -115,20 +114,20 @@ class Registry:
         if now != before:
             what = f"`{alias}` went to version {now} meanwhile" if now else f"`{alias}` was taken away meanwhile"
             raise InputError(what, where=self.name, fix="compare again")
-        with _asking(self._uri):
+        with asking(self._uri):
             self._client.set_registered_model_alias(self.name, alias, str(version))
 
     def download(self, version: int, folder: Path) -> Path:
         """A copy of the files of a version, in a folder that is there."""
         from mlflow.artifacts import download_artifacts
 
-        with _asking(self._uri), _store_of_process(self._uri):
+        with asking(self._uri), _store_of_process(self._uri):
             return Path(download_artifacts(f"{_MODELS}{self.name}/{version}", dst_path=str(folder)))
 
     def put(self, version: RegisteredVersion, file: Path) -> None:
         """Write a file into the folder of a version; one that is no LoggedModel stays as it is."""
         if version.model_id is not None:
-            with _asking(self._uri):
+            with asking(self._uri):
                 self._client.log_model_artifact(version.model_id, str(file))
 
 
@@ -152,7 +151,7 @@ def logged_model(
     if header is None:
         raise InputError("no tracking spool here", where=spool)
     store = store_of(header, uri=uri, folder=spool.parent)
-    with _asking(uri):
+    with asking(uri):
         store.connect()
         model = store.log_winner(
             trial=trial,
@@ -186,17 +185,6 @@ def _model_id(given: str | None, source: str | None) -> str | None:
 def _body(card: str) -> str:
     """A model card without what it says to the hub's programs."""
     return re.sub(r"\A---\n.*?\n---\s*", "", card, flags=re.DOTALL)
-
-
-@contextlib.contextmanager
-def _asking(uri: str) -> Iterator[None]:
-    """What MLflow refuses, or cannot be asked, is bad input."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        raise InputError(f"MLflow refuses this ({reason_of(error)})", where=shown_uri(uri)) from error
 
 
 @contextlib.contextmanager

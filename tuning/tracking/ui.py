@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Thread
@@ -119,6 +120,17 @@ def reach(uri: str) -> MlflowClient:
     except Exception as error:
         reason = reason_of(error)
     raise InputError(f"MLflow does not answer here ({reason})", where=shown_uri(uri), fix="start it, or wait for it")
+
+
+@contextlib.contextmanager
+def asking(uri: str) -> Iterator[None]:
+    """What MLflow refuses, or cannot be asked, is bad input."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise InputError(f"MLflow refuses this ({reason_of(error)})", where=shown_uri(uri)) from error
 
 
 def sweep_page(

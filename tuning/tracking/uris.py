@@ -12,6 +12,7 @@ from kobert_core.errors import InputError
 
 STORE_FILE, ARTIFACTS = "mlflow.db", "mlartifacts"
 """In the folder of all sweeps, unless another store is given."""
+_EXPERIMENTS = "experiments:/"
 _SQLITE = "sqlite:///"
 _DRIVER = "sqlite+pysqlite:///"
 _DATABASES = ("postgresql", "mysql", "mssql")
@@ -104,6 +105,15 @@ def artifact_root(uri: str, folder: Path) -> Path | None:
         return None
     path = sqlite_path(uri)
     return (path.parent if path else folder.absolute()) / ARTIFACTS
+
+
+def experiment_of(address: str) -> str | None:
+    """The experiment's name in `experiments:/NAME`; None for every other address.
+
+    The form is that of MLflow's own `runs:/RUN_ID` and `models:/NAME`: one slash and no host, since all of them are
+    looked up in the store that is in use anyway. So an address stays right when the server moves, and holds no secret.
+    """
+    return address.removeprefix(_EXPERIMENTS) if address.startswith(_EXPERIMENTS) else None
 
 
 def is_server(uri: str) -> bool:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from tuning.planning.simulation import SimulatedTrial
-from tuning.study import load_study
+from tuning.planning.simulation import Scheduled, SimulatedTrial
+from tuning.study import SchedulerConfig, SearchConfig, load_study
 
 HPO = Path(__file__).resolve().parents[3] / "benchmarks/hpo"
 RATES = (1e-4, 1e-3, 3e-3)
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(HPO))
     yield
-    for name in ("tables", "simulate", "methods", "results", "replay"):
+    for name in ("tables", "simulate", "candidates", "methods", "results", "replay"):
         sys.modules.pop(name, None)
 
 
@@ -39,13 +39,14 @@ def table(_importable: None) -> Table:
     percents = np.arange(10, 101, 10)
     dev = np.stack([np.linspace(0.5, end, 10) for end in (0.6, 0.8, 0.7)])
     dev[2, :5] = 0.75
+    ends = np.array([[0.61, 0.59], [0.79, 0.81], [0.70, 0.70]])
     return Table(
         study=study,
         values=values,
         percents=percents,
         seconds=np.broadcast_to(np.arange(1.0, 11.0), (3, 2, 10)),
         dev=np.stack([dev, dev], axis=1),
-        held_out=np.array([[0.61, 0.59], [0.79, 0.81], [0.70, 0.70]]),
+        held_out=np.linspace(np.array([[0.51, 0.49], [0.49, 0.51], [0.50, 0.50]]), ends, 10, axis=2),
     )
 
 
@@ -83,6 +84,8 @@ def test_a_sweep_costs_what_its_trials_cost(table: Table) -> None:
     assert one.gap_at(0.05) == np.inf
     assert one.gap_at(0.1) == pytest.approx(20)
     assert one.spent_until(0.2) == pytest.approx(0.3 + 0.2)
+    assert one.gap_at(0.1, of_weights=True) == pytest.approx(30, abs=1.1), "after a tenth of a run, with either seed"
+    assert one.gap_at(1.3, of_weights=True) == pytest.approx(0, abs=1.1)
     two = simulate(table, InOrder(table.values, {}), workers=2, budget=9, generator=np.random.default_rng(0))
     assert two.seconds[0] < two.seconds[-1] <= 20
 
@@ -99,15 +102,81 @@ def test_the_products_parts_run_as_in_a_sweep(table: Table, scheduler: str) -> N
     assert found.gap_at(6) == 0
 
 
-@pytest.mark.parametrize(("algorithm", "scheduler"), [("gp", "asha"), ("tpe-rungs", "promotion")])
-def test_candidates_find_the_best_of_three(table: Table, algorithm: str, scheduler: str) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "scheduler", "budget"),
+    [("gp", "asha", 2), ("tpe-rungs", "promotion", 2), ("tpe", "pasha", 2), ("tpe", "power-law", 8)],
+)
+def test_candidates_find_the_best_of_three(table: Table, algorithm: str, scheduler: str, budget: int) -> None:
     from methods import Product
     from simulate import simulate
 
     table = replace(table, dev=np.broadcast_to(np.array([0.6, 0.8, 0.7])[:, None, None], table.dev.shape))
     method = Product(table.study, algorithm=algorithm, scheduler=scheduler, seed=1, startup=3)
-    found = simulate(table, method, workers=4, budget=2, generator=np.random.default_rng(1))
-    assert found.gap_at(2) == 0
+    found = simulate(table, method, workers=4, budget=budget, generator=np.random.default_rng(1))
+    assert found.gap_at(budget) == 0
+
+
+@pytest.mark.parametrize(
+    ("at_30", "top"),
+    [
+        ({2: 0.80, 6: 0.75, 4: 0.70}, 30),  # as they were at 10%
+        ({2: 0.70, 6: 0.75, 4: 0.80}, 100),
+    ],
+)
+def test_pasha_trains_to_the_end_once_the_ranking_has_changed(at_30: dict[int, float], top: int) -> None:
+    from candidates import GrowingRungs
+
+    rungs = GrowingRungs([10, 30], factor=3)
+    at_10 = dict(enumerate([0.5, 0.6, 0.7, 0.65, 0.66, 0.64, 0.69, 0.1, 0.2]))
+    assert [trial for trial, value in at_10.items() if not rungs.pauses(trial, 10, value)] == [2, 6]
+    assert [rungs.promote(), rungs.promote()] == [4, None]  # the third of nine
+    for trial, value in at_30.items():
+        assert not rungs.pauses(trial, 20, value - 0.05)
+        went_on = not rungs.pauses(trial, 30, value)
+    assert rungs.top == top and went_on is (top == 100)
+    assert rungs.promote() is None
+
+
+def test_ranks_that_differ_by_noise_are_the_same() -> None:
+    from candidates import crossing_noise, same_ranking
+
+    assert same_ranking([0.7, 0.6, 0.5], [0.9, 0.8, 0.7])
+    assert not same_ranking([0.70, 0.69], [0.75, 0.76])
+    assert same_ranking([0.70, 0.69], [0.75, 0.76], within=0.011)
+    assert not same_ranking([0.70, 0.69, 0.5], [0.75, 0.76, 0.8], within=0.011)
+    crossed_twice = [{10: 0.50, 20: 0.60, 30: 0.50}, {10: 0.40, 20: 0.65, 30: 0.45}]
+    assert crossing_noise(crossed_twice) == pytest.approx(0.05)
+    assert crossing_noise([crossed_twice[0], {10: 0.40, 20: 0.65, 30: 0.55}]) == 0, "once: one may be better"
+    of_three = [*crossed_twice, {10: 0.55, 20: 0.55, 30: 0.51}]
+    assert crossing_noise(of_three) == pytest.approx(np.percentile([0.05, 0.01, 0.06], 90))
+
+
+def stopped_at(scheduler: Scheduled, number: int, curve: np.ndarray) -> int:
+    trial = SimulatedTrial(number, {})
+    scheduler.add(trial)
+    for percent, value in zip(range(10, 101, 10), curve.tolist(), strict=True):
+        trial.curve[percent] = value
+        if percent < 100 and not scheduler.goes_on(trial):
+            return percent
+    scheduler.close(trial)
+    return 100
+
+
+def test_a_trial_stops_where_its_power_law_stays_below_the_best() -> None:
+    from candidates import Extrapolated, upper_end
+
+    times = np.arange(0.1, 1.01, 0.1)
+    slow, fast = 0.95 - 0.1 * times**-0.5, 0.7 - 0.003 * times**-2.0
+    assert upper_end(dict(zip(range(10, 51, 10), fast[:5], strict=True))) == pytest.approx(0.697, abs=1e-4)
+    assert upper_end({10: 0.1, 20: 0.2, 30: 0.3}) == np.inf, "no more evaluations than parameters"
+    noisy = {10: 0.5, 20: 0.7, 30: 0.55, 40: 0.6}
+    assert upper_end(noisy) > 0.7, "a bound that its noise widens"
+    scheduler = Scheduled(Extrapolated(SchedulerConfig(), SearchConfig(baselines=(0,))))
+    assert stopped_at(scheduler, 1, fast) == 100, "nothing to compare it with"
+    assert stopped_at(scheduler, 0, fast - 0.2) == 100, "a baseline"
+    assert stopped_at(scheduler, 2, fast + 0.1) == 100
+    assert stopped_at(scheduler, 3, fast) == 40
+    assert stopped_at(scheduler, 4, slow) == 100, "it is worse for long, and comes to more"
 
 
 def test_what_confirm_would_choose_is_better_by_seeds_that_its_trial_did_not_have(table: Table) -> None:
@@ -125,7 +194,7 @@ def replay_of(*changes: tuple[float, float]) -> Any:
     from simulate import Replay
 
     spent, gap = np.array(changes).T
-    return Replay(spent, gap, spent, 0.5)
+    return Replay(spent, gap, gap + 1, spent, 0.5)
 
 
 def test_who_is_ahead_by_how_much(_importable: None) -> None:
@@ -144,19 +213,24 @@ def test_who_is_ahead_by_how_much(_importable: None) -> None:
 def test_a_report_names_each_table_and_peer(_importable: None) -> None:
     from results import report
 
-    ours, peer = "TPE and ASHA, ours", "Optuna: TPE and HyperbandPruner"
+    ours, peer, reference = "random and ASHA", "Optuna: TPE and HyperbandPruner", "TPE and ASHA, ours"
     replays = {
         (table, name, 4, 16.0, number): replay_of((0.1, 5.0), (4.0 if name == ours else 8.0, 0.0))
         for table in ("a", "b")
-        for name in (ours, peer)
+        for name in (reference, ours, peer)
         for number in range(5)
     }
+    replays |= {(*key[:2], 16, *key[3:]): each for key, each in replays.items() if key[:2] == ("a", ours)}
     replays["a", "too few", 4, 16.0, 0] = replay_of((0.1, 0.0))
-    text = report(replays, [ours, peer, "too few"])
+    text = report(replays, [reference, ours, peer, "too few"])
+    text, with_16 = text.split("\n## 16 workers\n")
+    assert "with\n4, 16 workers" in text and "\n## 4 workers\n" in text
+    assert with_16.count(f"| {ours} |") == 4 and peer not in with_16
     assert "too few" not in text
-    assert "## a\n" in text and "## b\n" in text
-    assert text.count(f"| {ours} | 2 (2) : 0 (0) |") == 2
-    assert f"| {peer} | 5 | 8.00 (8.00 to 8.00) | 100% | 2.32 (2.32 to 2.32) | 2.00 (2.00 to 2.00) |" in text
+    assert "### a\n" in text and "### b\n" in text
+    assert text.count(f"| {ours} | 2 (2) : 0 (0) | 2 (2) : 0 (0) |") == 3
+    exact = [f"{value} ({value} to {value})" for value in ("4.00", "0.99", "1.99", "0.50")]
+    assert f"| {ours} | 5 | {exact[0]} | 100% | {' | '.join(exact[1:])} |" in text
 
 
 def test_what_was_replayed_is_kept(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

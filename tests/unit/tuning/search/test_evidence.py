@@ -155,22 +155,22 @@ def warm(*overrides: str, sweep: Path) -> StudyConfig:
 
 def test_ended_trials_with_values_in_the_space_are_taken(tmp_path: Path) -> None:
     there = earlier_sweep(tmp_path / "first")
-    found = read_earlier(warm(sweep=tmp_path / "first"))
+    found = read_earlier(warm(sweep=tmp_path / "first"), tmp_path)
     assert [each.trial for each in found] == [0, 1, 2] and [each.value for each in found] == [0.6, None, 0.6]
     assert found[0].params.keys() == found[0].distributions.keys() == set(there.space)
     assert in_words(found) == ["3 trials of first tell the search where to begin"]
     rates = "parameters.optim.backbone_lr={distribution: log_uniform, min: 6e-4, max: 1e-3}"
     narrow = warm(rates, "search.points=[]", sweep=tmp_path / "first")
-    assert in_words(read_earlier(narrow)) == ["1 trial of first tells the search where to begin"]
+    assert in_words(read_earlier(narrow, tmp_path)) == ["1 trial of first tells the search where to begin"]
 
 
 def test_what_a_sweep_did_not_search_has_the_value_that_it_was_trained_with(tmp_path: Path) -> None:
     earlier_sweep(tmp_path / "first", "optim.max_grad_norm=0.5")
     norms = "parameters.optim.max_grad_norm={{distribution: uniform, min: {}, max: 2.0}}"
-    found = read_earlier(warm(norms.format(0.1), sweep=tmp_path / "first"))
+    found = read_earlier(warm(norms.format(0.1), sweep=tmp_path / "first"), tmp_path)
     assert {each.params["optim.max_grad_norm"] for each in found} == {0.5}
     with pytest.raises(InputError, match="no trial of this sweep has ended with values in the space"):
-        read_earlier(warm(norms.format(1.0), sweep=tmp_path / "first"))
+        read_earlier(warm(norms.format(1.0), sweep=tmp_path / "first"), tmp_path)
 
 
 def test_a_sweep_keeps_what_it_began_with(tmp_path: Path) -> None:
@@ -193,9 +193,9 @@ def test_a_sweep_keeps_what_it_began_with(tmp_path: Path) -> None:
 def test_another_objective_is_refused(tmp_path: Path) -> None:
     earlier_sweep(tmp_path / "f1", "objective={metric: eval/f1, mode: max}")
     with pytest.raises(InputError, match=r"f1: this sweep is of another objective \(.*max eval/f1\) than the study"):
-        read_earlier(warm(sweep=tmp_path / "f1"))
+        read_earlier(warm(sweep=tmp_path / "f1"), tmp_path)
     with pytest.raises(InputError, match="no folder of a sweep"):
-        read_earlier(warm(sweep=tmp_path / "nowhere"))
+        read_earlier(warm(sweep=tmp_path / "nowhere"), tmp_path)
 
 
 def test_only_points_are_known_before_a_search_that_begins_with_others(tmp_path: Path) -> None:
