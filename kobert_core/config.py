@@ -27,7 +27,7 @@ from kobert_core.data.source import Source
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
-NUMBERS = 1
+NUMBERS = 2
 """Raised whenever the same `TrainConfig` and data come to other numbers: no sweep goes on across such a change."""
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
