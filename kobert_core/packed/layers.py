@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from kobert_core.packed.attention import Sequences, dropout_mask, groups_of_length
 
@@ -108,7 +109,11 @@ def _attended(
 def run_like_deberta(layer: Any, hidden: torch.Tensor, sequences: Sequences, relative: torch.Tensor) -> torch.Tensor:
     """A layer with disentangled attention (He et al., 2021). `relative`: the embeddings of distances, shape (2 * span,
     size), as the layer takes them."""
-    return _run_like_deberta(layer, hidden, hidden, sequences, relative)
+    values = (layer, hidden, hidden, sequences, relative)
+    if layer.gradient_checkpointing and layer.training:  # which transformers does where a layer is called
+        output: torch.Tensor = checkpoint(_run_like_deberta, *values, use_reentrant=False)
+        return output
+    return _run_like_deberta(*values)
 
 
 def run_first_tokens_like_deberta(

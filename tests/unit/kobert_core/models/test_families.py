@@ -178,6 +178,20 @@ def test_checkpointed_layers_give_the_same_bits(tmp_path: Path) -> None:
         assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
 
 
+@pytest.mark.parametrize(
+    ("family", "projection"), [("deberta-v2", "value_proj"), ("modernbert", "Wqkv"), ("bert", "query")]
+)
+def test_checkpointed_layers_are_computed_again(family: str, projection: str, tmp_path: Path) -> None:
+    task = task_of("nsmc", make_encoder(family, tmp_path / family), tmp_path)
+    model, calls = task.build_model().train(), list[str]()
+    model.encoder.gradient_checkpointing_enable({"use_reentrant": False})
+    for name, module in layers_of(model.encoder)[0].named_modules():
+        if name.endswith(projection):
+            module.register_forward_hook(lambda *_: calls.append(projection))
+    task.loss(model, task.train.batch(np.arange(4))).backward()
+    assert len(calls) == 2
+
+
 # What trips people
 
 
