@@ -185,3 +185,15 @@ def test_a_trial_moves_before_its_node_leaves(
             other.end()
     told, undisturbed = reported_curves(watched.sweep), reported_curves(other.sweep)
     drill.lost("evaluations that are other than undisturbed", int(told != undisturbed), of=len(undisturbed))
+
+
+def test_a_node_that_is_to_leave_dies_at_once(tmp_path: Path, cache: Path, drill: Drill) -> None:
+    """A node is gone before what it trains could move: that goes on elsewhere, as after any loss."""
+    with ray_nodes(tmp_path, head_cpus=0, worker_cpus=[1, 1]) as nodes:
+        with sweep_on(nodes, tmp_path / "sweeps", trials=3, epochs=40) as watched:
+            watched.until(lambda: sum(r["progress"] > 0 for r in records_of(watched.sweep).values()) >= 2, 200)
+            nodes.kill_worker_node(nodes.drain())
+            watched.follows(1)
+            watched.end()
+        count_leaks(nodes, drill)
+        check(watched, drill, cache)

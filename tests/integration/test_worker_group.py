@@ -162,6 +162,40 @@ def test_a_start_that_nobody_waits_for_is_cancelled(groups: WorkerGroups, tmp_pa
     assert groups.run(process) > 0
 
 
+def test_starts_that_wait_end_at_once_without_a_broker(groups: WorkerGroups, tmp_path: Path) -> None:
+    import ray
+
+    cores = int(ray.cluster_resources()["CPU"])
+    others = WorkerGroups(lambda: Wanted(groups=4, room=1), ResourcesConfig(workers=cores), storage=tmp_path)
+    while len(others._trainers) < 4 or None in others._trainers.values():
+        time.sleep(0.1)
+    ray.kill(others.broker)
+    begin, patience = time.monotonic(), 60.0
+    others.close(patience)
+    assert time.monotonic() - begin < patience, "nobody waits for one after the other"
+    assert groups.run(process) > 0
+
+
+class OneBadMachine(WorkerGroups):
+    """Each group but the first one starts on a machine where none can."""
+
+    def _run_group(self, group: str) -> str:
+        return super()._run_group(group) if group == "0" else "the machine is broken"
+
+
+def test_a_machine_that_starts_no_group_takes_no_trial(groups: WorkerGroups, tmp_path: Path) -> None:
+    """The groups that others run do not end for it, however many wait to take its place."""
+    others = OneBadMachine(lambda: Wanted(groups=10, room=2), ResourcesConfig(), storage=tmp_path)
+    try:
+        others.wait_until_ready()
+        while others._given_up < 9:
+            time.sleep(0.1)
+        assert others.run(process) > 0
+    finally:
+        others.close()
+    assert groups.run(process) > 0
+
+
 @pytest.mark.slow
 def test_a_machine_without_the_sweeps_files_takes_no_task(groups: WorkerGroups, tmp_path: Path) -> None:
     others = WorkerGroups(1, ResourcesConfig(), storage=tmp_path, needs=tmp_path / "study.yaml")

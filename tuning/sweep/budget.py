@@ -34,7 +34,7 @@ class Budget(DriverOnly, Stopper):
         tell: Callable[[], object],
         *,
         folder: Path,
-        least_free: int,
+        least_free: Callable[[], int],
         session: Session,
     ) -> None:
         """A budget that begins now, or has begun earlier in this session.
@@ -44,7 +44,7 @@ class Budget(DriverOnly, Stopper):
             groups: The number of worker groups, whose resources are held as long as it is so.
             tell: Is called when it ends.
             folder: On a disk that must not become full …
-            least_free: … but have so many bytes free.
+            least_free: … but have so many bytes free, with as many groups as there are.
             session: Knows when the budget began, and why trials have failed.
         """
         resources, budget = study.resources, study.budget
@@ -123,11 +123,11 @@ class Budget(DriverOnly, Stopper):
     def stop_all(self) -> bool:
         """Whether all trials are to stop now; the workers are told at once."""
         self.check()
-        free = shutil.disk_usage(self._folder).free
-        if free < self._least_free and not self.gave_up:
+        free, least_free = shutil.disk_usage(self._folder).free, self._least_free()
+        if free < least_free and not self.gave_up:
             self.gave_up = (
                 f"only {ByteSize(free).human_readable()} are free in {self._folder}, where the trials that run need "
-                f"{ByteSize(self._least_free).human_readable()} for their next checkpoints"
+                f"{ByteSize(least_free).human_readable()} for their next checkpoints"
             )
         if self.is_over and not self._told:
             self._tell()

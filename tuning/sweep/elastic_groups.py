@@ -58,13 +58,14 @@ class ElasticGroups:
         for_whom = "machines to join" if self._more_may_come else "the cluster's autoscaler"
         say(f"the cluster has no room for a trial yet: waiting for {for_whom}")
 
-    def __call__(self, others: int = 0) -> Wanted:
-        """At this moment, with so many other runs than trials that are to be made."""
+    def __call__(self, others: int = 0, searching: bool = True) -> Wanted:
+        """At this moment, with so many other runs than trials that are to be made; trials as long as the search goes
+        on."""
         if self._autoscaler is not None and self._autoscaler.done():
             self._more_may_come, self._autoscaler = self._autoscaler.result(), None
         nodes = self._nodes()
         room = room_for_groups(self._usable(nodes), self._resources)
-        runs, later = max(self._trials(), others), self._runs_to_confirm()
+        runs, later = max(self._trials() if searching else 0, others), self._runs_to_confirm()
         most, more = self._resources.most_at_once, self._more_may_come
         new = {node.id for node in nodes} - self._known
         if self._known and new:

@@ -196,7 +196,7 @@ class Sweep:
             listener = listen(callbacks, folder, say=say)
             status: Status = "FAILED"
             try:
-                outcome = self._search_and_judge(groups, disk, tracker)
+                outcome = self._search_and_judge(groups, checked, disk, tracker)
                 if self.stored is not None and not outcome.interrupted:
                     on_every_node(StoredSweep.forget_here, self.stored)
                 ray_is_up.close()
@@ -267,7 +267,9 @@ class Sweep:
                 groups.close()
                 shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
 
-    def _search_and_judge(self, groups: WorkerPool, disk: DiskNeeds, tracker: Tracker) -> Outcome:
+    def _search_and_judge(
+        self, groups: WorkerPool, checked: CheckedStudy, disk: DiskNeeds, tracker: Tracker
+    ) -> Outcome:
         from tuning.sweep.budget import Budget, stopping_cleanly
         from tuning.sweep.confirm import Confirmation, seconds_to_confirm
         from tuning.sweep.recovery import Rounds
@@ -282,7 +284,7 @@ class Sweep:
             lambda: groups.count,
             groups.stop_all,
             folder=self.folder,
-            least_free=disk.least_free,
+            least_free=lambda: checked.disk_needs(running=groups.count).least_free,
             session=session,
         )
         budget.check = self.commits.check
@@ -294,6 +296,7 @@ class Sweep:
                 TrialRunner(
                     study, table, groups, recorder, rounds, session, resume=self.resume, commits=self.commits
                 ).run()
+            groups.searching = False
             left, ended = table.trials_left(study), sum(record.has_ended for record in table)
             if left <= 0 and ended < study.budget.trials:
                 say(f"all points of the space are tried: {ended} trials, and not {study.budget.trials}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import ray
-from ray.train import Result
+from ray.train import FailureConfig, Result
 from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util import placement_group, remove_placement_group
@@ -55,6 +56,14 @@ class StockTorchTrainer(TorchTrainer):
     def cancel_start(self) -> None:
         """Called from another thread while `fit` waits for room: `fit` then ends with an error."""
         self._cancelled.set()
+
+
+def no_retries() -> FailureConfig:
+    """Ray Train starts no workers again by itself, which it would do without end when a drained node is gone: the trial
+    would wait for them, and not hear that it has to go on elsewhere."""
+    known = {each.name for each in dataclasses.fields(FailureConfig)}
+    none: dict[str, Any] = {name: 0 for name in ("max_failures", "max_preemption_failures") if name in known}
+    return FailureConfig(**none)
 
 
 class SingleWorkerConfig(TorchConfig):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,17 +171,23 @@ class WorkerGroups:
         with self._lock:
             self._closing.set()  # from here on no group starts
         self._changed.set()
-        with contextlib.suppress(ray.exceptions.RayError):
+        try:
             ray.get(self.broker.close.remote(), timeout=timeout)
             for group in list(self._trainers):
                 if not ray.get(self.broker.was_ready.remote(group), timeout=timeout):
                     self._cancel_start(group)  # to wait for its start, only to end it then, would take long
+        except ray.exceptions.RayError:  # without a broker none of them comes to an end by itself
+            self._cancel_starts()
+        end = time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(timeout)
-        for group in list(self._trainers):
-            self._cancel_start(group)  # workers that hang, or that nobody can reach, must not outlive their group
+            thread.join(max(0.0, end - time.monotonic()))
+        self._cancel_starts()  # workers that hang, or that nobody can reach, must not outlive their group
         with contextlib.suppress(ray.exceptions.RayError):
             self._end_groups_silent_for(0.0, timeout=timeout)
+
+    def _cancel_starts(self) -> None:
+        for group in list(self._trainers):
+            self._cancel_start(group)
 
     def _cancel_start(self, group: str) -> None:
         if (trainer := self._trainers.get(group)) is not None:
@@ -248,7 +255,7 @@ class WorkerGroups:
                 self._failed_starts = 0 if was_ready else self._failed_starts + has_failed
                 if self._failed_starts > MAX_FAILED_STARTS:
                     self._failed_starts, self._given_up = 0, self._given_up + 1
-                is_last = has_failed and self._given_up >= self.count
+                is_last = has_failed and self._given_up >= self._wanted.groups and not self._trainers
             if is_last:
                 ray.get(self.broker.give_up.remote(reason))
         except ray.exceptions.RayError:
@@ -272,7 +279,7 @@ class WorkerGroups:
         from pyarrow.fs import LocalFileSystem
         from ray.train import RunConfig, ScalingConfig
 
-        from tuning.workers.group_trainer import SingleWorkerConfig
+        from tuning.workers.group_trainer import SingleWorkerConfig, no_retries
 
         cpus, gpus = self._resources.cpus_per_worker, self._resources.gpus_per_worker
         config: WorkerConfig = {
@@ -295,7 +302,10 @@ class WorkerGroups:
                 resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
             ),
             run_config=RunConfig(
-                name=f"group-{group}", storage_path=str(self._storage), storage_filesystem=LocalFileSystem()
+                name=f"group-{group}",
+                storage_path=str(self._storage),
+                storage_filesystem=LocalFileSystem(),
+                failure_config=no_retries(),
             ),
         )
         self._trainers[group] = trainer

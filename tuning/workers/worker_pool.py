@@ -40,7 +40,7 @@ class WorkerPool:
 
     def __init__(
         self,
-        wanted: Callable[[int], Wanted],
+        wanted: Callable[[int, bool], Wanted],
         resources: ResourcesConfig,
         *,
         storage: Path,
@@ -48,11 +48,14 @@ class WorkerPool:
         needs: Path | None = None,
         say: Callable[[str], object],
     ) -> None:
-        """See `WorkerGroups`; `wanted` is told how many `others` there are, `say` also why a task runs again."""
+        """See `WorkerGroups`; `wanted` is told how many `others` there are, and whether the search goes on, `say` also
+        why a task runs again."""
         self._wanted, self._resources, self._storage = wanted, resources, storage
         self._modules, self._needs, self._say = modules, needs, say
         self.others = 0
         """Runs that are to be made besides the trials of the search."""
+        self.searching = True
+        """Whether the search goes on: once it has ended, trials that are left are run no more."""
         self._lock, self._starts, self._is_closed = threading.Lock(), 0, False
         self.stored: StoredSweep | None = None
         """Of a sweep in an object store: what the workers must know of it before their first task."""
@@ -62,7 +65,7 @@ class WorkerPool:
         self._starts += 1
         storage = self._storage / f"groups-{self._starts}"
         return WorkerGroups(
-            lambda: self._wanted(self.others),
+            lambda: self._wanted(self.others, self.searching),
             self._resources,
             storage=storage,
             modules=self._modules,

@@ -22,7 +22,9 @@ QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 def test_the_search_leaves_time_for_what_follows_it(tmp_path: Path) -> None:
     told: list[bool] = []
     study = load_study(QUICKSTART, ["budget.wall_time=1000s"])
-    budget = Budget(study, lambda: 1, lambda: told.append(True), folder=tmp_path, least_free=0, session=Session())
+    budget = Budget(
+        study, lambda: 1, lambda: told.append(True), folder=tmp_path, least_free=lambda: 0, session=Session()
+    )
     assert budget.seconds_left == pytest.approx(1000, abs=30)
     budget.reserve = lambda: 300.0
     assert budget.seconds_left == pytest.approx(700, abs=30)
@@ -39,7 +41,7 @@ def test_the_search_leaves_time_for_what_follows_it(tmp_path: Path) -> None:
 def test_hours_of_machines_count_for_as_long_as_they_are_there(tmp_path: Path) -> None:
     study = load_study(QUICKSTART, ["budget={cpu_hours: 2}", "resources={cpus_per_worker: 2, workers: 1}"])
     groups, session = [1], Session()
-    budget = Budget(study, lambda: groups[0], lambda: None, folder=tmp_path, least_free=0, session=session)
+    budget = Budget(study, lambda: groups[0], lambda: None, folder=tmp_path, least_free=lambda: 0, session=session)
     assert budget.seconds_left == pytest.approx(3600, abs=30)
     groups[0] = 4
     assert budget.seconds_left == pytest.approx(900, abs=30)
@@ -55,7 +57,7 @@ def test_hours_of_machines_count_for_as_long_as_they_are_there(tmp_path: Path) -
 
 def test_a_study_without_confirm_needs_no_baseline(tmp_path: Path) -> None:
     study = load_study(QUICKSTART, ["confirm=null", "search.baselines=[]"])
-    budget = Budget(study, lambda: 1, lambda: None, folder=tmp_path, least_free=0, session=Session())
+    budget = Budget(study, lambda: 1, lambda: None, folder=tmp_path, least_free=lambda: 0, session=Session())
     nothing: Any = SimpleNamespace()
     assert Confirmation(study, TrialTable(tmp_path, study.objective), nothing, budget, nothing, say=print).run() is None
 

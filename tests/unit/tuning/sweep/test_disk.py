@@ -115,7 +115,9 @@ def test_the_worst_of_the_trials_that_ended_give_their_checkpoints_up(
 def test_a_sweep_gives_up_when_too_many_trials_fail_and_names_the_commonest_reason(tmp_path: Path) -> None:
     told: list[bool] = []
     study = load_study(QUICKSTART, ["budget.failed_trials=2"])
-    budget = Budget(study, lambda: 1, lambda: told.append(True), folder=tmp_path, least_free=0, session=Session())
+    budget = Budget(
+        study, lambda: 1, lambda: told.append(True), folder=tmp_path, least_free=lambda: 0, session=Session()
+    )
     for reason in ("NonFiniteError: after step 3 train/loss is nan", "Traceback\nValueError: no"):
         budget.count_failure(reason)
         assert not budget.stop_all() and budget.gave_up is None
@@ -130,7 +132,7 @@ def test_a_sweep_gives_up_when_too_many_trials_fail_and_names_the_commonest_reas
 def test_a_sweep_gives_up_before_its_disk_is_full(mount_small_disk: Mount, tmp_path: Path) -> None:
     disk = mount_small_disk(tmp_path / "disk", 1024)
     study = load_study(QUICKSTART)
-    budget = Budget(study, lambda: 1, lambda: None, folder=disk, least_free=200_000, session=Session())
+    budget = Budget(study, lambda: 1, lambda: None, folder=disk, least_free=lambda: 200_000, session=Session())
     assert not budget.stop_all()
     fill(disk, but=100_000)
     assert budget.stop_all()

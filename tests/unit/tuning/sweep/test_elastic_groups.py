@@ -127,3 +127,12 @@ def test_no_room_is_an_error_where_nothing_is_to_be_expected(tmp_path: Path, con
         cluster.groups()
     with pytest.raises(InputError, match=r"ask for less$"):
         cluster.groups(joined=False)
+
+
+def test_trials_that_are_left_when_the_search_has_ended_want_no_machine(tmp_path: Path) -> None:
+    """When its time is spent, say: what follows, and no trial, is what machines are asked for then."""
+    cluster = Cluster(tmp_path, "budget={trials: 40}", "confirm=null", nodes=1, autoscaler=True)
+    wanted = cluster.groups()
+    assert wanted().groups > 30
+    assert wanted(5, False).groups == 5
+    assert wanted(0, False).groups == 1

@@ -89,7 +89,7 @@ class Bench:
             settle=lambda: self.stopped.append("settled"),
         )
         self.session = Session()
-        self.budget = Budget(STUDY, lambda: 1, lambda: None, folder=folder, least_free=0, session=self.session)
+        self.budget = Budget(STUDY, lambda: 1, lambda: None, folder=folder, least_free=lambda: 0, session=self.session)
         self.rounds = Rounds(self.table, groups, self.budget, self.session, patience=2, say=self.said.append)
         self.ends = dict[str, str]()
         tracker: Any = SimpleNamespace(end_trial=lambda trial, status, tags: self.ends.update({trial: status}))

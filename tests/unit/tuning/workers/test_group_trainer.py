@@ -54,3 +54,9 @@ def test_with_another_ray_it_is_the_stock_one_and_the_log_says_so_once(
         assert group_trainer.trainer_class() is group_trainer.StockTorchTrainer
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert line in caplog.text
+
+
+def test_ray_train_starts_no_workers_again_by_itself() -> None:
+    """Not even those of a node that was about to leave, which it does without end unless it is told."""
+    told = {name: value for name, value in vars(group_trainer.no_retries()).items() if "failures" in name}
+    assert set(told.values()) == {0} and "max_failures" in told
