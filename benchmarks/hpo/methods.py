@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import optuna
-from candidates import CANDIDATES, Pasha
 from optuna.samplers import BaseSampler
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -59,22 +58,15 @@ class Product:
         self._searcher = OptunaSearcher(
             optuna.create_study(direction="maximize"), study.space, search, objective, earlier=earlier
         )
-        if scheduler in CANDIDATES:
-            made = CANDIDATES[scheduler](SchedulerConfig(name="promotion"), search)
-        else:
-            config = SchedulerConfig.model_validate({"name": scheduler})
-            made = make_scheduler(config, metric="objective", mode="max", space=study.space, search=search)
-        self._made, self._scheduler = made, Scheduled(made)
+        config = SchedulerConfig.model_validate({"name": scheduler})
+        self._scheduler = Scheduled(
+            make_scheduler(config, metric="objective", mode="max", space=study.space, search=search)
+        )
         self._searcher.promotion = self._scheduler.promotion
         self._trials: dict[int, SimulatedTrial] = {}
         self._names = itertools.count()
         self._name_of: dict[int, str] = {}
         """What the searcher calls a trial: a promoted one has another name."""
-
-    @property
-    def judged_at(self) -> int:
-        """The percentage of its own steps at which a trial can be handed over before others."""
-        return self._made.top if isinstance(self._made, Pasha) else END
 
     def next(self) -> SimulatedTrial | None:
         name = f"{next(self._names)}"

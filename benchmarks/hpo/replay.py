@@ -60,8 +60,6 @@ MAKERS: dict[str, Maker] = {
     "TPE and Hyperband, ours": ours("tpe", "hyperband"),
     "TPE and median rule, ours": ours("tpe", "median"),
     "TPE and promotion": ours("tpe", "promotion"),
-    "TPE and PASHA": ours("tpe", "pasha"),
-    "TPE and extrapolated curves": ours("tpe", "power-law"),
     "TPE of all rungs and ASHA": ours("tpe-rungs", "asha"),
     "TPE of all rungs and promotion": ours("tpe-rungs", "promotion"),
     "TPE, 5 random, and ASHA": ours("tpe", "asha", startup=5),

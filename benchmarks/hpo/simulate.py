@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from tables import POINTS, Table
 
-from tuning.planning.simulation import END, Curve, Method, SimulatedTrial
+from tuning.planning.simulation import Curve, Method, SimulatedTrial
 from tuning.planning.simulation import simulate as simulate_sweep
 from tuning.statistics.halving import better, rounds, total_runs
 
@@ -47,8 +47,7 @@ def simulate(table: Table, method: Method, *, workers: int, budget: float, gener
     """Replay a sweep until its trials have cost as much as `budget` runs to the end.
 
     A trial has one of the table's seeds. What would be handed over is what a sweep of the product hands over: the best
-    of the trials that came to their end, else the best of all, each by its best evaluation. A method that trains no
-    trial to its end for now says with `judged_at` what takes the place of the end.
+    of the trials that came to their end, else the best of all, each by its best evaluation.
     """
     configurations: dict[int, int] = {}
     seeds: dict[int, int] = {}
@@ -61,16 +60,16 @@ def simulate(table: Table, method: Method, *, workers: int, budget: float, gener
     gaps = POINTS * (table.truth.max() - table.truth)
     trials: dict[int, SimulatedTrial] = {}
     ranks: dict[int, tuple[bool, float, int]] = {}
-    judged_at, chosen = END, np.nan
+    chosen = np.nan
+    best = (False, -np.inf, 0)  # whether it came to its end, its best evaluation, and less its number
     changes: list[tuple[float, float, float, float]] = []
     for trial, now, seconds in simulate_sweep(method, curve_of, workers=workers):
         trials[trial.number] = trial
-        if judged_at != (judged_at := getattr(method, "judged_at", END)):
-            ranks = {each.number: rank(each, at=judged_at) for each in trials.values()}
-        ranks[trial.number] = rank(trial, at=judged_at)
-        best = max(ranks, key=lambda number: ranks[number])
-        row, done = configurations[best], len(trials[best].curve)
-        held_out = float(table.held_out[row, seeds[best], done - 1])
+        rank = ranks[trial.number] = (trial.percent == 100, max(trial.curve.values()), -trial.number)
+        best = max(best, rank)
+        number = -best[2]
+        row, done = configurations[number], len(trials[number].curve)
+        held_out = float(table.held_out[row, seeds[number], done - 1])
         found = float(gaps[row]), POINTS * (float(table.truth.max()) - held_out)
         spent = seconds / table.one_run
         if not changes or changes[-1][1:3] != found:
@@ -81,12 +80,6 @@ def simulate(table: Table, method: Method, *, workers: int, budget: float, gener
         if spent >= budget:
             break
     return Replay(*(np.array(column) for column in zip(*changes, strict=True)), chosen)
-
-
-def rank(trial: SimulatedTrial, *, at: int) -> tuple[bool, float, int]:
-    """Higher for a trial that is handed over before another: that it came so far, its best evaluation up to there, and
-    less its number."""
-    return trial.percent >= at, max(value for percent, value in trial.curve.items() if percent <= at), -trial.number
 
 
 def confirmed(table: Table, candidates: Sequence[tuple[int, int]]) -> int:
