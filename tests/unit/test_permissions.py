@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +42,25 @@ def test_the_umask_decides_who_may_read_what_is_written(umask: int, cache: Path,
     assert len([name for name in modes if name.endswith(".safetensors")]) == 3
     for name, mode in modes.items():
         assert mode == (0o777 if (here / name).is_dir() else 0o666) & ~umask, name
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="elsewhere a umask is read by setting it")
+def test_threads_that_write_at_once_leave_the_umask_as_it_is(
+    umask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It belongs to the whole process: were it another one for a moment, a thread would make its files with that."""
+    set_umask = os.umask
+
+    def slowly(mask: int) -> int:
+        before = set_umask(mask)
+        time.sleep(0.02)
+        return before
+
+    monkeypatch.setattr(os, "umask", slowly)
+    with ThreadPoolExecutor(8) as threads:
+        writing = [threads.submit(atomic_write_text, tmp_path / str(number), "id") for number in range(16)]
+        while not all(each.done() for each in writing):
+            (tmp_path / "plain").touch()
+            assert (tmp_path / "plain").stat().st_mode & 0o777 == 0o666 & ~umask
+            (tmp_path / "plain").unlink()
+    assert set_umask(umask) == umask
