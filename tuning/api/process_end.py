@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TextIO
 
 from tuning.api.exit_codes import EXIT_INTERRUPTED
 
@@ -18,25 +20,33 @@ class ProcessEnd:
     library's C++, say in torch while data is read, the whole process then aborts: *terminate called without an active
     exception* (until Python 3.14). To take so many modules apart takes half a second, too.
 
-    Handlers that were registered before this one are not called.
+    Handlers that were registered before this one are not called, but for that of `logging`.
     """
 
     code = 1
 
     def __init__(self) -> None:
         atexit.register(self)
+        atexit.register(logging.shutdown)  # the last that is called before this: it writes what handlers hold back
 
     def __call__(self) -> None:
-        for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
-            try:
-                stream.flush()
-            except BrokenPipeError:  # nobody reads on
-                pass
-            except OSError as error:
-                self.code = self.code or 1
+        try:
+            for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+                if stream is not None:  # as it is where the process began without one
+                    self._flush(name, stream)
+        finally:
+            os._exit(self.code)
+
+    def _flush(self, name: str, stream: TextIO) -> None:
+        try:
+            stream.flush()
+        except BrokenPipeError:  # nobody reads on
+            pass
+        except OSError as error:
+            self.code = self.code or 1
+            if sys.stderr is not None:
                 with suppress(OSError):
                     os.write(2, f"error: {name}: {error.strerror}\n".encode())
-        os._exit(self.code)
 
     @contextmanager
     def of(self) -> Iterator[None]:

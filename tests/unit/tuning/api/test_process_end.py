@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +76,27 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         done = ended(code, cwd=tmp_path, stdout=full.fileno())
     assert (done.returncode, done.stderr) == (1, "error: stdout: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_process_without_streams_ends_as_any(closed: str, tmp_path: Path) -> None:
+    code = "import atexit; atexit.register(print, 'not called', file=open('before', 'w'))\n" + (
+        "from tuning.api.process_end import ProcessEnd\nwith ProcessEnd().of():\n    raise SystemExit(3)"
+    )
+    command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(code)} {closed}"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment(), capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"", b"")
+    assert (tmp_path / "before").read_text() == "", "Python is not taken apart"
+
+
+def test_what_log_handlers_hold_back_is_written(tmp_path: Path) -> None:
+    code = """
+import logging.handlers
+from tuning.api.process_end import ProcessEnd
+with ProcessEnd().of():
+    target = logging.FileHandler("log")
+    logging.getLogger().addHandler(logging.handlers.MemoryHandler(100, target=target))
+    logging.warning("held back")
+"""
+    assert ended(code, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "log").read_text() == "held back\n"
