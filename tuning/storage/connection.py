@@ -102,7 +102,12 @@ def stay_behind() -> None:
 
 @cache
 def opened(address: str, patience: float) -> ObjectStore:
-    """The library's object of an address, one for each process."""
+    """The library's object of an address, one for each process.
+
+    Raises:
+        FileNotFoundError: it is a folder by its `file://` address, and is not there.
+        InputError: obstore is not installed, or the folder cannot be looked at.
+    """
     try:
         from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
     except ImportError:
@@ -110,7 +115,15 @@ def opened(address: str, patience: float) -> ObjectStore:
         raise InputError("an object store needs the package `obstore`", where=address, fix=fix) from None
     scheme, _, rest = address.partition("://")
     if scheme == "file":
-        return LocalStore(folder_at(address), mkdir=True, automatic_cleanup=True)
+        folder = folder_at(address)
+        try:
+            is_there = folder.is_dir()
+        except OSError as error:
+            what = f"the folder cannot be looked at ({error.strerror})"
+            raise InputError(what, where=address, fix="check the address and your rights") from None
+        if not is_there:
+            raise FileNotFoundError(address)
+        return LocalStore(folder, automatic_cleanup=True)
     bucket, _, prefix = rest.partition("/")
     kinds: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
     endpoints = (os.environ.get(name, "") for name in _ENDPOINTS)
@@ -131,6 +144,21 @@ def opened(address: str, patience: float) -> ObjectStore:
 def folder_at(address: str) -> Path:
     """The folder that a `file://` address names."""
     return Path(address.removeprefix("file://"))
+
+
+def make_folder(address: str) -> None:
+    """Make the folder that a `file://` address names, for what is written there; nothing for any other address.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    if not address.startswith("file:"):
+        return
+    try:
+        folder_at(address).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"the folder cannot be made ({error.strerror})"
+        raise InputError(what, where=address, fix="check the address and your rights") from None
 
 
 def repeated(ask: Callable[[], _Answer], key: str, *, address: str, patience: float, missing: Any = RAISED) -> _Answer:

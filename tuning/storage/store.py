@@ -11,7 +11,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -22,7 +22,16 @@ from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_file, atomic_folder
 from kobert_core.io.checksums import sha256_file
 from kobert_core.io.remote import is_address as is_address
-from tuning.storage.connection import PATIENCE, RAISED, Conflict, check_address, folder_at, opened, repeated
+from tuning.storage.connection import (
+    PATIENCE,
+    RAISED,
+    Conflict,
+    check_address,
+    folder_at,
+    make_folder,
+    opened,
+    repeated,
+)
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -68,7 +77,8 @@ class Store:
             InputError: it is no address of a store, or obstore is not installed.
         """
         store = cls(check_address(address), patience=patience)
-        opened(store.address, patience)
+        with suppress(FileNotFoundError):  # a folder, which is made when something is written
+            opened(store.address, patience)
         return store
 
     def __truediv__(self, key: str) -> Self:
@@ -87,6 +97,12 @@ class Store:
     @property
     def _objects(self) -> ObjectStore:
         return opened(self.address, self.patience)
+
+    @property
+    def _objects_to_write(self) -> ObjectStore:
+        """The same; its folder is made if it is one."""
+        make_folder(self.address)
+        return self._objects
 
     def patient(self, seconds: float) -> Self:
         """The same store, with another `patience`."""
@@ -114,13 +130,13 @@ class Store:
                 mode = "create"
             elif if_match is not None:
                 mode = {"version" if self.address.startswith("gs:") else "e_tag": if_match}
-            return self._etag(obstore.put(self._objects, key, content, mode=mode))
+            return self._etag(obstore.put(self._objects_to_write, key, content, mode=mode))
 
         if not create and if_match is None:
             return self._repeated(write, key)
         try:
             if self.address.startswith("file:"):
-                with _alone(folder_at(self.address)):
+                with _alone(self.address):
                     if create:
                         return self._repeated(write, key)
                     there = self.read(key)
@@ -202,15 +218,17 @@ class Store:
         if self.address.startswith("s3:") and keys:  # in one request, where what is not there is no error
             self._repeated(lambda: obstore.delete(self._objects, keys), "")
             return
-        _side_by_side(
-            partial(self._repeated, partial(obstore.delete, self._objects, key), key, missing=None) for key in keys
-        )
+
+        def remove(key: str) -> None:
+            self._repeated(lambda: obstore.delete(self._objects, key), key, missing=None)
+
+        _side_by_side(partial(remove, key) for key in keys)
 
     def upload(self, path: Path, key: str) -> None:
         """Write a file as an object, in parts that are sent side by side where it is large."""
         import obstore
 
-        self._repeated(lambda: obstore.put(self._objects, key, path, chunk_size=_PART, max_concurrency=4), key)
+        self._repeated(lambda: obstore.put(self._objects_to_write, key, path, chunk_size=_PART, max_concurrency=4), key)
 
     def download(self, key: str, path: Path) -> str:
         """Write an object as a file, which is there whole or not at all, and return its SHA-256.
@@ -372,10 +390,10 @@ def _object_of(folder: str, name: str, sha256: str) -> str:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(address: str) -> Iterator[None]:
     """Around a conditional write in a folder, for which its file system has no operation of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    make_folder(address)
+    handle = os.open(folder_at(address), os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

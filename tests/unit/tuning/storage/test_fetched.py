@@ -156,6 +156,15 @@ def test_a_command_reads_an_address(bucket: str, tmp_path: Path) -> None:
     assert refused.startswith(f"error: {bucket}/tset.tsv: there is no such object") and refused.count("\n") == 1
 
 
+def test_an_address_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    study = ("--study", ROOT / "search_spaces" / "quickstart.yaml")
+    for place in (f"file://{tmp_path}/file/x/y.tsv", f"file://{tmp_path}/typo/x.tsv"):
+        refused = tune_here("describe", place, *study, cwd=tmp_path, code=2).stderr
+        assert refused.startswith(f"error: {place}: there is no such object") and refused.count("\n") == 1
+    assert not (tmp_path / "typo").exists()
+
+
 def test_an_encoder_has_an_address(bucket: str, tmp_path: Path) -> None:
     folder = make_encoder("bert", tmp_path / "encoder")
     for file in folder.iterdir():

@@ -202,6 +202,29 @@ def test_what_cannot_be_is_one_line_without_secrets(s3: S3Server, monkeypatch: p
         assert "very-secret" not in str(error.value)
 
 
+def test_a_folder_is_made_when_something_is_written(tmp_path: Path) -> None:
+    store = Store.at(f"file://{tmp_path}/typo/below")
+    assert store.read("a") is None and store.written("a") is None and store.versions("a") == {}
+    assert store.objects() == {} and store.names() == [] and not store.download_folder("a", tmp_path / "a")
+    with pytest.raises(FileNotFoundError):
+        store.download("a", tmp_path / "a")
+    store.delete(["a", "b"])
+    assert [*tmp_path.iterdir()] == []
+    store.put("a", b"1", create=True)
+    assert store.get("a") == b"1"
+
+
+def test_a_folder_below_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for below in ("file", "file/x"):
+        store = Store.at(f"file://{tmp_path}/{below}")
+        assert store.objects() == {} and store.get("a/b") is None
+        for create in (False, True):
+            with pytest.raises(InputError, match=r"the folder cannot be made \(.+\); check the address") as error:
+                store.put("a", b"", create=create)
+            assert str(error.value).startswith(f"{store.address}: ")
+
+
 def test_who_trains_comes_before_what_is_sent() -> None:
     """In a process of its own: the threads of the library begin once."""
     code = """
