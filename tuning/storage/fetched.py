@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import shutil
-import uuid
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TypedDict
@@ -46,8 +46,9 @@ def fetched(address: str) -> Path:
         InputError: nothing is there, or the store cannot be used.
     """
     store, name = _store_and_name(address)
-    record = node_folder() / "fetched" / f"{hashlib.sha256(address.encode()).hexdigest()[:32]}.json"
-    with only_one(record.with_suffix(".lock")):
+    digest = hashlib.sha256(address.encode()).hexdigest()[:32]
+    record = node_folder() / "fetched" / f"{digest}.json"
+    with only_one(_lock_of(digest)):
         known = _read(record)
         place = known and place_of_input(StoredInput(known["digest"], name, known["is_folder"]), inputs_here())
         if place is not None and not place.exists():
@@ -65,7 +66,8 @@ def fetched(address: str) -> Path:
         version = hashlib.sha256(json.dumps(versions, sort_keys=True).encode()).hexdigest()
         if known is not None and place is not None and known["version"] == version:
             return place
-        given, place = _fetch(store, name, [*versions])
+        _remove_leftovers(but=digest)
+        given, place = _fetch(store, name, [*versions], _temporary(digest))
         atomic_write_json(record, Fetched(version=version, digest=given.digest, is_folder=given.is_folder))
         return place
 
@@ -105,9 +107,29 @@ def _read(record: Path) -> Fetched | None:
         return None
 
 
-def _fetch(store: Store, name: str, keys: list[str]) -> tuple[StoredInput, Path]:
+def _lock_of(digest: str) -> Path:
+    """Held by the process that fetches from the address that has this digest."""
+    return node_folder() / "fetched" / f"{digest}.lock"
+
+
+def _temporary(digest: str) -> Path:
+    """The folder into which it fetches."""
+    return inputs_here() / f".{digest}.tmp"
+
+
+def _remove_leftovers(*, but: str) -> None:
+    """Remove what killed processes left, from whatever address: a process that lives holds the address's lock."""
+    for leftover in inputs_here().glob(_temporary("*").name):
+        digest = leftover.name[1:].removesuffix(".tmp")
+        if digest != but:  # that lock is held here
+            with suppress(BlockingIOError), only_one(_lock_of(digest), wait=False):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _fetch(store: Store, name: str, keys: list[str], temporary: Path) -> tuple[StoredInput, Path]:
     """Bring an object, or all objects of a folder, to this machine, below the hash of their content."""
-    new = inputs_here() / f".{uuid.uuid4().hex}.tmp" / name
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    new = temporary / name
     try:
         if keys == [name]:
             store.download(name, new)
@@ -128,4 +150,4 @@ def _fetch(store: Store, name: str, keys: list[str]) -> tuple[StoredInput, Path]
         what = "the folder has changed while it was fetched"
         raise Damaged(what, where=f"{store.address}/{name}", fix="try again") from None
     finally:
-        shutil.rmtree(new.parent, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -79,8 +79,7 @@ def fetch_input(store: Store, given: StoredInput, folder: Path) -> Path:
     with only_one(folder / f"{given.digest}.lock"):
         if place.exists():
             return place
-        for leftover in place.parent.glob(f".*{glob.escape(place.name)}.*.tmp"):  # of a process that was killed
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        remove_leftovers(place)
         if given.is_folder:
             if not store.download_folder(given.key, place):
                 what = "this folder is not in the object store any more"
@@ -94,12 +93,22 @@ def fetch_input(store: Store, given: StoredInput, folder: Path) -> Path:
     return place
 
 
+def remove_leftovers(place: Path) -> None:
+    """Remove what processes that were killed left while they fetched a file or folder; only one may be at it."""
+    for leftover in place.parent.glob(f".*{glob.escape(place.name)}.*.tmp"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
 @contextmanager
-def only_one(lock: Path) -> Iterator[None]:
-    """One process of this machine at a time is in here."""
+def only_one(lock: Path, *, wait: bool = True) -> Iterator[None]:
+    """One process of this machine at a time is in here.
+
+    Raises:
+        BlockingIOError: another one is, and this one does not `wait`.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 

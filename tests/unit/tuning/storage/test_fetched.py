@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +17,13 @@ from kobert_core.errors import InputError
 from kobert_core.models.backbone import load_encoder
 from kobert_core.tasks import task_class
 from kobert_core.tokenization import load_tokenizer
-from tests.fixtures.commands import ROOT, tune_here
+from tests.fixtures.commands import ROOT, environment, tune_here
 from tests.fixtures.encoders import make_encoder
 from tests.fixtures.object_store import BUCKET, S3Server
 from tests.fixtures.tiny import SAMPLE, tiny_config
 from tuning.storage.fetched import fetched, matching
 from tuning.storage.inputs import Inputs
+from tuning.storage.node import inputs_here
 from tuning.storage.store import Store
 from tuning.study import StudyConfig, load_study
 from tuning.sweep.preflight import files_of, is_here
@@ -60,6 +63,44 @@ def test_the_same_version_is_fetched_once_a_machine(bucket: str) -> None:
     shutil.rmtree(here.parent)
     fetched.cache_clear()
     assert fetched(address).read_bytes() == b"first"
+
+
+def test_what_a_kill_left_is_removed_at_the_next_fetch(bucket: str) -> None:
+    code = """
+import sys, time
+from tuning.storage.fetched import fetched
+from tuning.storage.store import Store
+
+def download(self, key, path):
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"a part")
+    print("fetching", flush=True)
+    time.sleep(600)
+
+Store.download = download
+fetched(sys.argv[1])
+"""
+    store = Store.at(bucket)
+    for name in ("killed", "lives", "other"):
+        store.put(name, name.encode())
+    fetching = []
+    for name in ("killed", "lives"):
+        command = [sys.executable, "-c", code, f"{bucket}/{name}"]
+        fetching.append(subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()))
+    killed = fetching[0]
+    try:
+        for process in fetching:
+            assert process.stdout is not None and process.stdout.readline() == b"fetching\n"
+        killed.kill()
+        killed.wait()
+        assert fetched(f"{bucket}/other").read_bytes() == b"other"
+        assert [path.name for path in inputs_here().glob(".*.tmp/*")] == ["lives"]
+    finally:
+        for process in fetching:
+            process.kill()
+            process.communicate()
+    assert fetched(f"{bucket}/lives").read_bytes() == b"lives"
+    assert not [*inputs_here().glob(".*.tmp")]
 
 
 def test_it_is_had_from_s3_also_while_that_is_away(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
