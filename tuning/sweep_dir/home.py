@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_bytes, atomic_write_json
 from kobert_core.io.checksums import SUMS, file_digest
+from tuning.storage.inputs import only_one, remove_leftovers
 from tuning.storage.node import node_folder
 from tuning.storage.records import Head, Records, StorageLost, download_records, read_head
 from tuning.storage.store import Store
@@ -311,8 +312,10 @@ def model_here(address: str) -> Path:
         raise InputError("there is no exported model here", where=store.address, fix=fix)
     version = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
     folder = _copies(store) / f"{MODEL}-{version}" / store.address.rpartition("/")[2]
-    if not folder.is_dir():
-        store.download_folder(MODEL, folder)
+    with only_one(folder.parent.with_suffix(".lock")):
+        if not folder.is_dir():
+            remove_leftovers(folder)
+            store.download_folder(MODEL, folder)
     readings = store / READINGS / version
     atomic_write_json(folder.parent / READINGS_HOME, {"address": readings.address})
     log = folder / TEST_SET_LOG

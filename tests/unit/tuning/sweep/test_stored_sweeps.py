@@ -219,6 +219,32 @@ def test_a_trial_is_followed(tmp_path: Path, home: str, monkeypatch: pytest.Monk
     assert (said.stdout, said.stderr) == ("50%\n100%\n", "trial 0, complete\n")
 
 
+def test_two_commands_that_want_a_model_at_once_fetch_it_once(
+    tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "exported"
+    made.mkdir()
+    (made / "config.json").write_text("{}")
+    (Store.at(home) / "one").upload_folder(made, MODEL)
+    monkeypatch.setattr("tuning.sweep_dir.home.node_folder", lambda: tmp_path / "node")
+    download_folder, fetched = Store.download_folder, []
+
+    def slowly(self: Store, key: str, folder: Path) -> bool:
+        fetched.append(key)
+        time.sleep(0.1)
+        return download_folder(self, key, folder)
+
+    monkeypatch.setattr(Store, "download_folder", slowly)
+    with ThreadPoolExecutor(2) as commands:
+        first, second = commands.map(model_here, [f"{home}/one"] * 2)
+    assert first == second and (first / "config.json").read_text() == "{}"
+    assert fetched == [MODEL]
+    shutil.rmtree(first)
+    left = first.with_name(f".{first.name}.abc.tmp")  # by a process that was killed
+    left.mkdir()
+    assert model_here(f"{home}/one") == first and not left.exists()
+
+
 def test_who_has_read_a_test_file_is_kept_without_the_lock(
     tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
