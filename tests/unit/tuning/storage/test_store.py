@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,6 +136,24 @@ def test_the_files_of_a_folder_travel_side_by_side(
     store.upload_folder(folder, "folder")
     assert store.download_folder("folder", tmp_path / "again")
     assert {path.name: path.read_text() for path in (tmp_path / "again").iterdir()} == {each: each for each in "0123"}
+
+
+def test_once_a_file_has_failed_no_more_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, begun = Store.at(f"file://{tmp_path}/store"), []
+
+    def put(self: Store, key: str, content: bytes) -> None:
+        begun.append(key)
+        if key == "0":
+            raise InputError("refused", where=key)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(Store, "put", put)
+    with pytest.raises(InputError, match="0: refused"):
+        store.put_all({str(number): b"" for number in range(40)})
+    assert 1 <= len(begun) < 20
+    begun.clear()
+    store.put_all({str(number): b"" for number in range(1, 41)})
+    assert len(begun) == 40
 
 
 def test_a_large_file_goes_in_parts(store: Store, tmp_path: Path) -> None:
