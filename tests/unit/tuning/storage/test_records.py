@@ -138,6 +138,11 @@ def test_a_store_without_conditional_writes_is_refused(store: Store, folder: Pat
     assert [check.ok for check in check_store(store.address)] == [True, False]
 
 
+def test_nothing_stays_of_what_was_tried(tmp_path: Path) -> None:
+    assert all(check.ok for check in check_store(f"file://{tmp_path}/store"))
+    assert not list((tmp_path / "store").iterdir())
+
+
 def test_nothing_stays_of_a_sweep_without_files(store: Store, folder: Path) -> None:
     records = records_of(store, folder)
     taken(records)
