@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -177,20 +178,29 @@ def test_starts_that_wait_end_at_once_without_a_broker(groups: WorkerGroups, tmp
 
 
 class OneBadMachine(WorkerGroups):
-    """Each group but the first one starts on a machine where none can."""
+    """There is room for one group, and else a machine where none can start."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._good = threading.Lock()
+        super().__init__(*arguments, **options)
 
     def _run_group(self, group: str) -> str:
-        return super()._run_group(group) if group == "0" else "the machine is broken"
+        if not self._good.acquire(blocking=False):
+            return "the machine is broken"
+        try:
+            return super()._run_group(group)
+        finally:
+            self._good.release()
 
 
 def test_a_machine_that_starts_no_group_takes_no_trial(groups: WorkerGroups, tmp_path: Path) -> None:
     """The groups that others run do not end for it, however many wait to take its place."""
-    others = OneBadMachine(lambda: Wanted(groups=10, room=2), ResourcesConfig(), storage=tmp_path)
+    others = OneBadMachine(lambda: Wanted(groups=10, room=2), ResourcesConfig(), storage=tmp_path, max_tasks=1)
     try:
         others.wait_until_ready()
         while others._given_up < 9:
             time.sleep(0.1)
-        assert others.run(process) > 0
+        assert others.run(process) != others.run(process), "another group has taken the place of the one that has ended"
     finally:
         others.close()
     assert groups.run(process) > 0

@@ -252,7 +252,9 @@ class WorkerGroups:
             has_failed = not was_ready and not was_to_end
             reason, owners = ray.get(self.broker.lost.remote(group, reason))
             with self._lock:
-                self._failed_starts = 0 if was_ready else self._failed_starts + has_failed
+                self._failed_starts += has_failed
+                if was_ready:  # another one must take its place
+                    self._failed_starts = self._given_up = 0
                 if self._failed_starts > MAX_FAILED_STARTS:
                     self._failed_starts, self._given_up = 0, self._given_up + 1
                 is_last = has_failed and self._given_up >= self._wanted.groups and not self._trainers
