@@ -141,7 +141,8 @@ def test_a_damaged_record_is_refused(study_file: Path, tmp_path: Path) -> None:
     study = load_study(study_file)
     begin(study, tmp_path / "sweep")
     path = tmp_path / "sweep" / PROVENANCE
-    path.write_text(path.read_text().replace('"numbers": 1', '"numbers": 2'))
+    now, later = (f'"numbers": {number}' for number in (provenance.NUMBERS, provenance.NUMBERS + 1))
+    path.write_text(path.read_text().replace(now, later))
     with pytest.raises(InputError, match="its SHA-256 is not the one written"):
         resume(study, tmp_path / "sweep")
 
