@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
-from itertools import chain, zip_longest
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +35,6 @@ _HANGUL = re.compile("(?:▁|##)?([가-힣]+)")
 _SENTENCE = "배우의 연기가 정말 좋았다"
 _PROBES = 500
 _MOST_UNKNOWN = 0.5
-
-_AT_A_TIME = 4096
-"""Texts that the library encodes in one call."""
 
 _BLANK = np.array([chr(code).isspace() for code in range(0x3002)])
 """Whether a code point is a blank; the last one that is, is U+3000, and all above are as the last one here."""
@@ -105,23 +101,19 @@ class FastTokenizer:
     @no_collection()
     def encode_batch_flat(self, texts: Sequence[str]) -> Ids:
         """The ids of many texts in one array, without special tokens; see `Tokenizer`."""
-        encode = self._backend_for(texts).encode_batch_fast
-        ids = [_flat([one.ids for one in encoded]) for _, encoded in _encoded_ahead(encode, texts)]
-        return _joined(ids)
+        encoded = self._backend_for(texts).encode_batch_fast(_valid(texts), add_special_tokens=False)
+        return _flat([one.ids for one in encoded])
 
     @no_collection()
     def encode_batch_with_offsets(
         self, texts: Sequence[str]
     ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
         """`encode_batch_flat`, and where each token lies in its text; see `Tokenizer`."""
-        all_ids, all_offsets = list[Ids](), list[NDArray[np.int32]]()
-        for some, encoded in _encoded_ahead(self._backend_for(texts).encode_batch, texts):
-            ids, bounds = _flat([one.ids for one in encoded])
-            spans = chain.from_iterable(chain.from_iterable([one.offsets for one in encoded]))
-            offsets = np.fromiter(spans, dtype=np.int64, count=2 * len(ids)).reshape(-1, 2)
-            all_ids.append((ids, bounds))
-            all_offsets.append(_without_blanks(some, bounds, offsets))
-        return *_joined(all_ids), np.concatenate(all_offsets)
+        encoded = self._backend_for(texts).encode_batch(_valid(texts), add_special_tokens=False)
+        ids, bounds = _flat([one.ids for one in encoded])
+        spans = chain.from_iterable(chain.from_iterable([one.offsets for one in encoded]))
+        offsets = np.fromiter(spans, dtype=np.int64, count=2 * len(ids)).reshape(-1, 2)
+        return ids, bounds, _without_blanks(texts, bounds, offsets)
 
     def encode_pair(self, text: str, pair: str, max_length: int | None = None) -> tuple[list[int], list[int]]:
         """Both texts in the tokenizer's own template, and their token types; see `Tokenizer`.
@@ -221,28 +213,6 @@ def _valid(texts: Sequence[str]) -> list[str]:
     except UnicodeEncodeError:
         return [re.sub("[\ud800-\udfff]", "\ufffd", text) for text in texts]
     return list(texts)
-
-
-def _encoded_ahead(
-    encode: Callable[..., list[tokenizers.Encoding]], texts: Sequence[str]
-) -> Iterator[tuple[Sequence[str], list[tokenizers.Encoding]]]:
-    """Texts and what becomes of them, some thousands at a time: while these are read, in Python, the threads of the
-    library are at the next."""
-    parts = [texts[begin : begin + _AT_A_TIME] for begin in range(0, len(texts), _AT_A_TIME)]
-    if len(parts) < 2:
-        yield texts, encode(_valid(texts), add_special_tokens=False)
-        return
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(encode, _valid(parts[0]), add_special_tokens=False)
-        for part, following in zip_longest(parts, parts[1:], fillvalue=()):
-            encoded = coming.result()
-            coming = ahead.submit(encode, _valid(following), add_special_tokens=False)
-            yield part, encoded
-
-
-def _joined(parts: Sequence[Ids]) -> Ids:
-    counts = np.concatenate([np.diff(bounds) for _, bounds in parts])
-    return np.concatenate([ids for ids, _ in parts]), np.append(0, np.cumsum(counts)).astype(np.int64)
 
 
 def _flat(ids: list[list[int]]) -> Ids:

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer, BertTokenizerFast
 
 from kobert_core.errors import InputError
-from kobert_core.tokenization import SentencePieceTokenizer, Tokenizer, fast, load_tokenizer
+from kobert_core.tokenization import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from kobert_core.tokenization.fast import FastTokenizer
 from tests.fixtures.tokenizers import SPECIAL, TEXTS, byte_level, unigram, wordpiece
 
@@ -35,17 +35,6 @@ def real(request: pytest.FixtureRequest, shared: Path, tmp_path: Path) -> Path:
     if not (tmp_path / "tokenizer.json").is_file():
         (tmp_path / "tokenizer_config.json").write_text(CASED, encoding="utf-8")
     return tmp_path
-
-
-@pytest.mark.parametrize("count", [0, 1, 3, 7])
-def test_it_is_the_same_in_parts(real: Path, reviews: list[str], count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer, texts = load_tokenizer(real), ["", *reviews[:count]][:count]
-    ids, offsets = tokenizer.encode_batch_flat(texts), tokenizer.encode_batch_with_offsets(texts)
-    monkeypatch.setattr(fast, "_AT_A_TIME", 3)
-    for one, other in zip(tokenizer.encode_batch_flat(texts), ids, strict=True):
-        assert np.array_equal(one, other) and one.dtype == other.dtype
-    for one, other in zip(tokenizer.encode_batch_with_offsets(texts), offsets, strict=True):
-        assert np.array_equal(one, other) and one.dtype == other.dtype
 
 
 def test_real_vocabularies_give_the_ids_of_transformers(real: Path, reviews: list[str], tmp_path: Path) -> None:
