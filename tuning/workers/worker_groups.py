@@ -176,6 +176,8 @@ class WorkerGroups:
             for group in list(self._trainers):
                 if not ray.get(self.broker.was_ready.remote(group), timeout=timeout):
                     self._cancel_start(group)  # to wait for its start, only to end it then, would take long
+        except ray.exceptions.GetTimeoutError:
+            pass  # it is slow: those that run may still write their last checkpoints
         except ray.exceptions.RayError:  # without a broker none of them comes to an end by itself
             self._cancel_starts()
         end = time.monotonic() + timeout
