@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import chain
 from os import PathLike
@@ -35,6 +35,9 @@ _HANGUL = re.compile("(?:▁|##)?([가-힣]+)")
 _SENTENCE = "배우의 연기가 정말 좋았다"
 _PROBES = 500
 _MOST_UNKNOWN = 0.5
+
+_AT_ONCE = 512
+"""Texts that are encoded before what came of them is read: the processor's cache still has it."""
 
 _BLANK = np.array([chr(code).isspace() for code in range(0x3002)])
 """Whether a code point is a blank; the last one that is, is U+3000, and all above are as the last one here."""
@@ -98,22 +101,18 @@ class FastTokenizer:
         parts = (versions, template, self._composing.to_str())
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
-    @no_collection()
     def encode_batch_flat(self, texts: Sequence[str]) -> Ids:
         """The ids of many texts in one array, without special tokens; see `Tokenizer`."""
-        encoded = self._backend_for(texts).encode_batch_fast(_valid(texts), add_special_tokens=False)
-        return _flat([one.ids for one in encoded])
+        parts = [self._ids(piece) for piece in _pieces(texts)]
+        return np.concatenate([ids for ids, _ in parts]), _bounds(np.concatenate([counts for _, counts in parts]))
 
-    @no_collection()
     def encode_batch_with_offsets(
         self, texts: Sequence[str]
     ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
         """`encode_batch_flat`, and where each token lies in its text; see `Tokenizer`."""
-        encoded = self._backend_for(texts).encode_batch(_valid(texts), add_special_tokens=False)
-        ids, bounds = _flat([one.ids for one in encoded])
-        spans = chain.from_iterable(chain.from_iterable([one.offsets for one in encoded]))
-        offsets = np.fromiter(spans, dtype=np.int64, count=2 * len(ids)).reshape(-1, 2)
-        return ids, bounds, _without_blanks(texts, bounds, offsets)
+        parts = [self._ids_and_offsets(piece) for piece in _pieces(texts)]
+        ids, counts, offsets = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return ids, _bounds(counts), offsets
 
     def encode_pair(self, text: str, pair: str, max_length: int | None = None) -> tuple[list[int], list[int]]:
         """Both texts in the tokenizer's own template, and their token types; see `Tokenizer`.
@@ -139,6 +138,19 @@ class FastTokenizer:
             more["model_max_length"] = self._max_length
         content = self._composing.to_str(pretty=True) + "\n"
         write_tokenizer(Path(folder), content, self._special, more)
+
+    @no_collection()
+    def _ids(self, texts: Sequence[str]) -> Ids:
+        encoded = self._backend_for(texts).encode_batch_fast(_valid(texts), add_special_tokens=False)
+        return _flat([one.ids for one in encoded])
+
+    @no_collection()
+    def _ids_and_offsets(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
+        encoded = self._backend_for(texts).encode_batch(_valid(texts), add_special_tokens=False)
+        ids, counts = _flat([one.ids for one in encoded])
+        spans = chain.from_iterable(chain.from_iterable([one.offsets for one in encoded]))
+        offsets = np.fromiter(spans, dtype=np.int64, count=2 * len(ids)).reshape(-1, 2)
+        return ids, counts, _without_blanks(texts, _bounds(counts), offsets)
 
     def _backend_for(self, texts: Sequence[str]) -> tokenizers.Tokenizer:
         """To compose takes time, and changes nothing where all is composed."""
@@ -215,10 +227,19 @@ def _valid(texts: Sequence[str]) -> list[str]:
     return list(texts)
 
 
+def _pieces(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """At least one, which may be empty."""
+    return (texts[start : start + _AT_ONCE] for start in range(0, max(len(texts), 1), _AT_ONCE))
+
+
 def _flat(ids: list[list[int]]) -> Ids:
-    bounds = np.zeros(len(ids) + 1, dtype=np.int64)
-    np.cumsum(np.fromiter(map(len, ids), dtype=np.int64, count=len(ids)), out=bounds[1:])
-    return np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(bounds[-1])), bounds
+    """The ids of texts end to end, and how many each text has."""
+    counts = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+    return np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(counts.sum())), counts
+
+
+def _bounds(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(counts)])
 
 
 def _without_blanks(texts: Sequence[str], bounds: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int32]:
