@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 from kobert_core.texts import printable
 from tuning.serving.batcher import OverloadedError
-from tuning.serving.guard import Guard, OnRequest
+from tuning.serving.guard import CLIENT_GONE, Guard, OnRequest
 from tuning.serving.model import Answer, Model, Row
 from tuning.serving.schema import InvalidRequest, RefusedRequest, Schema, schema_of
 from tuning.serving.settings import ServerSettings
@@ -66,22 +67,22 @@ def make_app(
 
 
 def _add_predictions(app: FastAPI, model: Model, answer: Answering, schema: Schema) -> None:
-    async def answered(rows: Sequence[Row], places: Sequence[tuple[str | int, ...]]) -> list[Answer]:
+    async def answered(request: Request, rows: Sequence[Row], places: Sequence[tuple[str | int, ...]]) -> list[Answer]:
         _check(model, rows, places)
         try:
-            return await answer(rows)
+            return await _unless_client_goes(request, answer(rows))
         except OverloadedError as error:
             detail = "too many rows wait for the model"
             raise HTTPException(503, detail, {"Retry-After": str(error.retry_after)}) from error
 
-    async def predict(row: BaseModel) -> Response:
-        (found,) = await answered([row.model_dump(by_alias=True)], [("body",)])
+    async def predict(request: Request, row: BaseModel) -> Response:
+        (found,) = await answered(request, [row.model_dump(by_alias=True)], [("body",)])
         return JSONResponse(found)
 
-    async def predict_batch(rows: BaseModel) -> Response:
+    async def predict_batch(request: Request, rows: BaseModel) -> Response:
         given = rows.model_dump(by_alias=True)["rows"]
         places = [("body", "rows", number) for number in range(len(given))]
-        return JSONResponse({"answers": await answered(given, places)})
+        return JSONResponse({"answers": await answered(request, given, places)})
 
     # FastAPI takes the schema of a request from here: the types are those of this model.
     predict.__annotations__["row"], predict_batch.__annotations__["rows"] = schema.row, schema.rows
@@ -98,6 +99,30 @@ def _add_predictions(app: FastAPI, model: Model, answer: Answering, schema: Sche
             operation_id=name,
             summary=summary,
         )
+
+
+async def _unless_client_goes(request: Request, answering: Awaitable[list[Answer]]) -> list[Answer]:
+    """The answers; they are cancelled if the client closes its connection, as it does when its own patience ends.
+
+    Raises:
+        HTTPException: the client has gone.
+    """
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        answered_by.reschedule(asyncio.get_running_loop().time())
+
+    watching = asyncio.create_task(watch())
+    try:
+        async with asyncio.timeout(None) as answered_by:
+            return await answering
+    except TimeoutError as error:
+        if not answered_by.expired():
+            raise
+        raise HTTPException(CLIENT_GONE, "the client has gone") from error
+    finally:
+        watching.cancel()
 
 
 def _check(model: Model, rows: Sequence[Row], places: Sequence[tuple[str | int, ...]]) -> None:

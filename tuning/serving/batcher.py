@@ -86,13 +86,17 @@ class Batcher:
         return self._waiting >= self._room
 
     async def answer(self, rows: Sequence[Row]) -> list[Answer]:
-        """An answer a row, in their order.
+        """An answer a row, in their order. If it is cancelled, rows that wait still are withdrawn.
 
         Raises:
             OverloadedError: too many rows wait already.
         """
         parts = self._put(rows)
-        results = await asyncio.gather(*(part.answers for part in parts), return_exceptions=True)
+        try:
+            results = await asyncio.gather(*(part.answers for part in parts), return_exceptions=True)
+        except asyncio.CancelledError:
+            self._make_room()
+            raise
         for result in results:  # of a failure that nobody looks at, asyncio would log what it says
             if isinstance(result, BaseException):
                 raise result
@@ -118,6 +122,12 @@ class Batcher:
                 self._changed.notify()
         return parts
 
+    def _make_room(self) -> None:
+        """Forget what waits and nobody waits for."""
+        with self._changed:
+            self._parts = deque(part for part in self._parts if not part.answers.cancelled())
+            self._waiting = sum(len(part.rows) for part in self._parts)
+
     def _work(self) -> None:
         while parts := self._take():
             if asked := [part for part in parts if not part.answers.cancelled()]:
@@ -132,6 +142,8 @@ class Batcher:
         with self._changed:
             self._await(1, None)
             self._await(min(self._expected, self._rows), self._wait)
+            while not self._parts and not self._closed:  # those that had come went again
+                self._await(1, None)
             taken, rows = list[Part](), 0
             while self._parts and rows + len(self._parts[0].rows) <= self._rows:
                 part = self._parts.popleft()

@@ -44,6 +44,18 @@ def batcher(model: Echo, **options: Any) -> Batcher:
     return Batcher(model, **{"rows": 8, "wait": 0.05, "room": 100} | options)
 
 
+async def asked(gathers: Batcher, *rows: list[Row]) -> list[asyncio.Task[list[Answer]]]:
+    """Requests that the batcher has."""
+    tasks = [asyncio.create_task(gathers.answer(those)) for those in rows]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def until_taken(gathers: Batcher) -> None:
+    while gathers.waiting:
+        await asyncio.sleep(0.001)
+
+
 def test_each_request_gets_its_own_answers_whatever_goes_together() -> None:
     model = Echo()
     gathers = batcher(model)
@@ -51,10 +63,9 @@ def test_each_request_gets_its_own_answers_whatever_goes_together() -> None:
     async def test() -> None:
         sizes = [1, 3, 8, 20, 2, 1, 9]
         model.go.clear()
-        asked = [asyncio.create_task(gathers.answer(rows_of(str(size), size))) for size in sizes]
-        await asyncio.sleep(0.05)
+        requests = await asked(gathers, *(rows_of(str(size), size) for size in sizes))
         model.go.set()
-        for size, answers in zip(sizes, await asyncio.gather(*asked), strict=True):
+        for size, answers in zip(sizes, await asyncio.gather(*requests), strict=True):
             assert [one["said"] for one in answers] == [row["text"] for row in rows_of(str(size), size)]
 
     run(test)
@@ -97,10 +108,9 @@ def test_what_fails_spoils_no_other_request() -> None:
 
     async def test() -> None:
         model.go.clear()
-        first = asyncio.create_task(gathers.answer(rows_of("first", 1)))
-        await asyncio.sleep(0.05)
-        good, bad, more = (asyncio.create_task(gathers.answer(rows_of(name, 2))) for name in ("good", "bad", "more"))
-        await asyncio.sleep(0.05)
+        (first,) = await asked(gathers, rows_of("first", 1))
+        await until_taken(gathers)
+        good, bad, more = await asked(gathers, *(rows_of(name, 2) for name in ("good", "bad", "more")))
         model.go.set()
         assert len(await first) == 1 and len(await good) == len(await more) == 2
         with pytest.raises(ValueError):
@@ -111,26 +121,26 @@ def test_what_fails_spoils_no_other_request() -> None:
     assert model.batches[:2] == [1, 6]
 
 
-def test_there_is_room_for_so_many_rows_and_for_those_of_clients_that_went_none_is_computed() -> None:
+def test_there_is_room_for_so_many_rows_and_what_clients_no_longer_wait_for_takes_none() -> None:
     model = Echo()
     gathers = batcher(model, room=10)
 
     async def test() -> None:
         model.go.clear()
-        first = asyncio.create_task(gathers.answer(rows_of("first", 1)))
-        await asyncio.sleep(0.05)
-        gone = asyncio.create_task(gathers.answer(rows_of("gone", 10)))
-        await asyncio.sleep(0.05)
+        (first,) = await asked(gathers, rows_of("first", 1))
+        await until_taken(gathers)
+        (gone,) = await asked(gathers, rows_of("gone", 10))
         assert gathers.is_full and gathers.waiting == 10
         with pytest.raises(OverloadedError) as refused:
             await gathers.answer(rows_of("more", 1))
         assert refused.value.retry_after >= 1
         gone.cancel()
-        await asyncio.sleep(0.05)
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        (again,) = await asked(gathers, rows_of("again", 10))  # while the model is still at the first
         model.go.set()
-        await first
-        assert len(await gathers.answer(rows_of("again", 1))) == 1
+        assert len(await first) == 1 and len(await again) == 10
 
     run(test)
     gathers.close()
-    assert sum(model.batches) == 2
+    assert sum(model.batches) == 11

@@ -210,9 +210,13 @@ def test_operators_see_whether_it_lives_and_what_it_did(server: Served) -> None:
     assert families["kobert_batch_duration_seconds"].samples and families["process_resident_memory_bytes"].samples
 
 
-def rows_waiting(server: Served) -> float:
-    (found,) = re.findall(rb"^kobert_rows_waiting (.*)$", server.ask("/metrics").body, re.M)
+def metric(server: Served, name: str) -> float:
+    (found,) = re.findall(rb"^%s (.*)$" % re.escape(name.encode()), server.ask("/metrics").body, re.M)
     return float(found)
+
+
+def rows_waiting(server: Served) -> float:
+    return metric(server, "kobert_rows_waiting")
 
 
 LONG_REQUEST = {"rows": [{"text": f"{EXAMPLE_TEXTS['text']} " * 30}] * 256}
@@ -232,8 +236,7 @@ def test_what_is_in_flight_at_its_end_is_answered_and_what_finds_no_room_refused
         refused = server.ask("/predict/batch", LONG_REQUEST)
         assert (refused.status, detail(refused)) == (503, "too many rows wait for the model")
         assert 1 <= int(refused.headers["retry-after"]) < 600
-        began = time.monotonic()
-        assert server.ask("/health").status == 200 and time.monotonic() - began < 1
+        assert server.ask("/health").status == 200
         assert not any(one.done() for one in asked), "or this shows nothing"
         server.process.send_signal(signal.SIGTERM)
         wait_until_it_refuses(server)
@@ -243,6 +246,19 @@ def test_what_is_in_flight_at_its_end_is_answered_and_what_finds_no_room_refused
         assert [len(one.result().json["answers"]) for one in asked] == [256, 256]
         assert server.process.wait(30) == 0
         assert len(server.log.read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_the_model_does_not_work_for_clients_that_have_gone(model: Path, tmp_path: Path) -> None:
+    with served(model, "--batch-rows", 1, log=tmp_path / "log.txt") as server:
+        impatient = HTTPConnection(server.host, server.port, timeout=60)
+        impatient.request("POST", "/predict/batch", json.dumps(LONG_REQUEST), {"Content-Type": "application/json"})
+        while not rows_waiting(server):
+            pass
+        impatient.close()
+        server.predict("/predict", ROW)
+        assert metric(server, "kobert_batch_rows_sum") < 256 and rows_waiting(server) == 0
+        assert metric(server, 'http_requests_total{method="POST",path="/predict/batch",status="499"}') == 1
+        assert server.end(signal.SIGTERM) == 0 and len(server.log.read_text(encoding="utf-8").splitlines()) == 1
 
 
 def wait_until_it_refuses(server: Served) -> None:
