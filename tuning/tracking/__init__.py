@@ -4,16 +4,16 @@ report is lost or doubled."""
 
 from __future__ import annotations
 
-from .backends import make_backend
-from .callbacks import Callback, Listener, OnReport, TrialKey, callbacks_named, read_reports
-from .dead_letters import count_dead_letters, dead_letters_path
-from .experiment import LoggedSweep, LoggedTrial, sweeps_in
-from .mlflow_store import DESCRIPTION_TAG
-from .registry import TASK_TAG, RegisteredVersion, Registry, check_alias, logged_model
-from .sender import state_path
-from .tracker import INTERRUPTED_TAGS, End, Ends, Status, SyncResult, Tracker, send_spool
-from .ui import reach, serve_ui, show_ui, ui_command, ui_environment
-from .uris import (
+from tuning.tracking.backends import make_backend
+from tuning.tracking.callbacks import Callback, Listener, OnReport, TrialKey, callbacks_named, read_reports
+from tuning.tracking.dead_letters import count_dead_letters, dead_letters_path
+from tuning.tracking.experiment import LoggedSweep, LoggedTrial, sweeps_in
+from tuning.tracking.mlflow_store import DESCRIPTION_TAG
+from tuning.tracking.registry import TASK_TAG, RegisteredVersion, Registry, check_alias, logged_model
+from tuning.tracking.sender import state_path
+from tuning.tracking.tracker import INTERRUPTED_TAGS, End, Ends, Status, SyncResult, Tracker, send_spool
+from tuning.tracking.ui import reach, serve_ui, show_ui, ui_command, ui_environment
+from tuning.tracking.uris import (
     address_problem,
     default_tracking_uri,
     experiment_of,

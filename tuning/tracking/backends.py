@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .callbacks import Callback, TrialKey
-from .spool import header_of
+from tuning.tracking.callbacks import Callback, TrialKey
+from tuning.tracking.spool import header_of
 
 
 class TensorBoard(Callback):

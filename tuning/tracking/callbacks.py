@@ -13,8 +13,7 @@ from typing import Any
 
 from kobert_core.errors import reason_of
 from kobert_core.io.atomic import atomic_write_json
-
-from .spool import Record, record_of
+from tuning.tracking.spool import Record, record_of
 
 TrialKey = int | str
 """The number of a trial; of a run that confirms the winner `confirm/00` and so on."""

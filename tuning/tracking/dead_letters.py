@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from .spool import now_ms
+from tuning.tracking.spool import now_ms
 
 
 def dead_letters_path(spool: Path) -> Path:

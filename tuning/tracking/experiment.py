@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kobert_core.errors import InputError
-
-from .accepted import accepted_key
-from .mlflow_store import SWEEP_TAG, TRIAL_TAG, prepare_environment
-from .ui import asking, check_store_file, reach
-from .uris import is_server, shown_uri
+from tuning.tracking.accepted import accepted_key
+from tuning.tracking.mlflow_store import SWEEP_TAG, TRIAL_TAG, prepare_environment
+from tuning.tracking.ui import asking, check_store_file, reach
+from tuning.tracking.uris import is_server, shown_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,9 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from tuning.tracking.databases import try_database
-
-from .accepted import (
+from tuning.tracking.accepted import (
     LONGEST_NAME,
     LONGEST_PARAM,
     LONGEST_TAG,
@@ -25,8 +23,9 @@ from .accepted import (
     accepted_model_name,
     accepted_text,
 )
-from .mlflow_model import MLMODEL, write_mlflow_model
-from .uris import artifact_root, is_server, sqlite_path
+from tuning.tracking.databases import try_database
+from tuning.tracking.mlflow_model import MLMODEL, write_mlflow_model
+from tuning.tracking.uris import artifact_root, is_server, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kobert_core.errors import InputError
-
-from .accepted import accepted_text
-from .mlflow_store import store_of
-from .spool import header_of, now_ms
-from .ui import asking, check_store_file, reach
-from .uris import is_server
+from tuning.tracking.accepted import accepted_text
+from tuning.tracking.mlflow_store import store_of
+from tuning.tracking.spool import header_of, now_ms
+from tuning.tracking.ui import asking, check_store_file, reach
+from tuning.tracking.uris import is_server
 
 LONGEST_TEXT = 5000
 """MLflow's limit of a version's description, and of its tags, in characters."""

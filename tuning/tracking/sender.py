@@ -14,11 +14,10 @@ from typing import TypeVar
 
 from kobert_core.io.atomic import atomic_write_json
 from kobert_core.io.checksums import sealed
-
-from .dead_letters import DeadLetters
-from .mlflow_store import MetricPoint, MlflowStore, is_refusal
-from .spool import Record, Spool, record_of
-from .uris import redact_uri
+from tuning.tracking.dead_letters import DeadLetters
+from tuning.tracking.mlflow_store import MetricPoint, MlflowStore, is_refusal
+from tuning.tracking.spool import Record, Spool, record_of
+from tuning.tracking.uris import redact_uri
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.5

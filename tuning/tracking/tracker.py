@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from kobert_core.errors import InputError
-
-from .dead_letters import count_dead_letters, dead_letters_path
-from .mlflow_store import DESCRIPTION_TAG, prepare_environment, store_of
-from .origin import origin_tags
-from .sender import Sender, reason_of
-from .spool import Spool
-from .system_metrics import SystemMetrics
+from tuning.tracking.dead_letters import count_dead_letters, dead_letters_path
+from tuning.tracking.mlflow_store import DESCRIPTION_TAG, prepare_environment, store_of
+from tuning.tracking.origin import origin_tags
+from tuning.tracking.sender import Sender, reason_of
+from tuning.tracking.spool import Spool
+from tuning.tracking.system_metrics import SystemMetrics
 
 Status = Literal["FINISHED", "KILLED", "FAILED", "SCHEDULED"]
 End = tuple[Status, Mapping[str, str]]

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from kobert_core.errors import InputError
-
-from .mlflow_store import open_client, prepare_environment
-from .sender import reason_of
-from .spool import header_of
-from .uris import artifact_root, is_server, page_of, redact_uri, shown_uri, sqlite_path
-from .view import make_view
+from tuning.tracking.mlflow_store import open_client, prepare_environment
+from tuning.tracking.sender import reason_of
+from tuning.tracking.spool import header_of
+from tuning.tracking.uris import artifact_root, is_server, page_of, redact_uri, shown_uri, sqlite_path
+from tuning.tracking.view import make_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,8 +10,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .accepted import accepted_key
-from .mlflow_store import SWEEP_TAG, TRIAL_TAG
+from tuning.tracking.accepted import accepted_key
+from tuning.tracking.mlflow_store import SWEEP_TAG, TRIAL_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
