@@ -145,7 +145,7 @@ def test_a_hung_server_leaves_no_double_runs(
             tracker.start_trial(str(trial), params={"trial": trial}, tags={})
             tracker.log_metrics(str(trial), {"loss": 1.0}, step=1)
             tracker.end_trial(str(trial), status="FINISHED", tags={})
-        assert time.monotonic() - report < 1
+        assert time.monotonic() - report < 5
         assert tracker.flush(8) > 0
     finally:
         server.signal(signal.SIGCONT)

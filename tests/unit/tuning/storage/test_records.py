@@ -184,14 +184,17 @@ def test_a_file_that_runs_ahead_is_committed_by_itself(store: Store, folder: Pat
     records.commit()
     (folder / "trials.json").write_text("two, not committed")
     (folder / "log").write_bytes(b"one\ntwo\n")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while records.committed("log") < 8 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert (records.committed("log"), records.committed("trials.json")) == (8, 3)
     records.close(ended=False)
 
 
-def test_a_second_process_does_not_take_what_is_renewed(store: Store, folder: Path, tmp_path: Path) -> None:
+def test_a_second_process_does_not_take_what_is_renewed(
+    store: Store, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEASE_SECONDS", 6.0)
     first = records_of(store, folder)
     taken(first)
     other_machine(store)
@@ -240,7 +243,7 @@ def test_a_process_that_has_not_committed_hears_of_its_loss(store: Store, folder
     first._etag = store.put(HEAD, replace(head, holder=dead).to_bytes(), if_match=etag)
     first.start()
     assert taken(records_of(store, tmp_path))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not first.is_lost and time.monotonic() < deadline:
         time.sleep(0.05)
     with pytest.raises(StorageLost):
@@ -282,11 +285,11 @@ def test_a_store_that_is_away_is_waited_for(store: Store, folder: Path, faults: 
     records.start()
     (folder / "trials.json").write_text("one")
     faults.always = "503"
+    begin = time.monotonic()
     threading.Timer(2.0, lambda: setattr(faults, "always", None)).start()
     records.soon()
-    begin = time.monotonic()
     records.commit()
-    assert time.monotonic() - begin > 1.5
+    assert time.monotonic() - begin >= 2.0
     records.close(ended=True)
 
 

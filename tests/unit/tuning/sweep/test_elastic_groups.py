@@ -69,7 +69,7 @@ def test_who_asks_hears_of_nodes_that_join(tmp_path: Path) -> None:
     wanted()
     cluster.nodes = 3
     wanted()
-    assert heard.get(timeout=10) == ({"n1", "n2"}, 3), "six find room, and three may run"
+    assert heard.get(timeout=60) == ({"n1", "n2"}, 3), "six find room, and three may run"
     cluster.nodes = 0
     wanted()
     cluster.nodes = 1

@@ -91,7 +91,7 @@ def test_a_server_that_is_not_there_is_one_warning(output: Path, caplog: pytest.
     report_sweep(tracker, output)
     started = time.monotonic()
     left = tracker.flush(4)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 30
     assert left == len(spool_of(output).read_text("utf-8").splitlines())
     assert tracker.close(1) == left
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -218,7 +218,7 @@ def test_a_slow_disk_keeps_no_report_waiting(output: Path, monkeypatch: pytest.M
         assert time.monotonic() - begin < 30
         answered.set()
         while spool_of(output).stat().st_size not in sizes:  # on the disk, though nothing can be sent
-            assert time.monotonic() - begin < 10
+            assert time.monotonic() - begin < 60
             time.sleep(0.01)
         assert tracker.close(0.1) == 4
 
