@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -276,24 +276,31 @@ def copy_here(address: str) -> Path:
     """
     store = Store.at(address, patience=SECONDS_TO_ANSWER)
     folder = _copies(store) / store.address.rpartition("/")[2]
-    head = download_records(store, folder)
-    if STUDY not in head.files:
-        raise InputError("there is no sweep here", where=store.address, fix="see `kobert-tune list --output ADDRESS`")
-    for name in set(record_files(folder)) - head.files.keys():
-        (folder / name).unlink()
-    model = folder / MODEL
-    if model.is_dir() and (store.folder_files(MODEL) or {}).get(SUMS) != file_digest(model / SUMS):
-        shutil.rmtree(model)  # of an earlier winner
-    atomic_write_json(
-        folder / HOME,
-        {"address": store.address, "token": OF_A_COPY, "running": head.is_running, "ended": head.ended},
-    )
+    with _one_command(store):
+        head = download_records(store, folder)
+        if STUDY not in head.files:
+            fix = "see `kobert-tune list --output ADDRESS`"
+            raise InputError("there is no sweep here", where=store.address, fix=fix)
+        for name in set(record_files(folder)) - head.files.keys():
+            (folder / name).unlink()
+        model = folder / MODEL
+        if model.is_dir() and (store.folder_files(MODEL) or {}).get(SUMS) != file_digest(model / SUMS):
+            shutil.rmtree(model)  # of an earlier winner
+        atomic_write_json(
+            folder / HOME,
+            {"address": store.address, "token": OF_A_COPY, "running": head.is_running, "ended": head.ended},
+        )
     return folder
 
 
 def _copies(store: Store) -> Path:
     digest = hashlib.sha256(store.address.encode()).hexdigest()[:16]
     return node_folder() / "copies" / digest
+
+
+def _one_command(store: Store) -> AbstractContextManager[None]:
+    """One command of this machine at a time brings what a sweep has in the store: others wait, and find it here."""
+    return only_one(_copies(store).with_suffix(".lock"))
 
 
 def model_here(address: str) -> Path:
@@ -393,8 +400,9 @@ def bring(sweep: Path, path: Path) -> Path:
     if home is None:
         return path
     store, key = Store.at(home[0], patience=SECONDS_TO_ANSWER), path.relative_to(sweep).as_posix()
-    if not store.download_folder(key, path) and (content := store.get(key)) is not None:
-        atomic_write_bytes(path, content)
+    with _one_command(store):
+        if not path.is_dir() and not store.download_folder(key, path) and (content := store.get(key)) is not None:
+            atomic_write_bytes(path, content)
     return path
 
 

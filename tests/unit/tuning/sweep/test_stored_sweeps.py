@@ -18,7 +18,7 @@ from tuning import Sweep
 from tuning.storage.records import StorageLost
 from tuning.storage.store import Store
 from tuning.study import StudyConfig, load_study
-from tuning.sweep_dir.home import model_here, stored_sweep
+from tuning.sweep_dir.home import bring, model_here, stored_sweep
 from tuning.sweep_dir.layout import HOME, LEDGER, MODEL, SPOOL, STUDY, TRIALS
 from tuning.sweep_dir.opening import open_sweep_dir
 from tuning.sweep_dir.test_set_log import read_log, record_reading, record_reading_of_model, times_read
@@ -219,22 +219,29 @@ def test_a_trial_is_followed(tmp_path: Path, home: str, monkeypatch: pytest.Monk
     assert (said.stdout, said.stderr) == ("50%\n100%\n", "trial 0, complete\n")
 
 
-def test_two_commands_that_want_a_model_at_once_fetch_it_once(
-    tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = tmp_path / "exported"
-    made.mkdir()
-    (made / "config.json").write_text("{}")
-    (Store.at(home) / "one").upload_folder(made, MODEL)
+@pytest.fixture
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys of folders that were fetched to this machine, which takes a while."""
     monkeypatch.setattr("tuning.sweep_dir.home.node_folder", lambda: tmp_path / "node")
-    download_folder, fetched = Store.download_folder, []
+    download_folder, keys = Store.download_folder, list[str]()
 
     def slowly(self: Store, key: str, folder: Path) -> bool:
-        fetched.append(key)
+        keys.append(key)
         time.sleep(0.1)
         return download_folder(self, key, folder)
 
     monkeypatch.setattr(Store, "download_folder", slowly)
+    return keys
+
+
+def upload(store: Store, key: str, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    store.upload_folder(folder, key)
+
+
+def test_two_commands_that_want_a_model_at_once_fetch_it_once(tmp_path: Path, home: str, fetched: list[str]) -> None:
+    upload(Store.at(home) / "one", MODEL, tmp_path / "exported")
     with ThreadPoolExecutor(2) as commands:
         first, second = commands.map(model_here, [f"{home}/one"] * 2)
     assert first == second and (first / "config.json").read_text() == "{}"
@@ -243,6 +250,19 @@ def test_two_commands_that_want_a_model_at_once_fetch_it_once(
     left = first.with_name(f".{first.name}.abc.tmp")  # by a process that was killed
     left.mkdir()
     assert model_here(f"{home}/one") == first and not left.exists()
+
+
+def test_two_commands_that_want_a_checkpoint_at_once_fetch_it_once(
+    tmp_path: Path, home: str, fetched: list[str]
+) -> None:
+    sweep, key = tmp_path / "sweep", f"{TRIALS}/0000/checkpoints/step-10"
+    upload(Store.at(home) / "one", key, tmp_path / "written")
+    sweep.mkdir()
+    (sweep / HOME).write_text(json.dumps({"address": f"{home}/one", "token": 0}))
+    with ThreadPoolExecutor(2) as commands:
+        first, second = commands.map(lambda _: bring(sweep, sweep / key), range(2))
+    assert first == second == sweep / key and (first / "config.json").read_text() == "{}"
+    assert fetched == [key]
 
 
 def test_who_has_read_a_test_file_is_kept_without_the_lock(
