@@ -9,21 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.commands import ROOT, tune, tune_forked
+from tests.fixtures.commands import ROOT, tune_forked
 from tests.fixtures.pages import page
 
 
 @pytest.fixture(scope="session")
 def readme_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where the commands of `docs/first-ten-minutes.md` were run in their order; the sweep as a process of its
-    own."""
+    """A folder where the commands of `docs/first-ten-minutes.md` were run in their order."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "search_spaces").symlink_to(ROOT / "search_spaces")
     for line in "".join(page("docs/first-ten-minutes.md").code("sh")).splitlines():
         program, *words = shlex.split(line)
         assert program == "kobert-tune", line
-        is_sweep = words[0] == "sweep" and "--dry-run" not in words
-        (tune if is_sweep else tune_forked)(*words, cwd=folder)
+        tune_forked(*words, cwd=folder)
     return folder
 
 
