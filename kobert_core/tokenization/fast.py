@@ -259,9 +259,10 @@ def _without_blanks(texts: Sequence[str], bounds: NDArray[np.int64], offsets: ND
     upto = np.append(begin[1:], 0)
     last = bounds[1:][np.diff(bounds) > 0] - 1
     upto[last] = starts[1:][np.diff(bounds) > 0]
-    blank_at = np.where(is_blank, np.arange(len(is_blank)), len(is_blank))
-    next_blank = np.minimum.accumulate(blank_at[::-1])[::-1]
-    end = np.maximum(end, np.minimum(upto, next_blank[end]))
+    if ((end < upto) & ~is_blank[end]).any():
+        blank_at = np.where(is_blank, np.arange(len(is_blank)), len(is_blank))
+        next_blank = np.minimum.accumulate(blank_at[::-1])[::-1]
+        end = np.maximum(end, np.minimum(upto, next_blank[end]))
     return np.stack([begin - base, end - base], axis=1).astype(np.int32)
 
 
