@@ -276,7 +276,7 @@ def copy_here(address: str) -> Path:
     """
     store = Store.at(address, patience=SECONDS_TO_ANSWER)
     folder = _copies(store) / store.address.rpartition("/")[2]
-    with _one_command(store):
+    with _exclusive(store):
         head = download_records(store, folder)
         if STUDY not in head.files:
             fix = "see `kobert-tune list --output ADDRESS`"
@@ -298,7 +298,7 @@ def _copies(store: Store) -> Path:
     return node_folder() / "copies" / digest
 
 
-def _one_command(store: Store) -> AbstractContextManager[None]:
+def _exclusive(store: Store) -> AbstractContextManager[None]:
     """One command of this machine at a time brings what a sweep has in the store: others wait, and find it here."""
     return only_one(_copies(store).with_suffix(".lock"))
 
@@ -400,7 +400,7 @@ def bring(sweep: Path, path: Path) -> Path:
     if home is None:
         return path
     store, key = Store.at(home[0], patience=SECONDS_TO_ANSWER), path.relative_to(sweep).as_posix()
-    with _one_command(store):
+    with _exclusive(store):
         if not path.is_dir() and not store.download_folder(key, path) and (content := store.get(key)) is not None:
             atomic_write_bytes(path, content)
     return path
