@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ORIGINAL := .venv-original
 
-.PHONY: sweep test test-parts test-whole test-slow cases notebooks drills ray-versions schema lint docs reference pictures bench gpu original install clean
+.PHONY: sweep test test-parts test-whole test-slow cases notebooks drills azurite ray-versions schema lint docs reference pictures bench gpu original install clean
 
 sweep: $(INSTALLED)  ## A sweep over the sample that the package carries
 	$(BIN)/kobert-tune sweep search_spaces/quickstart.yaml --name quickstart-$$(date +%Y%m%d-%H%M%S)
@@ -31,6 +31,11 @@ notebooks: $(INSTALLED)  ## The notebooks of docs/, executed, with real data and
 
 drills: $(INSTALLED)  ## Everything that can be killed, filled or broken, is; prints what was lost
 	$(BIN)/python -m pytest tests/drills
+
+azurite: build/azurite/node_modules  ## Microsoft's emulator of Azure Blob Storage, for the tests that need one; takes npm
+
+build/azurite/node_modules:
+	npm install --prefix build/azurite --no-audit --no-fund --no-save azurite@3.35.0
 
 ray-versions: $(INSTALLED)  ## The quickstart's sweep on the oldest and the newest Ray that pyproject.toml allows
 	PYTHONPATH=. $(BIN)/python tests/ray_versions.py

@@ -12,7 +12,7 @@ import pytest
 
 from tests.fixtures.disks import Mount, small_disk
 from tests.fixtures.mlflow_server import Server
-from tests.fixtures.object_store import S3Server
+from tests.fixtures.object_store import NEEDS_AZURITE, AzureServer, ObjectStoreServer, S3Server
 from tuning.storage import connection
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -47,10 +47,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """An S3 server of the test's own, which this process and those that it starts find in their environment."""
     with S3Server() as server:
-        for name, value in server.environment().items():
-            monkeypatch.setenv(name, value)
-        connection.opened.cache_clear()  # connections to the server of another test
+        put_into_environment(server, monkeypatch)
         yield server
+
+
+@pytest.fixture(params=[S3Server, pytest.param(AzureServer, marks=NEEDS_AZURITE)], ids=["s3", "azure"])
+def object_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStoreServer]:
+    """As `s3`, each kind of server in turn."""
+    with request.param() as server:
+        put_into_environment(server, monkeypatch)
+        yield server
+
+
+def put_into_environment(server: ObjectStoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    connection.opened.cache_clear()  # connections to the server of another test
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -17,14 +17,13 @@ from ruamel.yaml import YAML
 
 from tests.drills.conftest import Drill
 from tests.fixtures.commands import ROOT, TUNE, UNCONFIRMED, environment
-from tests.fixtures.object_store import BUCKET, S3Server
+from tests.fixtures.object_store import ObjectStoreServer
 from tests.fixtures.outcomes import Outcome, count_differences
 from tests.fixtures.sweeps import ONE_AT_A_TIME, children_of, ending_all, progress_of, start_sweep, wait_for
 from tuning.storage.records import HEAD, LEASE_SECONDS
 from tuning.storage.store import Store
 
 pytestmark = pytest.mark.slow
-STORED = ("--set", f"storage=s3://{BUCKET}/team")
 SHORT = (*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=2")
 LONGER = (*ONE_AT_A_TIME, "--trials", "6", "--set", "train.epochs=4")
 LOSSES = 20
@@ -32,30 +31,29 @@ SOON_AFTER_ITS_START = 12.0
 """Seconds."""
 
 
-@pytest.fixture
-def temporary() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="drill-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+NewMachine = Callable[[str], "Machine"]
 
 
 class Machine:
     """A machine on which a driver runs: all folders that it writes in are its own."""
 
-    def __init__(self, folder: Path, temporary: Path) -> None:
-        """`temporary`: has a short path, since Ray's sockets lie there."""
+    def __init__(self, folder: Path, temporary: Path, home: str) -> None:
+        """`temporary`: has a short path, since Ray's sockets lie there; `home`: the address of all sweeps."""
+        self.home = home
         self.folder, self.output, self.temporary = folder, folder / "sweeps", temporary / folder.name
         self.sweep, self.printed = self.output / "one", self.output / "one.out"
         self.temporary.mkdir()
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
-        return start_sweep(self.output, "one", *STORED, *arguments, TMPDIR=str(self.temporary), **variables)
+        stored = ("--set", f"storage={self.home}")
+        return start_sweep(self.output, "one", *stored, *arguments, TMPDIR=str(self.temporary), **variables)
 
     def start_job(self, *arguments: str) -> subprocess.Popen[bytes]:
         """The command of docker/kuberay/rayjob.yaml, without a cluster, in a container that has nothing."""
         home = self.folder / "home"
         home.mkdir(parents=True)
         job = YAML(typ="safe").load((ROOT / "docker" / "kuberay" / "rayjob.yaml").read_text(encoding="utf-8"))
-        here = {"/opt/kobert-tuning": str(ROOT), "s3://my-bucket/sweeps": f"s3://{BUCKET}/team"}
+        here = {"/opt/kobert-tuning": str(ROOT), "s3://my-bucket/sweeps": self.home}
         here |= {"/tmp/sweeps": str(self.output), "--address auto ": "", "--name quickstart": "--name one"}
         line = job["spec"]["entrypoint"]
         for what, this in here.items():
@@ -94,6 +92,13 @@ class Machine:
         shutil.rmtree(self.temporary)
 
 
+@pytest.fixture
+def machine(object_store: ObjectStoreServer, tmp_path: Path, drill: Drill) -> Iterator[NewMachine]:
+    drill.title = f"{drill.title} ({object_store.scheme}://)"
+    with tempfile.TemporaryDirectory(prefix="drill-", ignore_cleanup_errors=True) as temporary:
+        yield lambda name: Machine(tmp_path / name, Path(temporary), f"{object_store.address}/team")
+
+
 def undisturbed(folder: Path, *arguments: str) -> Outcome:
     """What a sweep comes to in a folder of this machine."""
     process = start_sweep(folder, "one", *arguments)
@@ -102,11 +107,11 @@ def undisturbed(folder: Path, *arguments: str) -> Outcome:
     return Outcome.of(folder / "one")
 
 
-def test_the_drivers_machine_lost_twenty_times(s3: S3Server, tmp_path: Path, temporary: Path, drill: Drill) -> None:
+def test_the_drivers_machine_lost_twenty_times(machine: NewMachine, tmp_path: Path, drill: Drill) -> None:
     """The driver's machine lost with all of its folders at 20 moments; each time another one goes on."""
     chance, lines, lost = random.Random(0), 0, 0
     while lost < LOSSES:
-        here = Machine(tmp_path / f"machine-{lost}", temporary)
+        here = machine(f"machine-{lost}")
         process = here.start(*LONGER)
         with ending_all(process):
             if chance.random() < 0.25:
@@ -121,7 +126,7 @@ def test_the_drivers_machine_lost_twenty_times(s3: S3Server, tmp_path: Path, tem
                 break
             here.lose(process)
         lost += 1
-    last = Machine(tmp_path / "last", temporary)
+    last = machine("last")
     last.finish(*LONGER, "--resume")
     assert lost >= LOSSES // 2, "the sweep had come to its end before"
     count_differences(drill, Outcome.of(last.sweep), undisturbed(tmp_path / "undisturbed", *LONGER))
@@ -129,11 +134,11 @@ def test_the_drivers_machine_lost_twenty_times(s3: S3Server, tmp_path: Path, tem
 
 @pytest.mark.parametrize("seconds", [0, pytest.param(300, marks=pytest.mark.long)])
 def test_two_drivers_of_which_the_first_is_stopped(
-    s3: S3Server, tmp_path: Path, temporary: Path, drill: Drill, seconds: int
+    machine: NewMachine, tmp_path: Path, drill: Drill, seconds: int
 ) -> None:
     """Two drivers, the first stopped for longer than its lease: one commits, the other ends with one line."""
     drill.title = f"{drill.title}; stopped until the other has ended, and for {seconds} s at least"
-    first, second = Machine(tmp_path / "first", temporary), Machine(tmp_path / "second", temporary)
+    first, second = machine("first"), machine("second")
     process = first.start(*SHORT)
     with ending_all(process):
         assert wait_for(process, lambda: progress_of(first.sweep) >= 60)
@@ -143,7 +148,7 @@ def test_two_drivers_of_which_the_first_is_stopped(
         since = time.monotonic()
         second.finish(*SHORT)
         time.sleep(max(0.0, since + seconds - time.monotonic()))
-        store = Store.at(f"s3://{BUCKET}/team/one")
+        store = Store.at(f"{first.home}/one")
         committed, there = store.get(HEAD), store.objects()
         for each in stopped:
             each.resume()
@@ -156,11 +161,11 @@ def test_two_drivers_of_which_the_first_is_stopped(
     count_differences(drill, Outcome.of(second.sweep), undisturbed(tmp_path / "undisturbed", *SHORT))
 
 
-def test_a_job_that_is_tried_again(s3: S3Server, tmp_path: Path, temporary: Path, drill: Drill) -> None:
+def test_a_job_that_is_tried_again(machine: NewMachine, tmp_path: Path, drill: Drill) -> None:
     """The command of a RayJob in a fresh container, killed in its midst, twice, and tried again."""
     told: list[str] = []
     for try_, percent in enumerate((30, 110, None)):
-        container = Machine(tmp_path / f"try-{try_}", temporary)
+        container = machine(f"try-{try_}")
         process = container.start_job(*ONE_AT_A_TIME, "--trials", "3", "--set", "train.epochs=2", *UNCONFIRMED)
         with ending_all(process):
             if percent is None:
@@ -176,9 +181,9 @@ def test_a_job_that_is_tried_again(s3: S3Server, tmp_path: Path, temporary: Path
     count_differences(drill, Outcome.of(container.sweep), undisturbed(tmp_path / "undisturbed", *SHORT))
 
 
-def test_a_second_driver_does_not_get_in(s3: S3Server, tmp_path: Path, temporary: Path, drill: Drill) -> None:
+def test_a_second_driver_does_not_get_in(machine: NewMachine, tmp_path: Path, drill: Drill) -> None:
     """Two drivers at once on two machines: the second is refused, and the first does not notice."""
-    first, second = Machine(tmp_path / "first", temporary), Machine(tmp_path / "second", temporary)
+    first, second = machine("first"), machine("second")
     process = first.start(*SHORT)
     with ending_all(process):
         assert wait_for(process, lambda: progress_of(first.sweep) >= 20)

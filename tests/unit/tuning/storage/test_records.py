@@ -16,7 +16,14 @@ import psutil
 import pytest
 
 from kobert_core.errors import InputError
-from tests.fixtures.object_store import BUCKET, FaultyProxy, S3Server, faulty_proxy
+from tests.fixtures.object_store import (
+    NEEDS_AZURITE,
+    AzureServer,
+    FaultyProxy,
+    ObjectStoreServer,
+    S3Server,
+    faulty_proxy,
+)
 from tuning.storage import records as module
 from tuning.storage.check import check_store
 from tuning.storage.records import HEAD, PARTS, Head, Holder, Records, StorageLost, download_records, read_head
@@ -54,27 +61,27 @@ for number in range(1000):
 """Commits again and again, and dies instead of a put."""
 
 
-@pytest.fixture(scope="module")
-def proxy() -> Iterator[tuple[S3Server, FaultyProxy]]:
-    with S3Server() as server, faulty_proxy(server.port) as proxy:
+@pytest.fixture(scope="module", params=[S3Server, pytest.param(AzureServer, marks=NEEDS_AZURITE)])
+def proxy(request: pytest.FixtureRequest) -> Iterator[tuple[ObjectStoreServer, FaultyProxy]]:
+    with request.param() as server, faulty_proxy(server.port) as proxy:
         yield server, proxy
 
 
 @pytest.fixture
-def faults(proxy: tuple[S3Server, FaultyProxy]) -> Iterator[FaultyProxy]:
+def faults(proxy: tuple[ObjectStoreServer, FaultyProxy]) -> Iterator[FaultyProxy]:
     """In front of the store: makes none until it is told to."""
     yield proxy[1]
     proxy[1].always, proxy[1].without_conditions = None, False
 
 
 @pytest.fixture
-def store(proxy: tuple[S3Server, FaultyProxy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+def store(proxy: tuple[ObjectStoreServer, FaultyProxy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     server, faulty = proxy
     for name, value in server.environment(faulty.url).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(module, "LEASE_SECONDS", 1.5)
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LOOKS", 0.1)
-    return Store.at(f"s3://{BUCKET}/{tmp_path.name}")
+    return Store.at(f"{server.address}/{tmp_path.name}")
 
 
 @pytest.fixture
@@ -131,6 +138,8 @@ def test_what_was_committed_is_there_on_an_empty_machine(store: Store, folder: P
 
 
 def test_a_store_without_conditional_writes_is_refused(store: Store, folder: Path, faults: FaultyProxy) -> None:
+    if store.address.startswith("az:"):
+        pytest.skip("what Azure's clients sign has the conditions in it: nothing on the way can take them out")
     faults.without_conditions = True
     with pytest.raises(InputError, match="ignores conditions"):
         taken(records_of(store, folder))

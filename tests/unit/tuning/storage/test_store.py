@@ -14,7 +14,15 @@ import pytest
 
 from kobert_core.errors import InputError
 from tests.fixtures.commands import environment
-from tests.fixtures.object_store import BUCKET, FaultyProxy, S3Server, faulty_proxy
+from tests.fixtures.object_store import (
+    BUCKET,
+    NEEDS_AZURITE,
+    AzureServer,
+    FaultyProxy,
+    ObjectStoreServer,
+    S3Server,
+    faulty_proxy,
+)
 from tuning.storage.connection import Conflict, StoreAway, check_address
 from tuning.storage.store import COMMITTED, Store, is_address
 
@@ -25,13 +33,20 @@ def s3() -> Iterator[S3Server]:
         yield server
 
 
-@pytest.fixture(params=["s3", "file"])
+@pytest.fixture(scope="module")
+def azure() -> Iterator[AzureServer]:
+    with AzureServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["s3", pytest.param("azure", marks=NEEDS_AZURITE), "file"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     if request.param == "file":
         return Store.at(f"file://{tmp_path}/store")
-    for name, value in request.getfixturevalue("s3").environment().items():
+    server: ObjectStoreServer = request.getfixturevalue(request.param)
+    for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
-    return Store.at(f"s3://{BUCKET}/{tmp_path.name}", patience=2)
+    return Store.at(f"{server.address}/{tmp_path.name}", patience=2)
 
 
 def test_what_was_put_is_read_listed_and_removed(store: Store) -> None:
