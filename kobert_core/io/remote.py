@@ -11,7 +11,7 @@ from typing import Any
 
 from kobert_core.errors import InputError
 
-SCHEMES = ("s3", "gs", "az", "file")
+SCHEMES = ("s3", "gs", "az", "abfs", "file")
 _module: str | None = None
 
 

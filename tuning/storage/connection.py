@@ -40,11 +40,19 @@ _METADATA = re.compile(r"/latest/(?:api/token|meta-data)|/computeMetadata/|/meta
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist")
 _NO_FOLDER = f"(os error {errno.ENOTDIR})"
 """In a `file://` store: a part of the key is a file."""
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT")
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT",),
+    "abfs": ("AZURE_STORAGE_ENDPOINT",),
+}
+"""Variables that name another server than that of Amazon, Google or Microsoft."""
+_OF_AZURE = "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or give the machine an identity"
 _CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role",
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or give the machine a service account",
-    "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or give the machine an identity",
+    "az": _OF_AZURE,
+    "abfs": _OF_AZURE,
 }
 
 
@@ -68,8 +76,9 @@ def check_address(address: str) -> str:
     if scheme not in SCHEMES:
         raise InputError(f"there is no object store of the kind `{printable(scheme)}`", where=where, fix=fix)
     if "@" in bucket or "?" in rest or "#" in rest:
-        what = "an address has no name, password or options in it"
-        raise InputError(what, where=where, fix="give them in the environment, as AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL")
+        what, others = "an address has no name, password or options in it", "AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL"
+        names = "AZURE_STORAGE_ACCOUNT_NAME" if scheme in ("az", "abfs") else others
+        raise InputError(what, where=where, fix=f"give them in the environment, as {names}")
     if scheme == "file" and (bucket or not prefix):
         raise InputError("the address of a folder has three slashes and a path", where=where, fix="use file:///DIR")
     if scheme != "file" and not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,62}", bucket):
@@ -106,9 +115,10 @@ def opened(address: str, patience: float) -> ObjectStore:
 
     Raises:
         FileNotFoundError: it is a folder by its `file://` address, and is not there.
-        InputError: obstore is not installed, or the folder cannot be looked at.
+        InputError: obstore is not installed, the folder cannot be looked at, or the environment is wrong.
     """
     try:
+        from obstore.exceptions import BaseError
         from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
     except ImportError:
         fix = "install it with `pip install kobert-tuning[object-storage]`"
@@ -125,20 +135,34 @@ def opened(address: str, patience: float) -> ObjectStore:
             raise FileNotFoundError(address)
         return LocalStore(folder, automatic_cleanup=True)
     bucket, _, prefix = rest.partition("/")
-    kinds: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
-    endpoints = (os.environ.get(name, "") for name in _ENDPOINTS)
-    store: ObjectStore = kinds[scheme](
-        bucket,
-        prefix=prefix or None,
-        client_options={
-            "allow_http": any(endpoint.startswith("http://") for endpoint in endpoints),
-            "connect_timeout": timedelta(seconds=5),
-            "read_timeout": timedelta(seconds=_STALLED),
-            "timeout": timedelta(hours=1),
-        },
-        retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=min(60.0, patience))},
-    )
+    kinds: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore, "abfs": AzureStore}
+    options = {
+        "allow_http": "http" in _schemes_of_endpoints(scheme),
+        "connect_timeout": timedelta(seconds=5),
+        "read_timeout": timedelta(seconds=_STALLED),
+        "timeout": timedelta(hours=1),
+    }
+    retries = {"max_retries": 6, "retry_timeout": timedelta(seconds=min(60.0, patience))}
+    try:
+        store: ObjectStore = kinds[scheme](bucket, prefix=prefix or None, client_options=options, retry_config=retries)
+    except BaseError as error:  # of what it has read in the environment
+        what = f"this object store cannot be asked ({_shown(error)})"
+        raise InputError(what, where=address, fix=_CREDENTIALS[scheme]) from None
     return store
+
+
+def _schemes_of_endpoints(scheme: str) -> set[str]:
+    """`http`, `https` or nothing: of the servers that the environment names for stores of a kind.
+
+    Raises:
+        InputError: one of them is no URL, of which the library would make a traceback of its own.
+    """
+    given = {name: os.environ[name] for name in _ENDPOINTS[scheme] if os.environ.get(name)}
+    for name, url in given.items():
+        if not re.fullmatch(r"https?://[\w.:\[\]-]+(/\S*)?", url):
+            where = name if "@" in url else f"{name}={printable(url)}"  # a password may stand before the @
+            raise InputError("the endpoint is no URL", where=where, fix="write http://HOST:PORT or https://HOST")
+    return {url.partition(":")[0] for url in given.values()}
 
 
 def folder_at(address: str) -> Path:

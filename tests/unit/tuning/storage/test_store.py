@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from tests.fixtures.object_store import (
     S3Server,
     faulty_proxy,
 )
-from tuning.storage.connection import Conflict, StoreAway, check_address
+from tuning.storage.connection import Conflict, StoreAway, check_address, opened
 from tuning.storage.store import COMMITTED, Store, is_address
 
 
@@ -237,6 +238,32 @@ def test_what_cannot_be_is_one_line_without_secrets(s3: S3Server, monkeypatch: p
         assert "very-secret" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("address", "variables", "said"),
+    [
+        ("az://box/x", {}, "Account must be specified); set AZURE_STORAGE_ACCOUNT_NAME"),
+        ("abfs://box/x", {"AZURE_STORAGE_ACCOUNT_NAME": "a", "AZURE_STORAGE_ACCOUNT_KEY": "very secret"}, "Access Key"),
+        ("gs://box/x", {"GOOGLE_APPLICATION_CREDENTIALS": "/no/file"}, "/no/file: No such file"),
+        ("gs://box/x", {"GOOGLE_SERVICE_ACCOUNT_KEY": "very secret"}, "set GOOGLE_APPLICATION_CREDENTIALS"),
+        ("s3://box/x", {"AWS_ENDPOINT_URL": "minio:9000"}, "AWS_ENDPOINT_URL=minio:9000: the endpoint is no URL"),
+        ("s3://box/x", {"AWS_ENDPOINT_URL": "http://my host"}, "the endpoint is no URL; write http://HOST:PORT"),
+        ("s3://box/x", {"AWS_ENDPOINT_URL": "http://me:very secret@host"}, "the endpoint is no URL"),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_one_line_without_secrets(
+    address: str, variables: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    opened.cache_clear()
+    with pytest.raises(InputError) as error:
+        Store.at(address, patience=1).get("a")
+    line = str(error.value)
+    assert said in line and "\n" not in line and "very secret" not in line
+
+
 def test_a_folder_is_made_when_something_is_written(tmp_path: Path) -> None:
     store = Store.at(f"file://{tmp_path}/typo/below")
     assert store.read("a") is None and store.written("a") is None and store.versions("a") == {}
@@ -292,6 +319,7 @@ def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         ("s3://", "names no bucket"),
         ("s3:///prefix", "names no bucket"),
         ("s3://key:secret@bucket/x", "no name, password or options"),
+        ("abfs://box@account.dfs.core.windows.net/x", "in the environment, as AZURE_STORAGE_ACCOUNT_NAME"),
         ("s3://bucket/x?endpoint=http://h", "no name, password or options"),
         ("s3://bucket/../x", "no empty parts"),
         ("s3://bucket/a//x", "no empty parts"),
@@ -306,10 +334,13 @@ def test_no_address(address: str, problem: str) -> None:
 
 
 def test_addresses() -> None:
-    assert [check_address(a) for a in ("s3://bucket/x/", "gs://bucket", "az://box/a b", "file:///a/b")] == [
+    assert [
+        check_address(a) for a in ("s3://bucket/x/", "gs://bucket", "az://box/a b", "abfs://box/a", "file:///a/b")
+    ] == [
         "s3://bucket/x",
         "gs://bucket",
         "az://box/a b",
+        "abfs://box/a",
         "file:///a/b",
     ]
     assert is_address("s3://bucket") and not is_address("/mnt/s3") and not is_address("http://host")
