@@ -12,10 +12,16 @@ import pytest
 
 from tests.fixtures.disks import Mount, small_disk
 from tests.fixtures.mlflow_server import Server
-from tests.fixtures.object_store import NEEDS_AZURITE, AzureServer, ObjectStoreServer, S3Server
+from tests.fixtures.object_store import OBJECT_STORES, AzureServer, ObjectStoreServer, S3Server
 from tuning.storage import connection
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_report_header() -> str | None:
+    if AzureServer in OBJECT_STORES:
+        return None
+    return "no test of az:// runs: it needs Azurite, which `make azurite` installs"
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +57,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
         yield server
 
 
-@pytest.fixture(params=[S3Server, pytest.param(AzureServer, marks=NEEDS_AZURITE)], ids=["s3", "azure"])
+@pytest.fixture(params=OBJECT_STORES)
 def object_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStoreServer]:
     """As `s3`, each kind of server in turn."""
     with request.param() as server:

@@ -16,14 +16,7 @@ import psutil
 import pytest
 
 from kobert_core.errors import InputError
-from tests.fixtures.object_store import (
-    NEEDS_AZURITE,
-    AzureServer,
-    FaultyProxy,
-    ObjectStoreServer,
-    S3Server,
-    faulty_proxy,
-)
+from tests.fixtures.object_store import OBJECT_STORES, FaultyProxy, ObjectStoreServer, faulty_proxy
 from tuning.storage import records as module
 from tuning.storage.check import check_store
 from tuning.storage.records import HEAD, PARTS, Head, Holder, Records, StorageLost, download_records, read_head
@@ -61,7 +54,7 @@ for number in range(1000):
 """Commits again and again, and dies instead of a put."""
 
 
-@pytest.fixture(scope="module", params=[S3Server, pytest.param(AzureServer, marks=NEEDS_AZURITE)])
+@pytest.fixture(scope="module", params=OBJECT_STORES)
 def proxy(request: pytest.FixtureRequest) -> Iterator[tuple[ObjectStoreServer, FaultyProxy]]:
     with request.param() as server, faulty_proxy(server.port) as proxy:
         yield server, proxy
