@@ -66,8 +66,7 @@ def object_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 def put_into_environment(server: ObjectStoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
+    server.use(monkeypatch)
     connection.opened.cache_clear()  # connections to the server of another test
 
 

@@ -103,8 +103,7 @@ def test_the_sweep_is_that_of_a_folder(
             drill.title += through_faults(proxy, faults, tmp_path, *OPTIONS, *stored, **environment)
     compare(local, tmp_path / "one", drill)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in s3.environment().items():
-            patch.setenv(name, value)
+        s3.use(patch)
         store = Store.at(f"{address}/one")
         kept = {record["checkpoint"] for record in records_of(local).values()} - {None}
         checkpoints = [key for key in store.folders("trials") if "/checkpoints/" in key]

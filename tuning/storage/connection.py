@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from kobert_core.errors import InputError
 from kobert_core.io.remote import SCHEMES
@@ -40,19 +40,37 @@ _METADATA = re.compile(r"/latest/(?:api/token|meta-data)|/computeMetadata/|/meta
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist")
 _NO_FOLDER = f"(os error {errno.ENOTDIR})"
 """In a `file://` store: a part of the key is a file."""
-_ENDPOINTS = {
-    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
-    "gs": ("GOOGLE_BASE_URL",),
-    "az": ("AZURE_STORAGE_ENDPOINT",),
-    "abfs": ("AZURE_STORAGE_ENDPOINT",),
-}
-"""Variables that name another server than that of Amazon, Google or Microsoft."""
-_OF_AZURE = "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or give the machine an identity"
-_CREDENTIALS = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role",
-    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or give the machine a service account",
-    "az": _OF_AZURE,
-    "abfs": _OF_AZURE,
+
+
+class Kind(NamedTuple):
+    """What stores of a kind read in the environment."""
+
+    library_class: str
+    """Its name in `obstore.store`."""
+    endpoints: tuple[str, ...]
+    """Variables that name another server than that of Amazon, Google or Microsoft."""
+    credentials: str
+    """What to do where there are none."""
+
+
+_AZURE = Kind(
+    "AzureStore",
+    ("AZURE_STORAGE_ENDPOINT",),
+    "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or give the machine an identity",
+)
+_KINDS = {
+    "s3": Kind(
+        "S3Store",
+        ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role",
+    ),
+    "gs": Kind(
+        "GCSStore",
+        ("GOOGLE_BASE_URL",),
+        "set GOOGLE_APPLICATION_CREDENTIALS, or give the machine a service account",
+    ),
+    "az": _AZURE,
+    "abfs": _AZURE,
 }
 
 
@@ -77,7 +95,7 @@ def check_address(address: str) -> str:
         raise InputError(f"there is no object store of the kind `{printable(scheme)}`", where=where, fix=fix)
     if "@" in bucket or "?" in rest or "#" in rest:
         what, others = "an address has no name, password or options in it", "AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL"
-        names = "AZURE_STORAGE_ACCOUNT_NAME" if scheme in ("az", "abfs") else others
+        names = "AZURE_STORAGE_ACCOUNT_NAME" if _KINDS.get(scheme) is _AZURE else others
         raise InputError(what, where=where, fix=f"give them in the environment, as {names}")
     if scheme == "file" and (bucket or not prefix):
         raise InputError("the address of a folder has three slashes and a path", where=where, fix="use file:///DIR")
@@ -118,8 +136,8 @@ def opened(address: str, patience: float) -> ObjectStore:
         InputError: obstore is not installed, the folder cannot be looked at, or the environment is wrong.
     """
     try:
+        import obstore.store
         from obstore.exceptions import BaseError
-        from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
     except ImportError:
         fix = "install it with `pip install kobert-tuning[object-storage]`"
         raise InputError("an object store needs the package `obstore`", where=address, fix=fix) from None
@@ -133,31 +151,32 @@ def opened(address: str, patience: float) -> ObjectStore:
             raise InputError(what, where=address, fix="check the address and your rights") from None
         if not is_there:
             raise FileNotFoundError(address)
-        return LocalStore(folder, automatic_cleanup=True)
+        return obstore.store.LocalStore(folder, automatic_cleanup=True)
     bucket, _, prefix = rest.partition("/")
-    kinds: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore, "abfs": AzureStore}
+    kind = _KINDS[scheme]
+    make: Any = getattr(obstore.store, kind.library_class)
     options = {
-        "allow_http": "http" in _schemes_of_endpoints(scheme),
+        "allow_http": "http" in _schemes_of_endpoints(kind),
         "connect_timeout": timedelta(seconds=5),
         "read_timeout": timedelta(seconds=_STALLED),
         "timeout": timedelta(hours=1),
     }
     retries = {"max_retries": 6, "retry_timeout": timedelta(seconds=min(60.0, patience))}
     try:
-        store: ObjectStore = kinds[scheme](bucket, prefix=prefix or None, client_options=options, retry_config=retries)
+        store: ObjectStore = make(bucket, prefix=prefix or None, client_options=options, retry_config=retries)
     except BaseError as error:  # of what it has read in the environment
         what = f"this object store cannot be asked ({_shown(error)})"
-        raise InputError(what, where=address, fix=_CREDENTIALS[scheme]) from None
+        raise InputError(what, where=address, fix=kind.credentials) from None
     return store
 
 
-def _schemes_of_endpoints(scheme: str) -> set[str]:
+def _schemes_of_endpoints(kind: Kind) -> set[str]:
     """`http`, `https` or nothing: of the servers that the environment names for stores of a kind.
 
     Raises:
         InputError: one of them is no URL, of which the library would make a traceback of its own.
     """
-    given = {name: os.environ[name] for name in _ENDPOINTS[scheme] if os.environ.get(name)}
+    given = {name: os.environ[name] for name in kind.endpoints if os.environ.get(name)}
     for name, url in given.items():
         if not re.fullmatch(r"https?://[\w.:\[\]-]+(/\S*)?", url):
             where = name if "@" in url else f"{name}={printable(url)}"  # a password may stand before the @
@@ -240,7 +259,7 @@ def _error(error: Exception, address: str) -> InputError:
     """One line for an error that no repetition mends."""
     text = str(error)
     if _METADATA.search(text):
-        what, fix = "there are no credentials for this object store", _CREDENTIALS[address.partition(":")[0]]
+        what, fix = "there are no credentials for this object store", _KINDS[address.partition(":")[0]].credentials
     elif _NO_BUCKET.search(text):
         what, fix = "there is no such bucket", "make it, or give the address of another"
     elif re.search(r"status code: (401|403)", text):

@@ -236,7 +236,8 @@ def test_what_is_in_flight_at_its_end_is_answered_and_what_finds_no_room_refused
         refused = server.ask("/predict/batch", LONG_REQUEST)
         assert (refused.status, detail(refused)) == (503, "too many rows wait for the model")
         assert 1 <= int(refused.headers["retry-after"]) < 600
-        assert server.ask("/health").status == 200
+        began = time.monotonic()
+        assert server.ask("/health").status == 200 and time.monotonic() - began < 1
         assert not any(one.done() for one in asked), "or this shows nothing"
         server.process.send_signal(signal.SIGTERM)
         wait_until_it_refuses(server)

@@ -28,8 +28,7 @@ class OneInFive(dict[int, str]):
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     with S3Server() as s3, faulty_proxy(s3.port) as proxy:
-        for name, value in s3.environment(proxy.url).items():
-            monkeypatch.setenv(name, value)
+        s3.use(monkeypatch, proxy.url)
         proxy.faults = OneInFive()
         yield proxy
 

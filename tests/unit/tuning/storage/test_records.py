@@ -70,8 +70,7 @@ def faults(proxy: tuple[ObjectStoreServer, FaultyProxy]) -> Iterator[FaultyProxy
 @pytest.fixture
 def store(proxy: tuple[ObjectStoreServer, FaultyProxy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     server, faulty = proxy
-    for name, value in server.environment(faulty.url).items():
-        monkeypatch.setenv(name, value)
+    server.use(monkeypatch, faulty.url)
     monkeypatch.setattr(module, "LEASE_SECONDS", 1.5)
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LOOKS", 0.1)
     return Store.at(f"{server.address}/{tmp_path.name}")

@@ -45,8 +45,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[ObjectStoreServer | None]
 def store(server: ObjectStoreServer | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     if server is None:
         return Store.at(f"file://{tmp_path}/store")
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
+    server.use(monkeypatch)
     return Store.at(f"{server.address}/{tmp_path.name}", patience=2)
 
 
@@ -196,8 +195,7 @@ def test_only_the_address_travels(store: Store) -> None:
 @pytest.fixture
 def faulty(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Store, FaultyProxy]]:
     with faulty_proxy(s3.port) as proxy:
-        for name, value in s3.environment(proxy.url).items():
-            monkeypatch.setenv(name, value)
+        s3.use(monkeypatch, proxy.url)
         yield Store.at(f"s3://{BUCKET}/{tmp_path.name}-faulty", patience=3), proxy
 
 
@@ -229,8 +227,7 @@ def test_a_store_that_stays_away_is_one_line(faulty: tuple[Store, FaultyProxy]) 
 
 
 def test_what_cannot_be_is_one_line_without_secrets(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in s3.environment().items():
-        monkeypatch.setenv(name, value)
+    s3.use(monkeypatch)
     store = Store.at("s3://no-such-bucket/prefix")
     for ask in (lambda: store.put("a", b""), lambda: store.get("a"), store.objects, store.names):
         with pytest.raises(InputError, match=r"s3://no-such-bucket/prefix: there is no such bucket; ") as error:

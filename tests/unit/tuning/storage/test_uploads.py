@@ -89,8 +89,7 @@ def test_while_the_store_is_away_training_waits_for_its_queue_alone(
     monkeypatch.setattr(module, "SECONDS_BETWEEN_TRIES", 0.1)
     monkeypatch.setattr(module, "SECONDS_BETWEEN_SIGNS", 0.1)
     with faulty_proxy(s3.port) as proxy:
-        for name, value in s3.environment(proxy.url).items():
-            monkeypatch.setenv(name, value)
+        s3.use(monkeypatch, proxy.url)
         store = Store.at(f"s3://{BUCKET}/{tmp_path.name}", patience=0.5)
         proxy.always = "reset"
         signs: list[float] = []
@@ -115,8 +114,7 @@ def test_while_the_store_is_away_training_waits_for_its_queue_alone(
 def test_what_the_store_refuses_ends_the_run_in_one_line(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in s3.environment().items():
-        monkeypatch.setenv(name, value)
+    s3.use(monkeypatch)
     uploads = Uploads(Store.at("s3://no-such-bucket/sweep", patience=1), tmp_path / "checkpoints", tmp_path / "outbox")
     uploads.add(written(tmp_path / "checkpoints", 1))
     with pytest.raises(InputError, match="no such bucket"):
