@@ -39,8 +39,9 @@ _MOST_UNKNOWN = 0.5
 _AT_ONCE = 512
 """Texts that are encoded before what came of them is read: the processor's cache still has it."""
 
-_BLANK = np.array([chr(code).isspace() for code in range(0x3002)])
-"""Whether a code point is a blank; the last one that is, is U+3000, and all above are as the last one here."""
+_BLANK = np.zeros(0x110000, dtype=bool)
+"""Whether a code point is a blank; the last one that is, is U+3000."""
+_BLANK[[code for code in range(0x3001) if chr(code).isspace()]] = True
 
 Ids = tuple[NDArray[np.int32], NDArray[np.int64]]
 
@@ -149,8 +150,8 @@ class FastTokenizer:
         encoded = self._backend_for(texts).encode_batch(_valid(texts), add_special_tokens=False)
         ids, counts = _flat([one.ids for one in encoded])
         spans = chain.from_iterable(chain.from_iterable([one.offsets for one in encoded]))
-        offsets = np.fromiter(spans, dtype=np.int64, count=2 * len(ids)).reshape(-1, 2)
-        return ids, counts, _without_blanks(texts, _bounds(counts), offsets)
+        offsets = np.fromiter(spans, dtype=np.int32, count=2 * len(ids))
+        return ids, counts, _without_blanks(texts, counts, offsets[::2], offsets[1::2])
 
     def _backend_for(self, texts: Sequence[str]) -> tokenizers.Tokenizer:
         """To compose takes time, and changes nothing where all is composed."""
@@ -242,28 +243,33 @@ def _bounds(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(counts)])
 
 
-def _without_blanks(texts: Sequence[str], bounds: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Offsets that begin and end with no blank, and of which neither the starts nor the ends of a text descend."""
+def _without_blanks(
+    texts: Sequence[str], counts: NDArray[np.int64], begin: NDArray[np.int32], end: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Offsets that begin and end with no blank, and of which neither the starts nor the ends of a text descend: of
+    shape (tokens, 2)."""
     codes, starts = code_points(texts)
-    is_blank = np.append(_BLANK[np.minimum(codes, len(_BLANK) - 1)], False)
-    base = np.repeat(starts[:-1], np.diff(bounds)).astype(np.int64)
-    begin, end = offsets[:, 0] + base, offsets[:, 1] + base
-    while (leading := (begin < end) & is_blank[begin]).any():
+    starts = starts.astype(np.int32)
+    is_blank = np.zeros(len(codes) + 1, dtype=bool)
+    is_blank[:-1] = _BLANK.take(codes)
+    base = np.repeat(starts[:-1], counts)
+    begin, end = begin + base, end + base
+    while (leading := (begin < end) & is_blank.take(begin)).any():
         begin += leading
-    while (trailing := (begin < end) & is_blank[end - 1]).any():
+    while (trailing := (begin < end) & is_blank.take(end - 1)).any():
         end -= trailing
     # A text's own characters are all after those of the texts before it.
     begin = np.maximum.accumulate(begin)
     end = np.maximum.accumulate(np.maximum(begin, end))
     # A character that melts into the one before it (a final letter, a mark) is left out by the library.
-    upto = np.append(begin[1:], 0)
-    last = bounds[1:][np.diff(bounds) > 0] - 1
-    upto[last] = starts[1:][np.diff(bounds) > 0]
-    if ((end < upto) & ~is_blank[end]).any():
-        blank_at = np.where(is_blank, np.arange(len(is_blank)), len(is_blank))
+    with_tokens = counts > 0
+    upto = np.append(begin[1:], np.int32(0))
+    upto[np.cumsum(counts)[with_tokens] - 1] = starts[1:][with_tokens]
+    if ((end < upto) & ~is_blank.take(end)).any():
+        blank_at = np.where(is_blank, np.arange(len(is_blank), dtype=np.int32), np.int32(len(is_blank)))
         next_blank = np.minimum.accumulate(blank_at[::-1])[::-1]
         end = np.maximum(end, np.minimum(upto, next_blank[end]))
-    return np.stack([begin - base, end - base], axis=1).astype(np.int32)
+    return np.stack([begin - base, end - base], axis=1)
 
 
 def load_fast_tokenizer(folder: Path) -> FastTokenizer:
