@@ -138,10 +138,10 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: Check
                 window.loss += forward_backward(batch, weight, is_first=number == 0)
         with runtime.phase("optimizer"):
             gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-            if not attempt.all_reduce(gradients, runtime):
-                takes_less = any(runtime.all_gather(forward_backward.free_graphs()))
+            if not attempt.all_reduce(gradients, runtime):  # memory ran out on a worker: the step begins anew with less
+                graphs_freed = any(runtime.all_gather(forward_backward.free_graphs()))
                 attempt.give_up(model)
-                if not takes_less:
+                if not graphs_freed:
                     use_less_memory(progress, batch_size, math.ceil(len(examples) / runtime.workers))
                 continue
             for parameter, gradient in zip(parameters, gradients, strict=True):

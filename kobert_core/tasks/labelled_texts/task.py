@@ -231,8 +231,10 @@ class LabelledTexts(Task[TextExamples]):
 
     @cached_property
     def _taught(self) -> Mapping[str, np.ndarray]:
-        """What `TextExamples` views of the teacher's texts and, behind them, of the training file; and the `digests` of
-        the former, as `looks` of the texts as they look: programs that write files fold blanks and decompose Hangul."""
+        """What `TextExamples` views of the teacher's texts and, behind them, of the training file.
+
+        And digests of the teacher's texts: `digests` of the texts as they are, `looks` of what a reader sees of them.
+        Programs that write files fold blanks and decompose Hangul, so a text is found again by its looks."""
         distill = self.config.distill
         assert distill is not None
         file, train = distill.soft_labels, self.data.train
