@@ -247,7 +247,7 @@ FEW, MANY = "4,000 reviews", "40,000 reviews"
 GROWTH = Group(
     title="Ten times the reviews",
     note="`kobert-tune sweep` of one trial of one epoch, 2 x 128, one core; the features once more in this process. "
-    "The driver's peak is that of the command's own process.",
+    "The driver's peak is that of the process that runs the sweep.",
     sides={FEW: side("growth", "--reviews", "4000"), MANY: side("growth", "--reviews", "40000")},
     comparisons=[
         Comparison("time of the command", quotient("seconds", MANY, FEW), at_most=10.5),

@@ -2,7 +2,7 @@
 
 `seconds` is the whole command, `training` the trial as its table has it (evaluated once, on a dev set of the same
 size), `features` the making of the features from the file, without a cache. The driver's peak is `VmHWM` of the
-command's own process, read until it ends: that of its workers is not in it.
+process that runs the sweep, read until it ends: that of its workers is not in it.
 """
 
 from __future__ import annotations
@@ -37,16 +37,19 @@ def main() -> None:
     folder = empty_folder(f"growth-{given.reviews}")
     study = write_study(folder / "study.yaml", reviews=given.reviews, trials=1, epochs=1, eval_percent=100)
 
+    from tuning.sweep_dir.lock import driver_of
+
     began = time.perf_counter()
     peak = 0
     with open(folder / "result.json", "w+", encoding="utf-8") as output:
-        driver = subprocess.Popen(sweep_command(study, folder / "sweeps"), cwd=ROOT, stdout=output)
-        while driver.poll() is None:
-            peak = peak_of(driver.pid, peak)
+        command = subprocess.Popen(sweep_command(study, folder / "sweeps"), cwd=ROOT, stdout=output)
+        while command.poll() is None:
+            if (driver := driver_of(folder / "sweeps/benchmark")) is not None:
+                peak = peak_of(driver[0], peak)
             time.sleep(READ_EVERY)
         seconds = time.perf_counter() - began
-        if driver.returncode:
-            raise SystemExit(driver.returncode)
+        if command.returncode:
+            raise SystemExit(command.returncode)
         output.seek(0)
         result = json.loads(output.read().splitlines()[-1])
     trials = json.loads(Path(result["sweep"], "trials.json").read_text(encoding="utf-8"))

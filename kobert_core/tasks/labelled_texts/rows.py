@@ -121,7 +121,8 @@ def row_chunks(
     path = Source.of(path)
     picked = _picked(path, columns, dialect, labelled=targets is not None, keep_columns=keep_columns)
     line_of_id, usable, bad = dict[str, Line](), 0, list[BadRow]()
-    while some := list(itertools.islice(picked, size)):
+    for first in picked:
+        some = itertools.chain([first], itertools.islice(picked, None if size is None else size - 1))
         rows = _fill(path, some, columns, targets, line_of_id)
         usable += len(rows)
         bad.extend(rows.bad)
