@@ -155,7 +155,7 @@ class FastTokenizer:
 
     def _backend_for(self, texts: Sequence[str]) -> tokenizers.Tokenizer:
         """To compose takes time, and changes nothing where all is composed."""
-        composed = self._composing is self._backend or all(unicodedata.is_normalized("NFC", text) for text in texts)
+        composed = self._composing is self._backend or unicodedata.is_normalized("NFC", "\n".join(texts))
         return self._backend if composed else self._composing
 
     def _special_id(self, name: str) -> int:
