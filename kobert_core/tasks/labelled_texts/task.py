@@ -234,7 +234,8 @@ class LabelledTexts(Task[TextExamples]):
         """What `TextExamples` views of the teacher's texts and, behind them, of the training file.
 
         And digests of the teacher's texts: `digests` of the texts as they are, `looks` of what a reader sees of them.
-        Programs that write files fold blanks and decompose Hangul, so a text is found again by its looks."""
+        Programs that write files fold blanks and decompose Hangul, so a text is found again by its looks.
+        """
         distill = self.config.distill
         assert distill is not None
         file, train = distill.soft_labels, self.data.train
