@@ -111,8 +111,7 @@ class Batch:
         parts = {name: (part, IGNORED) for name, part in self.token_targets.items()}
         parts |= {"input_ids": (self.inputs["input_ids"], pad_id), "token_type_ids": (self.inputs["token_type_ids"], 0)}
         for name, (part, fill) in parts.items():
-            padded[name] = torch.full(mask.shape, fill)
-            padded[name][mask] = part
+            padded[name] = torch.full(mask.shape, fill, dtype=part.dtype).masked_scatter_(mask, part)
         return padded | self.targets
 
     def fill(self, longest: int) -> Batch:

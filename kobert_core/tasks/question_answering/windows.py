@@ -282,7 +282,9 @@ class WindowExamples:
         The targets are `start_positions`, `end_positions`, `trim_start` and `trim_end`, `IGNORED` where nothing is
         known.
         """
-        tokens = self._tokens(indices)
+        return self._batch(indices, self._tokens(indices))
+
+    def _batch(self, indices: np.ndarray, tokens: Tokens) -> Batch:
         positions = self.positions[indices]
         trims = self.pieces["trims"][self.question[indices]].astype(np.int64)
         trims[(positions[:, :1] == 0).repeat(2, axis=1) | (trims < 0)] = IGNORED
@@ -304,8 +306,10 @@ class WindowExamples:
         answer), and `offsets` of shape (batch, width, 2): the characters of each token in its context, (-1, -1) for
         tokens of no context.
         """
-        padded = {name: tensor.numpy() for name, tensor in self.batch(indices).padded(self._tokenizer.pad_id).items()}
-        tokens, real = self._tokens(indices), padded["attention_mask"].astype(bool)
+        tokens = self._tokens(indices)
+        batch = self._batch(indices, tokens)
+        padded = {name: tensor.numpy() for name, tensor in batch.padded(self._tokenizer.pad_id).items()}
+        real = padded["attention_mask"].astype(bool)
         p_mask = np.ones(real.shape, dtype=np.int64)
         p_mask[real] = ~tokens.in_context | (tokens.ids == self._tokenizer.unk_id)
         p_mask[:, 0] = 0
@@ -313,7 +317,7 @@ class WindowExamples:
         offsets = np.full((*real.shape, 2), -1, dtype=np.int64)
         begins = self.texts["starts"][self.texts["context"][self.question[indices]]]
         pieces = self.piece_of(indices, 0)[rows] + places
-        offsets[rows, places] = self.pieces["offsets"][pieces] - begins[rows, None]
+        offsets[rows, places] = self.pieces["offsets"].take(pieces, axis=0) - begins[rows, None]
         return padded | {
             "cls_index": np.zeros(len(indices), dtype=np.int64),
             "p_mask": p_mask,
