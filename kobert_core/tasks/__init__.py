@@ -1,5 +1,5 @@
-"""All tasks there are, and their presets. A task is a folder beside this file, or in another package; nothing else
-names it."""
+"""All tasks there are, and their presets. A task is a folder beside this file, or in another package; no loop, sweep,
+export or command names it."""
 
 from __future__ import annotations
 

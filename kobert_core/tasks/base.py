@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Chance(NamedTuple):
-    """What a score is worth nothing below: that of an answer which needs no look at the text."""
+    """The score of an answer that needs no look at the text. A model that scores no more has learned nothing."""
 
     value: float
     by: str
@@ -75,7 +75,7 @@ class Task(ABC, Generic[E]):
     weight_files: ClassVar[Mapping[str, str]] = {}
     """Files beside `model.safetensors`, each with the prefix of the weights in it; what transformers does not know."""
     caveats: ClassVar[Mapping[str, str]] = {}
-    """What who loads an export must know, in words, by the file of its weights that says so."""
+    """What people who load an export must know, in words, by the file of its weights that says so."""
     chosen_on_dev: ClassVar[Mapping[str, str]] = {}
     """Metrics that are values of the model's config chosen on the dev split, with that value's name."""
     decoding: ClassVar[Mapping[str, Sequence[object]]] = {}

@@ -29,10 +29,11 @@ from kobert_core.tasks import SPECS
 from kobert_core.tasks.base import Task
 from kobert_core.tasks.examples import Examples
 from kobert_core.tasks.labelled_texts.columns import DEFAULT_ID
+from kobert_core.tasks.labelled_texts.config import LabelledTextsData
 from kobert_core.tokenization import load_tokenizer
 from search_spaces.validation import show, suggest_known
 from tuning.study import load_study
-from tuning.study.guess import TABLES, Guess, guess
+from tuning.study.guess import Guess, guess
 from tuning.study.schema import packaged_schema
 from tuning.sweep.preflight import CheckedStudy, check_study, spoilers_of, this_machine
 
@@ -180,7 +181,7 @@ class _Draft:
         train = [each if "://" in each else os.path.relpath(each, output.absolute().parent) for each in entries]
         self._train = train[0] if len(train) == 1 else train
         self._gpus = this_machine()["GPU"]
-        self._is_table = seen.task in TABLES
+        self._is_table = issubclass(SPECS[seen.task].Data, LabelledTextsData)
         self._found: dict[str, Any] = {}
         self._notes: list[str] = []
         self._limits: dict[str, tuple[object, str]] = {}
@@ -269,7 +270,7 @@ class _Draft:
 
     @property
     def _unit(self) -> str:
-        return "rows" if self._is_table else {"tokens": "texts"}.get(self._seen.task, "questions")
+        return "rows" if self._is_table else "questions" if "questions" in self._found else "texts"
 
     @property
     def _why_folds(self) -> str:

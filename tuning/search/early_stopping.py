@@ -33,7 +33,7 @@ class ReplayingScheduler(TrialScheduler):
     stopped, so that every trial can be compared with them; their reports still count when other trials are judged.
 
     A trial that breaks a constraint for good, by the shape of its model, cannot win: it is stopped at its first report,
-    and counts for no other trial. Larger models than may win would else stop the smaller ones.
+    and counts for no other trial. Otherwise models that are too large to win would stop smaller ones.
     """
 
     def _replay(self, earlier: Iterable[TrialRecord], baselines: Collection[int], further: Further) -> None:

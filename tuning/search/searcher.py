@@ -60,7 +60,8 @@ class OptunaSearcher(DriverOnly, Searcher):
             takes_new_trials: Whether a trial may begin now that no earlier session has begun.
             newest_counts: As in `tell` of `optuna_study`.
             further: The objectives and constraints behind the first objective.
-            record_of: Gives what the ledger has of a trial, by its number; needed where there are such, or pauses.
+            record_of: Gives what the ledger has of a trial, by its number; needed where there are further objectives,
+                or where trials are paused.
             before_trial: Called when the study has the values of a trial, and nobody else has them yet.
             trials: No more than so many begin, in all sessions. Without it, whoever asks counts them.
             earlier: Trials of other sweeps, which the search learns from.

@@ -49,7 +49,6 @@ LONGEST_NAME = 12
 """A longer name of a column, with a blank in it, is probably a sentence."""
 NO_COLUMN = "\0"
 """A column that no file has: all names of all objects are read in search of it."""
-TABLES = ("classification", "nsmc", "multilabel", "regression")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""A task on a table of texts or pairs, whatever is said of them: what its labels are is left to those that derive from
-it."""
+"""What tasks on a table of texts or pairs share. Each of them says what its labels are."""
 
 from __future__ import annotations
 
