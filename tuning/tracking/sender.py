@@ -22,6 +22,7 @@ from tuning.tracking.uris import redact_uri
 T = TypeVar("T")
 _POLL_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
+_LONGEST_FLUSH = 10  # times its timeout
 _BATCH = 1000  # metrics a request, MLflow's limit
 _log = logging.getLogger(__name__)
 
@@ -92,12 +93,16 @@ class Sender:
         self._thread.start()
 
     def flush(self, timeout: float) -> int:
-        """Wait until all is accepted, `timeout` seconds at most; the number of records left."""
-        deadline = time.monotonic() + timeout
+        """Wait until all is accepted, or nothing has been for `timeout` seconds, ten times as long at most; the number
+        of records left."""
+        began = latest = time.monotonic()
         with self._progress:
-            while self.left and (rest := deadline - time.monotonic()) > 0:
+            accepted = self._accepted
+            while self.left and time.monotonic() < min(latest + timeout, began + _LONGEST_FLUSH * timeout):
                 self._wake.set()
-                self._progress.wait(min(rest, 1.0))
+                self._progress.wait(min(timeout, 1.0))
+                if self._accepted > accepted:
+                    accepted, latest = self._accepted, time.monotonic()
         return self.left
 
     def stop(self, timeout: float) -> None:

@@ -153,7 +153,8 @@ class Tracker:
         self._append("end", trial=None, status=status, tags=tags)
 
     def flush(self, timeout: float) -> int:
-        """Wait until all is accepted, `timeout` seconds at most; the number of records not yet accepted."""
+        """Wait until all is accepted, or nothing has been for `timeout` seconds; the number of records not yet
+        accepted."""
         return self._sender.flush(timeout)
 
     def close(self, timeout: float = 30.0) -> int:

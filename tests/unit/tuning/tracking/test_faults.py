@@ -16,12 +16,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kobert_core.errors import InputError
 from tests.fixtures.tracking import client_of, closed_port, history, open_tracker, report_sweep, runs_of, spool_of
 from tuning.tracking import default_tracking_uri, send_spool
+from tuning.tracking.mlflow_store import MlflowStore
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -50,6 +52,23 @@ def test_a_spool_whose_header_was_torn_begins_anew(output: Path) -> None:
     tracker.start_sweep(params={}, tags={})
     assert tracker.close(60) == 0
     assert list(runs_of(output)) == ["first"]
+
+
+def test_the_end_waits_while_the_store_takes_records(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = open_tracker(output)
+    tracker.start_sweep(params={}, tags={})
+    assert tracker.flush(60) == 0
+    start_run = MlflowStore.start_run
+
+    def slowly(*arguments: Any, **settings: Any) -> None:
+        time.sleep(1)
+        start_run(*arguments, **settings)
+
+    monkeypatch.setattr(MlflowStore, "start_run", slowly)
+    for trial in range(8):
+        tracker.start_trial(str(trial), params={}, tags={})
+    assert tracker.close(6) == 0
+    assert len(runs_of(output)) == 9
 
 
 def test_what_mlflow_refuses_goes_to_the_dead_letters(output: Path, caplog: pytest.LogCaptureFixture) -> None:
