@@ -28,7 +28,7 @@ def trials_frame(records: Iterable[TrialRecord], winner: int | None) -> pd.DataF
         "value": _typed([record.value for record in records], "Float64"),
         "progress": _typed([record.progress for record in records], "int64"),
         "best_progress": _typed([record.best_progress for record in records], "Int64"),
-        "step": _typed([record.update for record in records], "int64"),
+        "step": _typed([record.steps for record in records], "int64"),
         "started": pd.to_datetime([record.started or None for record in records], unit="s", utc=True),
         "seconds": _typed([record.seconds for record in records], "float64"),
     }

@@ -69,7 +69,7 @@ def trial_table(table: TrialTable, records: list[TrialRecord], *, cut: bool = Fa
         grid.add_row(
             f"{record.trial}",
             Text(record.state.lower(), style=STYLES[record.state]),
-            *((f"{record.update}",) if step else ()),
+            *((f"{record.steps}",) if step else ()),
             f"{record.progress}%",
             Text(value, style="bold" if record is winner else ""),
             *(

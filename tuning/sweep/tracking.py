@@ -164,7 +164,7 @@ def log_results(
         tracker.log_result(
             str(record.trial),
             metrics=scores.get(record.trial, {}),
-            step=record.step,
+            step=record.logged_step,
             tags={"rank": rank, "winner": won} | objective_tags(table, record, front),
         )
 

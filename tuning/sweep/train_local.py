@@ -81,7 +81,7 @@ def train_once(
             tell(report)
         else:
             tell(replace(report, is_best=False), "mean of the folds: ")
-        record.progress, record.update = report.progress, report.step
+        record.progress, record.steps = report.progress, report.step
         if report.is_best:
             record.value, record.metrics = report.metrics[study.objective.metric], report.metrics
             record.best_progress = report.progress

@@ -84,16 +84,16 @@ class TrialRecorder(DriverOnly, Callback):
         report = said["report"]
         self._rounds.trial_of[cast(int, result.get("pid", 0))] = record.trial
         if len(lineage := trial.config.get("lineage", [])) > len(record.lineage):  # now the copy is made
-            record.lineage, record.update = lineage, -1
+            record.lineage, record.steps = lineage, -1
             self._start_run(record)
         if report["micro_batch"] != record.micro_batch:
             record.micro_batch = report["micro_batch"]
             self._start_run(record)
-        if record.lineage and report["step"] != record.update:
-            record.step = max(report["step"], record.step + 1)  # MLflow keeps one value a step
+        if record.lineage and report["step"] != record.steps:
+            record.logged_step = max(report["step"], record.logged_step + 1)  # MLflow keeps one value a step
         elif not record.lineage:
-            record.step = report["step"]
-        record.progress, record.update = report["progress"], report["step"]
+            record.logged_step = report["step"]
+        record.progress, record.steps = report["progress"], report["step"]
         record.landed = report.get("landed")
         if report["progress"] not in record.curve:
             self._rounds.come_further()
@@ -110,7 +110,7 @@ class TrialRecorder(DriverOnly, Callback):
         self._table.put(record)
         if report["is_best"]:
             metrics |= {f"best/{name}": value for name, value in metrics.items()}
-        self._tracker.log_metrics(str(record.trial), metrics, step=record.step)
+        self._tracker.log_metrics(str(record.trial), metrics, step=record.logged_step)
         self._commits.soon()
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
@@ -186,7 +186,7 @@ class TrialRecorder(DriverOnly, Callback):
         """A paused trial keeps its newest checkpoint and its best one. What is removed is named now: when the thread
         comes to it, the trial may be running again."""
         folder = trial_folder(self._table.folder, record.trial) / CHECKPOINTS
-        kept = {checkpoint_folder(folder, record.update).name, record.checkpoint}
+        kept = {checkpoint_folder(folder, record.steps).name, record.checkpoint}
         if self._study.data.folds is None:  # at the end of a fold, what is left is needed
             older = [each for each in folder.glob("*") if each.name not in kept]
             self._removals += [self._remover.submit(shutil.rmtree, each, ignore_errors=True) for each in older]

@@ -9,7 +9,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Self, cast
@@ -67,7 +67,7 @@ class TrialRecord:
     """Searched values, by parameter; with `pbt` the last ones that its best checkpoint was trained with."""
     progress: int = 0
     """Percent of its own steps that are done."""
-    update: int = 0
+    steps: Annotated[int, Field(alias="update")] = 0
     """The steps that are done."""
     value: float | None = None
     """The objective at the best evaluation: that of the checkpoint that would be exported."""
@@ -88,7 +88,7 @@ class TrialRecord:
     """With `pbt`, each time that it continued from another trial's weights."""
     micro_batch: int | None = None
     """The size of its micro-batches, if memory ran out with that of the study."""
-    step: int = 0
+    logged_step: Annotated[int, Field(alias="step")] = 0
     """Of its latest metrics in MLflow: the steps done, unless it went back to another trial's weights."""
     landed: str | None = None
     """Where the sweep's home is an object store: name of the newest checkpoint that was whole there at its last report;
@@ -308,7 +308,8 @@ def standing(record: TrialRecord) -> str:
 
 def as_row(record: TrialRecord) -> dict[str, object]:
     """A trial as JSON."""
-    row = asdict(record) | {"curve": {str(progress): value for progress, value in record.curve.items()}}
+    row: dict[str, object] = _RECORD.dump_python(record, by_alias=True, warnings=False)
+    row["curve"] = {str(progress): value for progress, value in record.curve.items()}
     if record.landed is None:
         del row["landed"]
     return row

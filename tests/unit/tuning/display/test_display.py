@@ -28,7 +28,7 @@ def a_sweep(folder: Path) -> TrialTable:
     table = TrialTable(folder, OBJECTIVE)
     for number in range(30):
         state: Any = "RUNNING" if number in RUNNING else "FAILED" if number == 5 else "COMPLETE"
-        record = TrialRecord(number, state, LONG, progress=50 if state == "RUNNING" else 100, step=123_456)
+        record = TrialRecord(number, state, LONG, progress=50 if state == "RUNNING" else 100, steps=123_456)
         record.value, record.seconds = 0.9 if number == BEST else 0.5, 10.0
         record.reason = f"Traceback\nValueError: {'why ' * 60}" if state == "FAILED" else None
         table.put(record)

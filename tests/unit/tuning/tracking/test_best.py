@@ -67,11 +67,11 @@ def judge(output: Path, *records: TrialRecord, winner: int, test: dict[str, floa
 
 def test_the_winner_is_tagged_and_another_one_takes_its_place(output: Path) -> None:
     records = [
-        TrialRecord(0, "COMPLETE", {}, value=0.7, step=30),
-        TrialRecord(1, "PRUNED", {}, value=0.99, step=10),  # its luck counts less than a whole run
-        TrialRecord(2, "COMPLETE", {}, value=0.8, step=30),
-        TrialRecord(3, "COMPLETE", {}, value=0.8, step=30),  # as good as the winner, and later
-        TrialRecord(4, "FAILED", {}, value=0.9, step=30, reason="nan"),
+        TrialRecord(0, "COMPLETE", {}, value=0.7, logged_step=30),
+        TrialRecord(1, "PRUNED", {}, value=0.99, logged_step=10),  # its luck counts less than a whole run
+        TrialRecord(2, "COMPLETE", {}, value=0.8, logged_step=30),
+        TrialRecord(3, "COMPLETE", {}, value=0.8, logged_step=30),  # as good as the winner, and later
+        TrialRecord(4, "FAILED", {}, value=0.9, logged_step=30, reason="nan"),
     ]
     first = {
         "first/00": {"rank": "3"},
