@@ -110,8 +110,8 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: Check
 
     objective = config.objective or task.objective
     with runtime.phase("model"):
-        window = Window(runtime.device)
-        progress = restore(trained, window, objective, runtime) or Progress(max_tokens=max_tokens)
+        meter = Meter(runtime.device)
+        progress = restore(trained, meter, objective, runtime) or Progress(max_tokens=max_tokens)
     if progress.report is not None:
         runtime.report(Report(**progress.report))
         if runtime.should_stop():
@@ -131,11 +131,11 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: Check
             rank=runtime.rank,
             workers=runtime.workers,
         )
-        with Attempt(runtime.device, window.loss) as attempt:
+        with Attempt(runtime.device, meter.loss) as attempt:
             for number, micro_batch in enumerate(pieces):
                 with runtime.phase("data"):
                     batch = task.train.batch(micro_batch)
-                window.loss += forward_backward(batch, weight, is_first=number == 0)
+                meter.loss += forward_backward(batch, weight, is_first=number == 0)
         with runtime.phase("optimizer"):
             gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
             if not attempt.all_reduce(gradients, runtime):  # memory ran out on a worker: the step begins anew with less
@@ -150,25 +150,25 @@ def _train(config: TrainConfig, task: Task[Any], runtime: Runtime, writer: Check
             schedule.step()
         progress.step += 1
         task.progress("training", progress.step, steps)
-        window.weight += weight
-        window.examples += len(examples)
+        meter.weight += weight
+        meter.examples += len(examples)
 
         if (percent := evaluations.get(progress.step)) is not None:
-            metrics = window.metrics(runtime) | learning_rates(schedule, progress.step)
+            metrics = meter.metrics(runtime) | learning_rates(schedule, progress.step)
             previous = progress.report
             with saving(writer, runtime, progress, trained):  # meanwhile
                 with runtime.phase("evaluation"):
                     metrics |= evaluate_on_dev(model, task, runtime)
                 judge(objective, runtime, progress, percent, metrics)
             report_and_clean_up(writer, runtime, progress, previous)
-            window = Window(runtime.device)
+            meter = Meter(runtime.device)
             clock.start(progress.step)
         elif clock.is_due(progress.step, runtime):
-            save(writer, runtime, progress, trained, window)
+            save(writer, runtime, progress, trained, meter)
             clock.start(progress.step)
         if runtime.should_stop():
             if progress.step not in evaluations:
-                save(writer, runtime, progress, trained, window)
+                save(writer, runtime, progress, trained, meter)
             break
     return model
 
@@ -214,8 +214,8 @@ def learning_rates(schedule: LambdaLR, step: int) -> dict[str, float]:
     return rates
 
 
-class Window:
-    """What happened since the last evaluation; the loss stays on the device until it is read."""
+class Meter:
+    """Loss and throughput since the last evaluation; the loss stays on the device until it is read."""
 
     def __init__(self, device: torch.device) -> None:
         self.loss = torch.zeros((), dtype=torch.float64, device=device)  # however many parts it is summed from
@@ -303,10 +303,10 @@ def report_and_clean_up(
 
 @contextmanager
 def saving(
-    writer: CheckpointWriter, runtime: Runtime, progress: Progress, trained: Trained, window: Window | None = None
+    writer: CheckpointWriter, runtime: Runtime, progress: Progress, trained: Trained, meter: Meter | None = None
 ) -> Iterator[None]:
     """Write the checkpoint of this moment while the block runs, which leaves the weights as they are: `progress` is
-    written as it is afterwards. Every worker calls this. `window` is given between evaluations."""
+    written as it is afterwards. Every worker calls this. `meter` is given between evaluations."""
     if runtime.checkpoints is None:
         yield
         return
@@ -319,14 +319,14 @@ def saving(
                 state = stack.enter_context(writer.new(folder, model, optimizer))
         yield
         with runtime.phase("checkpoint"):
-            workers = runtime.all_gather({"generators": get_rng_state(), "window": window.state() if window else None})
+            workers = runtime.all_gather({"generators": get_rng_state(), "window": meter.state() if meter else None})
             state |= {"progress": vars(progress), "schedule": schedule.state_dict(), "workers": workers}
             stack.close()
 
 
-def save(writer: CheckpointWriter, runtime: Runtime, progress: Progress, trained: Trained, window: Window) -> None:
+def save(writer: CheckpointWriter, runtime: Runtime, progress: Progress, trained: Trained, meter: Meter) -> None:
     """Write the checkpoint of a moment between evaluations, and remove what it takes the place of."""
-    with saving(writer, runtime, progress, trained, window):
+    with saving(writer, runtime, progress, trained, meter):
         pass
     remove_old_checkpoints(writer, runtime, progress, progress.report)
 
@@ -349,7 +349,7 @@ def in_steps(saved: dict[str, Any]) -> dict[str, Any]:
     return named | {"report": in_steps(named["report"])} if named.get("report") else named
 
 
-def restore(trained: Trained, window: Window, objective: Objective, runtime: Runtime) -> Progress | None:
+def restore(trained: Trained, meter: Meter, objective: Objective, runtime: Runtime) -> Progress | None:
     """Put everything where the newest whole checkpoint left it; None when the run begins at the start.
 
     The config's own learning rates and decays hold, also in a checkpoint that another run began.
@@ -369,7 +369,7 @@ def restore(trained: Trained, window: Window, objective: Objective, runtime: Run
     set_rng_state(own_state["generators"])
     progress = Progress(**in_steps(state["progress"]))
     if own_state["window"] is not None:
-        window.go_on_from(own_state["window"])
+        meter.go_on_from(own_state["window"])
     if progress.report is None:
         return progress
     progress.report["checkpoint"] = str(folder.parent / Path(progress.report["checkpoint"]).name)  # it may have moved

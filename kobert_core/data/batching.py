@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-WINDOW = 64
+SORTED_TOGETHER = 64
 """Steps whose examples are sorted by length together: enough to save padding, little enough to stay random."""
 
 
@@ -221,10 +221,10 @@ class StepOrder:
     def _draw(self, epoch: int) -> list[np.ndarray]:
         generator = np.random.default_rng([self._seed, epoch])
         order = generator.permutation(len(self._lengths))
-        window = WINDOW * self._size
+        together = SORTED_TOGETHER * self._size
         by_length = [
             part[np.argsort(self._lengths[part], kind="stable")]
-            for part in (order[start : start + window] for start in range(0, len(order), window))
+            for part in (order[start : start + together] for start in range(0, len(order), together))
         ]
         order = np.concatenate(by_length)
         steps = [order[start : start + self._size] for start in range(0, len(order), self._size)]
