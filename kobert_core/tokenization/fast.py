@@ -20,7 +20,7 @@ from tokenizers import normalizers
 from kobert_core.code_points import code_points
 from kobert_core.errors import InputError, reason_of
 from kobert_core.families import FAMILIES, import_family, known_type
-from kobert_core.garbage import no_collection
+from kobert_core.garbage_collection import no_collection
 from kobert_core.tokenization.export import write_tokenizer
 from kobert_core.tokenization.loading import FAST_FILES
 from kobert_core.tokenization.protocol import keep_longest_first

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kobert_core.errors import InputError
-from kobert_core.garbage import no_collection
+from kobert_core.garbage_collection import no_collection
 from kobert_core.io.atomic import atomic_write_bytes
 from kobert_core.tokenization import export, loading, offsets, training
 from kobert_core.tokenization.batch_offsets import CharacterTable

@@ -91,9 +91,9 @@ class TextExamples:
         self._room = max_length - self._specials
         if self._room < len(self._texts):
             raise InputError(f"`max_length: {max_length}` leaves no room for texts", where="data.max_length")
-        self._see(np.arange(len(labels)) if rows is None else np.asarray(rows))
+        self._take_rows(np.arange(len(labels)) if rows is None else np.asarray(rows))
 
-    def _see(self, rows: np.ndarray) -> None:
+    def _take_rows(self, rows: np.ndarray) -> None:
         """The examples are those of some rows, in this order."""
         self.rows = rows
         self.labels = np.asarray(self._labels[rows])
@@ -154,7 +154,7 @@ class TextExamples:
     def take(self, indices: np.ndarray) -> Self:
         """The examples at `indices`, over the same memory."""
         taken = copy.copy(self)
-        taken._see(self.rows[indices])
+        taken._take_rows(self.rows[indices])
         return taken
 
 

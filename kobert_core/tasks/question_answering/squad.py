@@ -18,7 +18,7 @@ from kobert_core.data.set_aside import check_usable
 from kobert_core.data.source import LocalPart, Part, Source, part_names
 from kobert_core.data.text_files import open_text
 from kobert_core.errors import InputError
-from kobert_core.garbage import no_collection
+from kobert_core.garbage_collection import no_collection
 from kobert_core.texts import character_problem
 
 Use = Literal["training", "scoring", "asking"]

@@ -12,7 +12,7 @@ from kobert_core.data.dialect import DEFAULT, Dialect
 from kobert_core.data.set_aside import BadRow, check_usable
 from kobert_core.data.source import Source
 from kobert_core.errors import InputError
-from kobert_core.garbage import no_collection
+from kobert_core.garbage_collection import no_collection
 from kobert_core.tasks.token_classification.formats import Bad, Raw, Words, read_raw, read_unlabelled
 from kobert_core.tasks.token_classification.tags import BadTags, Format, Scheme, Span, Tag, parse, scheme_of, spans_of
 from kobert_core.texts import plain_or_distinct, text_problem
