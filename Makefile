@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ORIGINAL := .venv-original
 
-.PHONY: sweep test test-parts test-whole test-slow cases notebooks drills azurite ray-versions schema lint docs reference pictures bench gpu original install clean
+.PHONY: sweep test test-parts test-whole test-slow cases notebooks drills drills-kills drills-stores drills-others azurite ray-versions schema lint docs reference pictures bench gpu original install clean
 
 sweep: $(INSTALLED)  ## A sweep over the sample that the package carries
 	$(BIN)/kobert-tune sweep search_spaces/quickstart.yaml --name quickstart-$$(date +%Y%m%d-%H%M%S)
@@ -29,8 +29,20 @@ cases: $(INSTALLED)  ## The inputs of ../shared/cases, which once went wrong
 notebooks: $(INSTALLED)  ## The notebooks of docs/, executed, with real data and without
 	$(BIN)/python -m pytest tests/integration/test_notebooks.py
 
+KILLS := tests/drills/test_kills.py tests/drills/test_helpers_killed.py
+STORES := tests/drills/test_storage.py tests/drills/test_store_faults.py tests/drills/test_nodes_apart.py
+
 drills: $(INSTALLED)  ## Everything that can be killed, filled or broken, is; prints what was lost
-	$(BIN)/python -m pytest tests/drills
+	$(MAKE) --jobs 3 --keep-going --output-sync=target drills-kills drills-stores drills-others
+
+drills-kills: $(INSTALLED)
+	$(BIN)/python -m pytest $(KILLS)
+
+drills-stores: $(INSTALLED)
+	$(BIN)/python -m pytest $(STORES)
+
+drills-others: $(INSTALLED)
+	$(BIN)/python -m pytest tests/drills $(addprefix --ignore=,$(KILLS) $(STORES))
 
 azurite: build/azurite/node_modules  ## Microsoft's emulator of Azure Blob Storage, for the tests that need one; takes npm
 
