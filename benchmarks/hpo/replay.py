@@ -51,7 +51,12 @@ def ours(algorithm: str, scheduler: str, *, startup: int = 10, warm: bool = Fals
     return make
 
 
+COMPLETE_FIRST = ("TPE and ASHA, complete first", "Optuna: ", "Trainer's default: ")
+"""How the names of searches begin that hand over a complete trial where there is one, as the product did until November
+2026: Optuna's `best_trial` and Trainer's best run are complete; in Ray Tune and Syne Tune a stopped one may be the
+best."""
 MAKERS: dict[str, Maker] = {
+    "TPE and ASHA, complete first": ours("tpe", "asha"),
     "TPE and ASHA, ours": ours("tpe", "asha"),
     "random, to the end": ours("random", "none"),
     "random and ASHA": ours("random", "asha"),
@@ -136,7 +141,14 @@ def replay(task: Task) -> Replay:
     name, method, workers, budget, seed = task
     table = load(name)
     generator = np.random.default_rng(seed)
-    return simulate(table, MAKERS[method](table, seed), workers=workers, budget=budget, generator=generator)
+    return simulate(
+        table,
+        MAKERS[method](table, seed),
+        workers=workers,
+        budget=budget,
+        generator=generator,
+        complete_first=method.startswith(COMPLETE_FIRST),
+    )
 
 
 load = cache(Table.load)

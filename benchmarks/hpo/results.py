@@ -13,7 +13,8 @@ from tuning.statistics.halving import total_runs
 TARGET = 0.2
 """Points."""
 STOPS = (1, 2, 4, 8, 16, 32, 64)
-REFERENCES = ("TPE and ASHA, ours", "random, to the end")
+REFERENCES = ("TPE and ASHA, complete first", "random, to the end")
+"""The product's default until November 2026, and what needs no search."""
 PEERS = ("Optuna:", "Ray Tune:", "Syne Tune:", "Trainer's default:")
 """How the names of other programs' searches begin."""
 FEWEST = 5
@@ -52,7 +53,7 @@ def _section(replays: Mapping[Key, Replay], order: Sequence[str], budget: float)
         for table in tables
     }
     parts = [_over_tables(found, order)] if len(tables) > 1 else []
-    parts.append("### Against the present default and other programs")
+    parts.append("### Against the earlier default and other programs")
     parts.append(_against_peers(found, order, "less compute for the gap that both come to", Search.against))
     parts.append(_against_peers(found, order, "a smaller gap on the way", Search.way_against))
     parts.append(_against_peers(found, order, "a smaller gap of the weights on the way", Search.weights_against))

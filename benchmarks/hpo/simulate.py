@@ -43,11 +43,19 @@ class Replay:
         return float(self.spent[first]) if first < len(self.spent) else np.inf
 
 
-def simulate(table: Table, method: Method, *, workers: int, budget: float, generator: np.random.Generator) -> Replay:
+def simulate(
+    table: Table,
+    method: Method,
+    *,
+    workers: int,
+    budget: float,
+    generator: np.random.Generator,
+    complete_first: bool = False,
+) -> Replay:
     """Replay a sweep until its trials have cost as much as `budget` runs to the end.
 
-    A trial has one of the table's seeds. What would be handed over is what a sweep of the product hands over: the best
-    of the trials that came to their end, else the best of all, each by its best evaluation.
+    A trial has one of the table's seeds. What would be handed over is the trial with the best evaluation; with
+    `complete_first` of those that came to their end, once there is one.
     """
     configurations: dict[int, int] = {}
     seeds: dict[int, int] = {}
@@ -61,11 +69,12 @@ def simulate(table: Table, method: Method, *, workers: int, budget: float, gener
     trials: dict[int, SimulatedTrial] = {}
     ranks: dict[int, tuple[bool, float, int]] = {}
     chosen = np.nan
-    best = (False, -np.inf, 0)  # whether it came to its end, its best evaluation, and less its number
+    best = (False, -np.inf, 0)  # whether it comes first as complete, its best evaluation, and less its number
     changes: list[tuple[float, float, float, float]] = []
     for trial, now, seconds in simulate_sweep(method, curve_of, workers=workers):
         trials[trial.number] = trial
-        rank = ranks[trial.number] = (trial.percent == 100, max(trial.curve.values()), -trial.number)
+        rank = (complete_first and trial.percent == 100, max(trial.curve.values()), -trial.number)
+        ranks[trial.number] = rank
         best = max(best, rank)
         number = -best[2]
         row, done = configurations[number], len(trials[number].curve)

@@ -11,13 +11,12 @@ import optuna.visualization as of_optuna
 from plotly import graph_objects
 from plotly.graph_objects import Figure
 
-from kobert_core.config import Objective
 from tuning.report.elements import in_plot
 from tuning.report.search import ComparedTrials, Importance, study_of_objectives
 from tuning.report.sweep_data import SweepData
 from tuning.study.objectives import goals_in
 from tuning.sweep_dir.trial_status import TrialState
-from tuning.sweep_dir.trial_table import TrialRecord, standing
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, standing
 
 COLOURS = {
     TrialState.COMPLETE: "#2a7de1",
@@ -35,10 +34,10 @@ POINTS = 3000
 
 def best_so_far(data: SweepData) -> tuple[Figure, list[tuple[float, float]]]:
     """The trials that have ended against the seconds that all of them had taken by then; and the steps of the line of
-    the best one, of those that ran to their ends once there are any."""
+    the best one."""
     ended, objective = data.ended, data.study.objective
     spent = list(itertools.accumulate(record.seconds for record in ended))
-    steps = _steps(ended, spent, objective)
+    steps = _steps(ended, spent, data.table)
     figure = Figure()
     for state in COLOURS:
         shown = [
@@ -66,12 +65,14 @@ def best_so_far(data: SweepData) -> tuple[Figure, list[tuple[float, float]]]:
     return _with_axes(figure, "seconds of all trials together", objective.metric), steps
 
 
-def _steps(ended: Sequence[TrialRecord], spent: Sequence[float], objective: Objective) -> list[tuple[float, float]]:
-    whole = any(record.state == TrialState.COMPLETE for record in ended)
+def _steps(ended: Sequence[TrialRecord], spent: Sequence[float], table: TrialTable) -> list[tuple[float, float]]:
+    complete_alone = table.complete_first and any(record.state == TrialState.COMPLETE for record in ended)
+    counted = (TrialState.COMPLETE,) if complete_alone else (TrialState.COMPLETE, TrialState.PRUNED)
     steps: list[tuple[float, float]] = []
     for at, record in zip(spent, ended, strict=True):
-        counts = record.state == (TrialState.COMPLETE if whole else TrialState.PRUNED)
-        if counts and record.value is not None and (not steps or objective.is_better(record.value, than=steps[-1][1])):
+        if record.state not in counted or record.value is None:
+            continue
+        if not steps or table.objective.is_better(record.value, than=steps[-1][1]):
             steps.append((at, record.value))
     return steps
 

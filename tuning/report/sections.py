@@ -69,7 +69,8 @@ def winner(data: SweepData) -> Iterator[Markup]:
         yield _beside_baselines(data, best, result)
     yield from _confirmations(data)
     yield from _seeds_together(result.get("seeds"))
-    yield _trials(data, data.table.best(BEST_SHOWN), "The best trials: those that ran to their ends first")
+    told = "The best trials" + (": those that ran to their ends first" if data.table.complete_first else "")
+    yield _trials(data, data.table.best(BEST_SHOWN), told)
     shown = data.records[:TRIALS_SHOWN]
     whole = len(shown) == len(data.records)
     told = f"All trials, as in {TABLE}" if whole else f"The first {len(shown)} trials; all are in {TABLE}"

@@ -280,12 +280,12 @@ class Confirmation:
 
 
 def candidates_of(study: StudyConfig, table: TrialTable) -> list[TrialRecord]:
-    """The best trials besides the baseline, best first: those that ran to their end, or if none did, of the others. All
-    of them keep all constraints."""
+    """The best trials besides the baseline, best first, which keep all constraints. Where the values of unfinished
+    trials do not compare, these are candidates only if no other trial is complete."""
     assert study.confirm is not None
     kept = [record for record in table.best(len(table)) if record.checkpoint and table.keeps(record)]
     others = [record for record in kept if record.trial != study.search.baselines[0]]
-    complete = [record for record in others if record.state == TrialState.COMPLETE]
+    complete = [record for record in others if record.state == TrialState.COMPLETE] if table.complete_first else []
     return (complete or others)[: study.confirm.top]
 
 

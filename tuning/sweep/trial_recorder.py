@@ -161,7 +161,8 @@ class TrialRecorder(DriverOnly, Callback):
         disk budget allows; interrupted trials keep all checkpoints. A thread removes the others: it takes seconds if
         they are large, and what it cannot remove is told at the next call."""
         self._check_removals()
-        best = [record.trial for record in self._table.best(len(self._table))]
+        ranked = self._table.best(len(self._table))
+        best = [record.trial for record in ranked if record.has_ended]  # another one may fail yet
         front = [record.trial for record in self._table.front()]
         wanted = list(dict.fromkeys([*best[: self._study.best_kept], *front, *self._study.search.baselines]))
         room = self._disk.for_ended(live=sum(not record.has_ended for record in self._table))

@@ -123,10 +123,20 @@ class TrialTable:
     """All trials of a sweep, written to its folder at every change: `trials.json` for the program, `trials.csv` for
     people."""
 
-    def __init__(self, folder: Path, objective: Objective, further: Further = ()) -> None:
-        """The table of a sweep's folder, empty if there is none yet; `further` are the objectives and constraints
-        behind the first objective."""
+    def __init__(
+        self, folder: Path, objective: Objective, further: Further = (), *, complete_first: bool = False
+    ) -> None:
+        """The table of a sweep's folder, empty if there is none yet.
+
+        Args:
+            folder: Of the sweep.
+            objective: By which trials are ranked.
+            further: The objectives and constraints behind the first objective.
+            complete_first: Complete trials rank before all others, since the values of unfinished ones do not compare.
+                With `further` they always do: a front is of complete trials, and what is unfinished costs less.
+        """
         self.folder, self.objective, self.further = folder, objective, further
+        self.complete_first = complete_first or bool(further)
         self.on_change: Callable[[TrialRecord], None] | None = None
         self.lock = threading.RLock()
         self._records: dict[int, TrialRecord] = {}
@@ -136,8 +146,9 @@ class TrialTable:
 
     @classmethod
     def of(cls, folder: Path, study: StudyConfig) -> Self:
-        """The table of a sweep's folder, which compares trials as its study says."""
-        return cls(folder, study.objective, study.further)
+        """The table of a sweep's folder, which compares trials as its study says: with folds, the value of an
+        unfinished trial is the mean of fewer of them."""
+        return cls(folder, study.objective, study.further, complete_first=study.data.folds is not None)
 
     def __iter__(self) -> Iterator[TrialRecord]:
         with self.lock:
@@ -196,16 +207,23 @@ class TrialTable:
         return dict(Counter(record.state for record in self))
 
     def best(self, count: int) -> list[TrialRecord]:
-        """The best trials, best first: those that keep all constraints, and of them complete ones before pruned ones,
-        so that equal efforts are compared."""
+        """The best trials, best first, by the value that each has or had at its best evaluation; those that break a
+        constraint come last, and of equals the first one is better.
+
+        A trial that was stopped, or still runs, may be the best one, as in Ray Tune: it has the checkpoint. Replayed on
+        recorded trainings (`benchmarks/hpo`), what is best so far is nearer to the best there is than the best of the
+        complete trials alone.
+        """
         ranked = [r for r in self if r.value is not None and r.state != TrialState.FAILED]
-        sign = -1 if self.objective.mode == "max" else 1
-        ranked.sort(key=lambda r: (not self.keeps(r), r.state != TrialState.COMPLETE, sign * (r.value or 0.0), r.trial))
-        return ranked[:count]
+        return sorted(ranked, key=lambda record: (self._rank(record), record.trial))[:count]
+
+    def _rank(self, record: TrialRecord) -> tuple[bool, bool, float]:
+        value = record.value or 0.0
+        unfinished = self.complete_first and record.state != TrialState.COMPLETE
+        return not self.keeps(record), unfinished, -value if self.objective.mode == "max" else value
 
     def winner(self) -> TrialRecord | None:
-        """The best trial that ran to its end; the best of the others if none did; None if all failed, or none keeps all
-        constraints."""
+        """The best trial; None if all failed, or none keeps all constraints."""
         return next((record for record in self.best(1) if self.keeps(record)), None)
 
     def keeps(self, record: TrialRecord) -> bool:
@@ -291,13 +309,8 @@ class TrialTable:
         return sum(record.is_at_rest and record.trial > best.trial for record in self) >= patience
 
     def ties(self, winner: TrialRecord) -> list[TrialRecord]:
-        """The trials with the winner's value that came as far, including it: only the first of them wins."""
-        equal = (winner.value, winner.state == TrialState.COMPLETE)
-        return [
-            record
-            for record in self.best(len(self))
-            if (record.value, record.state == TrialState.COMPLETE) == equal and self.keeps(record)
-        ]
+        """The trials that rank with the winner, including it: only the first of them wins."""
+        return [record for record in self.best(len(self)) if self._rank(record) == self._rank(winner)]
 
 
 def standing(record: TrialRecord) -> str:

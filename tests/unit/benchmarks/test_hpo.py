@@ -79,8 +79,7 @@ def test_a_sweep_costs_what_its_trials_cost(table: Table) -> None:
     from simulate import simulate
 
     one = simulate(table, InOrder(table.values, {0: 30}), workers=1, budget=9, generator=np.random.default_rng(0))
-    # trial 0 reports at 0.1 runs, trial 1 is the best that there is from 0.3 on: it passes 0.5667 at its third
-    # evaluation, trial 2 is ahead of it until trial 1 has come to its end
+    # trial 0 reports at 0.1 runs, and is stopped at 0.3; trial 1 passes its 0.5222 at its second evaluation
     assert one.gap_at(0.05) == np.inf
     assert one.gap_at(0.1) == pytest.approx(20)
     assert one.spent_until(0.2) == pytest.approx(0.3 + 0.2)
@@ -88,6 +87,25 @@ def test_a_sweep_costs_what_its_trials_cost(table: Table) -> None:
     assert one.gap_at(1.3, of_weights=True) == pytest.approx(0, abs=1.1)
     two = simulate(table, InOrder(table.values, {}), workers=2, budget=9, generator=np.random.default_rng(0))
     assert two.seconds[0] < two.seconds[-1] <= 20
+
+
+def test_what_is_handed_over_is_the_best_of_all_or_a_complete_trial_first(table: Table) -> None:
+    from simulate import simulate
+
+    def handed_over(*, complete_first: bool) -> float:
+        order = InOrder([table.values[each] for each in (0, 2)], {1: 30})
+        found = simulate(
+            table,
+            order,
+            workers=1,
+            budget=9,
+            generator=np.random.default_rng(0),
+            complete_first=complete_first,
+        )
+        return found.gap_at(9)
+
+    assert handed_over(complete_first=True) == pytest.approx(20), "the first configuration ran to its end"
+    assert handed_over(complete_first=False) == pytest.approx(10), "the third one was better when it was stopped"
 
 
 @pytest.mark.parametrize("scheduler", ["none", "asha", "promotion", "hyperband"])
@@ -145,9 +163,9 @@ def test_who_is_ahead_by_how_much(_importable: None) -> None:
 
 
 def test_a_report_names_each_table_and_peer(_importable: None) -> None:
-    from results import report
+    from results import REFERENCES, report
 
-    ours, peer, reference = "random and ASHA", "Optuna: TPE and HyperbandPruner", "TPE and ASHA, ours"
+    ours, peer, reference = "random and ASHA", "Optuna: TPE and HyperbandPruner", REFERENCES[0]
     replays = {
         (table, name, 4, 16.0, number): replay_of((0.1, 5.0), (4.0 if name == ours else 8.0, 0.0))
         for table in ("a", "b")

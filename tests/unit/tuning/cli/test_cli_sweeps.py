@@ -47,9 +47,9 @@ def listed(*arguments: object, code: int = 0) -> str:
 
 def test_a_sweeps_best_value_stands_beside_its_trial_and_state(sweep: Path) -> None:
     said = listed("--output", sweep.parent)
-    assert "2 complete, 1 failed, 1 pruned  best eval/loss 0.5000 (trial 3, complete)" in said
+    assert "2 complete, 1 failed, 1 pruned  best eval/loss 0.1000 (trial 1, pruned at 50%)" in said
     (found,) = json.loads(listed("--output", sweep.parent, "--json"))["sweeps"]
-    assert found["best"]["trial"] == 3 and found["states"] == {"COMPLETE": 2, "PRUNED": 1, "FAILED": 1}
+    assert found["best"]["trial"] == 1 and found["states"] == {"COMPLETE": 2, "PRUNED": 1, "FAILED": 1}
     assert (found["sweep"], found["cut_off"]) == (str(sweep), False)
     assert json.loads(listed("--output", sweep, "--json")) == {"sweeps": []}
 
@@ -58,8 +58,8 @@ def test_a_sweeps_best_value_stands_beside_its_trial_and_state(sweep: Path) -> N
     ("key", "order"),
     [
         ("trial", [0, 1, 2, 3]),
-        ("value", [3, 0, 1, 2]),  # whole trials before pruned ones, as the winner is chosen; then those without
-        ("loss", [3, 0, 1, 2]),
+        ("value", [1, 3, 0, 2]),  # as the winner is chosen; then those without
+        ("loss", [1, 3, 0, 2]),
         ("seconds", [1, 3, 0, 2]),
         ("state", [0, 3, 2, 1]),
         (LR, [1, 2, 0, 3]),

@@ -26,9 +26,10 @@ from tuning.report.answers import (
     scores_by_label,
     text_of,
 )
-from tuning.report.figures import lanes_of
+from tuning.report.figures import best_so_far, lanes_of
 from tuning.report.search import distributions_of
 from tuning.report.stopping import look_at_rungs, rungs_of, seconds_saved, spearman
+from tuning.report.sweep_data import read_sweep
 from tuning.study import SchedulerConfig, dump_study, load_study
 from tuning.sweep_dir.layout import PLAN, REVIEW, STUDY, WINNER
 from tuning.sweep_dir.reviews import read_review, write_review
@@ -112,6 +113,15 @@ ANSWERS = {
     "entities": [answer(1, [ENTITY], [OTHER], 0.7, 0.0), answer(2, [ENTITY], [ENTITY], 0.9, 1.0)],
     "answer": QUESTIONS,
 }
+
+
+def test_the_line_of_the_best_takes_in_stopped_trials_where_their_values_compare(tmp_path: Path) -> None:
+    trials = [trial(0, 0.3), trial(1, *rising(0.5)), trial(2, 0.6), trial(3, *rising(0.55)), trial(4, *rising(0.7))]
+    steps = best_so_far(read_sweep(sweep_of(tmp_path / "one", trials)))[1]
+    assert steps == [(10.0, 0.3), (20.0, 0.5), (30.0, 0.6), (50.0, 0.7)]
+    further = "objective=[{metric: eval/accuracy}, {metric: eval/loss, below: 9}]"
+    steps = best_so_far(read_sweep(sweep_of(tmp_path / "two", trials, "confirm=null", further)))[1]
+    assert steps == [(20.0, 0.5), (40.0, 0.55), (50.0, 0.7)]
 
 
 @pytest.mark.parametrize("kind", list(ANSWERS))

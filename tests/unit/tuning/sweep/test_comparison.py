@@ -42,13 +42,17 @@ def test_a_value_stands_beside_its_trial_and_how_far_that_came() -> None:
     assert standing(TrialRecord(3, "INTERRUPTED", {}, progress=7)) == "trial 3, interrupted at 7%"
 
 
-def test_equals_are_counted_among_those_that_came_as_far(tmp_path: Path, study: StudyConfig) -> None:
+@pytest.mark.parametrize(("complete_first", "ties"), [(False, (0, 1, 3)), (True, (1, 3))])
+def test_equals_are_counted(tmp_path: Path, study: StudyConfig, complete_first: bool, ties: tuple[int, ...]) -> None:
     table = table_of(
-        tmp_path, study, ("PRUNED", 50, 0.8), ("COMPLETE", 100, 0.8), ("COMPLETE", 100, 0.7), ("COMPLETE", 100, 0.8)
+        tmp_path,
+        study,
+        *(("PRUNED", 50, 0.8), ("COMPLETE", 100, 0.8), ("COMPLETE", 100, 0.7), ("COMPLETE", 100, 0.8)),
     )
+    table.complete_first = complete_first
     found = compare(table, study, table.winner(), HALF)
-    assert found.ties == (1, 3)
-    assert found.notes == ("2 trials have the same best value; the first of them is taken",)
+    assert found.ties == ties
+    assert found.notes == (f"{len(ties)} trials have the same best value; the first of them is taken",)
     table.put(TrialRecord(4, "COMPLETE", {}, progress=100, value=0.81))
     alone = compare(table, study, table.winner(), HALF)
     assert (alone.ties, alone.notes) == ((), ())

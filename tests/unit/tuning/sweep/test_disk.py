@@ -96,10 +96,11 @@ def test_trials_that_run_come_before_those_that_ended() -> None:
 def test_the_worst_of_the_trials_that_ended_give_their_checkpoints_up(
     tmp_path: Path, budget: float | None, kept: set[int]
 ) -> None:
-    """Trial 5 still runs; of the others 3 is the best, then 2, then 4; trial 0 is not among the best three."""
+    """Trial 5 still runs, and is the best so far, but may fail; of the others 3 is the best, then 2, then 4; trial 0 is
+    not among the best three."""
     study = load_study(QUICKSTART)
     table = TrialTable(tmp_path, study.objective)
-    for number, value in enumerate([0.1, 0.2, 0.7, 0.9, 0.6, 0.8]):
+    for number, value in enumerate([0.1, 0.2, 0.7, 0.9, 0.6, 0.95]):
         folder = checkpoint_folder(trial_folder(tmp_path, number) / CHECKPOINTS, 7)
         folder.mkdir(parents=True)
         (folder / "weights").write_bytes(bytes(SIZE))

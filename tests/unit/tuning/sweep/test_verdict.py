@@ -12,11 +12,12 @@ from tests.fixtures.commands import ROOT
 from tuning.statistics.intervals import difference
 from tuning.study import StudyConfig, load_study
 from tuning.sweep.comparison import Comparison
+from tuning.sweep.confirm import candidates_of
 from tuning.sweep.export import model_card
 from tuning.sweep.verdict import interval_in_words, judge
 from tuning.sweep_dir.confirm_runs import ConfirmRun, ConfirmRuns
 from tuning.sweep_dir.trial_status import TrialState
-from tuning.sweep_dir.trial_table import TrialRecord
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 
 def study_with(*overrides: str) -> StudyConfig:
@@ -41,6 +42,7 @@ def runs_of(trial: int, *means: float, seconds: float = 1.0) -> list[ConfirmRun]
     ]
 
 
+FURTHER = "objective=[{metric: eval/accuracy}, {metric: eval/loss, below: 9}]"
 LOW, HIGH, SAME = (0.80, 0.81, 0.805), (0.90, 0.91, 0.905), (0.79, 0.83, 0.81)
 
 
@@ -51,6 +53,18 @@ def test_a_better_trial_is_the_winner() -> None:
     assert found.gain is not None and found.gain.low < 0.1 < found.gain.high
     assert found.means == pytest.approx({4: 0.905, 0: 0.805}) and found.optimism == pytest.approx(0.025)
     assert json.loads(json.dumps(found.as_json()))["gain"]["level"] == 0.95
+
+
+@pytest.mark.parametrize(("overrides", "expected"), [((), [1, 3, 2]), ((FURTHER,), [3, 2])])
+def test_stopped_trials_are_candidates_where_their_values_compare(
+    tmp_path: Path, overrides: tuple[str, ...], expected: list[int]
+) -> None:
+    study = study_with(*overrides)
+    table = TrialTable.of(tmp_path, study)
+    for number, (state, value) in enumerate([("COMPLETE", 0.9), ("PRUNED", 0.8), ("COMPLETE", 0.6), ("COMPLETE", 0.7)]):
+        metrics = {"eval/loss": 1.0}
+        table.put(TrialRecord(number, TrialState(state), {}, value=value, metrics=metrics, checkpoint="update-1"))
+    assert [record.trial for record in candidates_of(study, table)] == expected
 
 
 def test_a_worse_one_gives_way_to_the_recipe() -> None:

@@ -9,23 +9,46 @@ import pytest
 
 from kobert_core.config import Objective
 from kobert_core.errors import InputError
+from tests.fixtures.sweeps import QUICKSTART, ROOT
+from tuning.study import load_study
 from tuning.sweep_dir.layout import TABLE
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, read_winner
 
 MORE, LESS = Objective(metric="eval/accuracy", mode="max"), Objective(metric="eval/loss", mode="min")
 
 
-def table(folder: Path, objective: Objective, *records: tuple[str, float | None]) -> TrialTable:
-    found = TrialTable(folder, objective)
+def table(
+    folder: Path, objective: Objective, *records: tuple[str, float | None], complete_first: bool = False
+) -> TrialTable:
+    found = TrialTable(folder, objective, complete_first=complete_first)
     for number, (state, value) in enumerate(records):
         found.put(TrialRecord(number, state, {"optim.backbone_lr": 10.0**-number}, value=value))
     return found
 
 
-def test_a_pruned_trial_never_wins_over_a_whole_one(tmp_path: Path) -> None:
-    found = table(tmp_path, MORE, ("COMPLETE", 0.7), ("PRUNED", 0.9), ("COMPLETE", 0.8), ("FAILED", 0.99))
-    assert [record.trial for record in found.best(9)] == [2, 0, 1]
-    assert found.winner().trial == 2
+@pytest.mark.parametrize("state", ["PRUNED", "RUNNING", "PAUSED", "INTERRUPTED"])
+def test_the_best_evaluation_wins_whatever_became_of_its_trial(tmp_path: Path, state: str) -> None:
+    trials = ("COMPLETE", 0.7), (state, 0.9), ("COMPLETE", 0.8), ("FAILED", 0.99)
+    found = table(tmp_path / "one", MORE, *trials)
+    assert [record.trial for record in found.best(9)] == [1, 2, 0] and found.winner().trial == 1
+    found = table(tmp_path / "two", MORE, *trials, complete_first=True)
+    assert [record.trial for record in found.best(9)] == [2, 0, 1] and found.winner().trial == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "complete_first"),
+    [
+        ("train.seed=1", False),
+        (f"data={{train: {ROOT}/search_spaces/sample/train.tsv, folds: 3}}", True),
+        ("objective=[{metric: eval/accuracy}, {metric: cost/train_seconds, below: 9}]", True),
+        ("objective=[{metric: eval/accuracy}, {metric: cost/latency_ms}]", True),
+    ],
+)
+def test_unfinished_trials_come_last_where_their_values_do_not_compare(
+    tmp_path: Path, override: str, complete_first: bool
+) -> None:
+    study = load_study(QUICKSTART, ["confirm=null", override])
+    assert TrialTable.of(tmp_path, study).complete_first == complete_first
 
 
 def test_the_first_of_equals_wins_and_less_can_be_better(tmp_path: Path) -> None:
@@ -34,7 +57,7 @@ def test_the_first_of_equals_wins_and_less_can_be_better(tmp_path: Path) -> None
 
 
 def test_patience_counts_the_trials_after_the_best_one_that_ended(tmp_path: Path) -> None:
-    found = table(tmp_path, MORE, ("COMPLETE", 0.7), ("COMPLETE", 0.8), ("PRUNED", 0.9), ("FAILED", None))
+    found = table(tmp_path, MORE, ("COMPLETE", 0.7), ("PRUNED", 0.8), ("PRUNED", 0.7), ("FAILED", None))
     assert found.is_out_of_patience(2) and not found.is_out_of_patience(3) and not found.is_out_of_patience(None)
     found.put(TrialRecord(4, "RUNNING", {}, value=0.99))
     assert found.is_out_of_patience(2) and not found.is_out_of_patience(3), "its end is still to come"

@@ -1,4 +1,4 @@
-"""MLflow ranks the trials of a sweep as the sweep does: by their best evaluations, whole trials before stopped ones."""
+"""MLflow ranks the trials of a sweep as the sweep does: by their best evaluations."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def judge(output: Path, *records: TrialRecord, winner: int, test: dict[str, floa
 def test_the_winner_is_tagged_and_another_one_takes_its_place(output: Path) -> None:
     records = [
         TrialRecord(0, "COMPLETE", {}, value=0.7, logged_step=30),
-        TrialRecord(1, "PRUNED", {}, value=0.99, logged_step=10),  # its luck counts less than a whole run
+        TrialRecord(1, "PRUNED", {}, value=0.75, logged_step=10),
         TrialRecord(2, "COMPLETE", {}, value=0.8, logged_step=30),
         TrialRecord(3, "COMPLETE", {}, value=0.8, logged_step=30),  # as good as the winner, and later
         TrialRecord(4, "FAILED", {}, value=0.9, logged_step=30, reason="nan"),
     ]
     first = {
-        "first/00": {"rank": "3"},
-        "first/01": {"rank": "4"},
+        "first/00": {"rank": "4"},
+        "first/01": {"rank": "3"},
         "first/02": {"rank": "1", "winner": "true"},
         "first/03": {"rank": "2"},
         "first/04": {},
@@ -85,7 +85,7 @@ def test_the_winner_is_tagged_and_another_one_takes_its_place(output: Path) -> N
     more = [TrialRecord(number, "COMPLETE", {}, value=value) for number, value in enumerate((0.85, *[0.1] * 6), 5)]
     second = judge(output, *more, winner=5, test={"test/accuracy": 0.8})
     assert [name for name, tags in second.items() if "winner" in tags] == ["first/05"]
-    assert (second["first/05"]["rank"], second["first/02"]["rank"], second["first/01"]["rank"]) == ("01", "02", "11")
+    assert (second["first/05"]["rank"], second["first/02"]["rank"], second["first/01"]["rank"]) == ("01", "02", "04")
 
     runs = runs_of(output)
     for trial, accuracy in (("first/00", 0.5), ("first/02", 0.75), ("first/05", 0.8)):
