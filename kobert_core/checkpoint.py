@@ -121,10 +121,10 @@ class CheckpointWriter:
         if self._copies is not None:
             self._copies.add(folder)
 
-    def prune(self, checkpoints: Path, keep: set[str]) -> None:
+    def remove_others(self, checkpoints: Path, keep: set[str]) -> None:
         """Begin to remove a run's checkpoints, except those whose folders are named in `keep`."""
         self._wait_for_removal()
-        self._removal = self._threads.submit(prune_checkpoints, checkpoints, keep)
+        self._removal = self._threads.submit(remove_checkpoints, checkpoints, keep)
         if self._copies is not None:
             self._copies.keep(checkpoints, keep)
 
@@ -246,11 +246,11 @@ def adopt_checkpoint(source: Path, checkpoints: Path) -> None:
     """Make another run's checkpoint the only one of this run, which so goes on from there."""
     new = checkpoints / f".adopted-{source.name}"
     link_checkpoint(source, new)
-    prune_checkpoints(checkpoints, keep=set())
+    remove_checkpoints(checkpoints, keep=set())
     os.rename(new, checkpoints / source.name)
 
 
-def prune_checkpoints(checkpoints: Path, keep: set[str]) -> None:
+def remove_checkpoints(checkpoints: Path, keep: set[str]) -> None:
     """Remove a run's checkpoints but those whose folders are named in `keep`, those of its folds too, and what a kill
     left of one."""
     for folder in [each for name in ("update-*", ".update-*.tmp", "fold-*") for each in checkpoints.glob(name)]:

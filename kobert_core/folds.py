@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from kobert_core.checkpoint import FOLDS, fold_folder, prune_checkpoints
+from kobert_core.checkpoint import FOLDS, fold_folder, remove_checkpoints
 from kobert_core.config import TrainConfig
 from kobert_core.errors import InputError
 from kobert_core.io.atomic import atomic_write_json
@@ -159,7 +159,7 @@ def train_folds(
         so_far = runtime.all_gather(so_far)[0]  # no worker reads the fold's checkpoints any more
         if runtime.checkpoints is not None and runtime.rank == 0:
             kept = {so_far.finished[0].best.checkpoint or ""}
-            prune_checkpoints(runtime.checkpoints, keep=kept)
+            remove_checkpoints(runtime.checkpoints, keep=kept)
             if runtime.copies is not None:
                 runtime.copies.keep_only(kept)
         runtime.report(mean_report(so_far.finished, config, task, runtime.checkpoints))

@@ -22,11 +22,11 @@ from kobert_core.runtime import Runtime, uses_bf16
 from kobert_core.tasks.base import Task
 
 GRAPH_TOKENS = 32_768
-"""A GPU is busy longer with more tokens than Python is with launching their kernels: a graph gains nothing."""
+"""With more tokens the kernels take longer than Python does to launch them, and a graph gains nothing."""
 MOST_GRAPHS = 64
 """Each takes some megabytes, and time to capture: the shapes that come first are those that come often."""
 ROOM_FOR_GRAPHS = 0.4
-"""A run that takes more of its memory than this part goes without graphs: they keep as much again."""
+"""Graphs keep as much memory again as the run takes: above this share of it, there are none."""
 
 
 class ForwardBackward:

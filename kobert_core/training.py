@@ -246,8 +246,7 @@ class Meter:
 class CheckpointClock:
     """Says when a checkpoint between evaluations is due, by the clock of rank 0.
 
-    The other workers hear of it at steps that all of them know beforehand: after one, two, four, … steps, and when
-    it is about time.
+    All workers hear of it at the same steps: after one, two, four, … steps, and when a checkpoint is about due.
     """
 
     def __init__(self, seconds: float, step: int) -> None:
@@ -305,8 +304,8 @@ def report_and_clean_up(
 def saving(
     writer: CheckpointWriter, runtime: Runtime, progress: Progress, trained: Trained, meter: Meter | None = None
 ) -> Iterator[None]:
-    """Write the checkpoint of this moment while the block runs, which leaves the weights as they are: `progress` is
-    written as it is afterwards. Every worker calls this. `meter` is given between evaluations."""
+    """Write the checkpoint of this moment while the block runs, which must not change the weights; it has
+    `progress` as the block leaves it. Every worker calls this. `meter` is given between evaluations."""
     if runtime.checkpoints is None:
         yield
         return
@@ -340,7 +339,7 @@ def remove_old_checkpoints(
         return
     newest = checkpoint_folder(runtime.checkpoints, progress.step).name
     fallback = Path(previous["checkpoint"]).name if previous and previous["checkpoint"] else newest
-    writer.prune(runtime.checkpoints, keep={newest, fallback, progress.best_checkpoint or newest})
+    writer.remove_others(runtime.checkpoints, keep={newest, fallback, progress.best_checkpoint or newest})
 
 
 def in_steps(saved: dict[str, Any]) -> dict[str, Any]:
@@ -352,7 +351,8 @@ def in_steps(saved: dict[str, Any]) -> dict[str, Any]:
 def restore(trained: Trained, meter: Meter, objective: Objective, runtime: Runtime) -> Progress | None:
     """Put everything where the newest whole checkpoint left it; None when the run begins at the start.
 
-    The config's own learning rates and decays hold, also in a checkpoint that another run began.
+    Learning rates and weight decays are those of the config, not those of the checkpoint, which another run may have
+    begun.
     """
     folder = newest_checkpoint(runtime.checkpoints) if runtime.resume and runtime.checkpoints else None
     if folder is None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from kobert_core.checkpoint import WEIGHTS, prune_checkpoints
+from kobert_core.checkpoint import WEIGHTS, remove_checkpoints
 from kobert_core.errors import InputError
 from kobert_core.io.checksums import SUMS
 from tuning.storage.node import StoredSweep
@@ -73,7 +73,7 @@ class LocalCheckpoints:
         return checkpoint.is_dir()
 
     def keep(self, checkpoints: Path, name: str) -> None:
-        prune_checkpoints(checkpoints, {name})
+        remove_checkpoints(checkpoints, {name})
 
     def size(self, checkpoint: Path) -> int:
         return bytes_in(checkpoint)

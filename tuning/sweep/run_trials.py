@@ -15,7 +15,7 @@ from tuning.search.schedulers import make_scheduler
 from tuning.search.searcher import OptunaSearcher, Teller
 from tuning.search.warm_start import begun_with
 from tuning.study import StudyConfig
-from tuning.sweep.recovery import Rounds
+from tuning.sweep.rounds import Rounds
 from tuning.sweep.session import Session
 from tuning.sweep.trial_recorder import TrialRecorder
 from tuning.sweep_dir.home import Commits

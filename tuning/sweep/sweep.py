@@ -272,8 +272,8 @@ class Sweep:
     ) -> Outcome:
         from tuning.sweep.budget import Budget, stopping_cleanly
         from tuning.sweep.confirm import Confirmation, seconds_to_confirm
-        from tuning.sweep.recovery import Rounds
         from tuning.sweep.review import review_winner, tune_winner_decoding
+        from tuning.sweep.rounds import Rounds
         from tuning.sweep.run_trials import TrialRunner
         from tuning.sweep.test_set import read_test_set
         from tuning.sweep.trial_recorder import TrialRecorder

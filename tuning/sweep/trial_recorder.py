@@ -22,7 +22,7 @@ from tuning.study.objectives import TRAIN_SECONDS
 from tuning.sweep.budget import Budget
 from tuning.sweep.checkpoints import Checkpoints, LocalCheckpoints
 from tuning.sweep.disk import DiskNeeds
-from tuning.sweep.recovery import Rounds
+from tuning.sweep.rounds import Rounds
 from tuning.sweep.tracking import run_params
 from tuning.sweep_dir.descriptions import describe_trial
 from tuning.sweep_dir.home import Commits, OnDisk

@@ -53,7 +53,7 @@ RUN_STATUS: dict[TrialState, Status] = {
 
 
 def state_at_end(progress: int, *, failed: bool = False, lost: bool = False, paused: bool = False) -> TrialState:
-    """How a trial ended, or a part of it.
+    """How a trial ended, or a part of it: PRUNED where it came to no end of its own, and is neither lost nor paused.
 
     Args:
         progress: Percent of its steps that were done at its last report.

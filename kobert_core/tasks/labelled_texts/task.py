@@ -279,7 +279,7 @@ class LabelledTexts(Task[TextExamples]):
         )
 
     def _parts(self, path: Source) -> Iterator[Rows]:
-        """`read_rows` in parts; its facts are kept on the way, so that a file is read once for both."""
+        """`read_rows` in parts. The facts of the file are found meanwhile, so that it is read once."""
         facts: list[Facts] = []
         for rows in self._watched(path):
             facts.append(_facts_of(rows))

@@ -21,7 +21,7 @@ from tuning.search.optuna_study import open_optuna_study
 from tuning.search.searcher import OptunaSearcher, Teller
 from tuning.study import SearchConfig, load_study
 from tuning.sweep.budget import Budget
-from tuning.sweep.recovery import Rounds
+from tuning.sweep.rounds import Rounds
 from tuning.sweep.session import Session
 from tuning.sweep.sweep import resume_lost_trials
 from tuning.sweep.trial_recorder import TrialRecorder
