@@ -55,7 +55,8 @@ def simulate(
     """Replay a sweep until its trials have cost as much as `budget` runs to the end.
 
     A trial has one of the table's seeds. What would be handed over is the trial with the best evaluation; with
-    `complete_first` of those that came to their end, once there is one.
+    `complete_first` of those that came to their end, once there is one. Candidates of `confirm` came to their end in
+    any case, where enough have.
     """
     configurations: dict[int, int] = {}
     seeds: dict[int, int] = {}
@@ -67,15 +68,15 @@ def simulate(
 
     gaps = POINTS * (table.truth.max() - table.truth)
     trials: dict[int, SimulatedTrial] = {}
-    ranks: dict[int, tuple[bool, float, int]] = {}
+    as_candidate: dict[int, tuple[bool, float, int]] = {}
     chosen = np.nan
     best = (False, -np.inf, 0)  # whether it comes first as complete, its best evaluation, and less its number
     changes: list[tuple[float, float, float, float]] = []
     for trial, now, seconds in simulate_sweep(method, curve_of, workers=workers):
         trials[trial.number] = trial
-        rank = (complete_first and trial.percent == 100, max(trial.curve.values()), -trial.number)
-        ranks[trial.number] = rank
-        best = max(best, rank)
+        complete, value = trial.percent == 100, max(trial.curve.values())
+        as_candidate[trial.number] = complete, value, -trial.number
+        best = max(best, (complete_first and complete, value, -trial.number))
         number = -best[2]
         row, done = configurations[number], len(trials[number].curve)
         held_out = float(table.held_out[row, seeds[number], done - 1])
@@ -84,7 +85,7 @@ def simulate(
         if not changes or changes[-1][1:3] != found:
             changes.append((spent, *found, now))
         if np.isnan(chosen) and spent >= budget - total_runs(TOP):
-            top = sorted(ranks, key=lambda number: ranks[number], reverse=True)[:TOP]
+            top = sorted(as_candidate, key=lambda number: as_candidate[number], reverse=True)[:TOP]
             chosen = float(gaps[confirmed(table, [(configurations[each], seeds[each]) for each in top])])
         if spent >= budget:
             break

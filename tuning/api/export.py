@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kobert_core.errors import InputError
 from tuning.study import StudyConfig
-from tuning.sweep_dir.layout import WINNER
+from tuning.sweep_dir.layout import MODEL, WINNER
 from tuning.sweep_dir.saved_study import load_sweep_study
-from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, read_winner
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, WinnerFile, read_winner
 
 Complete = Callable[[Path, StudyConfig, TrialRecord], object]
 
@@ -25,7 +26,8 @@ def export_trial(sweep: Path, trial: int | None, output: Path, *, complete: Comp
         complete: Puts what else there is into the folder, before it has its name.
 
     Raises:
-        InputError: there is no such trial, it has no checkpoint any more, or `output` cannot be made.
+        InputError: there is no such trial, it has no checkpoint any more, the winner has gone on since it won, or
+            `output` cannot be made.
     """
     from tuning.sweep.comparison import Comparison, baselines_of
     from tuning.sweep.export import export_model
@@ -34,7 +36,10 @@ def export_trial(sweep: Path, trial: int | None, output: Path, *, complete: Comp
     table = TrialTable.of(sweep.resolve(), study)
     result = read_winner(sweep) if trial is None or (sweep / WINNER).is_file() else None
     about: dict[str, Any] = {}
-    if result is not None and trial in (None, result["winner"]["trial"]):
+    if trial is None and result is not None and not _is_as_it_won(table, result):
+        what = f"trial {result['winner']['trial']} has gone on since it won, or lost its checkpoint to better ones"
+        raise InputError(what, where=sweep, fix=f"take {sweep / MODEL}, which won, or finish the sweep: `--resume`")
+    if result is not None and trial in (None, result["winner"]["trial"]) and _is_as_it_won(table, result):
         trial = result["winner"]["trial"]
         beside = Comparison(baselines=baselines_of(table, study), notes=tuple(result.get("notes", ())))
         about = {"test": result["test"], "comparison": beside, "verdict": result.get("verdict")}
@@ -42,3 +47,10 @@ def export_trial(sweep: Path, trial: int | None, output: Path, *, complete: Comp
     record = table[trial]
     more: dict[str, Any] = {"complete": lambda folder: complete(folder, study, record)} if complete else {}
     export_model(sweep, study, record, output, **about, **more)
+
+
+def _is_as_it_won(table: TrialTable, result: WinnerFile) -> bool:
+    """Whether the winner's checkpoint is still the one that won: a sweep may have gone on since."""
+    winner = result["winner"]
+    record = table[winner["trial"]]
+    return winner.get("checkpoint", record.checkpoint) == record.checkpoint

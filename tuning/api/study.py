@@ -231,7 +231,7 @@ class Study:
         if not (folder / WINNER).is_file():
             return False
         result, table = read_winner(folder), TrialTable.of(folder, self.config)
-        if dict(result).get("states") != table.states():
+        if "states" not in result or not table.is_of(dict(result)):
             return False
         if (self.config.confirm is None) != (result.get("verdict") is None):
             return False

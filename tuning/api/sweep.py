@@ -180,11 +180,11 @@ class Sweep:
         return TrialTable.of(self.folder, self.config)
 
     def _result(self, table: TrialTable) -> dict[str, Any] | None:
-        """`winner.json`, unless trials have begun or ended since."""
+        """`winner.json`, unless trials have begun, ended or gone on since."""
         if not (self.folder / WINNER).is_file():
             return None
         result: dict[str, Any] = dict(read_winner(self.folder))
-        return result if result.get("states", table.states()) == table.states() else None
+        return result if table.is_of(result) else None
 
     def _winner(self, table: TrialTable) -> TrialRecord | None:
         result = self._result(table)

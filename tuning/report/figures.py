@@ -33,15 +33,15 @@ POINTS = 3000
 
 
 def best_so_far(data: SweepData) -> tuple[Figure, list[tuple[float, float]]]:
-    """The trials that have ended against the seconds that all of them had taken by then; and the steps of the line of
-    the best one."""
-    ended, objective = data.ended, data.study.objective
-    spent = list(itertools.accumulate(record.seconds for record in ended))
-    steps = _steps(ended, spent, data.table)
+    """The trials, in the order of their ends, against the seconds that all of them had taken by then; and the steps of
+    the line of the best one."""
+    trials, objective = data.in_order, data.study.objective
+    spent = list(itertools.accumulate(record.seconds for record in trials))
+    steps = _steps(trials, spent, data.table)
     figure = Figure()
     for state in COLOURS:
         shown = [
-            (at, each) for at, each in zip(spent, ended, strict=True) if each.state == state and each.value is not None
+            (at, each) for at, each in zip(spent, trials, strict=True) if each.state == state and each.value is not None
         ]
         if shown:
             figure.add_scatter(
@@ -65,12 +65,12 @@ def best_so_far(data: SweepData) -> tuple[Figure, list[tuple[float, float]]]:
     return _with_axes(figure, "seconds of all trials together", objective.metric), steps
 
 
-def _steps(ended: Sequence[TrialRecord], spent: Sequence[float], table: TrialTable) -> list[tuple[float, float]]:
-    complete_alone = table.complete_first and any(record.state == TrialState.COMPLETE for record in ended)
-    counted = (TrialState.COMPLETE,) if complete_alone else (TrialState.COMPLETE, TrialState.PRUNED)
+def _steps(trials: Sequence[TrialRecord], spent: Sequence[float], table: TrialTable) -> list[tuple[float, float]]:
+    complete_alone = table.complete_first and any(record.state == TrialState.COMPLETE for record in trials)
     steps: list[tuple[float, float]] = []
-    for at, record in zip(spent, ended, strict=True):
-        if record.state not in counted or record.value is None:
+    for at, record in zip(spent, trials, strict=True):
+        counts = record.state == TrialState.COMPLETE if complete_alone else record.state != TrialState.FAILED
+        if not counts or record.value is None:
             continue
         if not steps or table.objective.is_better(record.value, than=steps[-1][1]):
             steps.append((at, record.value))

@@ -186,12 +186,12 @@ def objectives(data: SweepData) -> Iterator[Markup]:
 
 def best_so_far(data: SweepData) -> Iterator[Markup]:
     """What the search had found when so much was spent."""
-    if not data.ended:
+    if not any(record.has_ended for record in data.records):
         yield paragraph("No trial has ended yet.")
         return
     plot, steps = figures.best_so_far(data)
     yield figure(plot, f"The best {data.study.objective.metric} so far, against the seconds that all trials took")
-    whole = sum(record.seconds for record in data.ended)
+    whole = sum(record.seconds for record in data.records)
     rows = [[value, seconds(at), f"{100 * at / whole:.0f}%"] for at, value in steps]
     yield table("When the best became better", [data.study.objective.metric, "after", "of all seconds"], rows)
 
@@ -395,6 +395,10 @@ def make_again(data: SweepData) -> Iterator[Markup]:
         return
     if best.lineage:
         yield paragraph("The winner went on from other trials' weights: no single run gives it again.")
+    elif best.state != TrialState.COMPLETE:
+        told = f"Trial {best.trial}, trained again up to {best.progress}%, and compared with what was recorded:"
+        yield paragraph(told)
+        yield code(f"kobert-tune reproduce {_quoted(data)} --trial {best.trial}")
     else:
         point = json.dumps({"points": [best.values]}, ensure_ascii=False)
         study, search = shlex.quote(str(data.folder / STUDY)), shlex.quote(f"search={point}")

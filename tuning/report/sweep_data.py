@@ -56,10 +56,11 @@ class SweepData:
         return bool(self.winner and reviewed_runs(self.folder, self.confirmations, self.winner.trial))
 
     @property
-    def ended(self) -> tuple[TrialRecord, ...]:
-        """The trials that will not go on, in the order of their ends."""
-        ended = (each for each in self.records if each.has_ended)
-        return tuple(sorted(ended, key=lambda each: self.last_reports.get(each.trial, each.started + each.seconds)))
+    def in_order(self) -> tuple[TrialRecord, ...]:
+        """All trials in the order of their ends, or of the newest reports of those that may go on."""
+        return tuple(
+            sorted(self.records, key=lambda each: self.last_reports.get(each.trial, each.started + each.seconds))
+        )
 
 
 def read_sweep(folder: Path) -> SweepData:
@@ -104,11 +105,11 @@ def _last_reports(folder: Path) -> dict[int, float]:
 
 
 def _result_of(folder: Path, table: TrialTable) -> Mapping[str, Any] | None:
-    """`winner.json`, unless trials have begun or ended since: then its winner may not be theirs."""
+    """`winner.json`, unless trials have begun, ended or gone on since: then its winner may not be theirs."""
     if not (folder / WINNER).is_file():
         return None
     result: Mapping[str, Any] = read_winner(folder)
-    return result if result.get("states", table.states()) == table.states() else None
+    return result if table.is_of(result) else None
 
 
 def _text_of(path: Path) -> str:

@@ -16,7 +16,7 @@ from tuning.sweep.disk import bytes_in
 from tuning.sweep_dir.confirm_runs import ConfirmRuns
 from tuning.sweep_dir.layout import CACHE, CHECKPOINTS, STUDY, checkpoint_of, confirm_folder, trial_folder
 from tuning.sweep_dir.trial_status import TrialState, last_line
-from tuning.sweep_dir.trial_table import TrialTable
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 if TYPE_CHECKING:
     from tuning.workers.worker_pool import WorkerPool
@@ -131,36 +131,51 @@ class StoredCheckpoints:
             only = (WEIGHTS, SUMS) if folder.parent.name == CHECKPOINTS else ()  # nothing is trained here
             if not folder.exists() and not self._store.download_folder(self._key_of(folder), folder, only=only):
                 where = f"{self._store.address}/{self._key_of(folder)}"
-                raise InputError("this folder is not in the object store any more", where=where)
+                raise InputError("this folder is not in the object store: not yet, or not any more", where=where)
 
     def give(self, model: Path) -> None:
         self._store.upload_folder(model, self._key_of(model))
 
     def mend(self, groups: WorkerPool, table: TrialTable, say: Callable[[str], object]) -> None:
         """Train trials once more, to where their best checkpoints were, if these have not landed: their node was lost
-        as they ended. The checkpoints are the same, bit for bit on CPU."""
+        as they ended. The checkpoints are the same, bit for bit on CPU. Of trials that may go on, only one that wins
+        needs its checkpoint now. What cannot be made again is none any more."""
+        groups.settle()
+        for record in table:
+            if record.has_ended:
+                self._mend_trial(record, groups, table, say)
+        while (winner := table.winner()) and self._mend_trial(winner, groups, table, say):
+            pass
+
+    def _mend_trial(
+        self, record: TrialRecord, groups: WorkerPool, table: TrialTable, say: Callable[[str], object]
+    ) -> bool:
+        """Whether the trial has lost its checkpoint for good."""
         from tuning.workers.train_trial import train_trial
 
         folder = table.folder
-        groups.settle()
-        for record in table:
-            if not record.has_ended or record.checkpoint is None or self.has(checkpoint_of(folder, record)):
-                continue
-            if record.lineage:  # a way that no trial can go again; in a population none ends before it has landed
-                continue
-            say(f"trial {record.trial}: its checkpoint was lost with its node, and is trained again")
-            try:
-                groups.run(
-                    train_trial,
-                    trial=record.trial,
-                    values=record.values,
-                    end=record.best_progress,
-                    study=str(folder / STUDY),
-                    folder=str(folder),
-                    cache=str(folder.parent / CACHE),
-                )
-            except RuntimeError as error:
-                say(f"trial {record.trial}: this has failed: {last_line(str(error))}")
+        if record.checkpoint is None or self.has(checkpoint_of(folder, record)):
+            return False
+        if record.lineage:  # a way that no trial can go again; in a population none ends before it has landed
+            return False
+        say(f"trial {record.trial}: its checkpoint was lost with its node, and is trained again")
+        try:
+            groups.run(
+                train_trial,
+                trial=record.trial,
+                values=record.values,
+                end=record.best_progress,
+                study=str(folder / STUDY),
+                folder=str(folder),
+                cache=str(folder.parent / CACHE),
+            )
+        except RuntimeError as error:
+            say(f"trial {record.trial}: this has failed: {last_line(str(error))}")
+        if self.has(checkpoint_of(folder, record)):
+            return False
+        record.checkpoint = None
+        table.put(record)
+        return True
 
     def tidy(self, kept: Mapping[Path, str | None]) -> None:
         names = {self._key_of(checkpoints): name for checkpoints, name in kept.items()}

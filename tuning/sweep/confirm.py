@@ -280,12 +280,12 @@ class Confirmation:
 
 
 def candidates_of(study: StudyConfig, table: TrialTable) -> list[TrialRecord]:
-    """The best trials besides the baseline, best first, which keep all constraints. Where the values of unfinished
-    trials do not compare, these are candidates only if no other trial is complete."""
+    """The best trials besides the baseline, best first, which keep all constraints: those that ran to their end, as the
+    runs with other seeds do, or if none did, of the others."""
     assert study.confirm is not None
     kept = [record for record in table.best(len(table)) if record.checkpoint and table.keeps(record)]
     others = [record for record in kept if record.trial != study.search.baselines[0]]
-    complete = [record for record in others if record.state == TrialState.COMPLETE] if table.complete_first else []
+    complete = [record for record in others if record.state == TrialState.COMPLETE]
     return (complete or others)[: study.confirm.top]
 
 

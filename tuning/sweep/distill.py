@@ -42,7 +42,6 @@ from tuning.sweep_dir.home import bring, bring_confirmed
 from tuning.sweep_dir.layout import MODEL, SOFT_LABELS, SOFT_LABELS_MADE_OF, STUDENTS, STUDY
 from tuning.sweep_dir.provenance import digest_of
 from tuning.sweep_dir.saved_study import load_sweep_study
-from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 ROWS_AT_ONCE = 10_000
@@ -229,7 +228,7 @@ class Size:
 
     model: str
     value: float
-    """The objective on the student's dev split: of the best trial of this shape that came to its end, if one did."""
+    """The objective on the student's dev split, of the best trial of this shape."""
     weights: int
     p50_ms: dict[str, float]
     """Median latency on one thread of the CPU, by the number of texts that it is asked about at once."""
@@ -250,7 +249,7 @@ def compare_sizes(
         return as_student(task_class(study.task)(study.train_config(values), cache=cache))
 
     best: dict[str, TrialRecord] = {}
-    for record in sorted(table.best(len(table)), key=lambda record: record.state != TrialState.COMPLETE):
+    for record in table.best(len(table)):
         best.setdefault(shape_of(record), record)
     tasks = {name: task_of(record.values) for name, record in best.items()}
     first = next(iter(tasks.values()))

@@ -186,7 +186,8 @@ def model_to_register(
     result = read_winner(sweep) if trial is None or (sweep / WINNER).is_file() else None
     if result is not None and trial in (None, result["winner"]["trial"]):
         record = table[result["winner"]["trial"]]
-        return record, model_of(sweep), record.metrics | result["test"].get("winner", {})
+        metrics = result["winner"].get("metrics", record.metrics)  # of what is exported: the trial may have gone on
+        return record, model_of(sweep), metrics | result["test"].get("winner", {})
     assert trial is not None
     if exported is None:
         raise InputError(f"trial {trial} did not win: it is not exported yet", where=sweep, fix="give --output DIR")

@@ -18,6 +18,8 @@ class SweepResult:
 
     folder: Path
     states: dict[str, int]
+    steps: int
+    """Of all trials."""
     winner: TrialRecord | None
     verdict: Verdict | None
     """What runs with other seeds say of it, where the study has `confirm`."""
@@ -50,6 +52,7 @@ class SweepResult:
         return {
             "sweep": str(self.folder),
             "states": self.states,
+            "steps": self.steps,
             "interrupted": self.interrupted,
             "gave_up": self.gave_up,
             "winner": trial_as_json(self.winner) if self.winner else None,

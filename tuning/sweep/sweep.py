@@ -353,6 +353,7 @@ class Sweep:
         result = SweepResult(
             folder=self.folder,
             states=self.table.states(),
+            steps=self.table.steps,
             winner=winner,
             verdict=outcome.verdict,
             seeds=outcome.seeds,

@@ -42,6 +42,8 @@ class Winner(TypedDict):
     """Of the winner, in `winner.json`."""
 
     trial: int
+    metrics: NotRequired[dict[str, float]]
+    checkpoint: NotRequired[str | None]
 
 
 class WinnerFile(TypedDict):
@@ -206,6 +208,16 @@ class TrialTable:
         """Number of trials by state."""
         return dict(Counter(record.state for record in self))
 
+    @property
+    def steps(self) -> int:
+        """The steps that all trials have done."""
+        return sum(record.steps for record in self)
+
+    def is_of(self, result: Mapping[str, object]) -> bool:
+        """Whether a result, as `winner.json` has it, is of these trials: none has begun, ended or gone on since."""
+        here = {"states": self.states(), "steps": self.steps}
+        return all(result.get(name, value) == value for name, value in here.items())
+
     def best(self, count: int) -> list[TrialRecord]:
         """The best trials, best first, by the value that each has or had at its best evaluation; those that break a
         constraint come last, and of equals the first one is better.
@@ -223,8 +235,10 @@ class TrialTable:
         return not self.keeps(record), unfinished, -value if self.objective.mode == "max" else value
 
     def winner(self) -> TrialRecord | None:
-        """The best trial; None if all failed, or none keeps all constraints."""
-        return next((record for record in self.best(1) if self.keeps(record)), None)
+        """The best trial that has a checkpoint, or if none has, the best one; None if all failed, or none keeps all
+        constraints."""
+        ranked = [record for record in self.best(len(self)) if self.keeps(record)]
+        return next((record for record in ranked if record.checkpoint), next(iter(ranked), None))
 
     def keeps(self, record: TrialRecord) -> bool:
         """Whether a trial keeps all constraints."""

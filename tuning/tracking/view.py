@@ -33,8 +33,9 @@ def trials_of(sweep_id: str) -> str:
 def order_of(client: MlflowClient, experiment_id: str, sweep_id: str, objective: Objective) -> dict[str, object]:
     """The order of the trials of a sweep: the winner comes first.
 
-    They are ordered by their ranks once there are some. Their best values alone might put a later trial that is as good
-    above the winner, or one that a verdict refused. Before that, they are all there is.
+    They are ordered by their ranks once there are some. Their best values alone might put another trial above the
+    winner: a later one that is as good, one that breaks a constraint, or one that a verdict refused. Before that, they
+    are all there is.
     """
     ranked = client.search_runs([experiment_id], f"{trials_of(sweep_id)} and tags.\"rank\" LIKE '%'", max_results=1)
     by_rank = {"orderByKey": "tags.`rank`", "orderByAsc": True}

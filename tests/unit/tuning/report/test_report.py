@@ -122,6 +122,16 @@ def test_the_line_of_the_best_takes_in_stopped_trials_where_their_values_compare
     further = "objective=[{metric: eval/accuracy}, {metric: eval/loss, below: 9}]"
     steps = best_so_far(read_sweep(sweep_of(tmp_path / "two", trials, "confirm=null", further)))[1]
     assert steps == [(20.0, 0.5), (40.0, 0.55), (50.0, 0.7)]
+    goes_on = trial(1, 0.8, state=TrialState.INTERRUPTED)
+    steps = best_so_far(read_sweep(sweep_of(tmp_path / "three", [trial(0, *rising(0.5)), goes_on])))[1]
+    assert steps == [(10.0, 0.5), (20.0, 0.8)]
+
+
+def test_a_winner_that_was_stopped_is_made_again_up_to_there(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path / "one", [trial(0, *rising(0.5)), trial(1, 0.6, 0.7)])
+    text, page = page_of(sweep)
+    assert "Trial 1, trained again up to 20%, and compared with what was recorded:" in text
+    assert f"kobert-tune reproduce {sweep} --trial 1" in text and "Make the winner again" in page.headings
 
 
 @pytest.mark.parametrize("kind", list(ANSWERS))

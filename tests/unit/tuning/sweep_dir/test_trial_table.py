@@ -51,6 +51,23 @@ def test_unfinished_trials_come_last_where_their_values_do_not_compare(
     assert TrialTable.of(tmp_path, study).complete_first == complete_first
 
 
+def test_a_trial_without_a_checkpoint_does_not_win_over_one_that_has_one(tmp_path: Path) -> None:
+    found = TrialTable(tmp_path, MORE)
+    found.put(TrialRecord(0, "PRUNED", {}, value=0.9))  # an older version kept those of complete trials first
+    assert found.winner().trial == 0
+    found.put(TrialRecord(1, "COMPLETE", {}, value=0.8, checkpoint="update-00000001"))
+    assert found.winner().trial == 1 and [record.trial for record in found.best(2)] == [0, 1]
+
+
+def test_a_result_is_of_the_trials_that_are_as_they_were_then(tmp_path: Path) -> None:
+    found = TrialTable(tmp_path, MORE)
+    found.put(TrialRecord(0, "INTERRUPTED", {}, value=0.7, steps=10))
+    result = {"states": found.states(), "steps": found.steps}
+    assert found.is_of(result) and found.is_of({"states": found.states()}) and not found.is_of({"states": {}})
+    found.put(TrialRecord(0, "INTERRUPTED", {}, value=0.8, steps=20))
+    assert not found.is_of(result), "it has gone on, and was interrupted again"
+
+
 def test_the_first_of_equals_wins_and_less_can_be_better(tmp_path: Path) -> None:
     assert table(tmp_path / "a", MORE, ("COMPLETE", 0.7), ("COMPLETE", 0.7)).winner().trial == 0
     assert table(tmp_path / "b", LESS, ("COMPLETE", 0.7), ("COMPLETE", 0.2)).winner().trial == 1

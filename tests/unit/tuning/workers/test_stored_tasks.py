@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,13 +152,15 @@ class OneGroup:
     """Runs tasks as a pool with a single worker does."""
 
     def __init__(self, sweep: StoredSweep) -> None:
-        self._sweep, self.asked = sweep, list[Any]()
+        self._sweep, self.asked, self.fails = sweep, list[Any](), False
 
     def settle(self) -> None:
         pass
 
     def run(self, function: Any, **given: Any) -> Any:
         self.asked.append(given["trial"])
+        if self.fails:
+            raise RuntimeError("no such file")
         return run_stored(OneWorker(), sweep=self._sweep, task=function, **given).value  # type: ignore[arg-type]
 
 
@@ -181,6 +183,17 @@ def test_a_checkpoint_that_was_lost_as_its_trial_ended_is_made_again(sweep: Stor
     assert groups.asked == [1] and len(said) == 1 and "is trained again" in said[0]
     again = sweep.store.folder_files(checkpoint)
     assert files is not None and again is not None and again[WEIGHTS] == files[WEIGHTS]
+
+    sweep.store.delete_folder(checkpoint)
+    table.put(replace(table[1], state=TrialState.INTERRUPTED, value=0.7))
+    checkpoints.mend(groups, table, said.append)  # type: ignore[arg-type]
+    assert groups.asked == [1, 1] and sweep.store.folder_files(checkpoint), "it goes on later, and wins meanwhile"
+    table.put(TrialRecord(3, TrialState.PRUNED, VALUES, 25, value=0.9, best_progress=25, checkpoint="update-1"))
+    groups.fails = True
+    checkpoints.mend(groups, table, said.append)  # type: ignore[arg-type]
+    assert "trial 3: this has failed: no such file" in said and table[3].checkpoint is None
+    winner = table.winner()
+    assert winner is not None and winner.trial == 1
 
 
 def test_the_folder_of_a_node_is_its_users_alone(sweep: StoredSweep, tmp_path: Path) -> None:
