@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kobert_core.errors import InputError
 from tuning.study import StudyConfig
-from tuning.sweep_dir.layout import MODEL, WINNER
+from tuning.sweep_dir.home import place_of
+from tuning.sweep_dir.layout import WINNER
 from tuning.sweep_dir.saved_study import load_sweep_study
-from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, WinnerFile, read_winner
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, is_as_it_won, read_winner, refuse_gone_on
 
 Complete = Callable[[Path, StudyConfig, TrialRecord], object]
 
@@ -35,22 +35,14 @@ def export_trial(sweep: Path, trial: int | None, output: Path, *, complete: Comp
     study = load_sweep_study(sweep)
     table = TrialTable.of(sweep.resolve(), study)
     result = read_winner(sweep) if trial is None or (sweep / WINNER).is_file() else None
-    about: dict[str, Any] = {}
-    if trial is None and result is not None and not _is_as_it_won(table, result):
-        what = f"trial {result['winner']['trial']} has gone on since it won, or lost its checkpoint to better ones"
-        raise InputError(what, where=sweep, fix=f"take {sweep / MODEL}, which won, or finish the sweep: `--resume`")
-    if result is not None and trial in (None, result["winner"]["trial"]) and _is_as_it_won(table, result):
+    if trial is None:
+        assert result is not None
         trial = result["winner"]["trial"]
+        refuse_gone_on(table[trial], result, place_of(sweep))
+    record = table[trial]
+    about: dict[str, Any] = {}
+    if result is not None and trial == result["winner"]["trial"] and is_as_it_won(record, result):
         beside = Comparison(baselines=baselines_of(table, study), notes=tuple(result.get("notes", ())))
         about = {"test": result["test"], "comparison": beside, "verdict": result.get("verdict")}
-    assert trial is not None
-    record = table[trial]
     more: dict[str, Any] = {"complete": lambda folder: complete(folder, study, record)} if complete else {}
     export_model(sweep, study, record, output, **about, **more)
-
-
-def _is_as_it_won(table: TrialTable, result: WinnerFile) -> bool:
-    """Whether the winner's checkpoint is still the one that won: a sweep may have gone on since."""
-    winner = result["winner"]
-    record = table[winner["trial"]]
-    return winner.get("checkpoint", record.checkpoint) == record.checkpoint

@@ -12,7 +12,7 @@ from kobert_core.errors import InputError
 from tuning.api.export import export_trial
 from tuning.sweep_dir.home import bring
 from tuning.sweep_dir.layout import MODEL, WINNER
-from tuning.sweep_dir.trial_table import TrialRecord, read_winner, standing
+from tuning.sweep_dir.trial_table import TrialRecord, is_as_it_won, read_winner, standing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +80,10 @@ class Trial:
 
     @property
     def _is_winner(self) -> bool:
-        return (self._folder / WINNER).is_file() and read_winner(self._folder)["winner"]["trial"] == self.number
+        if not (self._folder / WINNER).is_file():
+            return False
+        result = read_winner(self._folder)
+        return result["winner"]["trial"] == self.number and is_as_it_won(self._record, result)
 
     def __repr__(self) -> str:
         value = "" if self.value is None else f", {self.value:.4f}"

@@ -115,8 +115,9 @@ def _export(sweep_dir: Path, output: Path, trial: int | None, wanted: Wanted | N
     from tuning.api.export import export_trial
     from tuning.cli.progress import watching
     from tuning.sweep.export import VARIANTS
+    from tuning.sweep_dir.home import place_of
     from tuning.sweep_dir.saved_study import load_sweep_study
-    from tuning.sweep_dir.trial_table import TrialTable, read_winner
+    from tuning.sweep_dir.trial_table import TrialTable, read_winner, refuse_gone_on
 
     reports: list[OnnxReport] = []
     with watching() as progress:
@@ -130,7 +131,9 @@ def _export(sweep_dir: Path, output: Path, trial: int | None, wanted: Wanted | N
 
         if variant:
             study = load_sweep_study(sweep_dir)
-            record = TrialTable.of(sweep_dir.resolve(), study)[read_winner(sweep_dir)["winner"]["trial"]]
+            result = read_winner(sweep_dir)
+            record = TrialTable.of(sweep_dir.resolve(), study)[result["winner"]["trial"]]
+            refuse_gone_on(record, result, place_of(sweep_dir))
             more: dict[str, Any] = {} if wanted is None else {"complete": lambda each: add_graphs(each, study, record)}
             VARIANTS[variant](sweep_dir, study, record, output, **more)
         else:

@@ -395,7 +395,7 @@ def make_again(data: SweepData) -> Iterator[Markup]:
         return
     if best.lineage:
         yield paragraph("The winner went on from other trials' weights: no single run gives it again.")
-    elif best.state != TrialState.COMPLETE:
+    elif best.state != TrialState.COMPLETE and data.study.resources.workers == 1 and data.study.data.folds is None:
         told = f"Trial {best.trial}, trained again up to {best.progress}%, and compared with what was recorded:"
         yield paragraph(told)
         yield code(f"kobert-tune reproduce {_quoted(data)} --trial {best.trial}")

@@ -222,7 +222,8 @@ class StudyConfig(StudyHead):
 
     @property
     def best_kept(self) -> int:
-        """The best trials whose checkpoints are kept: those that are confirmed are among them, beside a baseline."""
+        """The best trials whose checkpoints are kept; with `confirm` the best complete ones, so that its candidates are
+        among them, beside a baseline, and the best of all."""
         return max(self.keep_checkpoints, self.confirm.top + 1 if self.confirm else 0)
 
     def trials_left(self, ended: Sequence[Mapping[str, object]] = ()) -> int:

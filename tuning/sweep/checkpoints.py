@@ -53,8 +53,12 @@ class Checkpoints(Protocol):
         """Let workers read a model that was made in the sweep's folder."""
         ...
 
-    def mend(self, groups: WorkerPool, table: TrialTable, say: Callable[[str], object]) -> None:
-        """After the search, make again what was lost of trials that had ended."""
+    def mend(self, groups: WorkerPool, table: TrialTable, say: Callable[[str], object]) -> set[int]:
+        """After the search, make again what was lost of trials that had ended.
+
+        Returns:
+            The trials whose checkpoints cannot be made again now.
+        """
         ...
 
     def tidy(self, kept: Mapping[Path, str | None]) -> None:
@@ -90,8 +94,8 @@ class LocalCheckpoints:
     def give(self, model: Path) -> None:
         pass
 
-    def mend(self, groups: WorkerPool, table: TrialTable, say: Callable[[str], object]) -> None:
-        pass
+    def mend(self, groups: WorkerPool, table: TrialTable, say: Callable[[str], object]) -> set[int]:
+        return set()
 
     def tidy(self, kept: Mapping[Path, str | None]) -> None:
         pass
@@ -136,26 +140,27 @@ class StoredCheckpoints:
     def give(self, model: Path) -> None:
         self._store.upload_folder(model, self._key_of(model))
 
-    def mend(self, groups: WorkerPool, table: TrialTable, say: Callable[[str], object]) -> None:
+    def mend(self, groups: WorkerPool, table: TrialTable, say: Callable[[str], object]) -> set[int]:
         """Train trials once more, to where their best checkpoints were, if these have not landed: their node was lost
         as they ended. The checkpoints are the same, bit for bit on CPU. Of trials that may go on, only one that wins
-        needs its checkpoint now. What cannot be made again is none any more."""
+        needs its checkpoint now."""
         groups.settle()
-        for record in table:
-            if record.has_ended:
-                self._mend_trial(record, groups, table, say)
-        while (winner := table.winner()) and self._mend_trial(winner, groups, table, say):
-            pass
+        lost = {
+            record.trial for record in table if record.has_ended and not self._mend_trial(record, groups, table, say)
+        }
+        while (winner := table.winner(but=lost)) and not self._mend_trial(winner, groups, table, say):
+            lost.add(winner.trial)
+        return lost
 
     def _mend_trial(
         self, record: TrialRecord, groups: WorkerPool, table: TrialTable, say: Callable[[str], object]
     ) -> bool:
-        """Whether the trial has lost its checkpoint for good."""
+        """Whether the trial has its checkpoint, or none to have."""
         from tuning.workers.train_trial import train_trial
 
         folder = table.folder
         if record.checkpoint is None or self.has(checkpoint_of(folder, record)):
-            return False
+            return True
         if record.lineage:  # a way that no trial can go again; in a population none ends before it has landed
             return False
         say(f"trial {record.trial}: its checkpoint was lost with its node, and is trained again")
@@ -171,11 +176,7 @@ class StoredCheckpoints:
             )
         except RuntimeError as error:
             say(f"trial {record.trial}: this has failed: {last_line(str(error))}")
-        if self.has(checkpoint_of(folder, record)):
-            return False
-        record.checkpoint = None
-        table.put(record)
-        return True
+        return self.has(checkpoint_of(folder, record))
 
     def tidy(self, kept: Mapping[Path, str | None]) -> None:
         names = {self._key_of(checkpoints): name for checkpoints, name in kept.items()}

@@ -39,6 +39,7 @@ from tuning.sweep_dir.layout import (
     MODEL_FILES,
     REVIEW,
     STUDY,
+    checkpoint_of,
     confirm_folder,
     trial_folder,
 )
@@ -76,16 +77,19 @@ class Confirmation:
         self.judged: list[ConfirmRun] = []
         """The runs that the verdict rests on."""
 
-    def run(self) -> Verdict | None:
-        """Choose a candidate, and judge it; None when the study has no `confirm`, or the sweep is stopped meanwhile."""
+    def run(self, winner: TrialRecord) -> Verdict | None:
+        """Choose a candidate, and judge it; None when the study has no `confirm`, or the sweep is stopped meanwhile.
+
+        Args:
+            winner: The best trial, which stays the winner where there is nothing to confirm.
+        """
         study, table = self._study, self._table
         self._budget.release_reserve()
         if study.confirm is None:
             return None
         baseline = study.search.baselines[0]
-        candidates, winner = candidates_of(study, table), table.winner()
-        assert winner is not None
-        if not candidates or baseline not in table or table[baseline].checkpoint is None:
+        candidates = [each for each in candidates_of(study, table) if self._has(each)]
+        if not candidates or baseline not in table or not self._has(table[baseline]):
             return unconfirmed(study, winner.trial, "not confirmed: there are no two trials to compare")
         told = " ".join(str(record.trial) for record in candidates)
         self._say(f"confirming: of the trials {told} the best, with other seeds, beside the baseline, trial {baseline}")
@@ -103,6 +107,10 @@ class Confirmation:
         assert value is not None
         verdict = judge(study, candidate, value, ours, theirs, baseline_breaks=table.breaks(table[baseline]))
         return replace(verdict, chosen_by=sum(run.stage == "choose" for run in self._runs))
+
+    def _has(self, record: TrialRecord) -> bool:
+        """Whether there is a checkpoint to export: that of a trial which has not ended may be lost with its node."""
+        return record.checkpoint is not None and self._checkpoints.has(checkpoint_of(self._table.folder, record))
 
     def close(self, winner: int) -> None:
         """Keep the models of the runs of the trial that is exported; of the others, what they said is in the ledger."""

@@ -59,7 +59,7 @@ class DiskNeeds:
             each=each,
             paused=study.budget.trials - at_once if study.scheduler.name == "promotion" else 0,
             each_paused=each if in_folds else EACH_PAUSED,
-            kept=min(study.best_kept + len(study.search.baselines), study.budget.trials)
+            kept=min(study.best_kept + bool(study.confirm) + len(study.search.baselines), study.budget.trials)
             + (2 * study.confirm.seeds if study.confirm else 0),
             budget=study.budget.disk,
         )

@@ -20,7 +20,7 @@ from tuning.sweep.sync import sync_sweep
 from tuning.sweep_dir.layout import SPOOL, TEST_SET_LOG, WINNER
 from tuning.sweep_dir.saved_study import load_sweep_study
 from tuning.sweep_dir.test_set_log import read_log
-from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, read_winner
+from tuning.sweep_dir.trial_table import TrialRecord, TrialTable, is_as_it_won, read_winner
 from tuning.tracking import (
     TASK_TAG,
     RegisteredVersion,
@@ -186,8 +186,9 @@ def model_to_register(
     result = read_winner(sweep) if trial is None or (sweep / WINNER).is_file() else None
     if result is not None and trial in (None, result["winner"]["trial"]):
         record = table[result["winner"]["trial"]]
-        metrics = result["winner"].get("metrics", record.metrics)  # of what is exported: the trial may have gone on
-        return record, model_of(sweep), metrics | result["test"].get("winner", {})
+        if trial is None or is_as_it_won(record, result):
+            metrics = result["winner"].get("metrics", record.metrics)  # of what is exported: it may have gone on since
+            return record, model_of(sweep), metrics | result["test"].get("winner", {})
     assert trial is not None
     if exported is None:
         raise InputError(f"trial {trial} did not win: it is not exported yet", where=sweep, fix="give --output DIR")

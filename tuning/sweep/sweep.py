@@ -300,15 +300,17 @@ class Sweep:
             left, ended = table.trials_left(study), sum(record.has_ended for record in table)
             if left <= 0 and ended < study.budget.trials:
                 say(f"all points of the space are tried: {ended} trials, and not {study.budget.trials}")
+            lost = set[int]()
             if not budget.interrupted:
-                self.checkpoints.mend(groups, table, say)
+                if not budget.gave_up:
+                    lost = self.checkpoints.mend(groups, table, say)
                 if study.scheduler.name == "pbt":
                     groups.settle()  # or one might still take another trial's weights
                     forget_given_up(table, self.checkpoints)
             recorder.close()
-            winner = None if budget.interrupted or budget.gave_up else table.winner()
+            winner = None if budget.interrupted or budget.gave_up else table.winner(but=lost)
             confirmation = Confirmation(study, table, groups, budget, tracker, self.checkpoints, self.commits, say=say)
-            verdict = confirmation.run() if winner else None
+            verdict = confirmation.run(winner) if winner else None
             if verdict is not None:
                 winner = table[verdict.winner]
             elif budget.interrupted or budget.gave_up:

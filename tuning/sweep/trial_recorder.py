@@ -157,14 +157,17 @@ class TrialRecorder(DriverOnly, Callback):
         self._check_removals()
 
     def keep_best_checkpoints(self) -> None:
-        """Of the trials that ended, the best few, the Pareto front and the baselines keep their best checkpoint, if the
-        disk budget allows; interrupted trials keep all checkpoints. A thread removes the others: it takes seconds if
-        they are large, and what it cannot remove is told at the next call."""
+        """Of the trials that ended, the best few, the candidates of `confirm`, the Pareto front and the baselines keep
+        their best checkpoint, if the disk budget allows; interrupted trials keep all checkpoints. A thread removes the
+        others: it takes seconds if they are large, and what it cannot remove is told at the next call."""
         self._check_removals()
-        ranked = self._table.best(len(self._table))
-        best = [record.trial for record in ranked if record.has_ended]  # another one may fail yet
+        ranked = [record for record in self._table.best(len(self._table)) if record.has_ended and record.checkpoint]
+        best = [record.trial for record in ranked]  # one that runs may fail yet
+        if self._study.confirm:
+            ranked.sort(key=lambda record: record.state != TrialState.COMPLETE)
+        kept = [*best[:1], *(record.trial for record in ranked[: self._study.best_kept])]
         front = [record.trial for record in self._table.front()]
-        wanted = list(dict.fromkeys([*best[: self._study.best_kept], *front, *self._study.search.baselines]))
+        wanted = list(dict.fromkeys([*kept, *front, *self._study.search.baselines]))
         room = self._disk.for_ended(live=sum(not record.has_ended for record in self._table))
         ended = [record for record in self._table if record.has_ended]
         removals: list[Callable[[], None]] = []

@@ -8,7 +8,7 @@ import json
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +24,7 @@ from kobert_core.io.checksums import sealed, unsealed
 from search_spaces.validation import show
 from tuning.study.objectives import Further, broken_by, constraints_in, goals_in, in_digits
 from tuning.sweep_dir.disk_full import ending_when_full
-from tuning.sweep_dir.layout import LEDGER, TABLE, WINNER
+from tuning.sweep_dir.layout import LEDGER, MODEL, TABLE, WINNER
 from tuning.sweep_dir.trial_status import UNFINISHED, TrialState, last_line
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Winner(TypedDict):
     """Of the winner, in `winner.json`."""
 
     trial: int
+    value: NotRequired[float]
     metrics: NotRequired[dict[str, float]]
     checkpoint: NotRequired[str | None]
 
@@ -234,10 +235,10 @@ class TrialTable:
         unfinished = self.complete_first and record.state != TrialState.COMPLETE
         return not self.keeps(record), unfinished, -value if self.objective.mode == "max" else value
 
-    def winner(self) -> TrialRecord | None:
-        """The best trial that has a checkpoint, or if none has, the best one; None if all failed, or none keeps all
-        constraints."""
-        ranked = [record for record in self.best(len(self)) if self.keeps(record)]
+    def winner(self, *, but: Collection[int] = ()) -> TrialRecord | None:
+        """The best trial that has a checkpoint, or if none has, the best one, `but` for some numbers; None if all
+        failed, or none keeps all constraints."""
+        ranked = [record for record in self.best(len(self)) if self.keeps(record) and record.trial not in but]
         return next((record for record in ranked if record.checkpoint), next(iter(ranked), None))
 
     def keeps(self, record: TrialRecord) -> bool:
@@ -370,6 +371,25 @@ def read_winner(folder: Path) -> WinnerFile:
     except (LookupError, TypeError, ValueError) as error:
         raise InputError("this is no result of a sweep", where=path) from error
     return cast(WinnerFile, winner)
+
+
+def is_as_it_won(record: TrialRecord, result: WinnerFile) -> bool:
+    """Whether the best evaluation of a winner is still the one that it won with: a sweep may have gone on since."""
+    winner = result["winner"]
+    return winner.get("checkpoint", record.checkpoint) == record.checkpoint and (
+        winner.get("value", record.value) == record.value
+    )
+
+
+def refuse_gone_on(record: TrialRecord, result: WinnerFile, sweep: str) -> None:
+    """Refuse to take a trial for the winner that it was.
+
+    Raises:
+        InputError: its best evaluation is not the one that it won with.
+    """
+    if not is_as_it_won(record, result):
+        what = f"trial {record.trial} has gone on since it won, or lost its checkpoint to better ones"
+        raise InputError(what, where=sweep, fix=f"take {sweep}/{MODEL}, which won, or finish the sweep: `--resume`")
 
 
 def _read_ledger(path: Path) -> list[TrialRecord]:

@@ -59,7 +59,8 @@ def test_a_study_without_confirm_needs_no_baseline(tmp_path: Path) -> None:
     study = load_study(QUICKSTART, ["confirm=null", "search.baselines=[]"])
     budget = Budget(study, lambda: 1, lambda: None, folder=tmp_path, least_free=lambda: 0, session=Session())
     nothing: Any = SimpleNamespace()
-    assert Confirmation(study, TrialTable(tmp_path, study.objective), nothing, budget, nothing, say=print).run() is None
+    confirmation = Confirmation(study, TrialTable(tmp_path, study.objective), nothing, budget, nothing, say=print)
+    assert confirmation.run(nothing) is None
 
 
 def test_how_long_a_confirmation_takes_is_known_from_the_trials_so_far() -> None:

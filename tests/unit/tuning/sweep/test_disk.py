@@ -18,13 +18,14 @@ from kobert_core.tasks import task_class
 from tests.fixtures.checkpoints import save_checkpoint
 from tests.fixtures.disks import Mount, fill
 from tuning.search.journal import SweepJournal
-from tuning.study import load_study
+from tuning.study import StudyConfig, load_study
 from tuning.sweep.budget import Budget
 from tuning.sweep.disk import DiskNeeds, bytes_in, checkpoint_bytes
 from tuning.sweep.session import Session
 from tuning.sweep.trial_recorder import TrialRecorder
 from tuning.sweep_dir.disk_full import DiskFull
 from tuning.sweep_dir.layout import CHECKPOINTS, JOURNAL, trial_folder
+from tuning.sweep_dir.trial_status import TrialState
 from tuning.sweep_dir.trial_table import TrialRecord, TrialTable
 
 QUICKSTART = Path(__file__).resolve().parents[4] / "search_spaces" / "quickstart.yaml"
@@ -111,6 +112,31 @@ def test_the_worst_of_the_trials_that_ended_give_their_checkpoints_up(
     recorder.close()
     there = {int(path.parts[-3]) for path in tmp_path.glob("trials/*/checkpoints/update-*")}
     assert there == kept == {record.trial for record in TrialTable(tmp_path, study.objective) if record.checkpoint}
+
+
+def kept_of(folder: Path, study: StudyConfig, *trials: tuple[str, float, str | None]) -> set[int]:
+    """Of trials that have ended, those that keep their checkpoints."""
+    table = TrialTable(folder, study.objective)
+    for number, (state, value, checkpoint) in enumerate(trials):
+        table.put(TrialRecord(number, TrialState(state), {}, value=value, checkpoint=checkpoint))
+    TrialRecorder(study, table, SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), needs()).close()  # type: ignore[arg-type]
+    return {record.trial for record in table if record.checkpoint}
+
+
+def test_the_candidates_of_confirm_keep_their_checkpoints_beside_the_best(tmp_path: Path) -> None:
+    stopped, complete = [("PRUNED", 0.9 + each / 100, "update-1") for each in range(5)], ("COMPLETE", 0.8, "update-1")
+    trials = [("COMPLETE", 0.7, "update-1"), *stopped, complete, complete]
+    study = load_study(QUICKSTART, ["confirm={top: 2}", "keep_checkpoints=1"])
+    assert kept_of(tmp_path / "one", study, *trials) == {0, 5, 6, 7}
+    alone = load_study(QUICKSTART, ["confirm=null", "keep_checkpoints=2"])
+    assert kept_of(tmp_path / "two", alone, *trials) == {0, 4, 5}
+
+
+def test_what_has_no_checkpoint_any_more_takes_no_place(tmp_path: Path) -> None:
+    """An older version kept those of complete trials first."""
+    trials = [("COMPLETE", 0.7, "update-1"), ("PRUNED", 0.9, None), ("COMPLETE", 0.8, "update-1")]
+    study = load_study(QUICKSTART, ["confirm=null", "keep_checkpoints=1"])
+    assert kept_of(tmp_path, study, *trials) == {0, 2}
 
 
 def test_a_sweep_gives_up_when_too_many_trials_fail_and_names_the_commonest_reason(tmp_path: Path) -> None:

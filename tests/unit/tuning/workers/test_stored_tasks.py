@@ -176,7 +176,7 @@ def test_a_checkpoint_that_was_lost_as_its_trial_ended_is_made_again(sweep: Stor
     table.put(TrialRecord(1, TrialState.PRUNED, VALUES, progress=25, best_progress=25, checkpoint=name))
     table.put(TrialRecord(2, TrialState.RUNNING, VALUES, checkpoint="update-00000001"))
     checkpoints = StoredCheckpoints(sweep)
-    checkpoints.mend(groups, table, said.append)  # type: ignore[arg-type]
+    assert not checkpoints.mend(groups, table, said.append)  # type: ignore[arg-type]
     assert not groups.asked and not said
     sweep.store.delete_folder(checkpoint)
     checkpoints.mend(groups, table, said.append)  # type: ignore[arg-type]
@@ -189,11 +189,12 @@ def test_a_checkpoint_that_was_lost_as_its_trial_ended_is_made_again(sweep: Stor
     checkpoints.mend(groups, table, said.append)  # type: ignore[arg-type]
     assert groups.asked == [1, 1] and sweep.store.folder_files(checkpoint), "it goes on later, and wins meanwhile"
     table.put(TrialRecord(3, TrialState.PRUNED, VALUES, 25, value=0.9, best_progress=25, checkpoint="update-1"))
+    table.put(TrialRecord(4, TrialState.INTERRUPTED, VALUES, 25, value=0.8, best_progress=25, checkpoint="update-1"))
     groups.fails = True
-    checkpoints.mend(groups, table, said.append)  # type: ignore[arg-type]
-    assert "trial 3: this has failed: no such file" in said and table[3].checkpoint is None
-    winner = table.winner()
-    assert winner is not None and winner.trial == 1
+    lost = checkpoints.mend(groups, table, said.append)  # type: ignore[arg-type]
+    assert lost == {3, 4} and "trial 3: this has failed: no such file" in said
+    winner = table.winner(but=lost)
+    assert winner is not None and winner.trial == 1 and table[3].checkpoint, "the next session tries again"
 
 
 def test_the_folder_of_a_node_is_its_users_alone(sweep: StoredSweep, tmp_path: Path) -> None:
