@@ -258,6 +258,15 @@ def remove_checkpoints(checkpoints: Path, keep: set[str]) -> None:
             shutil.rmtree(folder)
 
 
+def remove_unfinished(checkpoints: Path) -> None:
+    """Remove what a kill left of checkpoints that were being written, those of folds too."""
+    for leftover in list(checkpoints.rglob(".*")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)  # safetensors writes a hidden file, which went with its folder
+
+
 def get_rng_state() -> dict[str, Any]:
     """The state of every random generator of this process, as plain values and tensors."""
     version, internal, gauss = random.getstate()

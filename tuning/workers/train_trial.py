@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +51,7 @@ def train_trial(
         adopt: Folder of another trial's checkpoint, to go on from instead.
         stored: Where the sweep's home is an object store: what that means for the run.
     """
-    from kobert_core.checkpoint import adopt_checkpoint
+    from kobert_core.checkpoint import adopt_checkpoint, remove_unfinished
     from kobert_core.folds import train_folds
     from kobert_core.pretrained import save_model_files
     from kobert_core.tasks import task_class
@@ -73,8 +72,7 @@ def train_trial(
         task = task_class(config.task)(stored.config_here(config) if stored else config, cache=Path(cache))
         runtime.checkpoints, runtime.resume = here / CHECKPOINTS, True
         if runtime.rank == 0:
-            for leftover in list((here / CHECKPOINTS).rglob(".*")):  # of a worker that was killed as it wrote
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            remove_unfinished(here / CHECKPOINTS)
             save_model_files(here / MODEL_FILES, task, config)
             if adopt is not None:
                 print(f"goes on from {adopt}")

@@ -22,6 +22,7 @@ from kobert_core.checkpoint import (
     load_state,
     load_weights,
     newest_checkpoint,
+    remove_unfinished,
     set_rng_state,
 )
 from kobert_core.errors import InputError
@@ -112,6 +113,17 @@ def test_a_full_disk_leaves_the_checkpoints_that_are_there(mount_small_disk: Mou
     filler.unlink()
     save_checkpoint(folders[1], model, {"step": 9}, optimizer)
     assert newest_checkpoint(checkpoints) == folders[1]
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_removed_also_in_mid_file(folder: Path) -> None:
+    whole = sorted(folder.parent.rglob("*"))
+    for torn in (folder.parent / ".update-00000046.a.tmp", folder.parent / "fold-2" / ".update-00000047.b.tmp"):
+        torn.mkdir(parents=True)
+        (torn / WEIGHTS).touch()
+        (torn / ".tmpynTJ1M").touch()  # safetensors was writing it
+    (folder.parent / ".update-00000048.c").touch()
+    remove_unfinished(folder.parent)
+    assert sorted(folder.parent.rglob("*")) == sorted([*whole, folder.parent / "fold-2"])
 
 
 def test_tensors_are_written_while_the_block_runs(tmp_path: Path) -> None:
