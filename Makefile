@@ -5,20 +5,17 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ORIGINAL := .venv-original
 
-.PHONY: sweep test test-core test-tuning test-whole test-slow cases notebooks drills drills-kills drills-stores drills-others azurite ray-versions schema lint docs reference pictures bench gpu original install clean
+.PHONY: sweep test test-parts test-whole test-slow cases notebooks drills drills-kills drills-stores drills-others azurite ray-versions schema lint docs reference pictures bench gpu original install clean
 
 sweep: $(INSTALLED)  ## A sweep over the sample that the package carries
 	$(BIN)/kobert-tune sweep search_spaces/quickstart.yaml --name quickstart-$$(date +%Y%m%d-%H%M%S)
 	@echo 'for the commands of the README: . $(BIN)/activate'
 
-test: $(INSTALLED)  ## The tests, without the slow ones: those of the core, of the tuning and of the whole side by side
-	$(MAKE) --jobs 3 --output-sync=target test-core test-tuning test-whole
+test: $(INSTALLED)  ## The tests, without the slow ones: those of parts and those of the whole side by side
+	$(MAKE) --jobs 2 --output-sync=target test-parts test-whole
 
-test-core: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow" tests/unit/kobert_core tests/parity
-
-test-tuning: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow" tests/unit --ignore=tests/unit/kobert_core
+test-parts: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow" tests/unit tests/parity
 
 test-whole: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow" tests/integration tests/drills
