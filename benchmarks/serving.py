@@ -24,6 +24,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.fixtures.nodes import free_port
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 REVIEWS = SHARED / "data/nsmc/ratings_train.txt"
@@ -96,13 +98,6 @@ def random_head(folder: Path) -> Path:
     save_model_files(folder, task)
     save_weights(folder, type(task), task.build_model().state_dict())
     return folder
-
-
-def free_port() -> int:
-    """One that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
