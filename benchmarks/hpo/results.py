@@ -88,11 +88,17 @@ class Search:
 
     def way_against(self, other: Search) -> Samples:
         """The gap on the way as a share of the other's."""
-        return self.way / other.way
+        return _shares(self.way, other.way)
 
     def weights_against(self, other: Search) -> Samples:
         """The same of the weights."""
-        return self.weights_way / other.weights_way
+        return _shares(self.weights_way, other.weights_way)
+
+
+def _shares(ours: Samples, theirs: Samples) -> Samples:
+    """Ours as a share of theirs; of nothing, nothing is as much."""
+    of_nothing: Samples = np.where(ours > 0, np.inf, 1.0)
+    return np.divide(ours, theirs, out=of_nothing, where=theirs > 0)
 
 
 def _gaps(replays: Sequence[Replay], stops: np.ndarray, *, of_weights: bool) -> np.ndarray:

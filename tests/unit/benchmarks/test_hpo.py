@@ -162,6 +162,15 @@ def test_who_is_ahead_by_how_much(_importable: None) -> None:
     assert low < 2.5 < high and (mixed.gaps[1:, -1] == 0).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_of_no_gap_at_all_no_gap_is_as_much(_importable: None) -> None:
+    from results import Search
+
+    none, some = (Search([replay_of((0.1, gap))] * 4, budget=16) for gap in (0.0, 5.0))
+    assert (none.way_against(none) == 1).all() and (some.way_against(some) == 1).all()
+    assert (none.way_against(some) == 0).all() and np.isinf(some.way_against(none)).all()
+
+
 def test_a_report_names_each_table_and_peer(_importable: None) -> None:
     from results import REFERENCES, report
 
