@@ -223,10 +223,28 @@ LONG_REQUEST = {"rows": [{"text": f"{EXAMPLE_TEXTS['text']} " * 30}] * 256}
 """One that takes the model long, with one row a batch."""
 
 
-def test_what_is_in_flight_at_its_end_is_answered_and_what_finds_no_room_refused(model: Path, tmp_path: Path) -> None:
-    """The event loop answers others while the model works."""
+@pytest.fixture(scope="module")
+def row_by_row(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     options = ("--batch-rows", 1, "--max-waiting", 512)
-    with served(model, *options, log=tmp_path / "log.txt") as server, ThreadPoolExecutor(2) as clients:
+    with served(model, *options, log=tmp_path_factory.mktemp("row-by-row") / "log.txt") as running:
+        yield running
+
+
+def test_the_model_does_not_work_for_clients_that_have_gone(row_by_row: Served) -> None:
+    impatient = HTTPConnection(row_by_row.host, row_by_row.port, timeout=60)
+    impatient.request("POST", "/predict/batch", json.dumps(LONG_REQUEST), {"Content-Type": "application/json"})
+    while not rows_waiting(row_by_row):
+        pass
+    impatient.close()
+    row_by_row.predict("/predict", ROW)
+    assert metric(row_by_row, "kobert_batch_rows_sum") < 256 and rows_waiting(row_by_row) == 0
+    assert metric(row_by_row, 'http_requests_total{method="POST",path="/predict/batch",status="499"}') == 1
+
+
+def test_what_is_in_flight_at_its_end_is_answered_and_what_finds_no_room_refused(row_by_row: Served) -> None:
+    """The event loop answers others while the model works. It ends the server."""
+    server = row_by_row
+    with ThreadPoolExecutor(2) as clients:
         idle = HTTPConnection(server.host, server.port, timeout=10)
         idle.request("GET", "/health")
         assert idle.getresponse().read()
@@ -247,19 +265,6 @@ def test_what_is_in_flight_at_its_end_is_answered_and_what_finds_no_room_refused
         assert [len(one.result().json["answers"]) for one in asked] == [256, 256]
         assert server.process.wait(30) == 0
         assert len(server.log.read_text(encoding="utf-8").splitlines()) == 1
-
-
-def test_the_model_does_not_work_for_clients_that_have_gone(model: Path, tmp_path: Path) -> None:
-    with served(model, "--batch-rows", 1, log=tmp_path / "log.txt") as server:
-        impatient = HTTPConnection(server.host, server.port, timeout=60)
-        impatient.request("POST", "/predict/batch", json.dumps(LONG_REQUEST), {"Content-Type": "application/json"})
-        while not rows_waiting(server):
-            pass
-        impatient.close()
-        server.predict("/predict", ROW)
-        assert metric(server, "kobert_batch_rows_sum") < 256 and rows_waiting(server) == 0
-        assert metric(server, 'http_requests_total{method="POST",path="/predict/batch",status="499"}') == 1
-        assert server.end(signal.SIGTERM) == 0 and len(server.log.read_text(encoding="utf-8").splitlines()) == 1
 
 
 def wait_until_it_refuses(server: Served) -> None:
