@@ -554,6 +554,7 @@ def test_ctrl_c_while_the_groups_start_leaves_nothing_behind(tmp_path: Path) -> 
     assert not psutil.wait_procs(started, timeout=10)[1]
 
 
+@pytest.mark.slow
 def test_a_spent_budget_ends_the_sweep_in_mid_step(tmp_path: Path) -> None:
     """No trial is near a report when the time is over; the sweep still ends, judges and can go on."""
     study = ["sweep", QUICKSTART, "--name", "short", "--trials", 2, "--set", "train.epochs=4000", *UNCONFIRMED]
