@@ -11,26 +11,25 @@ ended is a line of `hpo/recorded/order-TABLE.jsonl`, so what was cut off goes on
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "hpo"))
 
-from record import CACHE, study_of
+from record import recorded, study_of, task_of, write_down
 
 from kobert_core.data import batching
-from kobert_core.evaluation import evaluate_on_dev
-from kobert_core.runtime import LocalRuntime
-from kobert_core.tasks import task_class
+from kobert_core.runtime import LocalRuntime, Phase
 from kobert_core.training import train
 from tuning.search.preview import trials_by_chance
 from tuning.statistics.significance import paired_t
@@ -38,8 +37,6 @@ from tuning.statistics.significance import paired_t
 ORDERS = {"of like length": batching.SORTED_TOGETHER, "at random": 1}
 """So many steps have their examples sorted by length together."""
 DEV_EXAMPLES = 4000
-Run = tuple[str, int]
-"""Order, seed."""
 
 
 def main() -> None:
@@ -50,23 +47,35 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--eval-percent", type=int, default=50)
     asked = parser.parse_args()
-    file = CACHE.parent / f"order-{asked.table}.jsonl"
-    file.parent.mkdir(exist_ok=True)
-    runs: dict[Run, dict[str, Any]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        order, seed, found = json.loads(line)
-        runs[order, seed] = found
+    name = f"order-{asked.table}"
+    runs = {(run["order"], run["seed"]): run for run in recorded(name)}
     left = [(order, seed) for seed in range(1, asked.seeds + 1) for order in ORDERS if (order, seed) not in runs]
     with ProcessPoolExecutor(
         asked.jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-        places = [pool.submit(trained, asked.table, *run, eval_percent=asked.eval_percent) for run in left]
-        for run, place in zip(left, places, strict=True):
-            runs[run] = place.result()
-            with file.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps([*run, runs[run]]) + "\n")
-            print(*run, runs[run], file=sys.stderr, flush=True)
+        for done in as_completed(
+            [pool.submit(trained, asked.table, *each, eval_percent=asked.eval_percent) for each in left]
+        ):
+            run = done.result()
+            runs[run["order"], run["seed"]] = run
+            write_down(name, run)
+            print(run, file=sys.stderr, flush=True)
     print(report(runs))
+
+
+@dataclass(kw_only=True)
+class CountingRuntime(LocalRuntime):
+    """A run that knows what its evaluations took."""
+
+    evaluating: float = 0.0
+    """Seconds of CPU."""
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        begin = time.process_time()
+        yield
+        if name == "evaluation":
+            self.evaluating += time.process_time() - begin
 
 
 def trained(table: str, order: str, seed: int, *, eval_percent: int) -> dict[str, Any]:
@@ -76,29 +85,20 @@ def trained(table: str, order: str, seed: int, *, eval_percent: int) -> dict[str
     data = config.data.model_copy(update={"max_dev_examples": DEV_EXAMPLES, "holdout_fraction": None})
     settings = config.train.model_copy(update={"seed": seed, "eval_percent": eval_percent})
     config = config.model_copy(update={"data": data, "train": settings})
-    task: Any = task_class(config.task)(config, cache=CACHE)
-    len(task.train), len(task.dev)
+    task = task_of(config)
     metrics: dict[str, dict[str, float]] = {}
-    runtime = LocalRuntime(
+    runtime = CountingRuntime(
         device=torch.device("cpu"), on_report=lambda report: metrics.update({str(report.step): report.metrics})
     )
-    evaluating = 0.0
-
-    def timed(*arguments: Any) -> Any:
-        nonlocal evaluating
-        begin = time.process_time()
-        scores = evaluate_on_dev(*arguments)
-        evaluating += time.process_time() - begin
-        return scores
-
+    batching.SORTED_TOGETHER = ORDERS[order]
     begin = time.process_time()
-    with patch.object(batching, "SORTED_TOGETHER", ORDERS[order]), patch("kobert_core.training.evaluate_on_dev", timed):
-        train(config, task, runtime)
-    return {"metrics": metrics, "seconds": time.process_time() - begin - evaluating}
+    train(config, task, runtime)
+    seconds = time.process_time() - begin - runtime.evaluating
+    return {"order": order, "seed": seed, "metrics": metrics, "seconds": seconds}
 
 
-def report(runs: dict[Run, dict[str, Any]]) -> str:
-    """The scores after as many steps, and what the steps cost."""
+def report(runs: dict[tuple[str, int], dict[str, Any]]) -> str:
+    """The scores after as many steps, and what the steps cost; of runs by order and seed, with two seeds at least."""
     like, random = ORDERS
     seeds = sorted(seed for order, seed in runs if order == random and (like, seed) in runs)
     first = runs[like, seeds[0]]["metrics"]

@@ -94,8 +94,7 @@ def record(runs: list[Run], *, device: str, jobs: int, until: float) -> None:
             if points is None:
                 continue
             line = {"configuration": run.configuration, "seed": run.seed, "values": run.values, "curve": points}
-            with recording_file(run.table).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            write_down(run.table, line)
             seconds = points[-1]["seconds"]
             print(f"{run.table}: configuration {run.configuration}, seed {run.seed}, {seconds:.1f} s", flush=True)
 
@@ -166,6 +165,12 @@ def recorded(table: str) -> list[dict[str, Any]]:
             except ValueError:
                 continue
     return runs
+
+
+def write_down(table: str, run: dict[str, Any]) -> None:
+    """Add a run that has ended."""
+    with recording_file(table).open("a", encoding="utf-8") as file:
+        file.write("\n" + json.dumps(run))  # a line that was cut off stays alone
 
 
 def recording_file(table: str) -> Path:
