@@ -516,6 +516,7 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on_past_trials_that_fail(tmp_path:
     done = tune_forked(*command[len(TUNE) :], "--resume", "--json", cwd=tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["states"]["FAILED"] >= 1 and result["states"]["COMPLETE"] >= 2
+    assert set(result["states"]) == {"COMPLETE", "FAILED"} and sum(result["states"].values()) == 4
     assert result["winner"]["values"]["optim.backbone_lr"] == 1e-3
     resumed = json.loads(ledger.read_text())
     assert [record["values"] for record in resumed][: len(cut)] == [record["values"] for record in cut]
